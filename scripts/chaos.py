@@ -43,7 +43,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills (default 0)")
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
-    print("| devices | precision | kills | lives | weights_sha256 | weights | metrics lines |\n" + "|---" * 7 + "|")
+    print(
+        "| devices | precision | kills | after steps | weights_sha256 | weights | metrics lines |\n" + "|---" * 7 + "|"
+    )
     good = True
     with tempfile.TemporaryDirectory() as folder:
         data = draw_images(Path(folder) / "data")
@@ -80,47 +82,67 @@ def command(data: Path, devices: int, precision: str, epochs: int) -> list[str]:
 
 def compare(job: Path, words: list[str], kills: int, moments: random.Random) -> bool:
     """Train in peace and under fire, print a row, and tell whether both ended alike."""
-    began = time.monotonic()
-    live([*words, f"--job_dir={job}-peace"], None)
-    seconds = time.monotonic() - began
-    done, lives = 0, 1
-    while done < kills and live([*words, f"--job_dir={job}-fire"], moments.uniform(0.1, 1.0) * seconds):
-        done, lives = done + 1, lives + 1
-    live([*words, f"--job_dir={job}-fire"], None)
     peace, fire = Path(f"{job}-peace"), Path(f"{job}-fire")
+    start_up, seconds = live(words, peace) or (0.0, 0.0)
+    # One kill in four comes while the job starts; the others leave it two thirds of one part in ``kills`` of its time.
+    killed_after: list[int] = []
+    for number in range(kills):
+        starting = number % 4 == 0
+        longest = start_up if starting else 1.3 * (seconds - start_up) / kills
+        if live(words, fire, kill_after=moments.uniform(0.0, longest), from_first_step=not starting) is not None:
+            break
+        killed_after.append(last_line(fire)["step"])
+    live(words, fire)
     digests = [json.loads((each / "result.json").read_text())["weights_sha256"] for each in (peace, fire)]
     same_weights, same_lines = digests[0] == digests[1], lines(peace) == lines(fire)
     devices, precision = job.name.split("-", 1)
-    print(f"| {devices} | {precision} | {done} | {lives} | `{digests[1][:12]}` | {_word(same_weights)} | "
+    steps = " ".join(map(str, killed_after)) or "none"
+    print(f"| {devices} | {precision} | {len(killed_after)} | {steps} | `{digests[1][:12]}` | {_word(same_weights)} | "
           f"{len(lines(fire))}, {_word(same_lines)} |", flush=True)  # fmt: skip
     return same_weights and same_lines
 
 
-def live(words: list[str], kill_after: float | None) -> bool:
-    """Run the job in a child until it ends or is killed; tell whether it was killed.
+def live(
+    words: list[str], job_dir: Path, *, kill_after: float = 3600.0, from_first_step: bool = False
+) -> tuple[float, float] | None:
+    """Run the job in a child; None if it was killed, else the seconds to its first step and to its end.
+
+    ``kill_after`` seconds count from the start, or from when the first step of this life is written down.
 
     Raises:
         RuntimeError: if the job ended by itself, but badly.
     """
+    began, started, first_step = time.monotonic(), False, 0.0
     child = os.fork()
     if child == 0:
-        log = os.open(
-            os.devnull if kill_after else f"{words[-1].removeprefix('--job_dir=')}.log", os.O_CREAT | os.O_WRONLY
-        )
+        log = os.open(f"{job_dir}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os._exit(flags.run_command(train.main, words))
-    deadline = time.monotonic() + (kill_after if kill_after is not None else 3600.0)
-    while time.monotonic() < deadline:
+        os._exit(flags.run_command(train.main, [*words, f"--job_dir={job_dir}"]))
+    while True:
+        seconds = time.monotonic() - began
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             if os.waitstatus_to_exitcode(status) != 0:
-                raise RuntimeError(f"the job ended with {os.waitstatus_to_exitcode(status)}: {' '.join(words)}")
-            return False
+                raise RuntimeError(f"expected exit code 0 of {job_dir}:\n{Path(f'{job_dir}.log').read_text()}")
+            return first_step, seconds
+        if not first_step:
+            kind = last_line(job_dir)["kind"]
+            first_step = seconds if started and kind != "start" else 0.0
+            started = started or kind == "start"
+        if seconds - first_step >= kill_after and (first_step or not from_first_step):
+            break
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return True
+    return None
+
+
+def last_line(job_dir: Path) -> dict[str, Any]:
+    """Return the last whole line of metrics.jsonl, or a first one that never was."""
+    metrics = job_dir / "metrics.jsonl"
+    whole = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
+    return dict(json.loads(whole[-1])) if whole else {"kind": "none", "step": 0}
 
 
 def lines(job_dir: Path) -> list[dict[str, Any]]:

@@ -55,6 +55,8 @@ BOUNDS = {
     "batch_size": ([0, -32], [1, 4096]),
     "validation_fraction": ([0.0, 1.0, -0.1, 1.5], [0.01, 0.99]),
     "max_bad_fraction": ([-0.01, 1.01], [0.0, 1.0]),
+    "max_image_pixels": ([0, -1], [1, 10**12]),
+    "cache_bytes": ([-1], [0, 10**15]),
     "dropout": ([-0.1, 0.96, 1.0], [0.0, 0.95]),
     "learning_rate": ([0.0, -1.0], [1e-5, 100.0]),
     "plateau_patience": ([-1], [0, 50]),

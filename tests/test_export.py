@@ -181,8 +181,9 @@ def samples(job, exports, paths, tmp_path_factory):
 
     def write(kind: str) -> str:
         path = folder / f"{kind}.npz"
-        encoded = export._rows([Path(name).read_bytes() for name in paths])
-        images = decode.load_batch(paths, SIZE).images.numpy()
+        contents = [Path(name).read_bytes() for name in paths]
+        encoded = export._rows(contents)
+        images = decode.load_batch(contents, SIZE).images.numpy()
         probabilities = live_probabilities(job, int(exports[kind].name), paths)
         np.savez(path, encoded=encoded, images=images, probabilities=probabilities)
         return str(path)
@@ -224,10 +225,11 @@ def test_a_model_that_fails_its_check_is_not_published(job, exports, paths, tmp_
     arrays = CheckpointStore(str(job / "checkpoints"), 3).read(int(exports["best"].name)).arrays
     target = tmp_path / "export" / "best" / exports["best"].name
     write = {"config": ModelConfig(), "image_size": SIZE}
+    contents = [Path(path).read_bytes() for path in paths]
     with mock.patch.object(tf.saved_model, "save", tampered), pytest.raises(JobFailed, match="differs from the live"):
-        export.write(str(target), arrays, metadata, paths, **write)
+        export.write(str(target), arrays, metadata, contents, **write)
     assert not (tmp_path / "export").exists()
-    assert export.write(str(target), arrays, metadata, paths, **write) < 1e-5  # The control.
+    assert export.write(str(target), arrays, metadata, contents, **write) < 1e-5  # The control.
     assert (target / "saved_model.pb").exists()
 
 

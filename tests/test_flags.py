@@ -18,6 +18,9 @@ SURFACE = {
     "batch_size": 32,
     "validation_fraction": 0.1,
     "max_bad_fraction": 0.05,
+    "max_image_pixels": 100_000_000,
+    "cache": "none",
+    "cache_bytes": 0,
     "augment": "notebook",
     "model": "cnn",
     "dropout": 0.2,
@@ -52,14 +55,13 @@ SURFACE = {
     "config": "",
 }
 
-# The contract's line in DESIGN.md.  Left out until the issues that build them: --cache (data at scale) and the value
-# multi_worker of --strategy (several machines).
+# The contract's line in DESIGN.md.  Left out until the issue that builds it: the value multi_worker of --strategy.
 CONTRACT = {
     "image_size": 224, "batch_size": 32, "epochs": 5, "steps_per_epoch": 0, "seed": 0, "model": "cnn", "dropout": 0.2,
     "optimizer": "adam", "learning_rate": 1e-3, "lr_schedule": "plateau", "plateau_patience": 2,
     "plateau_factor": 0.1, "min_learning_rate": 1e-5, "early_stopping_patience": 10, "augment": "notebook",
     "precision": "auto", "strategy": "auto", "num_devices": 0, "xla": False, "deterministic": False,
-    "keep_checkpoints": 3, "resume": "auto", "export": "best",
+    "keep_checkpoints": 3, "resume": "auto", "export": "best", "cache": "none",
 }  # fmt: skip
 CONTRACT_WITHOUT_DEFAULT = {
     "data_dir", "job_dir", "monitor", "checkpoint_every_steps", "checkpoint_every_seconds", "config",
@@ -125,7 +127,8 @@ def test_help_tells_each_flag_with_unit_default_choices_and_meaning():
 UNITS = {
     "image_size": "pixels", "batch_size": "images", "plateau_patience": "epochs", "steps_per_epoch": "steps",
     "early_stopping_patience": "epochs", "log_every_steps": "steps", "checkpoint_every_steps": "steps",
-    "checkpoint_every_seconds": "seconds", "max_seconds": "seconds",
+    "checkpoint_every_seconds": "seconds", "max_seconds": "seconds", "max_image_pixels": "pixels",
+    "cache_bytes": "bytes",
 }  # fmt: skip
 
 

@@ -16,8 +16,12 @@ LAYERS = [
      "trainer.verify_export"],
     ["trainer.config", "trainer.cluster", "trainer.files", "trainer.metrics", "trainer.signals"],
     ["trainer.flags", "trainer.paths", "trainer.inputs", "trainer.result"],
-    ["trainer.resume", "trainer.lock", "trainer.restarts", "trainer.data.manifest", "trainer.data.order",
-     "trainer.data.decode", "trainer.data.augment", "trainer.data.skipped"],
+    ["trainer.resume", "trainer.lock", "trainer.restarts", "trainer.data.packed", "trainer.data.decode",
+     "trainer.data.augment", "trainer.data.skipped"],
+    ["trainer.data.manifest"],
+    ["trainer.data.reading"],
+    ["trainer.data.order", "trainer.data.cache", "trainer.pack"],
+    ["trainer.data.images"],
     ["trainer.data.pipeline"],
     ["trainer.models", "trainer.runtime", "trainer.optim", "trainer.feed", "trainer.checkpoint"],
     ["trainer.step", "trainer.export"],
@@ -74,7 +78,7 @@ def test_a_module_imports_only_what_stands_before_it(name):
 def test_the_reader_of_imports_sees_them():
     found = edges()
     assert {"trainer.session", "trainer.flags", "trainer.data.manifest"} <= found["trainer.train"]
-    assert {"trainer.data.augment", "trainer.data.decode"} <= found["trainer.data.pipeline"]
+    assert {"trainer.data.augment", "trainer.data.images"} <= found["trainer.data.pipeline"]
     assert sum(map(len, found.values())) > 80
 
 
@@ -93,8 +97,8 @@ def test_no_relative_imports():
 
 LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "trainer.paths", "trainer.files",
          "trainer.errors", "trainer.patience", "trainer.result", "trainer.resume", "trainer.loop", "trainer.inputs",
-         "trainer.signals", "trainer.data", "trainer.data.manifest", "trainer.data.skipped",
-         "trainer.train"]  # fmt: skip
+         "trainer.signals", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
+         "trainer.data.cache", "trainer.data.skipped", "trainer.train"]  # fmt: skip
 
 CODE = """
 import importlib, sys

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.data.order import Order, permute
+from trainer.data.reading import BLOCK, WINDOW
 
 SIZES = [1, 2, 3, 4, 5, 16, 17, 100, 1000]
 
@@ -63,6 +64,36 @@ def test_a_permutation_is_no_near_relative_of_the_last_one():
     again = sum(frozenset(pair) in pairs for pair in zip(second[:-1].tolist(), second[1:].tolist(), strict=True))
     assert again < 15
     assert abs(np.corrcoef(first, np.arange(1000))[0, 1]) < 0.15
+
+
+LARGE = [2 * WINDOW + 1, 2 * WINDOW + BLOCK, 3 * WINDOW - 1, 3 * WINDOW, 50_003]
+
+
+@pytest.mark.parametrize("size", LARGE)
+def test_a_large_set_is_shuffled_by_blocks_in_windows(size):
+    whole = permutation(size, 3, 1)
+    assert sorted(whole) == list(range(size))
+    for start in range(0, size - 2 * WINDOW, WINDOW):  # Each window but the last is made of whole blocks.
+        window = np.sort(whole[start : start + WINDOW]).reshape(-1, BLOCK)
+        assert (window % BLOCK == np.arange(BLOCK)).all()
+    some = tf.constant([0, WINDOW - 1, WINDOW, 2 * WINDOW, size - 1], tf.int64)
+    assert permute(some, 3, tf.constant(1, tf.int64), size).numpy().tolist() == whole[some.numpy()].tolist()
+
+
+def test_batches_of_a_large_set_are_as_mixed_as_chance_has_it():
+    size, batch = 50_003, 32
+    first, second = permutation(size, 0, 0), permutation(size, 0, 1)
+    halves = (first[: size // batch * batch].reshape(-1, batch) < size // 2).mean(axis=1)
+    assert abs(halves.std() / (0.5 / np.sqrt(batch)) - 1) < 0.1  # The spread of a fair coin thrown 32 times.
+    neighbours = np.abs(np.diff(np.sort(first[: size // batch * batch].reshape(-1, batch), axis=1))) < BLOCK
+    by_chance = (batch - 1) * batch / 2 * 2 * (BLOCK - 1) / WINDOW / 2  # Pairs of one block in a batch of a window.
+    assert neighbours.sum(axis=1).mean() < 2 * by_chance
+    assert np.sum(first == second) < 10
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
+    places = [np.argsort(permutation(size, 0, number)[:WINDOW]) for number in range(2)]
+    assert np.sum(places[0] == places[1]) < 10
+    windows = [whole % WINDOW for whole in (first[:WINDOW], first[WINDOW : 2 * WINDOW])]
+    assert np.sum(windows[0] == windows[1]) < 20
 
 
 @pytest.mark.parametrize("size", [5, 20])

@@ -4,12 +4,15 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.config import DataConfig
 from trainer.data import augment, decode, manifest, pipeline
+from trainer.data.images import Images
 from trainer.data.order import Order
 from trainer.data.pipeline import Share
 from trainer.data.skipped import Skipped
@@ -26,8 +29,9 @@ def split(image_set):
 def elements(split, order, skipped=None, *, start=0, stop=None, share=None, augmentation="none", size=SIZE):
     stop = order.steps_per_pass if stop is None else stop
     skipped = skipped or Skipped(os.devnull, 0.0, write=False)
-    dataset = pipeline.batches(split, order, skipped, image_size=size, augmentation=augmentation,
-                               share=share or Share(), start_step=start, stop_step=stop)  # fmt: skip
+    images = Images(split, DataConfig(image_size=size))
+    dataset = pipeline.batches(split, images, order, skipped, augmentation=augmentation, share=share or Share(),
+                               start_step=start, stop_step=stop)  # fmt: skip
     return list(dataset.as_numpy_iterator())
 
 
@@ -60,7 +64,8 @@ def test_every_image_comes_once_with_its_own_pixels_and_label(split):
     assert np.array_equal(together(batches, "label")[real], split.labels[index[real]])
     images = together(batches, "image")
     for position in np.flatnonzero(real)[::7]:
-        pixels = decode.load_batch([split.path(int(index[position]))], SIZE).images.numpy()[0]
+        content = Path(split.path(int(index[position]))).read_bytes()
+        pixels = decode.load_batch([content], SIZE).images.numpy()[0]
         assert np.array_equal(images[position], pixels)
 
 

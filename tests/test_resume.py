@@ -16,7 +16,7 @@ from trainer.paths import JobPaths
 FREE = {
     "data_dir", "job_dir", "max_bad_fraction", "epochs", "strategy", "num_devices", "checkpoint_every_steps",
     "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
-    "max_restarts_without_progress",
+    "max_restarts_without_progress", "cache", "cache_bytes",
 }  # fmt: skip
 OTHER = {
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
@@ -27,7 +27,7 @@ OTHER = {
     "num_devices": 2, "xla": True, "deterministic": True, "checkpoint_every_steps": 5,
     "checkpoint_every_seconds": 9.0, "keep_checkpoints": 1, "resume": "required", "export": "all",
     "positive_class": "Real", "model": "cnn_bn", "max_seconds": 60.0, "on_divergence": "rollback",
-    "max_restarts_without_progress": 0,
+    "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,
 }  # fmt: skip
 
 

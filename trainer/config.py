@@ -16,6 +16,9 @@ from trainer.errors import RequestError
 
 Value = str | int | float | bool
 
+# Of one image; an ordinary camera has up to 60 million.  Three bytes each are held while it is decoded.
+MAX_IMAGE_PIXELS = 100_000_000
+
 
 def setting(
     default: Value,
@@ -82,6 +85,26 @@ class DataConfig:
         "named in job_dir/skipped.jsonl.",
         minimum=0.0,
         maximum=1.0,
+        fixed=False,
+    )
+    max_image_pixels: int = setting(
+        MAX_IMAGE_PIXELS,
+        "Skip images whose header announces more, before they are decoded.",
+        unit="pixels",
+        minimum=1,
+    )
+    cache: str = setting(
+        "none",
+        "Keep decoded images. memory: for the next epochs. A local folder: also for the next starts of the job, and "
+        "for other jobs on the same images.",
+        fixed=False,
+    )
+    cache_bytes: int = setting(
+        0,
+        "Room for each split in the cache; images beyond it are decoded every time. 0: half of the free memory, or 80% "
+        "of the free disk.",
+        unit="bytes",
+        minimum=0,
         fixed=False,
     )
     augment: str = setting(

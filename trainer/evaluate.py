@@ -18,6 +18,7 @@ import numpy.typing as npt
 import tqdm
 
 from trainer import config, files, flags, serving
+from trainer.data import reading
 from trainer.data.manifest import Split, read_split
 from trainer.errors import EXIT_DONE, RequestError
 
@@ -116,12 +117,12 @@ def predict_split(export: serving.Export, split: Split, request: EvaluateFlags) 
     Raises:
         RequestError: if too many cannot be decoded, or the model does not load.
     """
-    paths = [split.path(index) for index in range(len(split))]
+    reader = reading.open_reader(split)
     scorer = serving.Scorer(export)
     rows: list[npt.NDArray[np.float32]] = []
     bad: dict[int, str] = {}
-    with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
-        for answers in scorer.score(paths, request.batch_size):
+    with tqdm.tqdm(total=len(split), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+        for answers in scorer.score(len(split), reader.read_one, request.batch_size):
             rows.append(answers.probabilities)
             bad |= {answers.start + position: reason for position, reason in answers.errors.items()}
             bar.update(len(answers.probabilities))
@@ -236,9 +237,10 @@ def spread_samples(scored: "Scored", of_a_class: int) -> npt.NDArray[np.int64]:
 def _pictures(split: Split, scored: "Scored", positions: npt.NDArray[np.int64]) -> "list[Picture]":
     """Load thumbnails of the images at ``positions``, with what they are and what they were called."""
     from trainer import report  # Late, as above.
-    from trainer.data import decode
+    from trainer.data.images import Images
 
-    images = decode.load_batch([split.path(int(index)) for index in positions], _THUMBNAIL).images.numpy()
+    source = Images(split, config.DataConfig(image_size=_THUMBNAIL))
+    images = source.load(positions).images.numpy()
     positive = scored.class_names[scored.positive]
     pictures = []
     for image, index in zip(images, positions, strict=True):

@@ -68,7 +68,7 @@ def write(
     target: str,
     arrays: Arrays,
     metadata: dict[str, Any],
-    sample_paths: Sequence[str],
+    samples: Sequence[bytes],
     *,
     config: ModelConfig,
     image_size: int,
@@ -79,7 +79,7 @@ def write(
         target: ``.../export/best/<step>``; replaced if it is there.
         arrays: a checkpoint's arrays; those under ``model/`` are used.
         metadata: written beside the model; must hold ``class_names``, ``positive_class`` and ``threshold``.
-        sample_paths: images to compare on; undecodable ones are left out.
+        samples: encoded images to compare on; undecodable ones are left out.
         config: architecture.
         image_size: S.
 
@@ -95,7 +95,7 @@ def write(
         signatures = {"serving_default": serving.serve_bytes, "serve_images": serving.serve_images}
         tf.saved_model.save(serving, built, signatures=signatures)
         files.write_text(files.join(built, EXPORT_METADATA), json.dumps(metadata, indent=1))
-        difference = _check_in_fresh_process(built, model, sample_paths, image_size, scratch)
+        difference = _check_in_fresh_process(built, model, samples, image_size, scratch)
         _publish(built, target)
     return difference
 
@@ -123,19 +123,19 @@ def _float32_policy() -> Iterator[None]:
 
 
 def _check_in_fresh_process(
-    built: str, model: keras.Model, sample_paths: Sequence[str], image_size: int, scratch: str
+    built: str, model: keras.Model, samples: Sequence[bytes], image_size: int, scratch: str
 ) -> float:
     """Run ``verify_export`` and return the largest difference of a probability."""
-    loaded = decode.load_batch(list(sample_paths), image_size)
-    good = [i for i in range(len(sample_paths)) if i not in loaded.errors]
+    loaded = decode.load_batch(samples, image_size)
+    good = [i for i in range(len(samples)) if i not in loaded.errors]
     images = loaded.images.numpy()[good]
     with tf.device("/CPU:0"):
         expected = model(tf.constant(images, tf.float32) / 255.0, training=False).numpy()
-    samples = os.path.join(scratch, "samples.npz")
-    encoded = _rows([files.read_bytes(sample_paths[i]) for i in good])
-    np.savez(samples, encoded=encoded, images=images, probabilities=expected)
+    kept = os.path.join(scratch, "samples.npz")
+    encoded = _rows([samples[i] for i in good])
+    np.savez(kept, encoded=encoded, images=images, probabilities=expected)
     # -I: neither the current folder nor the user's packages, so nothing of this package can help.
-    command = [sys.executable, "-I", verify_export.__file__, built, samples]
+    command = [sys.executable, "-I", verify_export.__file__, built, kept]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:

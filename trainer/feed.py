@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from trainer.config import DataConfig
 from trainer.data import pipeline
+from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
 from trainer.data.skipped import Skipped
@@ -18,6 +19,7 @@ class Feed:
         """Bind the strategy, the data settings, the job's seed and the list of bad images."""
         self._strategy, self._config, self._seed, self._skipped = strategy, config, seed, skipped
         replicas = strategy.num_replicas_in_sync
+        self._images: dict[Split, Images] = {}
         self._share = pipeline.Share(replicas=replicas, first=0, local=replicas)
 
     def training(self, split: Split, start_step: int, stop_step: int) -> Iterator[pipeline.Batch]:
@@ -33,11 +35,13 @@ class Feed:
     def _distribute(
         self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int
     ) -> Iterator[pipeline.Batch]:
+        if split not in self._images:  # Kept, because a cache lives in it.
+            self._images[split] = Images(split, self._config)
         dataset = pipeline.batches(
             split,
+            self._images[split],
             order,
             self._skipped,
-            image_size=self._config.image_size,
             augmentation=augmentation,
             share=self._share,
             start_step=start_step,

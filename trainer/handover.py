@@ -10,7 +10,8 @@ import tensorflow as tf
 from trainer import __version__, export, files, report
 from trainer.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
-from trainer.data import augment, decode
+from trainer.data import augment
+from trainer.data.images import Images
 from trainer.data.manifest import Split, positive_class_index
 from trainer.data.order import Order
 from trainer.errors import JobFailed, StoppedEarly
@@ -113,10 +114,11 @@ class Handover:
             "created": now(),
         }
 
-    def _samples(self) -> list[str]:
-        """Return paths of validation images, evenly spread over the classes."""
+    def _samples(self) -> list[bytes]:
+        """Return the readable ones of some validation images, evenly spread over the classes."""
         chosen = np.unique(np.linspace(0, len(self._validation) - 1, _EXPORT_SAMPLES).astype(int))
-        return [self._validation.path(int(index)) for index in chosen]
+        contents = Images(self._validation, self._config.data, cached=False).encoded(chosen)
+        return [content for content in contents if isinstance(content, bytes)]
 
     def _write_report(self) -> None:
         """Draw the run; a plot that fails must not cost a trained model, so it is logged instead."""
@@ -135,7 +137,7 @@ class Handover:
         order = Order(len(split), min(_PREVIEW_IMAGES, len(split)), seed)
         number, index, _ = order.slots(tf.constant(0, tf.int64), 0, order.batch_size)
         chosen = index.numpy().tolist()
-        images = decode.load_batch([split.path(i) for i in chosen], data.image_size).images
+        images = Images(split, data, cached=False).load(index.numpy()).images
         augmented = augment.preview(data.augment, images, augment.draw(seed, number, index))
         return images.numpy(), augmented.numpy(), [split.class_names[split.labels[i]] for i in chosen]
 

@@ -71,7 +71,7 @@ def predict(export: serving.Export, paths: Sequence[str], batch_size: int) -> li
     scorer = serving.Scorer(export)
     rows: list[dict[str, Value | None]] = []
     with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
-        for answers in scorer.score(paths, batch_size):
+        for answers in scorer.score(len(paths), lambda index: files.read_bytes(paths[index]), batch_size):
             indices = range(len(answers.labels))
             rows += [_row(export, paths[answers.start + index], answers, index) for index in indices]
             bar.update(len(answers.probabilities))

@@ -102,7 +102,7 @@ class Answers:
     """A model's answers to one batch of files.
 
     Attributes:
-        start: position of the batch's first path among all.
+        start: number of the batch's first image.
         probabilities: ``[n, C]``; rows of bad images are zeros.
         labels: ``[n]`` class names, as the export decides; "" for bad images.
         errors: why an image has no answer, by position in the batch.
@@ -136,16 +136,22 @@ class Scorer:
                 f"received {first_line(error)}; export the model again"
             ) from error
 
-    def score(self, paths: Sequence[str], batch_size: int) -> Iterator[Answers]:
-        """Yield the answers to batches of ``paths``, in order; files are read while the model works."""
-        starts = iter(range(0, len(paths), batch_size))
+    def score(self, count: int, read: Callable[[int], bytes], batch_size: int) -> Iterator[Answers]:
+        """Yield the answers to batches of ``count`` images, in order; they are read while the model works.
+
+        Args:
+            count: images.
+            read: returns the encoded image of a number below ``count``, or raises OSError.
+            batch_size: images scored at a time.
+        """
+        starts = iter(range(0, count, batch_size))
         ahead: collections.deque[tuple[int, list[Future[bytes]]]] = collections.deque()
         with ThreadPoolExecutor(_READERS) as pool:
             try:
                 while True:
                     while len(ahead) <= _BATCHES_AHEAD and (start := next(starts, None)) is not None:
-                        batch = paths[start : start + batch_size]
-                        ahead.append((start, [pool.submit(files.read_bytes, path) for path in batch]))
+                        numbers = range(start, min(start + batch_size, count))
+                        ahead.append((start, [pool.submit(read, number) for number in numbers]))
                     if not ahead:
                         return
                     yield self._answer(*ahead.popleft())

@@ -11,42 +11,115 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-# Header of a BMP: bytes 28 and 29 are the bits per pixel, little endian.
-_BMP_MAGIC, _BMP_DEPTH = b"BM", (28, 2)
-_JPEG_MAGIC = b"\xff\xd8\xff"
+from trainer.config import MAX_IMAGE_PIXELS
+
+_JPEG, _PNG, _GIF, _BMP = b"\xff\xd8\xff", b"\x89PN", b"GIF", b"BM"
+_HEADER = 32  # Bytes that hold the dimensions in every format but JPEG.
+
+# Where "Exif" stands if its segment is the first of a JPEG, or the first after JFIF's; a TIFF header follows.
+_EXIF_AT = (6, 24)
+_EXIF_BYTES = 2048
+# Tag 0x0112, type 3 (16 bits), count 1: the orientation's entry, the value follows (TIFF 6.0, Exif 2.3).
+_ORIENTATION = {b"II": b"\x12\x01\x03\x00\x01\x00\x00\x00", b"MM": b"\x01\x12\x00\x03\x00\x00\x00\x01\x00"}
 
 
-def decode(data: tf.Tensor) -> tf.Tensor:
-    """Decode one JPEG, PNG, BMP, WebP or GIF (first frame) into ``[H, W, 3]`` uint8 in [0, 255].
+def decode(data: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
+    """Decode one JPEG, PNG, BMP, WebP or GIF (first frame) into ``[H, W, 3]`` uint8 in [0, 255], upright.
 
-    Grayscale, palette, CMYK, 16-bit and alpha images become RGB; alpha is dropped, 16 bits keep the upper 8.
+    Grayscale, palette, CMYK, 16-bit and alpha images become RGB; alpha is dropped, 16 bits keep the upper 8; a JPEG
+    is turned as its EXIF orientation says.
     The op fails with InvalidArgumentError for anything else, for WebPs with alpha or animation (TensorFlow 2.21 takes
-    them with other numbers of channels only, and damages its memory with ``channels=0``), and for BMPs of 8 bits,
-    whose palette TensorFlow ignores (the pixels would be palette indices, wrong in silence).
+    them with other numbers of channels only, and damages its memory with ``channels=0``), for BMPs of 8 bits, whose
+    palette TensorFlow ignores (the pixels would be palette indices, wrong in silence), and, before anything is
+    decoded, for headers that announce more than ``max_pixels`` pixels.
     """
-    is_jpeg = tf.strings.substr(data, 0, 3) == _JPEG_MAGIC
-    image = tf.cond(is_jpeg, lambda: _decode_jpeg(data), lambda: _decode_other(data))
+    is_jpeg = tf.strings.substr(data, 0, 3) == _JPEG
+    image = tf.cond(is_jpeg, lambda: _decode_jpeg(data, max_pixels), lambda: _decode_other(data, max_pixels))
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def _decode_jpeg(data: tf.Tensor) -> tf.Tensor:
-    # TensorFlow's default inverse DCT is the fast one, one grey level off libjpeg's accurate one on average; traces
-    # of forgery are of that size.
-    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
+    with tf.control_dependencies([_not_too_large(shape[0] * shape[1], max_pixels)]):
+        # TensorFlow's default inverse DCT is the fast one, one grey level off libjpeg's accurate one on average; traces
+        # of forgery are of that size.
+        image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    header = _first_bytes(data, _EXIF_BYTES)
+    has_exif = tf.reduce_any([tf.strings.substr(header, place, 4) == b"Exif" for place in _EXIF_AT])
+    return tf.cond(has_exif, lambda: _upright(image, _orientation(header)), lambda: image)
 
 
-def _decode_other(data: tf.Tensor) -> tf.Tensor:
-    header = tf.strings.substr(tf.strings.join([data, tf.constant(b"\0" * 32)]), 0, 32)
-    depth = tf.io.decode_raw(tf.strings.substr(header, *_BMP_DEPTH), tf.uint16, little_endian=True)[0]
-    palette_bmp = tf.logical_and(tf.strings.substr(header, 0, 2) == _BMP_MAGIC, depth <= 8)
-    check = tf.debugging.Assert(
+def _first_bytes(data: tf.Tensor, count: int) -> tf.Tensor:
+    """Return so many bytes, zeros after the end of the data: ``substr`` fails beyond it."""
+    return tf.strings.join([tf.strings.substr(data, 0, count), tf.constant(b"\0" * _HEADER)])
+
+
+def _orientation(header: tf.Tensor) -> tf.Tensor:
+    """Return the EXIF orientation (1 to 8, int32) from a JPEG's first bytes; 1 if they do not tell."""
+    begin = tf.where(tf.strings.substr(header, _EXIF_AT[0], 4) == b"Exif", *_EXIF_AT)
+    tiff = tf.strings.substr(header, begin + 6, _EXIF_BYTES)
+    entry = tf.where(tf.strings.substr(tiff, 0, 2) == b"II", *_ORIENTATION.values())
+    # The byte after the entry's first bytes; b"\x01", upright, if there is no such entry.
+    parts = tf.concat([tf.strings.split([tiff], entry).values[1:], [b"\x01"]], 0)
+    return tf.cast(tf.io.decode_raw(tf.strings.substr(parts[0], 0, 1), tf.uint8)[0], tf.int32)
+
+
+def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turn ``[H, W, 3]`` as EXIF orientation 1 to 8 says: 5 to 8 are transposed, then mirrored as named here."""
+
+    def is_one_of(*values: int) -> tf.Tensor:
+        return tf.reduce_any(orientation == tf.constant(values))
+
+    image = tf.cond(is_one_of(5, 6, 7, 8), lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    image = tf.cond(is_one_of(2, 3, 6, 7), lambda: image[:, ::-1], lambda: image)
+    return tf.cond(is_one_of(3, 4, 7, 8), lambda: image[::-1], lambda: image)
+
+
+def _decode_other(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    header = _first_bytes(data, _HEADER)
+    palette_bmp = tf.logical_and(tf.strings.substr(header, 0, 2) == _BMP, _number(header, 28, 2) <= 8)
+    not_palette = tf.debugging.Assert(
         tf.logical_not(palette_bmp), ["BMP with a palette is not supported; save it as PNG"], summarize=1
     )
-    with tf.control_dependencies([check]):
+    with tf.control_dependencies([not_palette, _not_too_large(_pixels(header), max_pixels)]):
         return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+
+def _not_too_large(pixels: tf.Tensor, limit: int) -> tf.Operation:
+    said = tf.strings.join([f"expected at most {limit} pixels (--max_image_pixels), received ", tf.as_string(pixels)])
+    return tf.debugging.Assert(pixels <= limit, [said], summarize=1)
+
+
+def _pixels(header: tf.Tensor) -> tf.Tensor:
+    """Return height times width, int64, of a PNG, GIF, BMP or WebP from its first 32 bytes; 0 if it is none of them."""
+    vp8 = tf.strings.substr(header, 12, 4)
+    lossless = _number(header, 21, 4)
+    cases = [
+        (tf.strings.substr(header, 0, 3) == _PNG, _number(header, 16, 4, big=True) * _number(header, 20, 4, big=True)),
+        (tf.strings.substr(header, 0, 3) == _GIF, _number(header, 6, 2) * _number(header, 8, 2)),
+        (tf.strings.substr(header, 0, 2) == _BMP, _number(header, 18, 4) * tf.abs(_signed(_number(header, 22, 4)))),
+        (vp8 == b"VP8X", (_number(header, 24, 3) + 1) * (_number(header, 27, 3) + 1)),
+        (vp8 == b"VP8L", (lossless % 2**14 + 1) * (lossless // 2**14 % 2**14 + 1)),
+        (vp8 == b"VP8 ", _number(header, 26, 2) % 2**14 * (_number(header, 28, 2) % 2**14)),
+    ]
+    pixels = tf.constant(0, tf.int64)
+    for is_it, count in cases:
+        pixels = tf.where(is_it, count, pixels)
+    return pixels
+
+
+def _number(header: tf.Tensor, at: int, count: int, *, big: bool = False) -> tf.Tensor:
+    """Return ``count`` bytes from ``at`` as an unsigned number, int64."""
+    weights = [256**power for power in range(count)]
+    digits = tf.cast(tf.io.decode_raw(tf.strings.substr(header, at, count), tf.uint8), tf.int64)
+    return tf.reduce_sum(digits * tf.constant(weights[::-1] if big else weights, tf.int64))
+
+
+def _signed(number: tf.Tensor) -> tf.Tensor:
+    """Return 32 unsigned bits as the signed number that they are: a BMP stored top down has a negative height."""
+    return tf.where(number >= 2**31, number - 2**32, number)
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -67,10 +140,10 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     return tf.ensure_shape(resized, [*image.shape[:-3], size, size, 3])
 
 
-def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
+def decode_batch(encoded: tf.Tensor, size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
     """Decode and resize ``[N]`` encoded images into ``[N, size, size, 3]`` uint8, on all cores."""
     return tf.map_fn(
-        lambda data: resize(decode(data), size),
+        lambda data: resize(decode(data, max_pixels), size),
         encoded,
         fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
         parallel_iterations=max(os.cpu_count() or 1, 4),
@@ -79,55 +152,66 @@ def decode_batch(encoded: tf.Tensor, size: int) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A batch read from files: ``images [N, S, S, 3] uint8`` (zeros where unreadable), ``errors`` by position."""
+    """A batch of pixels: ``images [N, S, S, 3] uint8`` (zeros where there are none), ``errors`` by position."""
 
     images: tf.Tensor
     errors: dict[int, str]
 
 
 @functools.cache
-def _reader(size: int) -> Any:
-    """Return the compiled read-decode-resize of one batch of paths; one for each image size."""
-
-    def read(paths: tf.Tensor) -> tf.Tensor:
-        encoded = tf.map_fn(tf.io.read_file, paths, parallel_iterations=max(os.cpu_count() or 1, 4))
-        return decode_batch(encoded, size)
-
+def _decoder(size: int, max_pixels: int) -> Any:
+    """Return the compiled decode-resize of one batch; one for each image size."""
     with tf.device("/CPU:0"):
         signature = [tf.TensorSpec([None], tf.string)]
-        return tf.function(read, input_signature=signature, autograph=False).get_concrete_function()
+        function = tf.function(
+            lambda encoded: decode_batch(encoded, size, max_pixels), input_signature=signature, autograph=False
+        )
+        return function.get_concrete_function()
 
 
-def load_batch(paths: Sequence[str] | Sequence[bytes], size: int) -> Loaded:
-    """Read and decode files; one that is missing or cannot be decoded becomes zeros and an entry in ``errors``.
+@functools.cache
+def decode_one(max_pixels: int) -> Any:
+    """Return ``decode``, compiled, for one image at a time."""
+    with tf.device("/CPU:0"):
+        signature = [tf.TensorSpec([], tf.string)]
+        function = tf.function(lambda data: decode(data, max_pixels), input_signature=signature, autograph=False)
+        return function.get_concrete_function()
+
+
+def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> Loaded:
+    """Decode images; one that could not be read or cannot be decoded becomes zeros and an entry in ``errors``.
 
     The whole batch goes through one call; only a batch with a bad image is taken apart to find it.
     """
-    if not len(paths):
-        return Loaded(tf.zeros([0, size, size, 3], tf.uint8), {})
-    read = _reader(size)
-    try:
-        return Loaded(read(tf.constant(list(paths), tf.string)), {})
-    except tf.errors.OpError:
-        pass
-    images: list[npt.NDArray[np.uint8]] = []
-    errors: dict[int, str] = {}
-    for position, path in enumerate(paths):
+    decoder = _decoder(size, max_pixels)
+    if contents and all(isinstance(content, bytes) for content in contents):
         try:
-            images.append(read(tf.constant([path], tf.string)).numpy()[0])
-        except tf.errors.OpError as error:
-            errors[position] = _reason(error)
-            images.append(np.zeros([size, size, 3], np.uint8))
-    return Loaded(tf.constant(np.stack(images)), errors)
+            return Loaded(decoder(tf.constant(contents, tf.string)), {})
+        except tf.errors.InvalidArgumentError:
+            pass
+    images = np.zeros([len(contents), size, size, 3], np.uint8)
+    errors: dict[int, str] = {}
+    for position, content in enumerate(contents):
+        if isinstance(content, OSError):
+            errors[position] = content.strerror or str(content)
+            continue
+        try:
+            images[position] = decoder(tf.constant([content], tf.string)).numpy()[0]
+        except tf.errors.InvalidArgumentError as error:
+            errors[position] = reason(error)
+    return Loaded(tf.constant(images), errors)
 
 
 # What TensorFlow writes around the reason: where in the graph and in the program the op was made.
 _PLACES = ("Graph execution error", "Detected at", 'File "', "[[", "Original stack trace", "Stack trace for op")
 
 
-def _reason(error: tf.errors.OpError) -> str:
+def reason(error: tf.errors.OpError) -> str:
     """Return the line of a TensorFlow error that says what is wrong, without the graph's node names."""
     lines = [line.strip() for line in str(error.message).splitlines()]
     useful = [line for line in lines if line and not line.startswith(_PLACES) and "root error(s) found" not in line]
     text = (useful or [type(error).__name__])[0].removeprefix("(0) ")
-    return text.split("}} ", 1)[-1].split(" [Op:", 1)[0][:300]
+    text = text.split("}} ", 1)[-1].split(" [Op:", 1)[0]
+    if text.startswith("assertion failed: ["):
+        text = text.removeprefix("assertion failed: [").rstrip("]")
+    return text[:300]

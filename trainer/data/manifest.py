@@ -9,11 +9,13 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer import files
+from trainer.data import packed
 from trainer.errors import RequestError
 
 TRAIN, VALIDATION, TEST = "Train", "Validation", "Test"
@@ -24,19 +26,21 @@ class Split:
     """The images of one split, sorted by class and then by file name.
 
     ``names[i]`` is relative to ``root`` (such as ``Train/Fake/a.jpg``); ``labels[i]`` indexes ``class_names``.
+    Of a packed set ``records`` tells where their bytes are; the names are those of the files that it was made of.
     """
 
     name: str
     root: str
     class_names: tuple[str, ...]
-    names: tuple[str, ...]
+    names: Sequence[str]
     labels: npt.NDArray[np.int32]
+    records: packed.Records | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, index: int) -> str:
-        """Return the full path of image ``index``."""
+        """Return the full path of image ``index``; in a packed set nothing is there."""
         return files.join(self.root, self.names[index])
 
     @property
@@ -56,12 +60,14 @@ class Split:
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64], name: str) -> "Split":
         """Return the split of only these images, under another name."""
-        chosen = tuple(self.names[i] for i in indices)
-        return Split(name, self.root, self.class_names, chosen, self.labels[np.asarray(indices, np.int64)])
+        numbers = np.asarray(indices, np.int64)
+        records = self.records.take(numbers) if self.records else None
+        names = tuple(self.names[i] for i in numbers.tolist())
+        return Split(name, self.root, self.class_names, names, self.labels[numbers], records)
 
 
 def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = None) -> Split:
-    """List ``data_dir/split/<class>/**``; hidden files and folders are left out.
+    """List ``data_dir/split/<class>/**``, hidden files and folders left out, or read a packed set's index.
 
     Args:
         data_dir: local folder or gs:// path.
@@ -72,6 +78,9 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
         RequestError: if the folder is missing, has fewer than two classes, a class that is not expected, or
             (with ``class_names=None``) a class without files.
     """
+    pack = packed.read_manifest(data_dir)
+    if pack is not None:
+        return _read_packed_split(data_dir, split, class_names, pack)
     root = files.join(data_dir, split)
     if not files.is_dir(root):
         raise RequestError(
@@ -93,6 +102,30 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
         names += [f"{split}/{class_name}/{name}" for name in listed]
         labels += [label] * len(listed)
     return Split(split, data_dir, classes, tuple(names), np.asarray(labels, np.int32))
+
+
+def _read_packed_split(data_dir: str, split: str, class_names: Sequence[str] | None, pack: dict[str, Any]) -> Split:
+    if split not in pack["splits"]:
+        raise RequestError(
+            f"expected the packed set {data_dir!r} to hold {split}, received {', '.join(pack['splits'])}; pack again "
+            "from a folder that has it"
+        )
+    found = packed.read_packed(data_dir, split, pack)
+    classes = tuple(found.class_names if class_names is None else class_names)
+    here = [name for name, count in zip(found.class_names, np.bincount(found.labels), strict=False) if count]
+    _check_classes(files.join(data_dir, split), here, classes, must_fill=class_names is None)
+    if classes != found.class_names:  # An export may know them in another order.
+        new_label = np.array([classes.index(name) if name in classes else -1 for name in found.class_names], np.int32)
+        order = np.argsort(new_label[found.labels], kind="stable")
+        whole = Split(split, data_dir, classes, found.names, new_label[found.labels], found.records)
+        return whole.take(order, split)
+    return Split(split, data_dir, classes, found.names, found.labels, found.records)
+
+
+def has_split(data_dir: str, split: str) -> bool:
+    """Tell whether a folder or a packed set holds a split."""
+    pack = packed.read_manifest(data_dir)
+    return split in pack["splits"] if pack is not None else files.is_dir(files.join(data_dir, split))
 
 
 def _check_classes(root: str, found: Sequence[str], classes: Sequence[str], *, must_fill: bool) -> None:
@@ -151,7 +184,7 @@ def read_train_and_validation(data_dir: str, validation_fraction: float, seed: i
         RequestError: as ``read_split``, or if a class is too small to be divided.
     """
     train = read_split(data_dir, TRAIN)
-    if not files.is_dir(files.join(data_dir, VALIDATION)):
+    if not has_split(data_dir, VALIDATION):
         return hold_out(train, validation_fraction, seed)
     validation = read_split(data_dir, VALIDATION, train.class_names)
     empty = [name for name, count in validation.counts.items() if count == 0]

@@ -9,6 +9,8 @@ import math
 
 import tensorflow as tf
 
+from trainer.data.reading import BLOCK, WINDOW
+
 
 @dataclasses.dataclass(frozen=True)
 class Order:
@@ -57,10 +59,34 @@ class Order:
 def permute(position: tf.Tensor, seed: int, pass_number: tf.Tensor, size: int) -> tf.Tensor:
     """Return the example at each position of a pass: a pseudorandom permutation of ``range(size)``.
 
-    Random access in O(1) time and memory (``tf.random.experimental.index_shuffle``, a Feistel-like block cipher on
+    Random access in O(1) time and memory (TensorFlow's ``RandomIndexShuffle``, a Feistel-like block cipher on
     the smallest even power of two that holds ``size``).  It uses only the low 8 or 9 bits of each number of its key,
     so that seeds (and passes) 256 apart would have the same order: the key is drawn from both first.
+
+    A set of more than two windows is shuffled in two levels: blocks of ``BLOCK`` neighbours over the whole set, then
+    the ``WINDOW`` examples of each run of blocks among themselves.  Neighbours lie side by side in a packed shard, so
+    a reader can fetch a block at once and use all of it soon (``packed.py``); two of a batch of 32 are neighbours as
+    seldom as chance in a window has it.
     """
     named = tf.stack([tf.constant(seed, tf.int64), tf.cast(pass_number, tf.int64)])
     key = tf.random.stateless_uniform([2], named, minval=None, maxval=None, dtype=tf.int64, alg="philox")
-    return tf.random.experimental.index_shuffle(position, seed=key, max_index=tf.constant(size - 1, tf.int64))
+    if size <= 2 * WINDOW:
+        return _shuffle(position, key, tf.constant(size - 1, tf.int64))
+    windows = size // WINDOW  # The last one takes what is left over, too.
+    window = tf.minimum(position // WINDOW, windows - 1)
+    start = window * WINDOW
+    last = tf.where(window == windows - 1, size - start, WINDOW) - 1
+    mixed = (window + 1) * 0x9E3779B1  # Knuth's multiplicative hash; its middle bits are the key's low ones.
+    place = start + _shuffle(position - start, key + tf.stack([mixed // 2**8, mixed // 2**20], axis=-1), last)
+    blocks = size // BLOCK  # Fewer than BLOCK examples at the end belong to none and stay in the last window.
+    block = _shuffle(tf.minimum(place // BLOCK, blocks - 1), key, tf.constant(blocks - 1, tf.int64))
+    return tf.where(place < blocks * BLOCK, block * BLOCK + place % BLOCK, place)
+
+
+def _shuffle(index: tf.Tensor, key: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """Shuffle ``range(last + 1)`` by a key ``[2]``, or by one ``[n, 2]`` for each index.
+
+    What ``tf.random.experimental.index_shuffle`` does for one key; for several, TensorFlow 2.21 pads the wrong axis.
+    """
+    first = tf.fill(tf.concat([tf.shape(key)[:-1], [1]], 0), tf.constant(498247692, tf.int64))
+    return tf.raw_ops.RandomIndexShuffle(index=index, seed=tf.concat([first, key], -1), max_index=last, rounds=4)

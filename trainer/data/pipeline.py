@@ -10,9 +10,11 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import augment, decode
+from trainer.data import augment
+from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
+from trainer.data.reading import WINDOW
 from trainer.data.skipped import Skipped
 
 Batch = dict[str, tf.Tensor]
@@ -35,10 +37,10 @@ class Share:
 
 def batches(
     split: Split,
+    images: Images,
     order: Order,
     skipped: Skipped,
     *,
-    image_size: int,
     augmentation: str,
     share: Share,
     start_step: int,
@@ -52,16 +54,17 @@ def batches(
     with ``notebook`` ``affine [b, 2, 3] float32`` for ``augment.warp``.
 
     Args:
-        split: the images.
+        split: what there is.
+        images: its pixels, S a side.
         order: the global stream; its batch_size must divide by ``share.replicas``.
         skipped: told about images that cannot be decoded.
-        image_size: S.
         augmentation: ``forensic`` works here, on the host; ``notebook`` on the device, later; ``none`` nowhere.
         share: this process's replicas.
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
     """
-    per_replica = order.batch_size // share.replicas
+    per_replica, image_size = order.batch_size // share.replicas, images.size
+    steps_ahead = WINDOW // 2 // order.batch_size
     labels = tf.constant(split.labels, tf.int32)
 
     def place(element: tf.Tensor) -> Batch:
@@ -72,17 +75,22 @@ def batches(
             batch["draws"] = augment.draw(order.seed, pass_number, index)
         if augmentation == "notebook":
             batch["affine"] = augment.notebook_affine(batch["draws"], image_size)
+        if images.looks_ahead:
+            batch["ahead"] = order.slots(step + steps_ahead, replica * per_replica, per_replica)[1]
         return batch
 
     def load(batch: Batch) -> Batch:
-        image, good = tf.py_function(read, [batch["index"], batch["weight"]], [tf.uint8, tf.float32])
+        ahead = [batch.pop("ahead")] if images.looks_ahead else []
+        image, good = tf.py_function(read, [batch["index"], batch["weight"], *ahead], [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [per_replica, image_size, image_size, 3])
         if augmentation == "forensic":
             image = augment.forensic_batch(image, batch["draws"])
         return {**batch, "image": image, "weight": tf.ensure_shape(good, [per_replica])}
 
-    def read(index: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _read(split, skipped, image_size, index.numpy(), weight.numpy())
+    def read(index: tf.Tensor, weight: tf.Tensor, *ahead: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        for later in ahead:
+            images.ahead(later.numpy())
+        return _read(split, images, skipped, index.numpy(), weight.numpy())
 
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
@@ -93,11 +101,11 @@ def batches(
 
 
 def _read(
-    split: Split, skipped: Skipped, image_size: int, index: np.ndarray, weight: np.ndarray
+    split: Split, source: Images, skipped: Skipped, index: np.ndarray, weight: np.ndarray
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Read the real slots of a batch; padding stays zeros, and so does what cannot be decoded."""
     real = np.flatnonzero(weight)
-    loaded = decode.load_batch([split.path(int(i)) for i in index[real]], image_size)
+    loaded = source.load(index[real])
     good = weight.copy()
     for position, reason in loaded.errors.items():
         slot = real[position]

@@ -1,0 +1,69 @@
+"""Pixels of a split's images by example number: read, decoded, and kept if there is a cache.
+
+Does not own: which image comes when (``order.py``), what becomes of a bad one (``skipped.py``).
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import DataConfig
+from trainer.data import cache as cache_lib
+from trainer.data import decode, reading
+from trainer.data.decode import Loaded
+from trainer.data.manifest import Split
+from trainer.data.packed import Array
+from trainer.data.reading import Content
+
+
+class Images:
+    """The images of one split at one size; safe to use from several threads."""
+
+    def __init__(self, split: Split, config: DataConfig, *, size: int = 0, cached: bool = True) -> None:
+        """Open the split.
+
+        Args:
+            split: the images.
+            config: image size, largest number of pixels, cache.
+            size: pixels a side; 0: as configured.
+            cached: whether the configured cache is to be used.
+
+        Raises:
+            RequestError: if the cache cannot be used.
+        """
+        self.size, self._max_pixels = size or config.image_size, config.max_image_pixels
+        self._reader = reading.open_reader(split)
+        self._cache = (
+            cache_lib.open_cache(config.cache, config.cache_bytes, split, self.size, self._max_pixels)
+            if cached
+            else None
+        )
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether ``ahead`` does anything."""
+        return self._reader.looks_ahead
+
+    def load(self, index: Array) -> Loaded:
+        """Return images ``index [n] int64``."""
+        if self._cache is None:
+            return self._decode(index)
+        images, known = self._cache.get(index)
+        missing = np.flatnonzero(~known)
+        if not len(missing):
+            return Loaded(tf.constant(images), {})
+        fresh = self._decode(index[missing])
+        images[missing] = pixels = fresh.images.numpy()
+        good = [position for position in range(len(missing)) if position not in fresh.errors]
+        self._cache.put(index[missing[good]], pixels[good])
+        return Loaded(tf.constant(images), {int(missing[position]): why for position, why in fresh.errors.items()})
+
+    def encoded(self, index: Array) -> list[Content]:
+        """Return the bytes as they are stored, or the error that stands in the way."""
+        return self._reader.read(index)
+
+    def ahead(self, index: Array) -> None:
+        """Begin to fetch images that are wanted soon."""
+        self._reader.ahead(index)
+
+    def _decode(self, index: Array) -> Loaded:
+        return decode.load_batch(self.encoded(index), self.size, self._max_pixels)
