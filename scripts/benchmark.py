@@ -1,6 +1,7 @@
 """Measure the parts of a training step side by side in one run, and print ratios.
 
   python scripts/benchmark.py augment     the notebook's augmentation: Keras's generator, TensorFlow's op, ours
+  python scripts/benchmark.py input       from files to batches: the notebook's way, Keras's, ours, libjpeg-turbo alone
   python scripts/benchmark.py step        a train step of the notebook's CNN: Keras's, ours
   python scripts/benchmark.py checkpoint  what the loop waits for a checkpoint, against a synchronous save and a step
   python scripts/benchmark.py resume      a start of the job, at step 0, 10 and 900,000
@@ -46,12 +47,16 @@ def main() -> None:
     parser.add_argument("what", choices=BENCHMARKS)
     parser.add_argument("--image_size", type=int, default=224, help="pixels (default 224)")
     parser.add_argument("--batch_size", type=int, default=32, help="images (default 32)")
+    parser.add_argument("--images", type=int, default=1024, help="of the input's set (default 1024)")
     parser.add_argument("--precision", default="float32", help="of the step (default float32)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds; the best of each way counts (default 7)")
     arguments = parser.parse_args()
     print_machine()
-    seconds = measure(BENCHMARKS[arguments.what](arguments), arguments.rounds)
-    print_table(seconds, arguments.batch_size if arguments.what in ("augment", "step") else 0)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.folder = Path(folder)
+        costs = measure(BENCHMARKS[arguments.what](arguments), arguments.rounds)
+    images = {"augment": arguments.batch_size, "step": arguments.batch_size, "input": arguments.images}
+    print_table(costs, images.get(arguments.what, 0))
 
 
 def print_machine() -> None:
@@ -70,35 +75,44 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def measure(ways: Ways, rounds: int) -> dict[str, float]:
-    """Return the best seconds of each way over the rounds; a first call (tracing, compiling) is not counted."""
+@dataclasses.dataclass(frozen=True, order=True)
+class Cost:
+    """The best round of one way: seconds on the clock, and of all its threads on a core."""
+
+    seconds: float = float("inf")
+    cpu_seconds: float = float("inf")
+
+
+def measure(ways: Ways, rounds: int) -> dict[str, Cost]:
+    """Return the best cost of each way over the rounds; a first call (tracing, compiling) is not counted."""
     for way in ways.values():
         way()
-    best = dict.fromkeys(ways, float("inf"))
+    best = dict.fromkeys(ways, Cost())
     for _ in range(rounds):
         for name, way in ways.items():
-            _wait_for_threads()
-            began = time.perf_counter()
+            _wait_for_saves()
+            began, began_cpu = time.perf_counter(), time.process_time()
             way()
-            best[name] = min(best[name], time.perf_counter() - began)
+            best[name] = min(best[name], Cost(time.perf_counter() - began, time.process_time() - began_cpu))
     return best
 
 
-def _wait_for_threads() -> None:
-    """Let what one way left running end, so that it does not share the machine with the next."""
+def _wait_for_saves() -> None:
+    """Let a checkpoint's thread end, so that it does not share the machine with the next way."""
     for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
+        if thread.name == "checkpoint":  # As saver.py names it.
             thread.join()
 
 
-def print_table(seconds: dict[str, float], images: int) -> None:
+def print_table(costs: dict[str, Cost], images: int) -> None:
     """Print images/s of each way and how many times faster than the first it is; without images, seconds."""
-    first = next(iter(seconds.values()))
-    for name, value in seconds.items():
+    first = next(iter(costs.values())).seconds
+    for name, cost in costs.items():
         if images:
-            print(f"{name:<58}{images / value:>9.0f} images/s{first / value:>8.2f} x")
+            print(f"{name:<58}{images / cost.seconds:>9.0f} images/s{1000 * cost.cpu_seconds / images:>9.3f} CPU-ms an "
+                  f"image{first / cost.seconds:>8.2f} x")  # fmt: skip
         else:
-            print(f"{name:<58}{value:>9.3f} s{value / first:>8.2f} of the first")
+            print(f"{name:<58}{cost.seconds:>9.3f} s{cost.seconds / first:>8.2f} of the first")
 
 
 def augment_ways(arguments: argparse.Namespace) -> Ways:
@@ -232,8 +246,15 @@ def _notebook(size: int) -> keras.Model:
     return model
 
 
+def _input(arguments: argparse.Namespace) -> Ways:
+    from benchmark_input import input_ways  # Beside this file; needs OpenCV, as the other benchmarks do not.
+
+    return input_ways(arguments.folder, arguments.images, arguments.image_size, arguments.batch_size)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Ways]] = {
     "augment": augment_ways,
+    "input": _input,
     "step": step_ways,
     "checkpoint": checkpoint_ways,
     "resume": resume_ways,

@@ -84,12 +84,17 @@ def compare(job: Path, words: list[str], kills: int, moments: random.Random) -> 
     """Train in peace and under fire, print a row, and tell whether both ended alike."""
     peace, fire = Path(f"{job}-peace"), Path(f"{job}-fire")
     start_up, seconds = live(words, peace) or (0.0, 0.0)
-    # One kill in four comes while the job starts; the others leave it two thirds of one part in ``kills`` of its time.
+    total = last_line(peace)["step"]
+    # One kill in four comes while the job starts, the others a moment after a step, each in its own part of the run.
     killed_after: list[int] = []
     for number in range(kills):
-        starting = number % 4 == 0
-        longest = start_up if starting else 1.3 * (seconds - start_up) / kills
-        if live(words, fire, kill_after=moments.uniform(0.0, longest), from_first_step=not starting) is not None:
+        if number % 4 == 0:
+            ended = live(words, fire, kill_after=moments.uniform(0.0, start_up))
+        else:
+            step = int((number + moments.random()) * total / kills)
+            delay = moments.uniform(0.0, 3.0 * (seconds - start_up) / total)
+            ended = live(words, fire, kill_after=delay, kill_at_step=step)
+        if ended is not None:
             break
         killed_after.append(last_line(fire)["step"])
     live(words, fire)
@@ -103,16 +108,16 @@ def compare(job: Path, words: list[str], kills: int, moments: random.Random) -> 
 
 
 def live(
-    words: list[str], job_dir: Path, *, kill_after: float = 3600.0, from_first_step: bool = False
+    words: list[str], job_dir: Path, *, kill_after: float = 3600.0, kill_at_step: int = 0
 ) -> tuple[float, float] | None:
     """Run the job in a child; None if it was killed, else the seconds to its first step and to its end.
 
-    ``kill_after`` seconds count from the start, or from when the first step of this life is written down.
+    ``kill_after`` seconds count from the start, or from when this life has written down ``kill_at_step`` steps.
 
     Raises:
         RuntimeError: if the job ended by itself, but badly.
     """
-    began, started, first_step = time.monotonic(), False, 0.0
+    began, started, first_step, counting_from = time.monotonic(), False, 0.0, 0.0
     child = os.fork()
     if child == 0:
         log = os.open(f"{job_dir}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -126,11 +131,13 @@ def live(
             if os.waitstatus_to_exitcode(status) != 0:
                 raise RuntimeError(f"expected exit code 0 of {job_dir}:\n{Path(f'{job_dir}.log').read_text()}")
             return first_step, seconds
-        if not first_step:
-            kind = last_line(job_dir)["kind"]
-            first_step = seconds if started and kind != "start" else 0.0
-            started = started or kind == "start"
-        if seconds - first_step >= kill_after and (first_step or not from_first_step):
+        line = last_line(job_dir)
+        started = started or line["kind"] == "start"
+        if started and line["kind"] != "start":
+            first_step = first_step or seconds
+            if line["step"] >= kill_at_step:
+                counting_from = counting_from or seconds
+        if (counting_from or not kill_at_step) and seconds - (counting_from if kill_at_step else 0.0) >= kill_after:
             break
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)

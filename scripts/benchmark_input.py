@@ -1,0 +1,115 @@
+"""The ways of ``benchmark.py input``: from JPEG files to batches, ours beside what one would use otherwise."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import DataConfig
+from trainer.data import augment, manifest, pipeline
+from trainer.data.images import Images
+from trainer.data.order import Order
+from trainer.data.skipped import Skipped
+from trainer.pack import PackFlags, pack
+
+STORED = 256  # Pixels; what is not resized is decoded at this size.
+
+
+def input_ways(folder: Path, images: int, size: int, batch: int) -> dict[str, Callable[[], object]]:
+    """Return one pass over a generated set of JPEG photographs in each way.
+
+    Args:
+        folder: to write the set into.
+        images: how many.
+        size: pixels that training sees.
+        batch: images of a batch.
+    """
+    data = _draw(folder / "data", images)
+    packed = str(folder / "packed")
+    pack(PackFlags(data_dir=str(data), out=packed))
+    ours = functools.partial(_ours, batch=batch)
+    return {
+        "libjpeg-turbo alone, a thread for each core: the limit": _limit(data, batch),
+        "notebook: ImageDataGenerator, augmented": _generator(data, size, batch),
+        "image_dataset_from_directory, Keras's augmentation": _keras(data, size, batch),
+        "ours, folder: decode": ours(str(data), STORED, "none"),
+        "ours, packed: decode": ours(packed, STORED, "none"),
+        "ours, packed: decode and resize": ours(packed, size, "none"),
+        "ours, packed: decode, resize, augment": ours(packed, size, "notebook"),
+        "ours, memory cache": ours(packed, size, "none", cache="memory"),
+        "ours, memory cache, augment": ours(packed, size, "notebook", cache="memory"),
+        "ours, disk cache": ours(packed, size, "none", cache=str(folder / "cache")),
+    }
+
+
+def _draw(root: Path, images: int) -> Path:
+    """Write JPEGs of quality 90 with the detail of a photograph: noise of every scale, the coarse strongest."""
+    random = np.random.default_rng(0)
+    for number, name in zip(range(images), itertools.cycle(("Fake", "Real"))):
+        field = np.full([STORED, STORED, 3], 128.0, np.float32)
+        for scale in (4, 8, 16, 32, 64, 128, 256):
+            coarse = random.normal(0, 90 / scale**0.7, [scale, scale, 3]).astype(np.float32)
+            field += cv2.resize(coarse, (STORED, STORED), interpolation=cv2.INTER_CUBIC)
+        path = root / "Train" / name / f"{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), field.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return root
+
+
+def _limit(data: Path, batch: int) -> Callable[[], object]:
+    contents = [np.frombuffer(path.read_bytes(), np.uint8) for path in sorted(data.rglob("*.jpg"))]
+    cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(cv2.getNumberOfCPUs())
+    pieces = [contents[start : start + batch] for start in range(0, len(contents), batch)]
+    return lambda: list(pool.map(lambda piece: [cv2.imdecode(one, cv2.IMREAD_COLOR) for one in piece], pieces))
+
+
+def _generator(data: Path, size: int, batch: int) -> Callable[[], object]:
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    flow = ImageDataGenerator(
+        rescale=1.0 / 255, rotation_range=15, shear_range=0.1, zoom_range=0.2, horizontal_flip=True,
+        width_shift_range=0.1, height_shift_range=0.1,
+    ).flow_from_directory(data / "Train", target_size=(size, size), batch_size=batch)  # fmt: skip
+    return lambda: [flow[number] for number in range(len(flow))]
+
+
+def _keras(data: Path, size: int, batch: int) -> Callable[[], object]:
+    layers = keras.layers
+    change = keras.Sequential([
+        layers.Rescaling(1 / 255), layers.RandomFlip("horizontal"), layers.RandomRotation(15 / 360),
+        layers.RandomTranslation(0.1, 0.1), layers.RandomZoom(0.2, 0.2),
+    ])  # fmt: skip
+    dataset = keras.utils.image_dataset_from_directory(
+        data / "Train", image_size=(size, size), batch_size=batch, verbose=False
+    ).map(lambda x, y: (change(x, training=True), y), num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    return lambda: sum(1 for _ in dataset)
+
+
+def _ours(data_dir: str, size: int, augmentation: str, *, batch: int, cache: str = "none") -> Callable[[], object]:
+    """Return one pass through the pipeline of a training job, with the device's part of the augmentation."""
+    split = manifest.read_split(data_dir, "Train")
+    images = Images(split, DataConfig(image_size=size, cache=cache))
+    order = Order(len(split), batch)
+    skipped = Skipped("", 0.0, write=False)
+
+    def one_pass() -> int:
+        dataset = pipeline.batches(
+            split, images, order, skipped, augmentation=augmentation, share=pipeline.Share(), start_step=0,
+            stop_step=order.steps_per_pass,
+        )  # fmt: skip
+        seen = 0
+        for element in dataset:
+            if augmentation == "notebook":
+                augment.warp(element["image"], element["affine"])
+            seen += len(element["index"])
+        return seen
+
+    return one_pass
