@@ -33,7 +33,7 @@ setup(
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={"trainer": ["py.typed", "templates/*.html"]},
     python_requires=">=3.11,<3.13",
-    install_requires=["absl-py>=2.1,<3", "numpy>=1.26", "google-cloud-storage>=2.18,<4"],
+    install_requires=["absl-py>=2.1,<3", "numpy>=2.0", "google-cloud-storage>=2.18,<4"],
     extras_require={
         "train": TRAIN,
         "gpu": TRAIN + GPU,

@@ -24,7 +24,7 @@ from trainer.errors import EXIT_DONE, RequestError
 
 if TYPE_CHECKING:  # Their libraries are slow to import, and a wrong flag should be answered at once.
     from trainer.metrics import Scored
-    from trainer.report import Picture
+    from trainer.pages import Picture
 
 USAGE = """\
 Measure how well an exported model tells fake from real.
@@ -127,7 +127,7 @@ def predict_split(export: serving.Export, split: Split, request: EvaluateFlags) 
             bad |= {answers.start + position: reason for position, reason in answers.errors.items()}
             bar.update(len(answers.probabilities))
     skipped = [
-        {"split": split.name, "path": serving.printable(split.names[index]), "reason": reason}
+        {"split": split.name, "path": files.printable(split.names[index]), "reason": reason}
         for index, reason in bad.items()
     ]
     _settle(skipped, len(split), request)
@@ -190,7 +190,7 @@ def to_csv(export: serving.Export, scored: "Scored", split: Split) -> str:
         split.names, scored.labels, scored.predicted, scored.probabilities, strict=True
     ):
         numbers = [f"{value:.9g}" for value in probabilities]
-        row = [serving.printable(name), export.class_names[label], numbers[export.positive]]
+        row = [files.printable(name), export.class_names[label], numbers[export.positive]]
         writer.writerow([*row, export.class_names[predicted], *numbers] if many else row)
     return text.getvalue()
 
@@ -236,7 +236,7 @@ def spread_samples(scored: "Scored", of_a_class: int) -> npt.NDArray[np.int64]:
 
 def _pictures(split: Split, scored: "Scored", positions: npt.NDArray[np.int64]) -> "list[Picture]":
     """Load thumbnails of the images at ``positions``, with what they are and what they were called."""
-    from trainer import report  # Late, as above.
+    from trainer import pages  # Late, as above.
     from trainer.data.images import Images
 
     source = Images(split, config.DataConfig(image_size=_THUMBNAIL))
@@ -247,7 +247,7 @@ def _pictures(split: Split, scored: "Scored", positions: npt.NDArray[np.int64]) 
         truth, called = (scored.class_names[labels[index]] for labels in (scored.labels, scored.predicted))
         said = f"right: {called}" if truth == called else f"is {truth}, called {called}"
         caption = f"{said}; p({positive}) {scored.p_fake[index]:.3f}"
-        pictures.append(report.picture(image, serving.printable(split.names[index]), caption))
+        pictures.append(pages.picture(image, files.printable(split.names[index]), caption))
     return pictures
 
 

@@ -27,6 +27,11 @@ def join(path: str, *names: str) -> str:
     return "/".join([path.rstrip("/"), *names]) if names else path
 
 
+def printable(path: str) -> str:
+    """Return a path fit for a UTF-8 file: bytes of a name that are not UTF-8 become U+FFFD."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def exists(path: str) -> bool:
     """Tell whether a file or folder is there."""
     return bool(_gfile().exists(path)) if is_remote(path) else os.path.exists(path)

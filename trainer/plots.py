@@ -24,7 +24,7 @@ from trainer.metrics import Scored
 
 INK, MUTED, LINE, WARM, COOL = "#1b1f24", "#6a737d", "#d5dae0", "#c2410c", "#0b5fa5"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", WARM: "warm", COOL: "cool"}
-_SIZE = (4.2, 3.4)  # Inches; about a phone's width, so that text stays readable there.
+SIZE = (4.2, 3.4)  # Inches; about a phone's width, so that text stays readable there.
 _BINS = 20
 _PAIRS_ABREAST = 8
 
@@ -52,17 +52,20 @@ def svg(figure: Figure, alt: str) -> str:
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, text, count=1)
 
 
-def _figure(size: tuple[float, float] = _SIZE) -> Figure:
+def new_figure(size: tuple[float, float] = SIZE) -> Figure:
+    """Return an empty figure, in inches."""
     return Figure(figsize=size, layout="constrained")
 
 
-def _axes(figure: Figure, *, title: str, x: str, y: str) -> Axes:
+def new_axes(figure: Figure, *, title: str, x: str, y: str) -> Axes:
+    """Return the only axes of a figure, with title and labels."""
     axes = figure.subplots()
-    _dress(axes, title=title, x=x, y=y)
+    dress(axes, title=title, x=x, y=y)
     return axes
 
 
-def _dress(axes: Axes, *, title: str, x: str, y: str) -> None:
+def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
+    """Give axes the look of all figures."""
     axes.set_title(title, color=INK, fontsize=11, loc="left", fontweight="bold")
     axes.set_xlabel(x, color=INK, fontsize=10)
     axes.set_ylabel(y, color=INK, fontsize=10)
@@ -74,15 +77,16 @@ def _dress(axes: Axes, *, title: str, x: str, y: str) -> None:
         spine.set_color(MUTED)
 
 
-def _legend(axes: Axes, place: Any = "best") -> None:
+def legend(axes: Axes, place: Any = "best") -> None:
+    """Add a legend without a frame."""
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc=place, handlelength=2.6)
 
 
 def roc(scored: Scored, eer: float) -> Figure:
     """Draw the ROC curve of positive against rest, with chance, equal error rate and the answers given."""
     positive = scored.class_names[scored.positive]
-    figure = _figure()
-    axes = _axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
+    figure = new_figure()
+    axes = new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
     false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake)
     axes.plot(false_alarms, found, color=WARM, linewidth=2, label="this model")
     axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="chance")
@@ -91,16 +95,16 @@ def roc(scored: Scored, eer: float) -> Figure:
     alarmed, hit = called[~scored.is_positive].mean(), called[scored.is_positive].mean()
     axes.plot([alarmed], [hit], "D", color=INK, label=_rule(scored))
     _unit_square(axes)
-    _legend(axes, "lower right")
+    legend(axes, "lower right")
     return figure
 
 
 def precision_recall(scored: Scored) -> Figure:
     """Draw precision against recall of the positive class, with chance and the answers given."""
     positive = scored.class_names[scored.positive]
-    figure = _figure()
+    figure = new_figure()
     x, y = f"recall: share of {positive} found", f"share of those called {positive} that are"
-    axes = _axes(figure, title="Precision and recall", x=x, y=y)
+    axes = new_axes(figure, title="Precision and recall", x=x, y=y)
     precision, recall, _ = sk.precision_recall_curve(scored.is_positive, scored.p_fake)
     axes.plot(recall, precision, color=WARM, linewidth=2, drawstyle="steps-post", label="this model")
     share = float(scored.is_positive.mean())
@@ -110,7 +114,7 @@ def precision_recall(scored: Scored) -> Figure:
         recalled, right = called[scored.is_positive].mean(), scored.is_positive[called].mean()
         axes.plot([recalled], [right], "D", color=INK, label=_rule(scored))
     _unit_square(axes)
-    _legend(axes, "lower left")
+    legend(axes, "lower left")
     return figure
 
 
@@ -130,8 +134,8 @@ def score_histogram(scored: Scored) -> Figure:
     positive = scored.class_names[scored.positive]
     others = [name for name in scored.class_names if name != positive]
     rest = others[0] if len(others) == 1 else f"not {positive}"
-    figure = _figure()
-    axes = _axes(figure, title="Scores", x=f"probability of {positive}", y="share of the class's images")
+    figure = new_figure()
+    axes = new_axes(figure, title="Scores", x=f"probability of {positive}", y="share of the class's images")
     edges = np.linspace(0.0, 1.0, _BINS + 1)
     for members, name, colour, hatch, line in (
         (scored.is_positive, positive, WARM, "////", "-"),
@@ -149,13 +153,13 @@ def score_histogram(scored: Scored) -> Figure:
     axes.set_xlim(0.0, 1.0)
     axes.set_ylim(top=axes.get_ylim()[1] * 1.35)  # Room for the legend.
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _legend(axes, "upper left")
+    legend(axes, "upper left")
     return figure
 
 
 def training(curves: Curves) -> Figure:
     """Draw loss, accuracy and learning rate by epoch, one above the other, as one figure."""
-    figure = _figure((7.2, 8.4))
+    figure = new_figure((7.2, 8.4))
     loss, accuracy, rate = figure.subplots(3, 1, height_ratios=[3, 3, 1.8])
     _draw_loss(loss, curves)
     _draw_accuracy(accuracy, curves)
@@ -167,18 +171,18 @@ def training_parts(curves: Curves) -> dict[str, Figure]:
     """Draw the same as three figures by name, for pages that place them side by side."""
     figures = {}
     for name, draw in {"Loss": _draw_loss, "Accuracy": _draw_accuracy, "Learning rate": _draw_rate}.items():
-        figures[name] = _figure()
+        figures[name] = new_figure()
         draw(figures[name].subplots(), curves)
     return figures
 
 
 def _draw_loss(axes: Axes, curves: Curves) -> None:
-    _dress(axes, title="Loss", x="epoch", y="cross-entropy (nats)")
+    dress(axes, title="Loss", x="epoch", y="cross-entropy (nats)")
     _draw_pair(axes, curves, curves.train["loss"], curves.validation["val_loss"])
 
 
 def _draw_accuracy(axes: Axes, curves: Curves) -> None:
-    _dress(axes, title="Accuracy", x="epoch", y="share called right")
+    dress(axes, title="Accuracy", x="epoch", y="share called right")
     _draw_pair(axes, curves, curves.train["accuracy"], curves.validation["val_accuracy"])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
@@ -193,11 +197,11 @@ def _draw_pair(axes: Axes, curves: Curves, train: Curve, validation: Curve) -> N
         axes.axvline(curves.best_epoch, color=MUTED, linestyle=":", linewidth=1)
         axes.plot([curves.best_epoch], [best], "*", color=INK, markersize=13, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _legend(axes)
+    legend(axes)
 
 
 def _draw_rate(axes: Axes, curves: Curves) -> None:
-    _dress(axes, title="Learning rate", x="epoch", y="rate (log scale)")
+    dress(axes, title="Learning rate", x="epoch", y="rate (log scale)")
     axes.plot(curves.learning_rate.epochs, curves.learning_rate.values, "d-", color=INK, markersize=5)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -207,8 +211,8 @@ def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Draw the number of images of each class in each split, written at the end of each bar."""
     rows = [(split, name, count) for split, classes in counts.items() for name, count in classes.items()]
     names = list(dict.fromkeys(name for _, name, _ in rows))
-    figure = _figure((_SIZE[0] + 1.0, 1.2 + 0.36 * len(rows)))
-    axes = _axes(figure, title="Images by split and class", x="images", y="")
+    figure = new_figure((SIZE[0] + 1.0, 1.2 + 0.36 * len(rows)))
+    axes = new_axes(figure, title="Images by split and class", x="images", y="")
     style: dict[str, Any] = {"va": "center", "fontsize": 9, "color": INK}
     for row, (_, name, count) in enumerate(rows):
         colour, hatch = ((WARM, "///"), (COOL, ""))[names.index(name) % 2]

@@ -83,7 +83,7 @@ def _row(export: serving.Export, path: str, answers: serving.Answers, index: int
     error = answers.errors.get(index)
     numbers = [None if error else float(f"{value:.9g}") for value in answers.probabilities[index]]
     row: dict[str, Value | None] = {
-        "path": serving.printable(path),
+        "path": files.printable(path),
         "label": None if error else answers.labels[index],
         "p_fake": numbers[export.positive],
         "error": error,

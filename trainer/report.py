@@ -1,24 +1,17 @@
-"""Pages that people read: each one self-contained HTML file, light and dark, for phone and keyboard.
+"""The pages about a training job and an evaluation.
 
-Owns: what the pages say in words.  Does not own: figures (``metrics.py``), drawings (``plots.py``), layout
-and style (``templates/``).  Imports no TensorFlow; images come as arrays.
+Owns: what they say in words.  Does not own: figures (``metrics.py``), drawings (``plots.py``), parts of pages
+(``pages.py``), layout and style (``templates/``).  Imports no TensorFlow; images come as arrays.
 """
 
-import base64
-import dataclasses
-import functools
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-import markupsafe
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from trainer import files, metrics, plots
+from trainer import files, metrics, pages, plots
 from trainer.curves import Curves, read_curves
 from trainer.metrics import Scored
 from trainer.paths import JobPaths
@@ -40,44 +33,6 @@ _FIGURES = (
     ("brier", "Brier score", False, "Mean squared error of the probabilities; 0 is perfect."),
     ("ece", "Calibration error", True, "How far stated confidence is from accuracy, on average (15 bins)."),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """An image of a gallery: a data URI, the path relative to data_dir, and what the model said."""
-
-    uri: str
-    path: str
-    caption: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """A figure of a page, and the sentence below it."""
-
-    svg: markupsafe.Markup
-    caption: str
-
-
-def picture(image: Pixels, path: str, caption: str) -> Picture:
-    """Return a gallery image of pixels ``[H, W, 3]``."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=88)
-    return Picture(_data_uri(buffer.getvalue(), "image/jpeg"), path, caption)
-
-
-def _data_uri(content: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _draw(figure: Any, alt: str, caption: str) -> Drawing:
-    return Drawing(markupsafe.Markup(plots.svg(figure, alt)), caption)
-
-
-@functools.cache
-def _templates() -> jinja2.Environment:
-    loader = jinja2.PackageLoader("trainer", "templates")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def write_training_report(
@@ -106,14 +61,14 @@ def write_training_report(
     if curves:
         contents["curves.png"] = plots.png(plots.training(curves))
     page = (
-        _templates()
+        pages.templates()
         .get_template("training.html")
         .render(
             job_dir=job_dir,
             sentences=_training_sentences(curves) if curves else [],
             training=_training_drawings(curves) if curves else [],
-            samples=_data_uri(pairs, "image/png") if pairs else "",
-            data=[_draw(classes, "Bars of the number of images by split and class", "Images that were found.")],
+            samples=pages.data_uri(pairs, "image/png") if pairs else "",
+            data=[pages.draw(classes, "Bars of the number of images by split and class", "Images that were found.")],
             settings=json.loads(files.read_text(paths.config)) if files.exists(paths.config) else {},
         )
     )
@@ -124,14 +79,14 @@ def write_training_report(
             files.write_bytes(files.join(paths.report, name), content)
 
 
-def _training_drawings(curves: Curves) -> list[Drawing]:
+def _training_drawings(curves: Curves) -> list[pages.Drawing]:
     captions = {
         "Loss": "Lower is better. Train is measured on augmented images with dropout, so it may lie above.",
         "Accuracy": "Higher is better. When validation stays behind while train climbs, the model memorises.",
         "Learning rate": "At the end of each epoch.",
     }
     figures = plots.training_parts(curves)
-    return [_draw(figure, f"{name} by epoch", captions[name]) for name, figure in figures.items()]
+    return [pages.draw(figure, f"{name} by epoch", captions[name]) for name, figure in figures.items()]
 
 
 def _training_sentences(curves: Curves) -> list[str]:
@@ -151,8 +106,8 @@ def write_evaluation_report(
     figures: Mapping[str, Any],
     scored: Scored,
     *,
-    mistakes: Sequence[Picture],
-    samples: Sequence[Picture],
+    mistakes: Sequence[pages.Picture],
+    samples: Sequence[pages.Picture],
     curves: Curves | None,
     details: Mapping[str, Any],
 ) -> None:
@@ -172,7 +127,7 @@ def write_evaluation_report(
     rest = others[0] if len(others) == 1 else "the rest"
     known = ("step", "epoch", "monitor", "precision", "image_size", "created", "versions", "validation")
     page = (
-        _templates()
+        pages.templates()
         .get_template("evaluation.html")
         .render(
             figures=figures,
@@ -197,21 +152,21 @@ def write_evaluation_report(
     files.write_text(path, page)
 
 
-def _evaluation_drawings(figures: Mapping[str, Any], scored: Scored) -> list[Drawing]:
+def _evaluation_drawings(figures: Mapping[str, Any], scored: Scored) -> list[pages.Drawing]:
     positive = scored.class_names[scored.positive]
-    histogram = _draw(
+    histogram = pages.draw(
         plots.score_histogram(scored),
         f"Histogram of the probability of {positive}, by true class",
         "The less the two overlap, the better they can be told apart.",
     )
     if metrics.why_no_ranking(scored.is_positive, scored.p_fake):
         return [histogram]
-    roc = _draw(
+    roc = pages.draw(
         plots.roc(scored, figures["eer"]),
         f"ROC curve, area {figures['auc']:.4f}",
         f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
     )
-    precision_recall = _draw(
+    precision_recall = pages.draw(
         plots.precision_recall(scored),
         f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
         f"How many of the images called {positive} are, against how many are found.",

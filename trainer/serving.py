@@ -195,11 +195,6 @@ class Scorer:
                 answers.errors[position] = "the model's answer is not a number"
 
 
-def printable(path: str) -> str:
-    """Return a path fit for a UTF-8 file: bytes of a name that are not UTF-8 become U+FFFD."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def first_line(error: BaseException) -> str:
     """Return what an error says in one line, without the names of graph nodes."""
     if isinstance(error, OSError) and error.strerror:

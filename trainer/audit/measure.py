@@ -1,0 +1,202 @@
+"""One image file becomes one small record: header, container, brightness and two fingerprints, never pixels.
+
+Owns: what is measured and which files are bad.  Does not own: reading files, or many of them (``scan.py``).
+"""
+
+import contextlib
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+FINGERPRINT_SIDE = 16
+
+# One image.  ``ok`` is False for a bad file, whose other fields may be zero.  quality and subsampling are 0 and -1
+# where there is none; colours, brightness (mean luminance) and contrast (its deviation) are in gray levels, 0 to 255.
+IMAGE = np.dtype(
+    [
+        ("split", "u1"),
+        ("label", "i4"),
+        ("ok", "?"),
+        ("bytes", "i8"),
+        ("width", "i4"),
+        ("height", "i4"),
+        ("format", "U9"),
+        ("mode", "U8"),
+        ("extension", "U8"),
+        ("quality", "i2"),
+        ("subsampling", "i1"),
+        ("progressive", "?"),
+        ("exif", "?"),
+        ("icc", "?"),
+        ("other_metadata", "?"),
+        ("orientation", "u1"),
+        ("frames", "i4"),
+        ("brightness", "f4"),
+        ("contrast", "f4"),
+        ("red", "f4"),
+        ("green", "f4"),
+        ("blue", "f4"),
+        ("sha256", "S32"),
+        ("phash", "u8"),
+        ("fingerprint", "u1", FINGERPRINT_SIDE**2),
+        ("flat", "?"),
+    ]
+)
+
+# Luminance table of ITU-T T.81 (JPEG), Annex K.1, row by row.
+_LUMINANCE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+).ravel()
+# How libjpeg (jcparam.c, jpeg_quality_scaling) scales it for each quality from 1 to 100.
+_QUALITIES = np.arange(1, 101)
+_SCALES = np.where(_QUALITIES < 50, 5000 // _QUALITIES, 200 - 2 * _QUALITIES)
+_TABLES = ((_LUMINANCE * _SCALES[:, None] + 50) // 100).clip(1, 255)
+
+_LOW, _DCT_SIDE, _HASH_BITS = 8, 32, 64
+_ANGLES = np.pi * (2 * np.arange(_DCT_SIDE) + 1) * np.arange(_LOW)[:, None] / (2 * _DCT_SIDE)
+_DCT = np.cos(_ANGLES)  # The 8 lowest rows of the DCT-II of 32 samples, not normalised.
+# Amplitudes of natural images fall as 1 / frequency (Field 1987); weighted by it all frequencies count alike, and the
+# mean not at all.
+_FREQUENCY = np.hypot(*np.mgrid[:_LOW, :_LOW]).ravel()
+_PROJECTIONS = np.random.default_rng(0).standard_normal((_HASH_BITS, _LOW * _LOW)) * _FREQUENCY
+_FLAT = 4.0  # Gray levels: below this deviation the hash of a picture is noise.
+
+_ORIENTATION = 0x0112  # EXIF tag.
+
+
+class BadImage(Exception):
+    """Say in one line why a file cannot be used."""
+
+
+@contextlib.contextmanager
+def pillow_for_audit() -> Iterator[None]:
+    """Keep Pillow's own size limit and its warnings out of the way; our limit is checked before decoding."""
+    Image.init()  # Or Pillow knows only the commonest formats by name.
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
+    """Fill an ``IMAGE`` record (all but split, label and extension) from a file's content.
+
+    Raises:
+        BadImage: if the content is no image, too large, or cannot be decoded to its end.
+    """
+    row["bytes"] = len(data)
+    if not data:
+        raise BadImage("the file is empty")
+    row["sha256"] = hashlib.sha256(data).digest()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _measure_header(row, image, max_image_pixels)
+            image.load()
+            _measure_container(row, image)
+            _measure_pixels(row, rgb(image))
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("not an image in a known format") from None
+    except Exception as error:  # Decoders raise whatever their parsers stumble over: SyntaxError, struct.error, ...
+        raise BadImage(" ".join(str(error).split())[:200] or type(error).__name__) from error
+    row["ok"] = True
+
+
+def _measure_header(row: Any, image: Image.Image, max_image_pixels: int) -> None:
+    row["width"], row["height"] = image.size
+    row["format"] = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with further JPEGs behind it.
+    row["mode"] = image.mode
+    if image.width * image.height > max_image_pixels:
+        raise BadImage(
+            f"{image.width} x {image.height} pixels are more than --max_image_pixels={max_image_pixels}; not decoded"
+        )
+
+
+def _measure_container(row: Any, image: Image.Image) -> None:
+    """Read what comes with the pixels; PNG may hold it behind them, so the image is loaded before."""
+    info = image.info
+    row["exif"], row["icc"] = "exif" in info, bool(info.get("icc_profile"))
+    row["other_metadata"] = bool({"xmp", "XML:com.adobe.xmp", "comment"} & set(info) or getattr(image, "text", None))
+    row["progressive"] = bool(info.get("progressive"))
+    row["frames"] = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    row["subsampling"] = -1
+    row["orientation"] = _orientation(image)
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        row["subsampling"] = JpegImagePlugin.get_sampling(image)
+        row["quality"] = jpeg_quality(np.asarray(next(iter(image.quantization.values()))))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # A damaged EXIF block does not make the picture bad.
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def jpeg_quality(table: npt.NDArray[Any]) -> int:
+    """Return the libjpeg quality (1 to 100) whose luminance table is nearest to this ``[64]`` one, in mean distance.
+
+    Exact for files that libjpeg wrote; an estimate for encoders with tables of their own.
+    """
+    return int(_QUALITIES[np.abs(_TABLES - table).sum(axis=1).argmin()])
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image as 8-bit RGB: alpha is dropped, 16 bits keep the upper 8."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _measure_pixels(row: Any, image: Image.Image) -> None:
+    gray = image.convert("L")
+    row["brightness"], row["contrast"] = _moments(gray.histogram())
+    counts = np.asarray(image.histogram()).reshape(3, 256)
+    row["red"], row["green"], row["blue"] = (_moments(channel)[0] for channel in counts)
+    small = np.asarray(gray.resize((_DCT_SIDE, _DCT_SIDE), Image.Resampling.LANCZOS), np.float64)
+    row["phash"] = perceptual_hash(small)
+    step = _DCT_SIDE // FINGERPRINT_SIDE
+    tiny = small.reshape(FINGERPRINT_SIDE, step, FINGERPRINT_SIDE, step).mean(axis=(1, 3))
+    row["fingerprint"] = tiny.round().ravel()
+    row["flat"] = tiny.std() < _FLAT
+
+
+def _moments(histogram: Any) -> tuple[float, float]:
+    """Return mean and standard deviation of the values behind a histogram of 256 bins."""
+    counts, values = np.asarray(histogram, np.float64), np.arange(256.0)
+    mean = counts @ values / counts.sum()
+    return float(mean), float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
+
+
+def perceptual_hash(gray: npt.NDArray[np.float64]) -> np.uint64:
+    """Return a 64-bit hash of gray levels ``[32, 32]``: on which side of 64 fixed planes the low frequencies lie.
+
+    The share of bits in which two hashes differ estimates the angle between the two spectra (Charikar 2002,
+    "Similarity estimation techniques from rounding algorithms"), so it goes with their correlation.  The usual pHash
+    (frequencies above their median) is made of noise where a smooth picture has no detail: JPEG quality 40 flipped up
+    to 18 bits of it, and at most 5 of this one.
+    """
+    low = (_DCT @ gray @ _DCT.T).ravel()
+    return np.uint64(np.packbits(_PROJECTIONS @ low > 0).view(np.uint64)[0])

@@ -1,0 +1,200 @@
+"""The audit as a page: verdict, counts, sample images, plots, duplicates side by side, cues and broken files.
+
+Owns: words and the choice of images.  Does not own: numbers (``summary.py``), drawings (``charts.py``).
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trainer import files, pages, plots
+from trainer.audit import charts, measure
+from trainer.audit.cues import FILE, PICTURE, Finding
+from trainer.audit.duplicates import Duplicates, Pair
+from trainer.audit.scan import Records
+
+_THUMBNAIL = 160  # Pixels of the longer side.
+_SAMPLES, _SAMPLES_OF_A_CLASS = 120, 6
+_PAIRS = {"across_splits": 12, "across_classes": 12, "inside": 6}
+_ROWS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class _Twins:
+    """Two images side by side, and what they have in common."""
+
+    pictures: tuple[pages.Picture, ...]
+    caption: str
+
+
+def render(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> str:
+    """Return the page; images are read again for their thumbnails, a file that is gone by now is left out."""
+    records = found.records
+    flag_auc = summary["settings"]["cue_auc"]
+    template = pages.templates().get_template("audit.html")
+    return template.render(
+        data_dir=files.printable(summary["settings"]["data_dir"]),
+        summary=summary,
+        tiles=_tiles(found, findings, summary),
+        verdicts=_verdicts(found, findings, summary),
+        counts=pages.draw(
+            plots.class_counts({split.name: split.counts for split in records.splits}),
+            "Bars of the number of images by split and class",
+            "Files that were found; what of them is broken is in the table.",
+        ),
+        samples=list(_samples(records)),
+        drawings=_drawings(records),
+        pairs={kind: list(_twins(found, kind)) for kind in _PAIRS},
+        cues=pages.draw(
+            charts.cue_bars(findings, flag_auc),
+            "Bars of the AUC of each cue, from 0.5",
+            "The highest of the splits. Hatched bars are flagged.",
+        ),
+        flagged=[_flagged_row(finding) for finding in findings if finding.flagged],
+        all_cues=[_cue_row(finding) for finding in findings],
+        rows=_ROWS,
+    )
+
+
+def _tiles(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    flagged = sum(finding.cue.level == FILE for finding in findings if finding.flagged)
+    shared = [each for others in summary["leakage"].values() for each in others.values()]
+    leaked, near = (sum(each[kind] for each in shared) for kind in ("exact", "near"))
+    return [
+        {"name": "Images", "value": f"{summary['images']:,}", "note": f"{len(summary['class_names'])} classes"},
+        {"name": "Broken", "value": f"{len(summary['bad']):,}", "note": "cannot be decoded"},
+        {"name": "Leaked", "value": f"{leaked + near:,}", "note": f"{leaked:,} equal, {near:,} alike, across splits"},
+        {
+            "name": "Label conflicts",
+            "value": f"{len(found.label_conflicts):,}",
+            "note": "pictures in two classes, byte for byte",
+        },
+        {"name": "Telling cues", "value": f"{flagged:,}", "note": "without looking at the picture"},
+    ]
+
+
+def _verdicts(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Say in plain words what to do, the gravest first."""
+    lines = [("bad", f"{text}.") for text in summary["strict_failures"]]
+    if summary["drop_leaks"]:
+        count = len(summary["drop_leaks"])
+        lines.append(("do", f"To end the leakage drop {count:,} images from Train and Validation (drop_leaks)."))
+    if not lines:
+        lines.append(("good", "No image is in two splits, and none has two labels."))
+    for level, text in ((FILE, "Without looking at the picture"), (PICTURE, "At a glance")):
+        telling = [finding for finding in findings if finding.flagged and finding.cue.level == level]
+        if telling:
+            named = ", ".join(f"{finding.cue.title} ({finding.worst[1]:.2f})" for finding in telling)
+            lines.append(("bad", f"{text}, the class is given away by: {named}. See the cues below."))
+    if not any(finding.flagged for finding in findings):
+        lines.append(("good", "No plain property of the files gives the class away."))
+    if summary["bad"]:
+        lines.append(("do", f"{len(summary['bad']):,} files cannot be decoded; training would skip them."))
+    if summary["training_skips"]:
+        count = len(summary["training_skips"])
+        lines.append(("do", f"{count:,} good images are in a form that training does not read; convert them."))
+    if summary["rotated"]:
+        lines.append(("do", f"{summary['rotated']:,} images ask to be turned by EXIF, which training does not do."))
+    if not found.complete:
+        lines.append(("do", "So many images look alike that not all pairs were compared; there are more."))
+    return [{"kind": kind, "text": text} for kind, text in lines]
+
+
+def _samples(records: Records) -> Iterable[dict[str, Any]]:
+    """Yield some images of every class of every split, evenly spread over its good ones."""
+    table = records.table
+    cells = len(records.splits) * len(records.class_names)
+    of_a_class = min(max(_SAMPLES // cells, 1), _SAMPLES_OF_A_CLASS)
+    for number, split in enumerate(records.splits):
+        for label, name in list(enumerate(records.class_names))[:_SAMPLES]:
+            members = np.flatnonzero((table["split"] == number) & (table["label"] == label) & table["ok"])
+            chosen = members[np.linspace(0, len(members) - 1, min(of_a_class, len(members))).round().astype(int)]
+            pictures = [picture for index in chosen if (picture := _picture(records, int(index)))]
+            yield {"title": f"{split.name}, {name}", "pictures": pictures}
+
+
+def _picture(records: Records, index: int) -> pages.Picture | None:
+    try:
+        with measure.pillow_for_audit(), Image.open(_content(records, index), formats=measure.FORMATS) as image:
+            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
+            small = measure.rgb(image)
+            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    except Exception:  # It was good when it was scanned; the page is worth having without it.
+        return None
+    name = files.printable(records.names[index])
+    row = records.table[index]
+    return pages.picture(
+        small, name, f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
+    )
+
+
+def _content(records: Records, index: int) -> io.BytesIO:
+    return io.BytesIO(files.read_bytes(records.path(index)))
+
+
+def _drawings(records: Records) -> list[pages.Drawing]:
+    if not records.table["ok"].any():
+        return []
+    figures = [
+        (charts.dimensions(records), "Bubbles of width against height", "A bubble's area is its share of the class."),
+        (charts.file_sizes(records), "Histogram of file sizes", "All splits together, here and in the others."),
+        (charts.brightness(records), "Histogram of brightness", "Mean luminance of each image."),
+        (charts.qualities(records), "Histogram of JPEG qualities", "Estimated from the quantisation tables."),
+        (charts.formats(records), "Bars of file formats", "By content, not by file name."),
+    ]
+    return [pages.draw(figure, alt, caption) for figure, alt, caption in figures if figure]
+
+
+def _twins(found: Duplicates, kind: str) -> Iterable[_Twins]:
+    """Yield pairs of images to look at, equal ones first."""
+    wanted = _PAIRS[kind]
+    for pair in _first_pairs(found, kind):
+        pictures = tuple(p for index in (pair.first, pair.second) if (p := _picture(found.records, index)))
+        if len(pictures) == 2:
+            text = f"{pair.distance} of 64 bits apart, correlation {pair.correlation:.3f}"
+            yield _Twins(pictures, "equal files" if pair.distance < 0 else text)
+            wanted -= 1
+        if not wanted:
+            return
+
+
+def _first_pairs(found: Duplicates, kind: str) -> Iterable[Pair]:
+    """Yield the pairs of one kind; equal files have distance -1."""
+    for group in found.exact:
+        second = next((index for index in group[1:] if _kind_fits(found, kind, group[0], index)), None)
+        if second is not None:
+            yield Pair(group[0], second, -1, 1.0)
+    yield from (pair for pair in found.near if _kind_fits(found, kind, pair.first, pair.second))
+
+
+def _kind_fits(found: Duplicates, kind: str, first: int, second: int) -> bool:
+    splits, classes = found.crosses_splits(first, second), found.crosses_classes(first, second)
+    return {"across_splits": splits, "across_classes": classes and not splits}.get(kind, not splits and not classes)
+
+
+def _flagged_row(finding: Finding) -> dict[str, str]:
+    split, auc = finding.worst
+    typical = [f"{name}: {_show(value)}" for name, value in finding.typical[split].items()]
+    return {
+        "title": finding.cue.title,
+        "auc": f"{auc:.3f}",
+        "splits": ", ".join(finding.flagged),
+        "typical": "; ".join(typical),
+        "advice": finding.cue.advice,
+    }
+
+
+def _show(value: Any) -> str:
+    """Return a typical value: the median of a number, or the commonest of a category with its share."""
+    if isinstance(value, Mapping):
+        return f"{value['value'] or 'none'} ({value['share']:.0%})"
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _cue_row(finding: Finding) -> dict[str, Any]:
+    known = {split: "undefined" if value is None else f"{value:.3f}" for split, value in finding.auc.items()}
+    return {"title": finding.cue.title, "level": finding.cue.level, "auc": known}

@@ -1,0 +1,63 @@
+"""Parts of pages that people read: each page one self-contained HTML file, light and dark, for phone and keyboard.
+
+Owns: pictures and drawings inside a page.  Does not own: what a page says (``report.py``, ``audit/page.py``), layout
+and style (``templates/``).
+"""
+
+import base64
+import dataclasses
+import functools
+import io
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from trainer import plots
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image of a gallery: a data URI, the path relative to data_dir, and what there is to say of it."""
+
+    uri: str
+    path: str
+    caption: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure of a page, and the sentence below it."""
+
+    svg: markupsafe.Markup
+    caption: str
+
+
+def picture(image: Pixels | Image.Image, path: str, caption: str) -> Picture:
+    """Return a gallery image of pixels ``[H, W, 3]``."""
+    buffer = io.BytesIO()
+    pillow = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    pillow.save(buffer, format="JPEG", quality=88)
+    return Picture(data_uri(buffer.getvalue(), "image/jpeg"), path, caption)
+
+
+def data_uri(content: bytes, mime: str) -> str:
+    """Return content as a URI that needs no second file."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def draw(figure: Any, alt: str, caption: str) -> Drawing:
+    """Return a matplotlib figure as part of a page; ``alt`` says what it shows."""
+    return Drawing(markupsafe.Markup(plots.svg(figure, alt)), caption)
+
+
+@functools.cache
+def templates() -> jinja2.Environment:
+    """Return the environment of all templates."""
+    loader = jinja2.PackageLoader("trainer", "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
