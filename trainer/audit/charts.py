@@ -1,6 +1,7 @@
 """Figures of the audit's page; the good images of all splits together, class against class."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,7 @@ def _good(records: Records) -> list[tuple[str, Table]]:
     return [(name, members) for name, members in classes if len(members)]
 
 
-def _histogram(
-    axes: Axes, groups: Sequence[tuple[str, npt.NDArray[np.float64]]], edges: npt.NDArray[np.float64]
-) -> None:
+def _histogram(axes: Axes, groups: Sequence[tuple[str, npt.NDArray[Any]]], edges: npt.NDArray[Any]) -> None:
     """Draw the share of each group's values in every bin."""
     for number, (name, values) in enumerate(groups):
         colour, line, hatch = _STYLES[number % len(_STYLES)]
@@ -92,7 +91,8 @@ def dimensions(records: Records) -> Figure:
         colour = _STYLES[number % len(_STYLES)][0]
         marker = "osD^v<>p"[number]
         areas = 12 + 600 * counts[chosen] / len(table)
-        axes.scatter(*distinct[chosen].T, areas, facecolor="none", edgecolor=colour, marker=marker, linewidth=1.6)
+        x, y = distinct[chosen].T
+        axes.scatter(x, y, areas, facecolor="none", edgecolor=colour, marker=marker, linewidth=1.6)
         axes.plot([], [], marker, color=colour, fillstyle="none", label=name)
     axes.margins(0.15)
     legend(axes, "upper left")
@@ -113,7 +113,7 @@ def formats(records: Records) -> Figure:
         places = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * height
         widths = [share.get(each, 0.0) for each in names]
         axes.barh(places, widths, 0.9 * height, facecolor=colour, alpha=0.35)
-        style = {"facecolor": "none", "edgecolor": colour, "hatch": hatch, "linewidth": 1.5}
+        style: dict[str, Any] = {"facecolor": "none", "edgecolor": colour, "hatch": hatch, "linewidth": 1.5}
         axes.barh(places, widths, 0.9 * height, **style, label=name)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -135,8 +135,8 @@ def cue_bars(findings: Sequence[Finding], flag_auc: float) -> Figure:
         colour, hatch = (WARM, "////") if finding.flagged else (COOL, "")
         axes.barh(place, auc - 0.5, 0.7, left=0.5, facecolor=colour, alpha=0.35)
         axes.barh(place, auc - 0.5, 0.7, left=0.5, facecolor="none", edgecolor=colour, hatch=hatch, linewidth=1.5)
-        style = {"va": "center", "fontsize": 9, "color": INK, "textcoords": "offset points"}
-        axes.annotate(f"{auc:.2f}", (auc, place), (4, 0), **style)  # type: ignore[arg-type]
+        style: dict[str, Any] = {"va": "center", "fontsize": 9, "color": INK, "textcoords": "offset points"}
+        axes.annotate(f"{auc:.2f}", (auc, place), (4, 0), **style)
     axes.axvline(0.5, color=INK, linewidth=1.5)
     axes.axvline(flag_auc, color=MUTED, linestyle=":", label=f"flagged from {flag_auc:g}")
     axes.set_yticks(range(len(shown)), [_cue_label(finding) for finding in shown])

@@ -1,4 +1,4 @@
-"""Cues that give the class away: how well does one plain number or property of a file tell the classes apart?
+"""Cues that give the class away: what one plain property of a file tells of its class.
 
 Each cue gets an AUC in [0.5, 1]; 0.5 is guessing.  A numeric cue is ranked, and the direction does not matter: max(auc,
 1 - auc).  It and every categorical cue are also scored by target rates: the share of the class among other images with

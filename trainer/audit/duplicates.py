@@ -25,7 +25,7 @@ _LISTED = 10_000  # Near pairs of each kind whose names are kept.
 # of four quarters, so only images with such a quarter in common are compared.
 _QUARTERS, _QUARTER_BITS = 4, 16
 _FLIPS = (0, *(1 << bit for bit in range(_QUARTER_BITS)))
-_WINDOW = 1_000  # Candidates for an image in one bucket; only hashes that thousands share have more.
+_WINDOW = 2_000  # Candidates for an image in one bucket; only hashes that thousands share have more.
 _BLOCK = 1 << 20  # Pairs compared at a time.
 _CORRELATED = 1 << 15  # Pairs correlated at a time.
 

@@ -164,7 +164,9 @@ def jpeg_quality(table: npt.NDArray[Any]) -> int:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as 8-bit RGB: alpha is dropped, 16 bits keep the upper 8."""
+    """Return an image as 8-bit RGB, itself if it is so: alpha is dropped, 16 bits keep the upper 8."""
+    if image.mode == "RGB":
+        return image
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")

@@ -121,15 +121,14 @@ def _picture(records: Records, index: int) -> pages.Picture | None:
     try:
         with measure.pillow_for_audit(), Image.open(_content(records, index), formats=measure.FORMATS) as image:
             image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-            small = measure.rgb(image)
+            small = measure.rgb(image).copy()  # What is not loaded goes with the file.
             small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     except Exception:  # It was good when it was scanned; the page is worth having without it.
         return None
     name = files.printable(records.names[index])
     row = records.table[index]
-    return pages.picture(
-        small, name, f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
-    )
+    size = f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
+    return pages.picture(small, name, size)
 
 
 def _content(records: Records, index: int) -> io.BytesIO:

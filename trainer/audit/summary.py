@@ -119,7 +119,7 @@ def _skipped_by_training(table: Table) -> Iterator[tuple[str, npt.NDArray[np.boo
 
 
 def _exact(found: Duplicates) -> dict[str, Any]:
-    groups = [
+    groups: list[dict[str, Any]] = [
         {
             "paths": [_name(found.records, index) for index in group],
             "across_splits": found.crosses_splits(*group),
