@@ -258,6 +258,18 @@ def test_a_cue_that_is_not_monotonic_is_found():
     assert cues.class_auc(values, labels) > 0.95
 
 
+def test_copies_make_no_cue():
+    random = np.random.default_rng(3)
+    records = synthetic(random.integers(0, 1 << 63, 120, dtype=np.uint64), splits=(("Train", 0),))
+    records.table["label"] = np.arange(120) % 2
+    records.table["width"] = records.table["height"] = 64
+    records.table["bytes"] = random.permutation(10_000)[:120]
+    many = scan.Records(records.splits, np.repeat(records.table, 30), {})
+    (finding,) = [finding for finding in cues.find(many) if finding.cue.name == "file_bytes"]
+    assert not finding.flagged
+    assert finding.auc == {each.cue.name: each.auc for each in cues.find(records)}["file_bytes"]
+
+
 def test_categories_and_several_classes():
     labels = np.arange(900) % 3
     assert cues.class_auc(np.array(["a", "b", "c"])[labels], labels) == 1.0

@@ -37,7 +37,7 @@ class AuditFlags:
     max_image_pixels: int = config.setting(
         100_000_000,
         "An image whose header says more (width times height) is reported as broken and not decoded; 100 million "
-        "take 0.7 GB in each worker.",
+        "takes 0.5 GB or more in each worker.",
         unit="pixels",
         minimum=1,
     )

@@ -127,26 +127,32 @@ CUES = (
 
 
 def find(records: Records, flag_auc: float = FLAG_AUC) -> list[Finding]:
-    """Score every cue in every split, on the good images; the most telling come first."""
-    findings = [_judge(cue, records, flag_auc) for cue in CUES]
+    """Score every cue in every split, on its good images, equal files once; the most telling come first.
+
+    Copies would carry the class from one fold to another.
+    """
+    tables = {}
+    for number, split in enumerate(records.splits):
+        good = records.table[(records.table["split"] == number) & records.table["ok"]]
+        tables[split.name] = good[np.unique(good["sha256"], return_index=True)[1]]
+    findings = [_judge(cue, tables, records.class_names, flag_auc) for cue in CUES]
     return sorted(findings, key=lambda finding: -finding.worst[1])
 
 
-def _judge(cue: Cue, records: Records, flag_auc: float) -> Finding:
+def _judge(cue: Cue, tables: Mapping[str, Table], class_names: Sequence[str], flag_auc: float) -> Finding:
     auc: dict[str, float | None] = {}
     typical: dict[str, Mapping[str, Any]] = {}
     flagged: list[str] = []
     numeric = True
-    for number, split in enumerate(records.splits):
-        table = records.table[(records.table["split"] == number) & records.table["ok"]]
+    for split, table in tables.items():
         values, labels = cue.values(table), table["label"]
         numeric = values.dtype.kind == "f"
         has = ~np.isnan(values) if numeric else np.ones(len(values), bool)
         values, labels = values[has], labels[has]
-        auc[split.name] = value = class_auc(values, labels)
-        typical[split.name] = _typical(values, labels, records.class_names)
+        auc[split] = value = class_auc(values, labels)
+        typical[split] = _typical(values, labels, class_names)
         if value is not None and value >= flag_auc and value - 0.5 >= _STANDARD_ERRORS * _standard_error(labels):
-            flagged.append(split.name)
+            flagged.append(split)
     return Finding(cue, numeric, auc, tuple(flagged), typical)
 
 
