@@ -16,7 +16,8 @@ from trainer.data import augment, manifest, pipeline
 from trainer.data.images import Images
 from trainer.data.order import Order
 from trainer.data.skipped import Skipped
-from trainer.pack import PackFlags, pack
+from trainer.pack import writer
+from trainer.pack.request import PackFlags
 
 STORED = 256  # Pixels; what is not resized is decoded at this size.
 
@@ -32,7 +33,7 @@ def input_ways(folder: Path, images: int, size: int, batch: int) -> dict[str, Ca
     """
     data = _draw(folder / "data", images)
     packed = str(folder / "packed")
-    pack(PackFlags(data_dir=str(data), out=packed))
+    writer.pack(PackFlags(data_dir=str(data), out=packed), manifest.read_all_splits(str(data)))
     ours = functools.partial(_ours, batch=batch)
     return {
         "libjpeg-turbo alone, a thread for each core: the limit": _limit(data, batch),

@@ -1,6 +1,7 @@
-"""Prepare a data set: look at it first.
+"""Prepare a data set: look at it, then pack it.
 
   python scripts/prepare_data.py audit --data_dir=D --out=O
+  python scripts/prepare_data.py pack  --data_dir=D --out=O
 
 ``python scripts/prepare_data.py COMMAND --help`` explains a command.
 """
@@ -14,7 +15,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from trainer import errors, flags
 
-COMMANDS = {"audit": "trainer.audit.command"}  # Name, and the module whose ``main(argv)`` runs it.
+COMMANDS = {
+    "audit": "trainer.audit.command",
+    "pack": "trainer.pack.command",
+}  # Name, and the module whose ``main(argv)`` runs it.
 
 
 def main(argv: Sequence[str]) -> int:

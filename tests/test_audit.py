@@ -18,7 +18,8 @@ from test_report import check_page
 
 from trainer import flags
 from trainer.audit import command, cues, duplicates, measure, scan, summary
-from trainer.data.manifest import Split, read_split
+from trainer.config import MAX_IMAGE_PIXELS
+from trainer.data.manifest import Split, read_all_splits, read_split
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +31,7 @@ def audit(data_dir, out, *words):
 
 
 def records_of(data_dir):
-    return scan.scan(command.read_splits(str(data_dir)), workers=1)
+    return scan.scan(read_all_splits(str(data_dir)), workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +375,7 @@ def test_a_bomb_is_not_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     row = np.zeros(1, measure.IMAGE)[0]
     with measure.pillow_for_audit(), pytest.raises(measure.BadImage, match="30000 x 30000"):
-        measure.measure(row, png_header(30_000, 30_000), scan.MAX_IMAGE_PIXELS)
+        measure.measure(row, png_header(30_000, 30_000), MAX_IMAGE_PIXELS)
     assert (row["width"], row["height"], row["ok"]) == (30_000, 30_000, False)
 
 
@@ -476,7 +477,7 @@ def test_strict_fails_for_leakage_and_label_conflicts_only(data, tmp_path, capsy
 
 def test_the_defaults_of_the_command_are_those_of_the_functions():
     default = command.AuditFlags()
-    assert default.max_image_pixels == scan.MAX_IMAGE_PIXELS
+    assert default.max_image_pixels == MAX_IMAGE_PIXELS
     assert default.near_distance == duplicates.NEAR_DISTANCE
     assert default.cue_auc == cues.FLAG_AUC
 

@@ -154,6 +154,7 @@ def test_free_memory_is_a_sensible_number():
     assert 2**26 < cache_lib._free_memory() < 2**46
 
 
+@pytest.mark.slow
 def test_training_with_a_cache_gives_the_same_weights(image_set, tmp_path):
     for number, kind in enumerate(("none", "memory", tmp_path / "cache", tmp_path / "cache")):
         assert run_job(image_set, tmp_path / str(number), cache=kind, epochs=2) == 0

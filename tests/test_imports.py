@@ -11,18 +11,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only what stands in an earlier layer; those of one layer are siblings and do not know each other.
 LAYERS = [
-    ["trainer", "trainer.audit", "trainer.data"],
+    ["trainer", "trainer.audit", "trainer.data", "trainer.pack"],
     ["trainer.errors", "trainer.patience", "trainer.loop", "trainer.bootstrap",
      "trainer.verify_export", "trainer.audit.measure"],
     ["trainer.config", "trainer.cluster", "trainer.files", "trainer.metrics", "trainer.signals"],
     ["trainer.flags", "trainer.paths", "trainer.inputs", "trainer.result"],
     ["trainer.resume", "trainer.lock", "trainer.restarts", "trainer.data.packed", "trainer.data.decode",
-     "trainer.data.augment", "trainer.data.skipped"],
+     "trainer.data.augment", "trainer.data.skipped", "trainer.pack.request"],
     ["trainer.data.manifest"],
     ["trainer.data.reading"],
-    ["trainer.data.order", "trainer.data.cache", "trainer.pack", "trainer.audit.scan"],
-    ["trainer.data.images", "trainer.audit.duplicates", "trainer.audit.cues"],
-    ["trainer.data.pipeline"],
+    ["trainer.data.order", "trainer.data.cache", "trainer.pack.convert", "trainer.audit.scan"],
+    ["trainer.data.images", "trainer.audit.duplicates", "trainer.audit.cues", "trainer.pack.writer"],
+    ["trainer.data.pipeline", "trainer.pack.command"],
     ["trainer.models", "trainer.runtime", "trainer.optim", "trainer.feed", "trainer.checkpoint"],
     ["trainer.step", "trainer.export", "trainer.audit.summary"],
     ["trainer.journal", "trainer.state", "trainer.saver"],

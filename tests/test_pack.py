@@ -14,14 +14,19 @@ from images import write_image_set
 from jobs import float32_policy, result_of, run_job, values_of  # noqa: F401
 from PIL import Image
 
-from trainer import pack as pack_lib
+from trainer import flags
 from trainer.config import DataConfig
 from trainer.data import manifest, packed, reading
 from trainer.data.images import Images
 from trainer.errors import RequestError
-from trainer.pack import PackFlags, pack
+from trainer.pack import command, writer
+from trainer.pack.request import PackFlags
 
 BAD = {"Train/Fake/cut.jpg": "JPEG", "Train/Real/text.jpg": "Unknown image file format"}
+
+
+def pack(request):
+    return writer.pack(request, manifest.read_all_splits(request.data_dir))
 
 
 def encoded(pixels, format, **options):
@@ -142,7 +147,7 @@ def test_resizing_beforehand_is_the_resizing_of_the_pipeline(folder, tmp_path):
 
 def test_after_a_kill_the_same_command_goes_on(folder, packed_set, tmp_path, monkeypatch):
     request = PackFlags(data_dir=folder, out=str(tmp_path), images_per_shard=5, workers=1)
-    built, real = [], pack_lib._build
+    built, real = [], writer._build
 
     def build(shard, *arguments):
         if len(built) == 3:
@@ -150,7 +155,7 @@ def test_after_a_kill_the_same_command_goes_on(folder, packed_set, tmp_path, mon
         built.append(shard.path)
         return real(shard, *arguments)
 
-    monkeypatch.setattr(pack_lib, "_build", build)
+    monkeypatch.setattr(writer, "_build", build)
     with pytest.raises(KeyboardInterrupt):
         pack(request)
     assert packed.read_manifest(str(tmp_path)) is None
@@ -160,7 +165,7 @@ def test_after_a_kill_the_same_command_goes_on(folder, packed_set, tmp_path, mon
     first = set(built)
     pack(request)
     assert first & set(built[4:]) == set()
-    assert not (tmp_path / pack_lib.NOTES).exists()
+    assert not (tmp_path / writer.NOTES).exists()
     for path in Path(packed_set).glob("*.tfrecord"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     assert pack(request) == packed.read_manifest(str(tmp_path))  # A third time there is nothing to do.
@@ -171,8 +176,55 @@ def test_after_a_kill_the_same_command_goes_on(folder, packed_set, tmp_path, mon
 def test_another_packed_set_is_not_overwritten(folder, packed_set):
     with pytest.raises(RequestError, match="another --out"):
         pack(PackFlags(data_dir=folder, out=packed_set, images_per_shard=5, resize=60))
-    with pytest.raises(RequestError, match="expected a folder of images"):
-        pack(PackFlags(data_dir=packed_set, out=packed_set))
+
+
+def test_the_command_says_what_it_did_and_does_it_once(folder, tmp_path, capfd):
+    words = [f"--data_dir={folder}", f"--out={tmp_path}", "--drop_bad"]
+    for _ in range(2):
+        assert flags.run_command(command.main, words) == 0
+        out, err = capfd.readouterr()
+        assert "Train       Fake 15, Real 14; 1 shards" in out
+        assert "4 converted" in out
+        assert "bad         2 (left out)" in out
+        assert "bad: Train/Real/text.jpg: Unknown image file format" in err
+
+
+def test_leaks_are_left_out_of_train_and_validation(folder, tmp_path, capfd):
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    shutil.copy(data / "Test/Fake/00000.jpg", data / "Train/Fake/leak.jpg")
+    with Image.open(data / "Test/Real/00001.jpg") as image:
+        image.save(data / "Validation/Real/again.jpg", quality=70)
+    words = [f"--data_dir={data}", f"--out={tmp_path / 'out'}", "--drop_leaks"]
+    assert flags.run_command(command.main, words) == 0
+    assert packed.read_manifest(str(tmp_path / "out"))["dropped"] == [
+        "Train/Fake/leak.jpg", "Validation/Real/again.jpg"
+    ]  # fmt: skip
+    for split in ("Train", "Validation", "Test"):
+        there = manifest.read_split(str(tmp_path / "out"), split)
+        assert there.fingerprint == manifest.read_split(folder, split).fingerprint
+    assert "leaks       2 left out" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out=O"], "expected --data_dir"),
+        (["--data_dir=absent", "--out=O"], "no folder"),
+        (["--data_dir=absent", "--out=O", "--encode=gif"], "expected one of keep, png, jpeg"),
+        (["--data_dir=absent", "--out=O", "word"], "expected only flags"),
+    ],
+)
+def test_a_wrong_request_is_answered_in_one_line(words, message, capfd):
+    assert flags.run_command(command.main, words) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_packed_set_is_not_packed_again(packed_set, tmp_path, capfd):
+    assert flags.run_command(command.main, [f"--data_dir={packed_set}", f"--out={tmp_path}"]) == 2
+    assert "expected a folder of images" in capfd.readouterr().err
 
 
 @pytest.fixture
@@ -258,6 +310,7 @@ def test_a_bomb_is_not_converted(folder, tmp_path):
     assert "900000000" in told["bad"]["Train/Fake/bomb.png"]
 
 
+@pytest.mark.slow
 def test_training_on_the_packed_set_gives_the_same_weights(folder, packed_set, tmp_path):
     job = {"epochs": 2, "batch_size": 8, "max_bad_fraction": 0.2}
     assert run_job(folder, tmp_path / "folder", **job) == 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import config, files, flags
-from trainer.data.manifest import TEST, TRAIN, VALIDATION, Split, read_split
+from trainer.data.manifest import Split, read_all_splits
 from trainer.errors import EXIT_DONE, EXIT_FAILED, RequestError
 
 USAGE = """\
@@ -35,7 +35,7 @@ class AuditFlags:
     )
     workers: int = config.setting(0, "Processes that read and decode; 0: one for each core.", minimum=0, maximum=1024)
     max_image_pixels: int = config.setting(
-        100_000_000,
+        config.MAX_IMAGE_PIXELS,
         "An image whose header says more (width times height) is reported as broken and not decoded; 100 million "
         "takes 0.5 GB or more in each worker.",
         unit="pixels",
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         JobFailed: if the operating system ends a worker.
     """
     request = _parse(argv)
-    splits = read_splits(request.data_dir)
+    splits = read_all_splits(request.data_dir)
     files.require_writable(request.out, "out")
     summary = audit(splits, request)
     print(_table(summary, request.out))
@@ -82,17 +82,6 @@ def _parse(argv: Sequence[str]) -> AuditFlags:
         if not getattr(request, name):
             raise RequestError(f"expected --{name}, received none; see --help")
     return request
-
-
-def read_splits(data_dir: str) -> list[Split]:
-    """Return Train, and Validation and Test where they are, with the classes of Train.
-
-    Raises:
-        RequestError: as ``read_split``.
-    """
-    train = read_split(data_dir, TRAIN)
-    there = [name for name in (VALIDATION, TEST) if files.is_dir(files.join(data_dir, name))]
-    return [train, *(read_split(data_dir, name, train.class_names) for name in there)]
 
 
 def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:

@@ -22,10 +22,10 @@ import tqdm
 
 from trainer import files
 from trainer.audit import measure
+from trainer.config import MAX_IMAGE_PIXELS
 from trainer.data.manifest import Split
 from trainer.errors import JobFailed
 
-MAX_IMAGE_PIXELS = 100_000_000  # Decoding one takes 0.5 GB as RGB, up to 1 GB in other modes.
 _MAX_FILE_BYTES = 1 << 30
 _CHUNK = 64  # Images: enough to make handing over cheap, few enough for a lively bar.
 

@@ -175,6 +175,17 @@ def _walk_remote(folder: str) -> Iterator[str]:
                 yield relative
 
 
+def read_all_splits(data_dir: str) -> list[Split]:
+    """Return Train, and Validation and Test where they are, with the classes of Train.
+
+    Raises:
+        RequestError: as ``read_split``.
+    """
+    train = read_split(data_dir, TRAIN)
+    others = [name for name in (VALIDATION, TEST) if has_split(data_dir, name)]
+    return [train, *(read_split(data_dir, name, train.class_names) for name in others)]
+
+
 def read_train_and_validation(data_dir: str, validation_fraction: float, seed: int) -> tuple[Split, Split]:
     """Return Train and Validation; without a Validation folder a stratified share of Train stands in for it.
 

@@ -1,7 +1,5 @@
-"""Pack a folder of images into TFRecord shards that can be read at any offset (``trainer/data/packed.py``).
+"""Write TFRecord shards that can be read at any offset, and their index (``trainer/data/packed.py``).
 
-Images keep their bytes unless something must change: what is turned, CMYK, WebP, BMP or GIF becomes PNG of the very
-pixels that training on the folder would see; what TensorFlow cannot read but Pillow can becomes PNG of Pillow's.
 Each shard is written with a note of what is in it, ``pack.json`` last: after a kill the same command goes on.
 """
 
@@ -9,57 +7,26 @@ import collections
 import dataclasses
 import io
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tqdm
-from PIL import Image, ImageOps
 
-from trainer import __version__, config, files
-from trainer.data import decode, manifest, packed, reading
+from trainer import __version__, files
+from trainer.data import packed, reading
 from trainer.data.manifest import Split
 from trainer.data.packed import Array, Names
 from trainer.errors import RequestError
-
-log = logging.getLogger(__name__)
+from trainer.pack.convert import convert
+from trainer.pack.request import PackFlags
 
 NOTES = "unfinished"  # Folder of the notes beside the shards; removed at the end.
 _READ_AT_ONCE = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class PackFlags:
-    """Settings of one packing."""
-
-    data_dir: str = config.setting("", "Folder or gs:// path with {Train,Validation,Test}/<class>/* images.")
-    out: str = config.setting("", "Folder or gs:// path for the packed set; a --data_dir for every other command.")
-    images_per_shard: int = config.setting(1024, "Images in one TFRecord file.", unit="images", minimum=1)
-    resize: int = config.setting(
-        0, "Store images at this height and width, as --image_size would resize them; 0: as they are.", minimum=0
-    )
-    encode: str = config.setting(
-        "keep",
-        "keep: the files' own bytes where possible. png, jpeg: encode every image anew (jpeg loses detail).",
-        choices=("keep", "png", "jpeg"),
-    )
-    jpeg_quality: int = config.setting(95, "Of --encode=jpeg.", minimum=1, maximum=100)
-    drop_bad: bool = config.setting(
-        False, "Leave out what cannot be decoded; without it, training skips and names it, as it does in the folder."
-    )
-    drop_leaks: bool = config.setting(
-        False, "Leave out of Train what is also in Validation or Test, and of Validation what is also in Test, exactly "
-        "or nearly; see audit."
-    )  # fmt: skip
-    max_image_pixels: int = config.setting(
-        config.MAX_IMAGE_PIXELS, "Larger images count as bad, and are not decoded.", unit="pixels", minimum=1
-    )
-    workers: int = config.setting(0, "Shards made at a time; 0: one for each core.", minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +54,18 @@ class _Note:
     size: int
 
 
-def pack(request: PackFlags, dropped: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """Pack every split that ``data_dir`` holds, or what is missing of it, and return ``pack.json``.
+def pack(request: PackFlags, splits: Sequence[Split], dropped: Set[str] = frozenset()) -> dict[str, Any]:
+    """Pack splits, or what is missing of them in ``out``, and return ``pack.json``.
 
     Args:
-        request: what to pack, how.
+        request: how and where.
+        splits: of one data_dir, Train first.
         dropped: names of images to leave out, such as ``Train/Fake/a.jpg``.
 
     Raises:
-        RequestError: if there is nothing to pack, or ``out`` holds another packed set.
+        RequestError: if ``out`` cannot be written or holds another packed set.
     """
-    splits = _read_splits(request.data_dir, dropped)
+    splits = [_without(split, dropped) for split in splits]
     files.require_writable(request.out, "out")
     key = _key(request, splits)
     before = packed.read_manifest(request.out)
@@ -107,21 +75,15 @@ def pack(request: PackFlags, dropped: frozenset[str] = frozenset()) -> dict[str,
                 f"--out: expected an empty folder, or what this command wrote; {request.out!r} holds a packed set of "
                 "other images or settings; give another --out"
             )
-        log.info("already packed: %s", request.out)
         return before
     shards = list(_shards(splits, request.images_per_shard))
     notes = _make(shards, request, key)
     return _finish(request, key, splits, shards, notes, dropped)
 
 
-def _read_splits(data_dir: str, dropped: frozenset[str]) -> list[Split]:
-    if packed.read_manifest(data_dir) is not None:
-        raise RequestError(f"--data_dir: expected a folder of images, received the packed set {data_dir!r}")
-    train = manifest.read_split(data_dir, manifest.TRAIN)
-    others = [name for name in (manifest.VALIDATION, manifest.TEST) if manifest.has_split(data_dir, name)]
-    splits = [train, *(manifest.read_split(data_dir, name, train.class_names) for name in others)]
-    return [split.take([i for i, name in enumerate(split.names) if name not in dropped], split.name)
-            if dropped else split for split in splits]  # fmt: skip
+def _without(split: Split, dropped: Set[str]) -> Split:
+    kept = [i for i, name in enumerate(split.names) if name not in dropped]
+    return split if len(kept) == len(split) else split.take(kept, split.name)
 
 
 def _key(request: PackFlags, splits: Sequence[Split]) -> str:
@@ -218,45 +180,6 @@ def _masked(data: bytes) -> bytes:
     return ((((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def convert(content: bytes | OSError, request: PackFlags) -> tuple[bytes, str]:
-    """Return the bytes to store and, if the image is bad, why; a bad one's bytes are stored as they are."""
-    if isinstance(content, OSError):
-        return b"", content.strerror or str(content)
-    try:
-        pixels = decode.decode_one(request.max_image_pixels)(tf.constant(content))
-    except tf.errors.InvalidArgumentError as error:
-        reason = decode.reason(error)
-        rescued = None if "max_image_pixels" in reason else _by_pillow(content)
-        if rescued is None:
-            return content, reason
-        pixels, plain = tf.constant(rescued), False
-    else:
-        plain = _is_plain(content)
-    if plain and request.encode == "keep" and not request.resize:
-        return content, ""
-    if request.resize:
-        pixels = decode.resize(pixels, request.resize)
-    if request.encode == "jpeg":
-        return tf.io.encode_jpeg(pixels, quality=request.jpeg_quality).numpy(), ""
-    return tf.io.encode_png(pixels).numpy(), ""
-
-
-def _is_plain(content: bytes) -> bool:
-    """Tell whether an image that TensorFlow reads is a JPEG or PNG that every reader would show alike."""
-    with Image.open(io.BytesIO(content)) as image:
-        upright = image.getexif().get(0x0112, 1) == 1
-        return image.format == "PNG" or (image.format == "JPEG" and image.mode != "CMYK" and upright)
-
-
-def _by_pillow(content: bytes) -> Array | None:
-    """Return ``[H, W, 3]`` uint8 of an image that only Pillow reads, upright; None if it does not either."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-
-
 def _note_bytes(note: _Note) -> bytes:
     told = json.dumps({"bad": note.bad, "converted": note.converted, "size": note.size}).encode()
     return _npz({"told": np.frombuffer(told, np.uint8), **Names.of(note.names).arrays(), **note.columns})
@@ -281,7 +204,7 @@ def _finish(
     splits: Sequence[Split],
     shards: Sequence[_Shard],
     notes: dict[str, _Note],
-    dropped: frozenset[str],
+    dropped: Set[str],
 ) -> dict[str, Any]:
     """Write the indices and ``pack.json``, and remove the notes."""
     entries = {}
