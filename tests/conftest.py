@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # So that a bare "pytest" finds the package, and scripts/, without an installation.
     sys.path.insert(0, str(ROOT))
 
+from gcs import TENSORFLOW_RETRIES, bucket, gcs_server  # noqa: E402, F401
+
+os.environ.update(TENSORFLOW_RETRIES)
+
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from images import write_image_set  # noqa: E402

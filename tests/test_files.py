@@ -91,7 +91,7 @@ def test_make_rename_and_remove_folders(tmp_path):
     files.make_dirs(str(deep))
     files.make_dirs(str(deep))
     (deep / "f").write_text("1")
-    files.rename_dir(str(tmp_path / "x"), str(tmp_path / "z"))
+    files.rename(str(tmp_path / "x"), str(tmp_path / "z"))
     assert (tmp_path / "z" / "y" / "f").read_text() == "1"
     assert not (tmp_path / "x").exists()
     files.remove_tree(str(tmp_path / "z"))

@@ -14,10 +14,11 @@ LAYERS = [
     ["trainer", "trainer.audit", "trainer.data", "trainer.pack"],
     ["trainer.errors", "trainer.patience", "trainer.loop", "trainer.bootstrap",
      "trainer.verify_export", "trainer.audit.measure"],
-    ["trainer.config", "trainer.cluster", "trainer.files", "trainer.metrics", "trainer.signals"],
+    ["trainer.config", "trainer.cluster", "trainer.gcs", "trainer.metrics", "trainer.signals"],
+    ["trainer.files", "trainer.lease"],
     ["trainer.flags", "trainer.paths", "trainer.inputs", "trainer.result"],
     ["trainer.resume", "trainer.lock", "trainer.restarts", "trainer.data.packed", "trainer.data.decode",
-     "trainer.data.augment", "trainer.data.skipped", "trainer.pack.request"],
+     "trainer.data.augment", "trainer.data.skipped", "trainer.pack.request", "trainer.events"],
     ["trainer.data.manifest"],
     ["trainer.data.reading"],
     ["trainer.data.order", "trainer.data.cache", "trainer.pack.convert", "trainer.audit.scan"],
@@ -97,8 +98,8 @@ def test_no_relative_imports():
 
 
 LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "trainer.paths", "trainer.files",
-         "trainer.errors", "trainer.patience", "trainer.result", "trainer.resume", "trainer.loop", "trainer.inputs",
-         "trainer.signals", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
+         "trainer.gcs", "trainer.lock", "trainer.errors", "trainer.patience", "trainer.result", "trainer.resume", "trainer.loop",
+         "trainer.inputs", "trainer.signals", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
          "trainer.data.cache", "trainer.data.skipped", "trainer.train"]  # fmt: skip
 
 CODE = """

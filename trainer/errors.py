@@ -20,6 +20,10 @@ class StoppedEarly(Exception):
     """Say that the job stopped on purpose with its state saved; the process exits with code 75."""
 
 
+class StorageDown(StoppedEarly):
+    """Say that gs:// did not answer although it was asked again and again; a later start can succeed."""
+
+
 class Diverged(Exception):
     """Say that the loss is no longer a number, and between which steps that happened."""
 

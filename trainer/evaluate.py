@@ -33,7 +33,8 @@ Measure how well an exported model tells fake from real.
 
 O receives metrics.json, predictions.csv, report.html, and skipped.jsonl if images could not be decoded.
 
-Exit codes: 0 done; 2 the request is wrong, a retry cannot help; 1 anything else."""
+Exit codes: 0 done; 2 the request is wrong, a retry cannot help; 75 gs:// did not answer, try later; 1 anything
+else."""
 
 _MISTAKES_SHOWN = 36
 _SAMPLES_OF_A_CLASS = 6
@@ -86,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
         RequestError: if flags, model or data are wrong.
     """
     request = _parse(argv)
+    if files.is_remote(request.out):  # Leaves nothing behind, and listing a large bucket takes minutes.
+        files.require_writable(request.out, "out")
     export = serving.find_export(request.model_dir)
     split = read_split(request.data_dir, request.split, export.class_names)
     if not len(split):
@@ -108,6 +111,8 @@ def _parse(argv: Sequence[str]) -> EvaluateFlags:
     for name in ("model_dir", "data_dir", "split", "out"):
         if not getattr(request, name):
             raise RequestError(f"expected --{name}, received none; see --help")
+    for name in ("model_dir", "data_dir", "out"):
+        files.require_form(getattr(request, name), name)
     return request
 
 

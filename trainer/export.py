@@ -24,7 +24,7 @@ from trainer.checkpoint import Arrays
 from trainer.config import ModelConfig
 from trainer.data import decode
 from trainer.errors import JobFailed
-from trainer.paths import EXPORT_METADATA
+from trainer.paths import EXPORT_METADATA, MODEL_FILE
 
 MODEL_PREFIX = "model/"
 
@@ -96,7 +96,7 @@ def write(
         tf.saved_model.save(serving, built, signatures=signatures)
         files.write_text(files.join(built, EXPORT_METADATA), json.dumps(metadata, indent=1))
         difference = _check_in_fresh_process(built, model, samples, image_size, scratch)
-        _publish(built, target)
+        files.publish(built, target, last=MODEL_FILE)
     return difference
 
 
@@ -148,16 +148,3 @@ def _rows(contents: Sequence[bytes]) -> npt.NDArray[np.uint8]:
     width = 8 + max(map(len, contents), default=0)
     rows = [len(content).to_bytes(8, "little") + content.ljust(width - 8, b"\0") for content in contents]
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(contents), width)
-
-
-def _publish(built: str, target: str) -> None:
-    """Copy a finished export beside its final name, then rename, so that no server sees half of it."""
-    beside = f"{target}.tmp"
-    files.remove_tree(beside)
-    for folder, _, names in os.walk(built):
-        relative = os.path.relpath(folder, built)
-        for name in names:
-            parts = [*([] if relative == "." else relative.split(os.sep)), name]
-            files.write_bytes(files.join(beside, *parts), files.read_bytes(os.path.join(folder, name)))
-    files.remove_tree(target)
-    files.rename_dir(beside, target)

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from trainer import config as config_lib
-from trainer import errors
+from trainer import errors, files
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 
@@ -119,7 +119,7 @@ saved, start it again; 1 anything else."""
 
 _CONFIG_FILE = config_lib.setting(
     "",
-    "JSON file of {flag name: value}, such as a job_dir's config.json; flags on the command line override it.",
+    "JSON file (local or gs://) of {flag name: value}, such as a job_dir's config.json; flags on the command line override it.",
 )
 
 
@@ -148,13 +148,14 @@ def train_config(argv: Sequence[str]) -> config_lib.Config:
     for name in ("data_dir", "job_dir"):
         if not config.flat()[name]:
             raise errors.RequestError(f"expected --{name}, received none; give a folder or gs:// path")
+        files.require_form(str(config.flat()[name]), name)
     return config
 
 
 def _read_config_file(path: str) -> dict[str, Any]:
+    files.require_form(path, "config")
     try:
-        with open(path, encoding="utf-8") as file:
-            values = json.load(file)
+        values = json.loads(files.read_text(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise errors.RequestError(f"--config: expected a readable JSON file, received {path!r}: {error}") from error
     if not isinstance(values, dict):

@@ -1,13 +1,12 @@
 """Which files the words of a command line name: files, folders, globs and "-" for a list on stdin.
 
-Owns: expansion and order.  Does not own: whether a file is an image.  Imports no TensorFlow for local paths.
+Owns: expansion and order.  Does not own: whether a file is an image.  Imports no TensorFlow.
 """
 
 import fnmatch
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from trainer import files
 from trainer.errors import RequestError
@@ -58,18 +57,11 @@ def _expand_word(word: str) -> Iterator[str]:
 
 def _below(folder: str) -> Iterator[str]:
     """Yield the files below a folder that are not hidden; linked folders are left out, as they can loop."""
-    walk: Any = os.walk
-    if files.is_remote(folder):
-        import tensorflow as tf  # Only remote folders pay for this import.
-
-        walk = tf.io.gfile.walk
-    for parent, folders, names in walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (files.join(parent, name) for name in names if not name.startswith("."))
+    return (files.join(folder, name) for name in files.list_below(folder) if not name.endswith("/"))
 
 
 def _remote_glob(pattern: str) -> Iterator[str]:
-    """Match below the last folder without a wildcard, as TensorFlow's own glob knows no ``**``."""
+    """Match below the last folder without a wildcard."""
     scheme, rest = pattern.split("://", 1)
     parts = rest.split("/")
     fixed = next(i for i, part in enumerate(parts) if any(sign in part for sign in _WILDCARDS))

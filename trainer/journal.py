@@ -1,12 +1,11 @@
-"""The run as it is written down: ``metrics.jsonl`` and TensorBoard events.
+"""The run as it is written down: ``metrics.jsonl``, and TensorBoard events beside it.
 
 Losses stay on the device until a window of steps is fetched at once, so the loop never waits for a number.
-Owns: the format of both, and that a resumed job has every step once.  Does not own: the terminal (``progress.py``).
+Owns: the format of the lines, and that a resumed job has every step once.  Does not own: the terminal (``progress.py``).
 """
 
 import dataclasses
 import json
-import logging
 import math
 import time
 from typing import Any
@@ -15,11 +14,10 @@ import tensorflow as tf
 
 from trainer import files
 from trainer.errors import Diverged
+from trainer.events import Events
 from trainer.loop import Plan
 from trainer.paths import JobPaths
 from trainer.step import MIN_LOSS_SCALE, StepStats
-
-log = logging.getLogger(__name__)
 
 _WINDOW_SECONDS = 1.0
 _WINDOW_STEPS = 200
@@ -68,9 +66,8 @@ class Journal:
             write: whether this process is the chief.
         """
         self._paths, self._plan, self._write = paths, plan, write
-        self._events = tf.summary.create_file_writer(paths.tensorboard) if write else None
+        self._lines, self._events = files.Lines(paths.metrics), Events(paths.tensorboard, write=write)
         self._pending: list[_Pending] = []
-        self._unsent: list[str] = []
         self._group: list[StepStats] = []  # Steps of the next train line that are fetched already.
         self._started = time.monotonic()
         self._waited = 0.0
@@ -80,6 +77,7 @@ class Journal:
     def continue_from(self, step: int) -> None:
         """Drop the lines of steps that will be done again, so that every step stands there once."""
         self._pending = []
+        self._lines.flush()
         if not self._write or not files.exists(self._paths.metrics):
             return
         lines = files.read_text(self._paths.metrics).splitlines(keepends=True)
@@ -98,6 +96,12 @@ class Journal:
     def line(self, kind: str, step: int, **values: Any) -> None:
         """Append one line; numbers that are not finite become null."""
         self._append([self._record(kind, step, values)])
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits for a slow disk or bucket: a checkpoint must not know more steps than ``metrics.jsonl``."""
+        self._lines.flush()
+        self._events.send()
 
     def resume_clock(self) -> None:
         """Begin a window: what came before (validation, saving) is not training time."""
@@ -130,17 +134,17 @@ class Journal:
         window = _window(stats, seconds, self._waited)
         self.images, self.seconds = self.images + window.examples, self.seconds + seconds
         self._write_steps(pending, stats, window.images_per_second)
-        self._scalars(pending[-1].step, {"train/loss": window.loss, "train/accuracy": window.accuracy,
-                                         "train/learning_rate": pending[-1].rate,
-                                         "train/images_per_second": window.images_per_second})  # fmt: skip
+        self._events.scalars(pending[-1].step, {"train/loss": window.loss, "train/accuracy": window.accuracy,
+                                                "train/learning_rate": pending[-1].rate,
+                                                "train/images_per_second": window.images_per_second})  # fmt: skip
         self.resume_clock()
         self._refuse_divergence(pending, stats)
         return window
 
     def validation(self, step: int, values: dict[str, Any]) -> None:
         """Write the line of one validation."""
+        self._events.scalars(step, {f"validation/{name.removeprefix('val_')}": value for name, value in values.items()})
         self.line("validation", step, **values)
-        self._scalars(step, {f"validation/{name.removeprefix('val_')}": value for name, value in values.items()})
 
     def _write_steps(self, pending: list[_Pending], stats: list[StepStats], images_per_second: float) -> None:
         records = []
@@ -158,30 +162,8 @@ class Journal:
         return {"kind": kind, "step": step, "epoch": self._plan.epoch_of(step), **finite}
 
     def _append(self, records: list[dict[str, Any]]) -> None:
-        """Append lines; what a full disk refuses is kept and written with the next ones."""
-        if not self._write:
-            return
-        self._unsent += [json.dumps(record) + "\n" for record in records]
-        if not self._unsent:
-            return
-        try:
-            files.append_text(self._paths.metrics, "".join(self._unsent))
-        except OSError as error:
-            log.warning("metrics.jsonl cannot be written (%s): %d lines wait", error, len(self._unsent))
-        else:
-            self._unsent = []
-
-    def _scalars(self, step: int, values: dict[str, Any]) -> None:
-        if self._events is None:
-            return
-        try:
-            with self._events.as_default(step=step):  # Leaving the block flushes.
-                for name, value in values.items():
-                    if isinstance(value, (int, float)) and not _not_finite(value):
-                        tf.summary.scalar(name, value)
-        except tf.errors.OpError as error:
-            log.warning("TensorBoard events cannot be written (%s): none from here on", error.message)
-            self._events = None
+        if self._write:
+            self._lines.add([json.dumps(record) for record in records])
 
     def _refuse_divergence(self, pending: list[_Pending], stats: list[StepStats]) -> None:
         for before, entry, one in zip([None, *pending], pending, stats, strict=False):

@@ -1,6 +1,7 @@
-"""One job at a time in a job_dir: the operating system holds the lock and drops it when the process dies.
+"""One job at a time in a job_dir, with nothing to delete by hand when it dies.
 
-There is no lock file to delete by hand: the file stays, the lock does not.  On gs:// nothing is locked yet.
+On a local path the operating system holds the lock and drops it when the process dies: the file stays, the lock does
+not.  On gs:// it is a lease (``lease.py``), and no object is written unless it is still ours.
 Imports no TensorFlow.
 """
 
@@ -10,8 +11,9 @@ import os
 import socket
 from collections.abc import Iterator
 
-from trainer import files
+from trainer import files, gcs
 from trainer.errors import StoppedEarly
+from trainer.lease import Lease
 from trainer.paths import JobPaths
 
 
@@ -22,9 +24,24 @@ def hold(paths: JobPaths) -> Iterator[None]:
     Raises:
         StoppedEarly: if another live process holds it; a later retry can succeed.
     """
-    if files.is_remote(paths.job_dir):
+    with _lease(paths) if files.is_remote(paths.job_dir) else _file_lock(paths):
         yield
-        return
+
+
+@contextlib.contextmanager
+def _lease(paths: JobPaths) -> Iterator[None]:
+    lease = Lease(paths.lock, protects=paths.job_dir)
+    lease.take()
+    gcs.before_write = lease.check
+    try:
+        yield
+    finally:
+        gcs.before_write = None
+        lease.release()
+
+
+@contextlib.contextmanager
+def _file_lock(paths: JobPaths) -> Iterator[None]:
     with open(paths.lock, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

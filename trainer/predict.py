@@ -26,7 +26,8 @@ Say for each image how likely it is a fake.
 PATH is an image, a folder (with all below it), a glob (quote it to let ** cross folders) or gs://; "-" reads
 paths from stdin, one a line.  Rows are path, label, p_fake, error, and p_<class> if there are more than two.
 
-Exit codes: 0 every image has an answer; 1 some have none, their rows say why; 2 the request is wrong."""
+Exit codes: 0 every image has an answer; 1 some have none, their rows say why; 2 the request is wrong; 75 gs://
+did not answer, try later."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
     given, words = flags.parse(argv, fields, usage=USAGE)
     request = PredictFlags(**given)  # type: ignore[arg-type]
     render = _renderer(request.out)
+    for flag, path in (("model_dir", request.model_dir), ("out", request.out)):
+        files.require_form(path, flag)
     export = serving.find_export(request.model_dir)
     paths = inputs.expand(words, sys.stdin)
     if request.out:

@@ -71,4 +71,4 @@ def _move_aside(paths: JobPaths) -> None:
     aside = files.join(paths.job_dir, name)
     files.make_dirs(aside)
     for name in names:
-        files.rename_dir(files.join(paths.job_dir, name), files.join(aside, name))
+        files.rename(files.join(paths.job_dir, name), files.join(aside, name))

@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from trainer import files
 from trainer.errors import RequestError
-from trainer.paths import EXPORT_METADATA
+from trainer.paths import EXPORT_METADATA, MODEL_FILE
 
-_MODEL_FILE = "saved_model.pb"
-_READERS = 8  # Threads; they wait for disk or network, not for a core.
+_READERS = 32  # Threads; they wait for disk or network, not for a core.
 _BATCHES_AHEAD = 2
 
 Probabilities = npt.NDArray[np.float32]
@@ -58,15 +57,15 @@ def find_export(model_dir: str) -> Export:
     """
     if not model_dir:
         raise RequestError("expected --model_dir, received none; give a job's export/best folder")
-    if files.exists(files.join(model_dir, _MODEL_FILE)):
+    if files.exists(files.join(model_dir, MODEL_FILE)):
         return _describe(model_dir)
     versions = [name for name in files.list_names(model_dir) if name.isdecimal()]
     for name in sorted(versions, key=int, reverse=True):
-        if files.exists(files.join(model_dir, name, _MODEL_FILE)):
+        if files.exists(files.join(model_dir, name, MODEL_FILE)):
             return _describe(files.join(model_dir, name))
     found = "a folder without either" if files.is_dir(model_dir) else "no such folder"
     raise RequestError(
-        f"--model_dir: expected an exported model ({_MODEL_FILE}) or a folder of numbered ones, such as "
+        f"--model_dir: expected an exported model ({MODEL_FILE}) or a folder of numbered ones, such as "
         f"J/export/best, received {model_dir!r} ({found}); train first, or check the path"
     )
 
@@ -128,7 +127,8 @@ class Scorer:
         self._tf = tf
         self._num_classes = len(export.class_names)
         try:
-            self._loaded = tf.saved_model.load(export.path)
+            with files.local_copy(export.path) as folder:
+                self._loaded = tf.saved_model.load(folder)
             self._serve: Callable[..., dict[str, Any]] = self._loaded.signatures["serving_default"]
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise RequestError(

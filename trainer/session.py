@@ -304,6 +304,8 @@ class Session:
 
     def _save(self, done: int, *, must: bool) -> None:
         self._log(done, force=True)
+        self._journal.flush()
+        self._skipped.flush()
         if self._cluster.is_chief:
             checkpoint = self._state.snapshot(inputs=self._inputs(), journal=self._journal.state())
             _refuse_non_finite(checkpoint)

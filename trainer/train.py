@@ -27,13 +27,16 @@ def run(config: Config, cluster: cluster_lib.Cluster) -> result.Result:
         RequestError: if the request is wrong; a retry cannot help.
         StoppedEarly: after a stop request, with everything saved.
     """
+    paths = JobPaths(config.loop.job_dir)
+    if files.is_remote(paths.job_dir):  # Leaves nothing behind, and listing a large bucket takes minutes.
+        files.require_writable(paths.job_dir, "job_dir")
     train, validation = manifest.read_train_and_validation(
         config.data.data_dir, config.data.validation_fraction, config.loop.seed
     )
     manifest.positive_class_index(train.class_names, config.export.positive_class)
     plan = make_plan(config, len(train))
-    paths = JobPaths(config.loop.job_dir)
-    files.require_writable(paths.job_dir, "job_dir")
+    if not files.is_remote(paths.job_dir):
+        files.require_writable(paths.job_dir, "job_dir")
     with lock.hold(paths) if cluster.is_chief else contextlib.nullcontext():
         return _run_alone(config, cluster, plan, paths, train, validation)
 

@@ -1,7 +1,6 @@
 """What images there are: files and labels of each split, in one order that every process agrees on.
 
-Owns: listing, class names, the held-out share of Train.  Does not own: reading an image.  Imports no TensorFlow
-for local folders.
+Owns: listing, class names, the held-out share of Train.  Does not own: reading an image.  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -82,18 +81,19 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
     if pack is not None:
         return _read_packed_split(data_dir, split, class_names, pack)
     root = files.join(data_dir, split)
-    if not files.is_dir(root):
+    listing = _list_remote(root) if files.is_remote(root) else _list_local(root)
+    if listing is None:
         raise RequestError(
             f"--data_dir: expected {data_dir!r} to hold {split}/<class>/* images, received no folder {root!r}; "
             "check the path"
         )
-    found = [name for name in files.list_names(root) if not _hidden(name) and files.is_dir(files.join(root, name))]
+    found = sorted(listing)
     classes = tuple(found if class_names is None else class_names)
     _check_classes(root, found, classes, must_fill=class_names is None)
     names: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
-        listed = sorted(_walk(files.join(root, class_name))) if class_name in found else []
+        listed = sorted(listing.get(class_name, ()))
         if not listed and class_names is None:
             raise RequestError(
                 f"expected images in every class, received an empty class {files.join(root, class_name)!r}; "
@@ -142,15 +142,34 @@ def _check_classes(root: str, found: Sequence[str], classes: Sequence[str], *, m
         )
 
 
+def _list_local(root: str) -> dict[str, list[str]] | None:
+    """Return the files below each class folder, relative to it; None if there is no folder ``root``."""
+    if not os.path.isdir(root):
+        return None
+    folders = {name: files.join(root, name) for name in os.listdir(root) if not _hidden(name)}
+    return {name: list(_walk(folder)) for name, folder in folders.items() if os.path.isdir(folder)}
+
+
+def _list_remote(root: str) -> dict[str, list[str]] | None:
+    """Do the same on gs:// in one pass over all objects; the mark of an empty folder makes an empty class."""
+    listing: dict[str, list[str]] = {}
+    empty = True
+    for path in files.list_below(root):
+        empty = False
+        class_name, slash, name = path.partition("/")
+        if slash:
+            of_class = listing.setdefault(class_name, [])
+            if name and not name.endswith("/"):
+                of_class.append(name)
+    return None if empty else listing
+
+
 def _hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _walk(folder: str, below: str = "") -> Iterator[str]:
+def _walk(folder: str) -> Iterator[str]:
     """Yield file names relative to ``folder``, nested folders included; each folder once, so links cannot loop."""
-    if files.is_remote(folder):
-        yield from _walk_remote(folder)
-        return
     seen: set[tuple[int, int]] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         stat = os.stat(parent)
@@ -162,17 +181,6 @@ def _walk(folder: str, below: str = "") -> Iterator[str]:
         relative = os.path.relpath(parent, folder)
         prefix = "" if relative == "." else relative + "/"
         yield from (prefix + name for name in names if not _hidden(name))
-
-
-def _walk_remote(folder: str) -> Iterator[str]:
-    import tensorflow as tf  # Only remote folders pay for this import.
-
-    for parent, _, names in tf.io.gfile.walk(folder):
-        prefix = parent.rstrip("/")[len(folder.rstrip("/")) :].strip("/")
-        for name in names:
-            relative = f"{prefix}/{name}" if prefix else name
-            if not any(_hidden(part) for part in relative.split("/")):
-                yield relative
 
 
 def read_all_splits(data_dir: str) -> list[Split]:

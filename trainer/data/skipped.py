@@ -4,14 +4,11 @@ Reading threads report here; the thread that owns the job calls ``settle``.
 """
 
 import json
-import logging
 import threading
 from typing import Any
 
 from trainer import files
 from trainer.errors import RequestError
-
-log = logging.getLogger(__name__)
 
 
 class Skipped:
@@ -28,7 +25,7 @@ class Skipped:
         self._path, self._max_bad_fraction, self._write = path, max_bad_fraction, write
         self._lock = threading.Lock()
         self._pending: list[dict[str, Any]] = []
-        self._unsent: list[str] = []
+        self._lines = files.Lines(path)
         self._met: dict[str, dict[str, Any]] = {}  # A bad image of each split met since the last settle, known or new.
         lines = files.read_text(path).splitlines() if files.exists(path) else []
         known = [json.loads(line) for line in lines]
@@ -60,26 +57,21 @@ class Skipped:
         with self._lock:
             pending, self._pending = self._pending, []
             met, self._met = self._met, {}
-        self._write_down(pending)
+        if self._write:
+            named = [{name: entry[name] for name in ("split", "path", "reason")} for entry in pending]
+            self._lines.add([json.dumps(entry) for entry in named])
         for split, entry in met.items():
             self._check(split, entry["size"], entry)
         return [f"skipped {entry['path']}: {entry['reason']}" for entry in pending]
 
-    def _write_down(self, entries: list[dict[str, Any]]) -> None:
-        """Append to the file; what a full disk refuses is written with the next ones."""
-        self._unsent += [json.dumps({name: entry[name] for name in ("split", "path", "reason")}) for entry in entries]
-        if not self._write or not self._unsent:
-            return
-        try:
-            files.append_text(self._path, "".join(line + "\n" for line in self._unsent))
-        except OSError as error:
-            log.warning("%s cannot be written (%s): %d lines wait", self._path, error, len(self._unsent))
-        else:
-            self._unsent = []
+    def flush(self) -> None:
+        """Write what a slow disk or bucket made wait."""
+        self._lines.flush()
 
     def _check(self, split: str, size: int, example: dict[str, Any]) -> None:
         bad = self.count(split)
         if bad > self._max_bad_fraction * size:
+            self.flush()
             raise RequestError(
                 f"expected at most {self._max_bad_fraction:.1%} of the {size} images of {split} to be bad, received "
                 f"{bad} so far, such as {example['path']} ({example['reason']}); see {self._path}, repair or remove "

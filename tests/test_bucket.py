@@ -1,0 +1,148 @@
+"""Whole commands on gs://, as processes: the README's recipe with a kill in the middle, faults, a bucket that goes away."""
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from gcs import NO_BUCKET, objects, request_of, upload
+from images import write_image_set
+from jobs import argv, result_of, run_job, values_of
+
+from trainer import files
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+JOB = {"epochs": 3, "batch_size": 12, "checkpoint_every_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_image_set(tmp_path_factory.mktemp("data"), train=24, validation=6, test=6)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """Return the job_dir of the same job on local folders."""
+    job_dir = tmp_path_factory.mktemp("undisturbed")
+    assert run_job(data, job_dir, **JOB) == 0
+    return job_dir
+
+
+def start(*words):
+    return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=os.environ.copy(), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def run(*words):
+    """Run a command to its end; return its exit code and what it said."""
+    process = start(*words)
+    out, err = process.communicate(timeout=300)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def training(data_dir, job_dir, **changes):
+    return ["trainer.train", *argv(data_dir, job_dir, **{**JOB, **changes})]
+
+
+def wait_for_checkpoint(job_dir, process):
+    deadline = time.monotonic() + 120
+    while not any(name.endswith("COMMIT.json") for name in objects(f"{job_dir}/checkpoints")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def fetch(job_dir, tmp_path):
+    for name in ("result.json", "metrics.jsonl"):
+        files.write_bytes(str(tmp_path / name), files.read_bytes(f"{job_dir}/{name}"))
+    return tmp_path
+
+
+def assert_same(job_dir, undisturbed, tmp_path):
+    mine = fetch(job_dir, tmp_path)
+    assert result_of(mine)["weights_sha256"] == result_of(undisturbed)["weights_sha256"]
+    assert values_of(mine) == values_of(undisturbed)
+
+
+def recipe(bucket):
+    """Return the words of the README's commands on a bucket, on this one."""
+    block = re.search(r"### A bucket\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    return [shlex.split(line.replace("gs://my-bucket", bucket))[2:] for line in block.splitlines()]
+
+
+def test_the_recipe_with_a_kill_in_the_middle(bucket, data, undisturbed, tmp_path):
+    upload(data, f"{bucket}/faces")
+    job_dir = f"{bucket}/jobs/first"
+    train, evaluate, predict = recipe(bucket)
+    assert train == ["trainer.train", f"--data_dir={bucket}/faces", f"--job_dir={job_dir}"]
+    train = training(f"{bucket}/faces", job_dir, export="best")
+    killed = start(*train)
+    wait_for_checkpoint(job_dir, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not files.exists(f"{job_dir}/result.json")
+    code, _, err = run(*train)
+    assert code == 0, err
+    assert "to see whether that job is alive" in err
+    assert "continuing from step" in err
+    assert_same(job_dir, undisturbed, tmp_path)
+    names = objects(job_dir)
+    assert "lock" not in names
+    assert not [name for name in names if ".part-" in name or ".tmp" in name or "probe" in name]
+    assert {"config.json", "report/index.html", "restarts.json"} <= set(names)
+    assert [name for name in names if name.startswith("tensorboard/events")]
+    assert run(*train)[0] == 0  # Finished means finished.
+
+    code, out, err = run(*evaluate)
+    assert code == 0, err
+    assert "accuracy" in out
+    assert json.loads(files.read_text(f"{bucket}/evaluation/metrics.json"))["n"] == 12
+    assert files.exists(f"{bucket}/evaluation/report.html")
+
+    code, _, err = run(*predict)
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(files.read_text(f"{bucket}/scores.csv"))))
+    assert len(rows) == 12
+    assert {row["error"] for row in rows} == {""}
+
+
+def test_bursts_of_faults_change_no_weight(bucket, gcs_server, data, undisturbed, tmp_path):
+    upload(data, f"{bucket}/faces")
+    with gcs_server.fault(status=503, every=5) as errors, gcs_server.fault(reset=True, every=11, after=True) as resets:
+        code, _, err = run(*training(f"{bucket}/faces", f"{bucket}/job"))
+    assert code == 0, err
+    assert errors.hits > 10
+    assert resets.hits > 5
+    assert_same(f"{bucket}/job", undisturbed, tmp_path)
+    assert not files.exists(f"{bucket}/job/skipped.jsonl")
+
+
+@pytest.mark.parametrize(("fault", "code", "says"), [
+    ({"status": 404, "message": NO_BUCKET}, 2, "error: expected the bucket "),
+    ({"status": 503}, 75, "stopped: gs://"),
+], ids=["vanished", "outage"])  # fmt: skip
+def test_a_bucket_that_goes_away_ends_in_one_line_and_nothing_torn(
+    bucket, gcs_server, data, undisturbed, tmp_path, fault, code, says
+):
+    job_dir = f"{bucket}/job"
+    command = training(data, job_dir)
+    process = start(*command)
+    wait_for_checkpoint(job_dir, process)
+    with gcs_server.fault(match=request_of(bucket), **fault):
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith(says), err
+    ended, _, err = run(*command)
+    assert ended == 0, err
+    assert_same(job_dir, undisturbed, tmp_path)

@@ -1,0 +1,52 @@
+"""TensorBoard events of a job, written by TensorFlow.
+
+On gs:// TensorFlow would upload the whole file again at every flush, so there the file grows in a local folder, and
+``send`` appends what is new to the object.
+"""
+
+import logging
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from trainer import files
+
+log = logging.getLogger(__name__)
+
+
+class Events:
+    """One event file of this start of a job."""
+
+    def __init__(self, folder: str, *, write: bool) -> None:
+        """Make the file in a local or gs:// folder; without ``write`` everything is ignored."""
+        self._folder = folder
+        self._scratch = tempfile.TemporaryDirectory() if write and files.is_remote(folder) else None
+        self._sent = 0  # Bytes.
+        self._writer = tf.summary.create_file_writer(self._scratch.name if self._scratch else folder) if write else None
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write the values that are finite numbers; a full disk ends the events, not the training."""
+        if self._writer is None:
+            return
+        try:
+            with self._writer.as_default(step=step):  # Leaving the block flushes.
+                for name, value in values.items():
+                    if isinstance(value, (int, float)) and math.isfinite(value):
+                        tf.summary.scalar(name, value)
+        except tf.errors.OpError as error:
+            log.warning("TensorBoard events cannot be written (%s): none from here on", error.message)
+            self._writer = None
+
+    def send(self) -> None:
+        """Bring a gs:// folder up to date."""
+        if self._scratch is None:
+            return
+        for path in Path(self._scratch.name).iterdir():
+            new = files.read_range(str(path), self._sent, path.stat().st_size)
+            if new:
+                files.append_bytes(files.join(self._folder, path.name), new)
+                self._sent += len(new)
