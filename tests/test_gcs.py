@@ -3,15 +3,13 @@
 import concurrent.futures
 import json
 import os
-import threading
 
 import pytest
-import tensorflow as tf
 from gcs import FORBIDDEN, NO_BUCKET, objects, upload
 
 from trainer import files, flags, gcs, inputs, predict, train
 from trainer.data import decode, manifest
-from trainer.errors import RequestError, StorageDown, StoppedEarly
+from trainer.errors import RequestError, StoppedEarly, StorageDown
 
 ODD = ("a b.jpg", "ä#?%20+&.jpg", "new\nline.jpg", "-dash.jpg", "deep/er/x.jpg", "[1].jpg", "100%.jpg")
 
@@ -167,7 +165,10 @@ def test_slow_answers_are_waited_for_and_silent_ones_asked_again(bucket, gcs_ser
 
 
 def test_an_outage_ends_in_one_error_that_a_later_start_can_mend(bucket, gcs_server, fast, impatient):
-    with gcs_server.fault(status=503) as hit, pytest.raises(StorageDown, match="did not answer for 1 s .503: Service Un"):
+    with (
+        gcs_server.fault(status=503) as hit,
+        pytest.raises(StorageDown, match=r"did not answer for 1 s \(503: Service Un"),
+    ):
         files.write_text(f"{bucket}/a", "x")
     assert hit.hits > 3
     with gcs_server.fault(reset=True), pytest.raises(StorageDown):
@@ -189,11 +190,16 @@ def test_a_refusal_names_permission_bucket_and_account_and_is_not_tried_again(bu
     with gcs_server.fault(match="POST", status=403, message=FORBIDDEN) as hit, pytest.raises(RequestError) as caught:
         files.require_writable(f"{bucket}/job", "job_dir")
     message = str(caught.value)
-    assert message.startswith("--job_dir: expected robot@project.iam.gserviceaccount.com to have storage.objects.create")
+    assert message.startswith(
+        "--job_dir: expected robot@project.iam.gserviceaccount.com to have storage.objects.create"
+    )
     assert bucket.removeprefix("gs://") in message
     assert hit.hits == 1
-    with gcs_server.fault(match="GET", status=401, message="Anonymous caller does not have storage.objects.get access."), \
-            pytest.raises(RequestError, match=r"Anonymous caller to have storage\.objects\.get"):  # fmt: skip
+    says = "Anonymous caller does not have storage.objects.get access."
+    with (
+        gcs_server.fault(match="GET", status=401, message=says),
+        pytest.raises(RequestError, match=r"Anonymous caller to have storage\.objects\.get"),
+    ):
         files.read_bytes(f"{bucket}/a")
 
 
@@ -203,7 +209,8 @@ def test_require_writable_leaves_nothing(bucket):
 
 
 @pytest.mark.parametrize(
-    "path", ["gs:/b/x", "gs://", "gs:///x", "gcs://b/x", "s3://b/x", "gs://Upper/x", "https://b/x", "gs://a/x", "file:///x"]
+    "path",
+    ["gs:/b/x", "gs://", "gs:///x", "gcs://b/x", "s3://b/x", "gs://Upper/x", "https://b/x", "gs://a/x", "file:///x"],
 )
 def test_wrong_forms_are_refused_at_once(path, tmp_path, capsys):
     assert flags.run_command(train.main, [f"--data_dir={path}", f"--job_dir={tmp_path}"]) == 2
@@ -272,14 +279,15 @@ def test_words_of_predict_name_objects(bucket):
         files.write_bytes(f"{bucket}/{name}", b"")
     below = {word: [path.removeprefix(f"{bucket}/p/") for path in inputs.expand([f"{bucket}/{word}"], ())]
              for word in ("p", "p/", "p/a.png", "p/**/*.png", "p/*.png", "p/q*")}  # fmt: skip
-    assert below == {"p": ["a.png", "q/b.png", "q/c.jpg"], "p/": ["a.png", "q/b.png", "q/c.jpg"], "p/a.png": ["a.png"],
-                     "p/**/*.png": ["a.png", "q/b.png"], "p/*.png": ["a.png"], "p/q*": ["q/b.png", "q/c.jpg"]}  # fmt: skip
+    everything = ["a.png", "q/b.png", "q/c.jpg"]
+    assert below == {"p": everything, "p/": everything, "p/a.png": ["a.png"], "p/**/*.png": ["a.png", "q/b.png"],
+                     "p/*.png": ["a.png"], "p/q*": ["q/b.png", "q/c.jpg"]}  # fmt: skip
     with pytest.raises(RequestError, match="no file there"):
         inputs.expand([f"{bucket}/none"], ())
 
 
 def test_tensorflow_reads_the_same_images(bucket, image_set, tmp_path):
-    content = next((tf.io.gfile.glob(f"{image_set}/Test/Fake/*")[:1]).__iter__())
+    content = f"{image_set}/Test/Fake/00000.jpg"
     for name in ODD:
         files.write_bytes(f"{bucket}/odd/{name}", files.read_bytes(content))
     paths = [f"{bucket}/odd/{name}" for name in files.list_below(f"{bucket}/odd")]
@@ -308,8 +316,3 @@ def test_lines_wait_on_a_bucket_until_they_are_asked_for(bucket):
     assert not files.exists(f"{bucket}/l")
     lines.flush()
     assert files.read_text(f"{bucket}/l") == "a\nb\n"
-
-
-def test_no_thread_is_left(bucket):
-    files.write_text(f"{bucket}/a", "")
-    assert not [thread for thread in threading.enumerate() if thread.name == "lease"]

@@ -98,9 +98,10 @@ def test_no_relative_imports():
 
 
 LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "trainer.paths", "trainer.files",
-         "trainer.gcs", "trainer.lock", "trainer.errors", "trainer.patience", "trainer.result", "trainer.resume", "trainer.loop",
-         "trainer.inputs", "trainer.signals", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
-         "trainer.data.cache", "trainer.data.skipped", "trainer.train"]  # fmt: skip
+         "trainer.gcs", "trainer.lock", "trainer.errors", "trainer.patience", "trainer.result", "trainer.resume",
+         "trainer.loop", "trainer.inputs", "trainer.signals", "trainer.data", "trainer.data.manifest",
+         "trainer.data.packed", "trainer.data.reading", "trainer.data.cache", "trainer.data.skipped",
+         "trainer.train"]  # fmt: skip
 
 CODE = """
 import importlib, sys

@@ -11,7 +11,7 @@ import pytest
 from gcs import objects, request_of
 
 from trainer import files, gcs, lock
-from trainer.errors import StorageDown, StoppedEarly
+from trainer.errors import StoppedEarly, StorageDown
 from trainer.lease import Lease
 from trainer.paths import JobPaths
 

@@ -1,5 +1,8 @@
 """The notebook's network, and dropout as a function of (seed, step, slot)."""
 
+import random
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -48,6 +51,20 @@ def test_cnn_is_the_notebooks_layer_by_layer():
     assert model.count_params() == 4_821_858
     assert all(variable.trainable for variable in model.variables)
     assert next(layer.rate for layer in model.layers if isinstance(layer, models.SlotDropout)) == 0.2
+
+
+def test_weights_depend_on_the_seed_alone_whatever_other_threads_draw():
+    # Retries, uploads and temporary names draw from Python's global generator.
+    expected, ending = build().get_weights(), threading.Event()
+    noise = threading.Thread(target=lambda: [random.random() for _ in iter(ending.is_set, True)])
+    noise.start()
+    try:
+        drawn = [build().get_weights() for _ in range(3)]
+    finally:
+        ending.set()
+        noise.join()
+    assert all((mine == before).all() for each in drawn for mine, before in zip(each, expected, strict=True))
+    assert not (build(seed=1).get_weights()[0] == expected[0]).any()
 
 
 def test_the_number_of_classes_is_the_width_of_the_output():

@@ -119,7 +119,8 @@ saved, start it again; 1 anything else."""
 
 _CONFIG_FILE = config_lib.setting(
     "",
-    "JSON file (local or gs://) of {flag name: value}, such as a job_dir's config.json; flags on the command line override it.",
+    "JSON file of {flag name: value}, local or gs://, such as a job_dir's config.json; flags on the command line "
+    "override it.",
 )
 
 

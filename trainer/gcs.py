@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from trainer.errors import RequestError, StorageDown, StoppedEarly
+from trainer.errors import RequestError, StoppedEarly, StorageDown
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _new_client() -> Any:
     if isinstance(credentials, google.auth.credentials.AnonymousCredentials):
         session = requests.Session()  # The other one fails to refresh what is none, and hides Google's answer.
     else:
-        session = google.auth.transport.requests.AuthorizedSession(credentials)
+        session = google.auth.transport.requests.AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
     for scheme in ("https://", "http://"):
         session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
     return storage.Client(project=None, credentials=credentials, _http=session)
@@ -92,7 +92,7 @@ def _credentials(scopes: tuple[str, ...]) -> Any:
     import google.auth.credentials
     import google.auth.exceptions
 
-    anonymous = google.auth.credentials.AnonymousCredentials()
+    anonymous = google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return anonymous
     try:
@@ -130,8 +130,15 @@ def _is_passing(error: Exception) -> bool:
         return error.code in _BUSY or limited
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
         return isinstance(error, google.auth.exceptions.TransportError) or bool(error.retryable)
-    broken = (requests.exceptions.ConnectionError, requests.exceptions.Timeout, requests.exceptions.ChunkedEncodingError,
-              requests.exceptions.ContentDecodingError, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)  # fmt: skip
+    broken = (
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+        urllib3.exceptions.HTTPError,
+        ConnectionError,
+        TimeoutError,
+    )
     return isinstance(error, broken) or _is_damaged_download(error)
 
 
@@ -223,8 +230,8 @@ def _no_permission(path: str, error: BaseException) -> RequestError:
     known = getattr(_client()._credentials, "service_account_email", None)
     who = account[0] if account else known or "this account"
     return RequestError(
-        f"expected {who} to have {permission[0] if permission else 'access'} on the bucket {split(path)[0]!r}, received "
-        f"a refusal for {path!r} ({reason}); grant a role that has it, such as roles/storage.objectUser"
+        f"expected {who} to have {permission[0] if permission else 'access'} on the bucket {split(path)[0]!r}, "
+        f"received a refusal for {path!r} ({reason}); grant a role that has it, such as roles/storage.objectUser"
     )
 
 
@@ -234,7 +241,7 @@ def read(path: str) -> bytes:
     Raises:
         FileNotFoundError: if there is none.
     """
-    return _reading(path, lambda blob: blob.download_as_bytes(retry=None, timeout=_timeout()))
+    return _reading(path, lambda blob: bytes(blob.download_as_bytes(retry=None, timeout=_timeout())))
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
@@ -250,16 +257,14 @@ def read_range(path: str, offset: int, length: int) -> bytes:
 
     def ask(blob: Any) -> bytes:
         try:
-            return bytes(
-                blob.download_as_bytes(start=offset, end=offset + length - 1, retry=None, timeout=_timeout())
-            )
+            return bytes(blob.download_as_bytes(start=offset, end=offset + length - 1, retry=None, timeout=_timeout()))
         except exceptions.RequestRangeNotSatisfiable:
             return b""
 
     return _reading(path, ask)
 
 
-def _reading(path: str, ask: Callable[[Any], T]) -> T:
+def _reading(path: str, ask: Callable[[Any], bytes]) -> bytes:
     try:
         return _call(path, lambda bucket, name: ask(bucket.blob(name)))
     except FileNotFoundError:

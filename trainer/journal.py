@@ -1,7 +1,8 @@
 """The run as it is written down: ``metrics.jsonl``, and TensorBoard events beside it.
 
 Losses stay on the device until a window of steps is fetched at once, so the loop never waits for a number.
-Owns: the format of the lines, and that a resumed job has every step once.  Does not own: the terminal (``progress.py``).
+Owns: the format of the lines, and that a resumed job has every step once.
+Does not own: the terminal (``progress.py``), event files (``events.py``).
 """
 
 import dataclasses

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import random
 import threading
 from collections.abc import Callable, Iterator
 
@@ -146,16 +147,20 @@ def build(config: ModelConfig, *, num_classes: int, image_size: int, seed: int) 
     Raises:
         RequestError: if the image is too small for the architecture.
     """
-    keras.utils.set_random_seed(seed)
+    draw = random.Random(seed)  # Keras asks Python's global generator, from which other threads draw as well.
+
+    def kernel() -> keras.Initializer:
+        return keras.initializers.GlorotUniform(draw.randint(1, 10**9))
+
     inputs = keras.Input([image_size, image_size, 3], name="pixels")
     try:
-        features = _ARCHITECTURES[config.model](inputs, config)
+        features = _ARCHITECTURES[config.model](inputs, config, kernel)
     except ValueError as error:
         raise RequestError(
             f"--image_size: expected an image that --model={config.model} can shrink, received {image_size}: {error}"
         ) from error
     # The last layers stay in float32 under mixed precision: float16 probabilities are too coarse for a loss.
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(features)
+    logits = keras.layers.Dense(num_classes, kernel_initializer=kernel(), dtype="float32", name="logits")(features)
     outputs = keras.layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
     return keras.Model(inputs, outputs, name=config.model)
 
@@ -165,20 +170,22 @@ def logits_of(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("logits").output, name=f"{model.name}_logits")
 
 
-def _cnn(inputs: keras.KerasTensor, config: ModelConfig, batch_norm: bool = False) -> keras.KerasTensor:
+def _cnn(
+    inputs: keras.KerasTensor, config: ModelConfig, kernel: Callable[[], keras.Initializer], batch_norm: bool = False
+) -> keras.KerasTensor:
     """Apply the notebook's network: four blocks of 3x3 convolution and pooling, then 256 units."""
     x = inputs
     for block, filters in enumerate((32, 32, 64, 128), 1):
-        x = keras.layers.Conv2D(filters, 3, activation="relu", name=f"conv{block}")(x)
+        x = keras.layers.Conv2D(filters, 3, activation="relu", kernel_initializer=kernel(), name=f"conv{block}")(x)
         x = ShardBatchNorm(name=f"norm{block}")(x) if batch_norm else x
         x = keras.layers.MaxPooling2D(2, name=f"pool{block}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    x = keras.layers.Dense(256, activation="relu", name="hidden")(x)
+    x = keras.layers.Dense(256, activation="relu", kernel_initializer=kernel(), name="hidden")(x)
     x = ShardBatchNorm(name="norm_hidden")(x) if batch_norm else x
     return SlotDropout(config.dropout, salt=0, name="dropout")(x)
 
 
-_ARCHITECTURES: dict[str, Callable[[keras.KerasTensor, ModelConfig], keras.KerasTensor]] = {
+_ARCHITECTURES: dict[str, Callable[..., keras.KerasTensor]] = {
     "cnn": _cnn,
     "cnn_bn": functools.partial(_cnn, batch_norm=True),
 }
