@@ -109,13 +109,6 @@ def read_range(path: str, offset: int, length: int) -> bytes:
         return file.read(length)
 
 
-def read_range(path: str, offset: int, length: int) -> bytes:
-    """Return ``length`` bytes of a file from ``offset``; fewer where it ends."""
-    with _gfile().GFile(path, "rb") if is_remote(path) else open(path, "rb") as file:
-        file.seek(offset)
-        return bytes(file.read(length))
-
-
 def read_text(path: str) -> str:
     """Return a file's content as UTF-8."""
     return read_bytes(path).decode("utf-8")
