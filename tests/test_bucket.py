@@ -119,7 +119,7 @@ def test_the_recipe_with_a_kill_in_the_middle(bucket, data, undisturbed, tmp_pat
 
 def test_bursts_of_faults_change_no_weight(bucket, gcs_server, data, undisturbed, tmp_path):
     upload(data, f"{bucket}/faces")
-    with gcs_server.fault(status=503, every=5) as errors, gcs_server.fault(reset=True, every=11, after=True) as resets:
+    with gcs_server.fault(status=503, every=9) as errors, gcs_server.fault(reset=True, every=14, after=True) as resets:
         code, _, err = run(*training(f"{bucket}/faces", f"{bucket}/job"))
     assert code == 0, err
     assert errors.hits > 10

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow as tf
 from tiny_export import write_export, write_image
 
 from trainer import flags, inputs, predict, serving
@@ -110,18 +109,6 @@ def test_words_once_and_sorted(images):
     assert names("-", stdin=[f"{images}/3.png\n", "\n", f"{images}/0.png\n"]) == ["3.png", "0.png"]
     (images / "odd[1].png").write_bytes(b"")
     assert names(images / "odd[1].png") == ["odd[1].png"]
-
-
-def test_remote_paths():
-    for name in ("a/x.png", "a/b/y.png", "a/b/z.jpg", "a/.h/w.png"):
-        tf.io.gfile.makedirs("ram://words/" + name.rsplit("/", 1)[0])
-        with tf.io.gfile.GFile("ram://words/" + name, "wb") as file:
-            file.write(b"x")
-    folder = [f"ram://words/{name}" for name in ("a/b/y.png", "a/b/z.jpg", "a/x.png")]
-    assert inputs.expand(["ram://words/a"], []) == folder
-    assert inputs.expand(["ram://words/**/*.png"], []) == [folder[0], folder[2]]
-    assert inputs.expand(["ram://words/a/*"], []) == folder
-    assert inputs.expand(["ram://words/a/*.png"], []) == [folder[2]]
 
 
 def test_reading_stdin(exports, images, capsys, monkeypatch):
