@@ -147,3 +147,39 @@ def test_a_bucket_that_goes_away_ends_in_one_line_and_nothing_torn(
     ended, _, err = run(*command)
     assert ended == 0, err
     assert_same(job_dir, undisturbed, tmp_path)
+
+
+def test_an_outage_of_the_data_ends_in_one_line_and_a_later_start_goes_on(
+    bucket, gcs_server, data, undisturbed, tmp_path
+):
+    upload(data, f"{bucket}/faces")
+    command = training(f"{bucket}/faces", tmp_path / "job")
+    process = start(*command)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "job").glob("checkpoints/*/COMMIT.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with gcs_server.fault(match=request_of(bucket), status=503):
+        _, err = process.communicate(timeout=120)
+    if process.returncode != 0:  # Otherwise all that it needed was read ahead already.
+        assert process.returncode == 75, err
+        assert "Traceback" not in err
+        assert err.splitlines()[-1].startswith("stopped: gs://")
+        assert run(*command)[0] == 0
+    assert values_of(tmp_path / "job") == values_of(undisturbed)
+    assert result_of(tmp_path / "job")["weights_sha256"] == result_of(undisturbed)["weights_sha256"]
+
+
+def test_a_packed_set_in_a_bucket_is_read_by_blocks_and_gives_the_same_weights(
+    bucket, gcs_server, data, undisturbed, tmp_path
+):
+    prepare = [sys.executable, "scripts/prepare_data.py", "pack", f"--data_dir={data}", f"--out={bucket}/packed"]
+    done = subprocess.run(prepare, cwd=ROOT, env=os.environ.copy(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before = len(gcs_server.requests)
+    assert run_job(f"{bucket}/packed", tmp_path / "job", **JOB) == 0
+    assert result_of(tmp_path / "job")["weights_sha256"] == result_of(undisturbed)["weights_sha256"]
+    images = 3 * (48 + 12)
+    reads = [request for request in gcs_server.requests[before:] if ".tfrecord" in request]
+    assert 0 < len(reads) <= images / 4

@@ -1,6 +1,6 @@
 """Batches on the devices of a strategy: the pipeline's elements, one for each local replica."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
@@ -47,4 +47,14 @@ class Feed:
             start_step=start_step,
             stop_step=stop_step,
         )
-        return iter(self._strategy.distribute_datasets_from_function(lambda _: dataset))
+        return _told(self._images[split], self._strategy.distribute_datasets_from_function(lambda _: dataset))
+
+
+def _told(images: Images, batches: Iterable[pipeline.Batch]) -> Iterator[pipeline.Batch]:
+    """Yield the batches; if reading failed, raise what it failed with and not what TensorFlow makes of it."""
+    try:
+        yield from batches
+    except tf.errors.OpError as error:
+        if images.failure is None:
+            raise
+        raise images.failure from error

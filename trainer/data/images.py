@@ -13,6 +13,7 @@ from trainer.data.decode import Loaded
 from trainer.data.manifest import Split
 from trainer.data.packed import Array
 from trainer.data.reading import Content
+from trainer.errors import RequestError, StoppedEarly
 
 
 class Images:
@@ -30,6 +31,7 @@ class Images:
         Raises:
             RequestError: if the cache cannot be used.
         """
+        self.failure: Exception | None = None  # Why nothing can be read any more: TensorFlow keeps only its text.
         self.size, self._max_pixels = size or config.image_size, config.max_image_pixels
         self._reader = reading.open_reader(split)
         self._cache = (
@@ -44,7 +46,19 @@ class Images:
         return self._reader.looks_ahead
 
     def load(self, index: Array) -> Loaded:
-        """Return images ``index [n] int64``."""
+        """Return images ``index [n] int64``.
+
+        Raises:
+            StoppedEarly: if the storage does not answer; ``failure`` keeps it, as RequestError.
+            RequestError: if it refuses to.
+        """
+        try:
+            return self._load(index)
+        except (StoppedEarly, RequestError) as failure:
+            self.failure = failure
+            raise
+
+    def _load(self, index: Array) -> Loaded:
         if self._cache is None:
             return self._decode(index)
         images, known = self._cache.get(index)
