@@ -219,19 +219,42 @@ class RuntimeConfig:
     )
     strategy: str = setting(
         "auto",
-        "auto: all GPUs of this machine, else one CPU device. single: one device. mirrored: --num_devices devices.",
-        choices=("auto", "single", "mirrored"),
+        "auto: multi_worker if the environment describes several processes, else all GPUs of this machine, else one "
+        "CPU device. single: one device. mirrored: --num_devices devices. multi_worker: --num_devices devices of each "
+        "process that TF_CONFIG, Kubernetes or Slurm describes (README, Several machines).",
+        choices=("auto", "single", "mirrored", "multi_worker"),
         fixed=False,
     )
     num_devices: int = setting(
         0,
-        "Devices to use; 0: all. Without a GPU it makes that many logical CPU devices.",
+        "Devices to use in each process; 0: all. Without a GPU it makes that many logical CPU devices.",
         minimum=0,
         fixed=False,
     )
     xla: bool = setting(False, "Compile the forward and backward pass with XLA (faster on a GPU, slower on a CPU).")
     deterministic: bool = setting(
         False, "Ask TensorFlow for deterministic kernels: on a GPU needed for bitwise equal runs, and slower."
+    )
+    allreduce_dtype: str = setting(
+        "auto",
+        "Numbers in which gradients travel between devices. auto: float64 on a CPU and with --deterministic (any "
+        "number of devices then gives the same weights), else float32. float16 and bfloat16 halve the bytes of "
+        "float32 and round every gradient to 11 or 8 bits before it is added; float16 brings a loss scale.",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    peer_timeout_seconds: float = setting(
+        60.0,
+        "With several processes: one that is silent for so long is lost, and all others exit with code 75.",
+        unit="seconds",
+        minimum=1.0,
+        fixed=False,
+    )
+    startup_timeout_seconds: float = setting(
+        600.0,
+        "With several processes: how long they wait for each other at the start before they exit with code 75.",
+        unit="seconds",
+        minimum=1.0,
+        fixed=False,
     )
 
 

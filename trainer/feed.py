@@ -10,17 +10,17 @@ from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
 from trainer.data.skipped import Skipped
+from trainer.runtime import Runtime
 
 
 class Feed:
     """Makes distributed iterators over a split, from any step."""
 
-    def __init__(self, strategy: tf.distribute.Strategy, config: DataConfig, seed: int, skipped: Skipped) -> None:
-        """Bind the strategy, the data settings, the job's seed and the list of bad images."""
-        self._strategy, self._config, self._seed, self._skipped = strategy, config, seed, skipped
-        replicas = strategy.num_replicas_in_sync
+    def __init__(self, runtime: Runtime, config: DataConfig, seed: int, skipped: Skipped) -> None:
+        """Bind the devices, the data settings, the job's seed and the list of bad images."""
+        self._strategy, self._config, self._seed, self._skipped = runtime.strategy, config, seed, skipped
         self._images: dict[Split, Images] = {}
-        self._share = pipeline.Share(replicas=replicas, first=0, local=replicas)
+        self._share = pipeline.Share(runtime.num_devices, runtime.first_device, runtime.local_devices)
 
     def training(self, split: Split, start_step: int, stop_step: int) -> Iterator[pipeline.Batch]:
         """Return shuffled, augmented batches of steps ``[start_step, stop_step)``."""

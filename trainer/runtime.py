@@ -7,7 +7,10 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow.python.distribute import collective_all_reduce_strategy as multi_worker  # See _multi_worker.
+from tensorflow.python.eager import context
 
+from trainer.cluster import Cluster
 from trainer.config import DataConfig, RuntimeConfig
 from trainer.errors import RequestError
 
@@ -22,21 +25,33 @@ class Runtime:
         strategy: the tf.distribute strategy.
         precision: float32, mixed_float16 or mixed_bfloat16, never auto.
         device_kind: GPU or CPU.
-        num_devices: replicas.
+        num_devices: replicas of all processes.
+        local_devices: replicas of this process.
+        first_device: number of this process's first replica.
         gradient_shards: parts of a replica's batch whose gradients are computed apart, see ``gradient_shards``.
+        wire_dtype: of gradients on their way between replicas.
     """
 
     strategy: tf.distribute.Strategy
     precision: str
     device_kind: str
     num_devices: int
+    local_devices: int
+    first_device: int
     gradient_shards: int
+    wire_dtype: tf.DType
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients pass through float16, whose range needs a loss scale."""
+        return self.precision == "mixed_float16" or self.wire_dtype == tf.float16
 
 
-def setup(config: RuntimeConfig, data: DataConfig) -> Runtime:
+def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster()) -> Runtime:  # noqa: B008  (frozen)
     """Choose devices and precision, and set them for the process.
 
-    Must come before the first op: logical devices cannot be made later.
+    Must come before the first op: logical devices cannot be made later.  Of several processes all must come here;
+    what they chose must be compared afterwards (``same_choice``).
 
     Raises:
         RequestError: if the devices are not there, or the global batch does not divide among them.
@@ -48,16 +63,26 @@ def setup(config: RuntimeConfig, data: DataConfig) -> Runtime:
         tf.config.experimental.set_memory_growth(gpu, True)
     kind = "GPU" if gpus else "CPU"
     devices = _devices(config, kind, len(gpus))
-    if data.batch_size % len(devices):
+    replicas = len(devices) * cluster.num_workers
+    if data.batch_size % replicas:
         raise RequestError(
-            f"expected a batch_size that divides among {len(devices)} devices, received {data.batch_size}; use "
-            f"--batch_size={-(-data.batch_size // len(devices)) * len(devices)} or --num_devices"
+            f"expected a batch_size that divides among {replicas} devices, received {data.batch_size}; use "
+            f"--batch_size={-(-data.batch_size // replicas) * replicas} or --num_devices"
         )
     precision = resolve_precision(config.precision, kind)
     keras.config.set_dtype_policy(precision)
     exact = kind == "CPU" or config.deterministic
-    shards = gradient_shards(data.batch_size, len(devices)) if exact else 1
-    return Runtime(_strategy(config, devices), precision, kind, len(devices), shards)
+    wire = {"auto": "float64" if exact else "float32"}.get(config.allreduce_dtype, config.allreduce_dtype)
+    return Runtime(
+        strategy=_multi_worker(cluster, tuple(devices)) if cluster.num_workers > 1 else _strategy(config, devices),
+        precision=precision,
+        device_kind=kind,
+        num_devices=replicas,
+        local_devices=len(devices),
+        first_device=cluster.worker_index * len(devices),
+        gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
+        wire_dtype=tf.dtypes.as_dtype(wire),
+    )
 
 
 def gradient_shards(batch_size: int, replicas: int) -> int:
@@ -109,6 +134,42 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     (a sweep's next trial) would meet the first one's collectives and fail for good.
     """
     return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """Return the process's only MultiWorkerMirroredStrategy.
+
+    Three things of TensorFlow 2.21 are changed, for which it has no public switch:
+
+    - Its coordination service is off.  It takes SIGTERM away from the program ("preemption notifier"), and ends
+      processes by rules of its own; ``peers.py`` watches the others instead.
+    - So is the older health check, which would come in its place.
+    - A worker without GPU gets all its logical CPUs, not only the first.
+    """
+    extended = multi_worker.CollectiveAllReduceExtended
+    context.context().configure_coordination_service(service_type="")
+    extended._enable_check_health = False
+    if devices[0].startswith("CPU"):
+        extended._initialize_local_devices = lambda self, resolver, worker: (
+            tuple(f"{worker}/device:{device}" for device in devices),
+            "CPU",
+        )
+    gpus = len(devices) if devices[0].startswith("GPU") else 0
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+            task_type="worker",
+            task_id=cluster.worker_index,
+            rpc_layer="grpc",
+            num_accelerators={"GPU": gpus},
+        ),
+        tf.distribute.experimental.CommunicationOptions(implementation=kinds.NCCL if gpus else kinds.RING),
+    )
+    # Every worker has as many elements as all others; asking them before each batch would cost a message.
+    strategy.extended.experimental_enable_get_next_as_optional = False
+    return strategy
 
 
 def resolve_precision(requested: str, kind: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -66,11 +66,11 @@ class Saver:
         done, self._done = self._done, []
         return done
 
-    def finish(self) -> None:
-        """Wait until nothing is being written."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+    def finish(self, seconds: float | None = None) -> None:
+        """Wait until nothing is being written, or for so many seconds."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
 
     def _write(self, checkpoint: Checkpoint, best_step: int) -> None:
         owed, self._owed = self._owed, None

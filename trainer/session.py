@@ -4,15 +4,18 @@ Owns: the wiring of everything that needs TensorFlow.  Does not own: maths (``st
 exports and reports (``handover.py``).
 """
 
+import contextlib
+import dataclasses
 import logging
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import __version__, loop, metrics, restarts
+from trainer import __version__, agreement, loop, metrics, restarts
 from trainer import result as result_lib
 from trainer import runtime as runtime_lib
 from trainer.checkpoint import Checkpoint, CheckpointStore
@@ -25,6 +28,7 @@ from trainer.feed import Feed
 from trainer.handover import Handover, now
 from trainer.journal import Journal
 from trainer.paths import JobPaths
+from trainer.peers import Alone, Event, Group
 from trainer.progress import Progress
 from trainer.saver import Saver
 from trainer.signals import StopRequest
@@ -34,6 +38,25 @@ from trainer.step import Steps
 log = logging.getLogger(__name__)
 
 _MAX_ROLLBACKS = 5
+
+# What a collective raises when it cannot reach another process.
+_LOST = (tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.AbortedError, tf.errors.DeadlineExceededError,
+         tf.errors.FailedPreconditionError, tf.errors.InternalError, tf.errors.UnknownError)  # fmt: skip
+
+
+@contextlib.contextmanager
+def one_fate(group: Alone) -> Iterator[None]:
+    """Let a collective that fails end this process as its peers end, and not with an error of its own.
+
+    Raises:
+        StoppedEarly: for such a failure.
+    """
+    try:
+        yield
+    except _LOST as error:
+        if isinstance(group, Group):
+            raise group.explain(error) from error
+        raise
 
 
 class Session:
@@ -47,19 +70,23 @@ class Session:
         train: Split,
         validation: Split,
         stop: StopRequest,
+        group: Alone,
     ) -> None:
-        """Set up devices, state and files; nothing is computed yet.
+        """Set up devices, state and files; nothing is computed yet.  All processes of the job do this together.
 
         Raises:
             RequestError: if devices, precision or the checkpoints in job_dir do not fit the request.
             JobFailed: if the job has started too often without getting further.
         """
         self._started, self._stopping, self._stop = time.monotonic(), False, stop
-        self._config, self._cluster, self._plan = config, cluster, plan
+        self._divergence: Diverged | None = None  # Found by this process, not yet acted upon by all.
+        self._config, self._cluster, self._plan, self._group = config, cluster, plan, group
         self._train_split, self._validation_split = train, validation
         self._paths = JobPaths(config.loop.job_dir)
         self._positive = positive_class_index(train.class_names, config.export.positive_class)
-        self._runtime = runtime_lib.setup(config.runtime, config.data)
+        self._runtime = runtime_lib.setup(config.runtime, config.data, cluster)
+        choice = {name: getattr(self._runtime, name) for name in ("precision", "device_kind", "local_devices")}
+        agreement.require_same(group, choice, "name it with --precision or --num_devices, or use equal machines")
         self._skipped = Skipped(self._paths.skipped, config.data.max_bad_fraction, write=cluster.is_chief)
         self._state = State.fresh(
             config, self._runtime, num_classes=len(train.class_names), total_steps=plan.total_steps
@@ -74,14 +101,17 @@ class Session:
             augmentation=config.data.augment,
             xla=config.runtime.xla,
             shards=self._runtime.gradient_shards,
+            wire_dtype=self._runtime.wire_dtype,
         )
-        self._feed = Feed(self._runtime.strategy, config.data, config.loop.seed, self._skipped)
+        self._feed = Feed(self._runtime, config.data, config.loop.seed, self._skipped)
         self._store = CheckpointStore(self._paths.checkpoints, config.checkpoint.keep_checkpoints)
         self._saver = Saver(self._store)
+        group.before_end(self._saver.finish)
         self._journal = Journal(self._paths, plan, write=cluster.is_chief)
         self._restore()
         if cluster.is_chief:
             restarts.count_start(self._paths, self._state.step, config.loop.max_restarts_without_progress)
+        agreement.require_shared(group, self._paths.restarts)
         self._progress = Progress(plan, self._state.step, show=cluster.is_chief)
 
     def run(self) -> result_lib.Result:
@@ -99,6 +129,12 @@ class Session:
         return self._hand_over(ending)
 
     def _hand_over(self, ending: loop.Ending) -> result_lib.Result:
+        """Let the chief make what a job leaves behind; the others wait for the result."""
+        self._group.training_over()
+        made = dataclasses.asdict(self._make_result(ending)) if self._cluster.is_chief else None
+        return result_lib.Result(**self._group.share(made))
+
+    def _make_result(self, ending: loop.Ending) -> result_lib.Result:
         journal = self._journal
         result = Handover(
             self._config, self._plan, self._runtime, self._state, self._store, self._train_split, self._validation_split
@@ -121,7 +157,7 @@ class Session:
         return earlier.images_per_second if earlier else 0.0
 
     def _restore(self) -> None:
-        checkpoint = self._store.newest()
+        checkpoint = agreement.newest_checkpoint(self._group, self._store)
         if checkpoint is None:
             if self._config.checkpoint.resume == "required":
                 raise RequestError(
@@ -210,14 +246,36 @@ class Session:
                 self._roll_back(divergence)
 
     def _should_stop(self) -> bool:
-        limit = self._config.loop.max_seconds
-        stopping = self._stop() or (limit > 0 and time.monotonic() - self._started >= limit)
-        if stopping and not self._stopping:
+        """Tell whether all processes stop here.
+
+        Raises:
+            Diverged: on all, if one of them has found that the loss is no number any more.
+        """
+        event = None if self._stopping else self._group.poll(self._wish())
+        if event is not None and event.kind == "diverged":
+            self._divergence = None
+            raise Diverged(event.reason)
+        if event is not None:
             saved = self._saver.last
-            log.info("%s: saving step %d; the last save took %s", self._stop.reason or "--max_seconds",
+            log.info("%s: saving step %d; the last save took %s", event.reason,
                      self._state.step, f"{saved.seconds:.1f} s" if saved else "place in an earlier start")  # fmt: skip
-        self._stopping = stopping
-        return stopping
+            self._stopping = True
+        return self._stopping
+
+    def _wish(self) -> Event | None:
+        """Return what this process alone would do now."""
+        if self._divergence is not None:
+            return Event("diverged", str(self._divergence))
+        limit = self._config.loop.max_seconds
+        reason = self._stop.reason or ("--max_seconds" if 0 < limit <= time.monotonic() - self._started else "")
+        where = f" of worker {self._group.index}" if self._group.size > 1 else ""
+        return Event("stop", reason + where) if reason else None
+
+    def _diverged(self, divergence: Diverged) -> None:
+        """End the loop for a divergence: alone at once, with others at the step that all agree on."""
+        if self._group.size == 1:
+            raise divergence
+        self._divergence = divergence
 
     def _roll_back(self, divergence: Diverged) -> None:
         """Return to the newest checkpoint with half the learning rate; at every further divergence to an older one.
@@ -230,7 +288,7 @@ class Session:
         rollbacks = self._state.schedule.rollbacks + 1
         self._saver.finish()
         wanted = self._config.loop.on_divergence == "rollback"
-        checkpoint = self._store.newest(skip=rollbacks - 1) if wanted else None
+        checkpoint = agreement.newest_checkpoint(self._group, self._store, skip=rollbacks - 1) if wanted else None
         if checkpoint is None or rollbacks > _MAX_ROLLBACKS:
             raise JobFailed(str(divergence)) from divergence
         self._become(checkpoint)
@@ -251,7 +309,11 @@ class Session:
         self._progress.step(self._state.step)
 
     def _log(self, done: int, *, force: bool = False) -> None:
-        window = self._journal.fetch(force=force or self._plan.ends_epoch(done))
+        window = None
+        try:
+            window = self._journal.fetch(force=force or self._plan.ends_epoch(done))
+        except Diverged as divergence:
+            self._diverged(divergence)
         if window is not None:
             self._progress.window(window)
         self._settle_skipped()
@@ -304,13 +366,26 @@ class Session:
 
     def _save(self, done: int, *, must: bool) -> None:
         self._log(done, force=True)
+        if must:
+            agreement.merge_skipped(self._group, self._skipped)
+            self._settle_skipped()
         self._journal.flush()
         self._skipped.flush()
-        if self._cluster.is_chief:
-            checkpoint = self._state.snapshot(inputs=self._inputs(), journal=self._journal.state())
-            _refuse_non_finite(checkpoint)
-            self._saver.save(checkpoint, best_step=self._state.stopping.best_step, wait=must)
+        if must or self._cluster.is_chief:  # The clock decides the others, so that only the chief comes here.
+            self._write_checkpoint(must=must)
         self._journal.resume_clock()
+
+    def _write_checkpoint(self, *, must: bool) -> None:
+        checkpoint = self._state.snapshot(inputs=self._inputs(), journal=self._journal.state())
+        try:
+            _refuse_non_finite(checkpoint)
+        except Diverged as divergence:
+            if must:  # All processes are here.
+                raise
+            self._diverged(divergence)
+            return
+        if self._cluster.is_chief:
+            self._saver.save(checkpoint, best_step=self._state.stopping.best_step, wait=must)
 
     def _note_saves(self) -> None:
         for saved in self._saver.collect():

@@ -1,12 +1,18 @@
 """Stop requests from outside: the first SIGTERM or SIGINT asks, the second ends the process at once."""
 
 import contextlib
+import os
+import select
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from trainer.errors import StoppedEarly
+from trainer.errors import EXIT_STOPPED, StoppedEarly
+
+_STUCK_SECONDS = 5.0
 
 
 class StopRequest:
@@ -43,10 +49,52 @@ def stop_requests() -> Iterator[StopRequest]:
         if request.at_once:
             raise StoppedEarly(f"{request.reason} {request.at_once}")
 
-    for number in before:
-        signal.signal(number, ask)
+    with _watched(request):
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield request
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _watched(request: StopRequest) -> Iterator[None]:
+    """Let a thread see signals, too.
+
+    While the main thread waits inside a TensorFlow operation (a collective whose peer hangs), Python's handlers do not
+    run, neither for the first signal nor for the second.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    earlier = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=_watch, args=(receiver, request), name="signals", daemon=True)
+    thread.start()
     try:
-        yield request
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(earlier)
+        sender.close()
+        thread.join()
+        receiver.close()
+
+
+def _watch(receiver: socket.socket, request: StopRequest) -> None:
+    """Act on signals that the main thread does not take, until the other end of ``receiver`` closes."""
+    seen = 0
+    while True:
+        patience = _STUCK_SECONDS if seen and request.at_once and not request.reason else None
+        if not select.select([receiver], [], [], patience)[0]:
+            if not request.reason:
+                print(f"stopped: a signal {request.at_once}", file=sys.stderr, flush=True)
+                os._exit(EXIT_STOPPED)
+            continue
+        numbers = receiver.recv(16)
+        if not numbers:
+            return
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                seen += 1
+                if seen > 1:
+                    os._exit(128 + number)

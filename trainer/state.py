@@ -48,7 +48,7 @@ class State:
             )
             optimizer = make_optimizer(config.optim)
             optimizer.build(model.trainable_variables)
-            loss_scale = LossScale() if runtime.precision == "mixed_float16" else None
+            loss_scale = LossScale() if runtime.scales_loss else None
         return cls(
             model,
             optimizer,

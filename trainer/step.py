@@ -20,6 +20,10 @@ INITIAL_LOSS_SCALE = 2.0**15
 GROWTH_INTERVAL = 2000
 MIN_LOSS_SCALE = 1.0
 
+# Of gradients that travel in one message.  PyTorch's DistributedDataParallel takes 25 MB (Li et al. 2020, "PyTorch
+# Distributed", arXiv:2006.15704, section 3.2.3); last layers come first, so that they leave while others are computed.
+BUCKET_BYTES = 32 * 2**20
+
 Batch = dict[str, tf.Tensor]
 
 
@@ -82,6 +86,7 @@ class Steps:
         augmentation: str,
         xla: bool = False,
         shards: int = 1,
+        wire_dtype: tf.DType | None = None,
     ) -> None:
         """Bind what a step works on.
 
@@ -89,13 +94,14 @@ class Steps:
             strategy: whose replicas compute.
             model: probabilities from pixels (``models.build``), made in the strategy's scope.
             optimizer: built on the model's trainable variables, in the same scope.
-            loss_scale: for mixed_float16; None otherwise.
+            loss_scale: for gradients that are float16, computed or on their way; None otherwise.
             batch_size: slots of the global batch.
             seed: of dropout.
             augmentation: ``notebook`` is applied here, on the device; any other name only rescales.
             xla: whether to compile forward and backward pass.
             shards: parts of a replica's batch whose gradients are computed apart and added in float64, so that
                 1, 2 and 4 replicas with as many parts in all get the same sum; 1 adds in float32.
+            wire_dtype: in which gradients travel between replicas; None: as they are.
         """
         self._strategy, self._model, self._optimizer = strategy, model, optimizer
         self._loss_scale, self._seed = loss_scale, seed
@@ -103,7 +109,9 @@ class Steps:
         self._logits = models.logits_of(model)
         # A function of its own, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
-        self._shards = shards
+        self._shards, self._wire = shards, wire_dtype if strategy.num_replicas_in_sync > 1 else None
+        # Gradients are reduced here, in buckets; keras 3.15 has no public way to tell its optimizers so.
+        optimizer._all_reduce_sum_gradients = _as_they_are
         self._norms = [layer for layer in model.layers if isinstance(layer, models.ShardBatchNorm)]
         self._per_replica = batch_size // strategy.num_replicas_in_sync
 
@@ -116,9 +124,10 @@ class Steps:
             step: int64 scalar, the number of this step from 0 over the whole job.
 
         Returns:
-            ``[5]`` float32 for ``StepStats.of``, the same on every process.
+            ``[5]`` float32 for ``StepStats.of``, the same on every process: sums over all replicas.
         """
-        return self._strategy.reduce("SUM", self._strategy.run(self._train_replica, (batch, step)), axis=None)
+        reduced = self._strategy.run(self._train_replica, (batch, step))
+        return self._strategy.experimental_local_results(reduced)[0]
 
     @tf.function(autograph=False)
     def evaluate(self, batch: Batch) -> tf.Tensor:
@@ -132,32 +141,38 @@ class Steps:
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
-        total = tf.maximum(context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(batch["weight"])), 1.0)
         scale = self._loss_scale.scale.read_value() if self._loss_scale else tf.constant(1.0)
         seed = tf.random.fold_in(tf.constant([self._seed, 0x6E6F69], tf.int64), step, alg="philox")
-        gradients, losses, logits, statistics = self._gradients(batch, scale / total, seed, replica * self._per_replica)
+        gradients, losses, logits, statistics = self._gradients(
+            batch, scale / self._batch_size, seed, replica * self._per_replica
+        )
+        gradients = self._sum(context, gradients)
+        # In float64, so that the sums do not depend on how the batch is cut.
+        weights = tf.cast(batch["weight"], tf.float64)
+        hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float64)
+        sums = tf.stack([tf.reduce_sum(x) for x in (tf.cast(losses, tf.float64), hits * weights, weights)])
+        sums, *moments = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [sums, *(statistics[layer.name] for layer in self._norms)]
+        )
+        total = tf.maximum(sums[2], 1.0)
+        factor = self._batch_size / (total * tf.cast(scale, tf.float64))
+        gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
         if self._loss_scale is None:
             self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
             applied = tf.constant(True)
         else:
-            applied = self._apply_if_finite(
-                context, [gradient / tf.cast(scale, gradient.dtype) for gradient in gradients]
-            )
-        if statistics:
-            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [statistics[layer.name] for layer in self._norms])
-            means = [tf.cast(each / tf.cast(total, tf.float64), tf.float32) for each in sums]
+            applied = self._apply_if_finite(context, gradients)
+        if moments:
+            means = [tf.cast(each / total, tf.float32) for each in moments]
             context.merge_call(_move_averages, args=([n.moving.value for n in self._norms], means, applied))
-        share = 1.0 / self._strategy.num_replicas_in_sync  # Values known to all are summed over replicas, too.
-        hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float32)
-        return tf.stack(
-            [
-                tf.reduce_sum(losses),
-                tf.reduce_sum(hits * batch["weight"]),
-                tf.reduce_sum(batch["weight"]),
-                tf.cast(applied, tf.float32) * share,
-                scale * share,
-            ]
-        )
+        return tf.concat([tf.cast(sums, tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
+
+    def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the gradients added over all replicas; they travel in few buckets, perhaps in another dtype."""
+        buckets = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=BUCKET_BYTES)
+        sent = [tf.cast(gradient, self._wire or gradient.dtype) for gradient in gradients]
+        added = context.all_reduce(tf.distribute.ReduceOp.SUM, sent, buckets)
+        return [tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient for gradient in added]
 
     def _pixels(self, batch: Batch) -> tf.Tensor:
         """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
@@ -209,21 +224,23 @@ class Steps:
         return tape.gradient(target, self._model.trainable_variables), losses, logits, statistics
 
     def _apply_if_finite(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> tf.Tensor:
-        """Apply unscaled local gradients, then undo everything unless they were finite on every replica.
+        """Apply the reduced gradients, then undo everything unless they are finite.
 
-        The reduction inside ``apply_gradients`` always runs: a collective inside a condition deadlocks several
-        workers, and Keras's LossScaleOptimizer looks at one replica only (keras 3.15).
+        They are the same on every replica, and so is the verdict; one that was not finite on any replica has made the
+        sum so, too.  No condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras 3.15).
         """
         assert self._loss_scale is not None
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(tf.logical_not(finite), tf.float32))
-        everywhere = tf.equal(bad, 0.0)
+        everywhere = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         variables = [v.value for v in (*self._model.trainable_variables, *self._optimizer.variables)]
         before = [tf.identity(variable) for variable in variables]
         self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
         context.merge_call(_keep_if, args=(variables, before, everywhere))
         self._loss_scale.update(everywhere)
         return everywhere
+
+
+def _as_they_are(pairs: Any) -> Any:
+    return pairs
 
 
 def _keep_if(

@@ -5,12 +5,14 @@ seconds; the rest is ``session.py``.
 """
 
 import contextlib
+import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from trainer import agreement, files, flags, lock, peers, result, resume, signals
 from trainer import cluster as cluster_lib
-from trainer import files, flags, lock, result, resume, signals
 from trainer.config import Config
 from trainer.data import manifest
 from trainer.errors import EXIT_DONE
@@ -23,46 +25,59 @@ log = logging.getLogger("trainer.train")  # Also when run as __main__.
 def run(config: Config, cluster: cluster_lib.Cluster) -> result.Result:
     """Train a job to its end, continuing from what job_dir holds; a finished job is returned as it is.
 
+    All processes of a cluster call this; they meet here and return the same result.
+
     Raises:
         RequestError: if the request is wrong; a retry cannot help.
         StoppedEarly: after a stop request, with everything saved.
     """
+    with signals.stop_requests() as stop:
+        stop.at_once = "at start-up, nothing was lost; start the same command again"
+        with peers.join(cluster, config) as group:
+            return _run(config, cluster, group, stop)
+
+
+def _run(config: Config, cluster: cluster_lib.Cluster, group: peers.Alone, stop: signals.StopRequest) -> result.Result:
     paths = JobPaths(config.loop.job_dir)
-    if files.is_remote(paths.job_dir):  # Leaves nothing behind, and listing a large bucket takes minutes.
+    if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
         files.require_writable(paths.job_dir, "job_dir")
     train, validation = manifest.read_train_and_validation(
         config.data.data_dir, config.data.validation_fraction, config.loop.seed
     )
     manifest.positive_class_index(train.class_names, config.export.positive_class)
+    fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
+    agreement.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
-    if not files.is_remote(paths.job_dir):
-        files.require_writable(paths.job_dir, "job_dir")
-    with lock.hold(paths) if cluster.is_chief else contextlib.nullcontext():
-        return _run_alone(config, cluster, plan, paths, train, validation)
-
-
-def _run_alone(
-    config: Config,
-    cluster: cluster_lib.Cluster,
-    plan: Plan,
-    paths: JobPaths,
-    train: manifest.Split,
-    validation: manifest.Split,
-) -> result.Result:
-    """Run a job whose job_dir no other live process has."""
-    resume.prepare(config, paths)
-    finished = result.read(paths.result)
-    if finished is not None and is_complete(finished, config, plan):
-        log.info("already done: %s ended at step %d by %s", paths.job_dir, finished.step, finished.stopped_by)
-        return finished
-    with signals.stop_requests() as stop:
-        stop.at_once = "at start-up, nothing was lost; start the same command again"
+    with _own_job_dir(paths) if cluster.is_chief else contextlib.nullcontext():
+        finished = group.share(_prepare(config, plan, paths) if cluster.is_chief else None)
+        if finished is not None:
+            return result.Result(**finished)
         from trainer import session  # TensorFlow is loaded here, after everything that can be refused without it.
 
-        job = session.Session(config, cluster, plan, train, validation, stop)
-        if cluster.is_chief:
-            resume.keep_settings(config, paths)
-        return job.run()
+        with session.one_fate(group):
+            job = session.Session(config, cluster, plan, train, validation, stop, group)
+            if cluster.is_chief:
+                resume.keep_settings(config, paths)
+            return job.run()
+
+
+@contextlib.contextmanager
+def _own_job_dir(paths: JobPaths) -> Iterator[None]:
+    """Be the only live job of a job_dir that can be written."""
+    if not files.is_remote(paths.job_dir):
+        files.require_writable(paths.job_dir, "job_dir")
+    with lock.hold(paths):
+        yield
+
+
+def _prepare(config: Config, plan: Plan, paths: JobPaths) -> dict[str, Any] | None:
+    """Make job_dir ready; return its result if there is nothing left to do."""
+    resume.prepare(config, paths)
+    finished = result.read(paths.result)
+    if finished is None or not is_complete(finished, config, plan):
+        return None
+    log.info("already done: %s ended at step %d by %s", paths.job_dir, finished.step, finished.stopped_by)
+    return dataclasses.asdict(finished)
 
 
 def make_plan(config: Config, examples: int) -> Plan:
@@ -87,7 +102,10 @@ def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Run the command on the words after the program's name; returns the exit code."""
     config = flags.train_config(argv)
-    outcome = run(config, cluster_lib.from_environment())
+    cluster = cluster_lib.from_environment(strategy=config.runtime.strategy)
+    outcome = run(config, cluster)
+    if not cluster.is_chief:
+        return EXIT_DONE
     values = ", ".join(f"{name} {value:.4f}" for name, value in outcome.validation.items() if value is not None)
     print(f"best epoch {outcome.best_epoch} (step {outcome.best_step}): validation {values}")
     for kind, path in outcome.exports.items():

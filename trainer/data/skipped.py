@@ -26,6 +26,7 @@ class Skipped:
         self._lock = threading.Lock()
         self._pending: list[dict[str, Any]] = []
         self._lines = files.Lines(path)
+        self._new: list[dict[str, Any]] = []  # Met by this process since take_new.
         self._met: dict[str, dict[str, Any]] = {}  # A bad image of each split met since the last settle, known or new.
         lines = files.read_text(path).splitlines() if files.exists(path) else []
         known = [json.loads(line) for line in lines]
@@ -35,10 +36,30 @@ class Skipped:
         """Note a bad image of a split of ``size`` images; may be called from any thread, any number of times."""
         entry = {"split": split, "path": path, "reason": reason, "size": size}
         with self._lock:
-            self._met[split] = entry
-            if (split, path) not in self._known:
-                self._known.add((split, path))
-                self._pending.append(entry)
+            if self._note(entry):
+                self._new.append(entry)
+
+    def _note(self, entry: dict[str, Any]) -> bool:
+        """Take an entry, holding the lock; tell whether it was not known."""
+        key = entry["split"], entry["path"]
+        self._met[entry["split"]] = entry
+        if key in self._known:
+            return False
+        self._known.add(key)
+        self._pending.append(entry)
+        return True
+
+    def take_new(self) -> list[dict[str, Any]]:
+        """Return the images that this process was the first to report since the last call, for other processes."""
+        with self._lock:
+            new, self._new = self._new, []
+        return new
+
+    def learn(self, entries: list[dict[str, Any]]) -> None:
+        """Take what another process's ``take_new`` returned."""
+        with self._lock:
+            for entry in entries:
+                self._note(entry)
 
     def count(self, split: str) -> int:
         """Return how many images of the split are known to be bad."""
