@@ -72,12 +72,14 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-def start(environment: dict[str, str], flags: Sequence[str]) -> "subprocess.Popen[str]":
+def start(
+    environment: dict[str, str], flags: Sequence[str], output: "IO[str] | int" = subprocess.PIPE
+) -> "subprocess.Popen[str]":
     """Start one worker in a process group of its own, so that the terminal's Ctrl-C comes here alone."""
     return subprocess.Popen(
         [sys.executable, "-m", "trainer.train", *flags],
         env={**os.environ, **environment, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",

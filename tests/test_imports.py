@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ["trainer", "trainer.audit", "trainer.data", "trainer.pack"],
     ["trainer.errors", "trainer.patience", "trainer.loop", "trainer.bootstrap",
-     "trainer.verify_export", "trainer.audit.measure"],
+     "trainer.verify_export", "trainer.audit.measure", "trainer.wire"],
     ["trainer.config", "trainer.cluster", "trainer.gcs", "trainer.metrics", "trainer.signals"],
     ["trainer.files", "trainer.lease"],
-    ["trainer.flags", "trainer.paths", "trainer.inputs", "trainer.result"],
+    ["trainer.flags", "trainer.paths", "trainer.inputs", "trainer.result", "trainer.rendezvous"],
     ["trainer.resume", "trainer.lock", "trainer.restarts", "trainer.data.packed", "trainer.data.decode",
      "trainer.data.augment", "trainer.data.skipped", "trainer.pack.request", "trainer.events"],
     ["trainer.data.manifest"],
@@ -24,8 +24,8 @@ LAYERS = [
     ["trainer.data.order", "trainer.data.cache", "trainer.pack.convert", "trainer.audit.scan"],
     ["trainer.data.images", "trainer.audit.duplicates", "trainer.audit.cues", "trainer.pack.writer"],
     ["trainer.data.pipeline", "trainer.pack.command"],
-    ["trainer.models", "trainer.runtime", "trainer.optim", "trainer.feed", "trainer.checkpoint"],
-    ["trainer.step", "trainer.export", "trainer.audit.summary"],
+    ["trainer.peers", "trainer.models", "trainer.runtime", "trainer.optim", "trainer.checkpoint"],
+    ["trainer.step", "trainer.export", "trainer.feed", "trainer.agreement", "trainer.audit.summary"],
     ["trainer.journal", "trainer.state", "trainer.saver"],
     ["trainer.progress", "trainer.curves", "trainer.serving"],
     ["trainer.plots"],
@@ -99,8 +99,9 @@ def test_no_relative_imports():
 
 LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "trainer.paths", "trainer.files",
          "trainer.gcs", "trainer.lock", "trainer.errors", "trainer.patience", "trainer.result", "trainer.resume",
-         "trainer.loop", "trainer.inputs", "trainer.signals", "trainer.data", "trainer.data.manifest",
-         "trainer.data.packed", "trainer.data.reading", "trainer.data.cache", "trainer.data.skipped",
+         "trainer.loop", "trainer.inputs", "trainer.signals", "trainer.wire", "trainer.rendezvous", "trainer.peers",
+         "trainer.agreement", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
+         "trainer.data.cache", "trainer.data.skipped",
          "trainer.train"]  # fmt: skip
 
 CODE = """

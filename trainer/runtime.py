@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from pathlib import Path
 
 import keras
@@ -56,6 +57,7 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
     Raises:
         RequestError: if the devices are not there, or the global batch does not divide among them.
     """
+    os.environ.pop("TF_CONFIG", None)  # Known by now (``cluster.py``); MirroredStrategy would read it, too.
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")

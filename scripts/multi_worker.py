@@ -1,0 +1,152 @@
+"""Measure jobs of several processes on this machine: whether they agree, and how soon they notice a lost one.
+
+  python scripts/multi_worker.py table --precisions=float32,mixed_bfloat16,mixed_float16
+  python scripts/multi_worker.py kills --peer_timeout=10
+
+``table`` trains one small job (batch normalisation, dropout, augmentation, uneven last batch) in several topologies,
+processes x devices, and compares final weights and all losses with the first one's.  ``kills`` ends or stops one of
+three processes, tells how long the others took to exit and with which code and words, starts all again, and compares
+the weights with those of an undisturbed run.  Both print Markdown tables and exit with 1 if anything differs.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from chaos import draw_images
+from local_cluster import environments, start
+
+JOB = (
+    "--image_size=64", "--batch_size=12", "--model=cnn_bn", "--dropout=0.3", "--export=none", "--plateau_patience=1",
+    "--max_restarts_without_progress=0", "--log_every_steps=1",
+)  # fmt: skip
+
+
+def main() -> int:
+    """Run one of the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("table", "kills"))
+    parser.add_argument("--topologies", default="1x1,1x2,2x1,2x2,4x1", help="processes x devices of each")
+    parser.add_argument("--precisions", default="float32")
+    parser.add_argument("--allreduce_dtype", default="auto")
+    parser.add_argument("--epochs", type=int, default=6, help="of 9 steps (default 6)")
+    parser.add_argument("--peer_timeout", type=float, default=10.0, help="seconds (default 10)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = draw_images(Path(folder) / "data")
+        words = [f"--data_dir={data}", *JOB, f"--epochs={arguments.epochs}"]
+        words += [f"--allreduce_dtype={arguments.allreduce_dtype}", f"--peer_timeout_seconds={arguments.peer_timeout}"]
+        if arguments.what == "kills":
+            return kills(Path(folder), [*words, "--precision=float32", "--checkpoint_every_steps=2"])
+        good = True
+        print(
+            "| precision | processes x devices | last loss | largest relative difference of a loss | weights_sha256 |"
+        )
+        print("|---" * 5 + "|", flush=True)
+        for precision in arguments.precisions.split(","):
+            good &= table(
+                Path(folder), [*words, f"--precision={precision}"], precision, arguments.topologies.split(",")
+            )
+        return 0 if good else 1
+
+
+def table(folder: Path, words: Sequence[str], precision: str, topologies: Sequence[str]) -> bool:
+    """Train in every topology and print a row for each; tell whether all losses agree within 1e-6."""
+    first: list[float] = []
+    good = True
+    for topology in topologies:
+        workers, devices = map(int, topology.split("x"))
+        job = folder / f"{precision}-{topology}"
+        codes, _ = run([*words, f"--job_dir={job}", f"--num_devices={devices}"], workers)
+        if any(codes):
+            raise RuntimeError(f"{topology} ended with {codes}")
+        losses = losses_of(job)
+        first = first or losses
+        difference = max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(first, losses, strict=True))
+        good &= difference <= 1e-6
+        digest = result_of(job)["weights_sha256"][:12]
+        print(f"| {precision} | {topology} | {losses[-1]:.6f} | {difference:.1e} | `{digest}` |", flush=True)
+    return good
+
+
+def kills(folder: Path, words: Sequence[str]) -> int:
+    """Disturb a job of three processes in several ways, print a row for each, and return the exit code."""
+    run([*words, f"--job_dir={folder / 'peace'}"], 3)
+    wanted = result_of(folder / "peace")["weights_sha256"]
+    print("| what | to | exit codes of the others | seconds until the last of them ended | what they said | again |")
+    print("|---" * 6 + "|", flush=True)
+    good = True
+    for number, victim in ((signal.SIGKILL, 2), (signal.SIGKILL, 0), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)):
+        job = folder / f"{number.name}-{victim}"
+        codes, text = run([*words, f"--job_dir={job}"], 3, disturb=(number, victim, job))
+        seconds = codes.pop(-1)
+        others = [code for index, code in enumerate(codes) if index != victim]
+        said = next(line for line in text.splitlines() if line.startswith("stopped: lost")).split(";")[0]
+        run([*words, f"--job_dir={job}"], 3)
+        same = result_of(job)["weights_sha256"] == wanted
+        good &= same and others == [75, 75]
+        print(f"| {number.name} | worker {victim} | {', '.join(map(str, others))} | {seconds:.1f} | {said} | "
+              f"{'identical' if same else 'DIFFERENT'} |", flush=True)  # fmt: skip
+    return 0 if good else 1
+
+
+def run(words: Sequence[str], workers: int, disturb: "tuple[int, int, Path] | None" = None) -> tuple[list[Any], str]:
+    """Run a job to its end.
+
+    Args:
+        words: flags.
+        workers: processes; one alone is no cluster.
+        disturb: signal to send, to which worker, once this job_dir has a checkpoint.
+
+    Returns:
+        Exit codes (with ``disturb`` followed by the seconds from the signal to the last exit of another worker), and
+        all that the processes wrote.
+    """
+    described = environments(workers) if workers > 1 else [{"TF_CONFIG": ""}]
+    with tempfile.TemporaryFile("w+") as output:
+        processes = [start(environment, words, output) for environment in described]
+        sent = time.monotonic()
+        victim = None
+        if disturb is not None:
+            number, index, job = disturb
+            while len(list(job.glob("checkpoints/*/COMMIT.json"))) < 2:
+                time.sleep(0.05)
+            victim = processes[index]
+            os.kill(victim.pid, number)
+            sent = time.monotonic()
+        codes: list[Any] = [process.wait() for process in processes if process is not victim]
+        seconds = time.monotonic() - sent
+        if victim is not None and disturb is not None:
+            victim.kill()
+            codes.insert(disturb[1], victim.wait())
+            codes.append(seconds)
+        output.seek(0)
+        text = output.read()
+    if disturb is None and any(codes):
+        sys.stderr.write(text)
+    return codes, text
+
+
+def result_of(job: Path) -> dict[str, Any]:
+    """Return a job's result.json."""
+    return dict(json.loads((job / "result.json").read_text()))
+
+
+def losses_of(job: Path) -> list[float]:
+    """Return the training loss of each step and the validation loss of each epoch."""
+    lines = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] if line["kind"] == "train" else line["val_loss"] for line in lines
+            if line["kind"] in ("train", "validation")]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
