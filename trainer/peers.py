@@ -88,7 +88,7 @@ class Group(Alone):
         self._changed = threading.Condition()
         self._heard = dict.fromkeys(connections, time.monotonic())
         self._gone: set[int] = set()
-        self._over = self._leaving = self._decided_end = False
+        self._over = self._leaving = self._decided_end = self._ending = False
         self._actions: list[Callable[[float], None]] = []
         self._number = 0  # Of gather and share.
         self._values: dict[int, dict[int, Any]] = {}
@@ -272,7 +272,11 @@ class Group(Alone):
         self._end(EXIT_STOPPED, f"{line}; start all processes again: they continue from the newest checkpoint", 0.0)
 
     def _end(self, code: int, line: str, grace: float) -> None:
-        """End the process from a thread, unless its main thread comes to its own end first."""
+        """End the process from a thread, unless the main thread ends first by itself; the first verdict stands."""
+        with self._changed:
+            if self._ending or self._leaving:
+                return
+            self._ending = True
         if not self.index:
             for peer, connection in self._connections.items():
                 if peer not in self._gone:
