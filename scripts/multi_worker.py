@@ -2,11 +2,14 @@
 
   python scripts/multi_worker.py table --precisions=float32,mixed_bfloat16,mixed_float16
   python scripts/multi_worker.py kills --peer_timeout=10
+  unshare -rn sh -c 'ip link set lo up; python scripts/multi_worker.py messages --topologies=2x1,4x1'
 
 ``table`` trains one small job (batch normalisation, dropout, augmentation, uneven last batch) in several topologies,
 processes x devices, and compares final weights and all losses with the first one's.  ``kills`` ends or stops one of
 three processes, tells how long the others took to exit and with which code and words, starts all again, and compares
-the weights with those of an undisturbed run.  Both print Markdown tables and exit with 1 if anything differs.
+the weights with those of an undisturbed run.  ``messages`` counts the bytes on the loopback that one more step costs
+and compares them with the formula of docs/scaling.md; run it in a network of its own, as above.  All print Markdown
+tables and exit with 1 if anything differs.
 """
 
 import argparse
@@ -22,9 +25,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from chaos import draw_images
 from local_cluster import environments, start
 
+_FEW_STEPS, _MANY_STEPS = 10, 40
 JOB = (
     "--image_size=64", "--batch_size=12", "--model=cnn_bn", "--dropout=0.3", "--export=none", "--plateau_patience=1",
     "--max_restarts_without_progress=0", "--log_every_steps=1",
@@ -34,7 +39,7 @@ JOB = (
 def main() -> int:
     """Run one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "kills"))
+    parser.add_argument("what", choices=("table", "kills", "messages"))
     parser.add_argument("--topologies", default="1x1,1x2,2x1,2x2,4x1", help="processes x devices of each")
     parser.add_argument("--precisions", default="float32")
     parser.add_argument("--allreduce_dtype", default="auto")
@@ -47,6 +52,8 @@ def main() -> int:
         words += [f"--allreduce_dtype={arguments.allreduce_dtype}", f"--peer_timeout_seconds={arguments.peer_timeout}"]
         if arguments.what == "kills":
             return kills(Path(folder), [*words, "--precision=float32", "--checkpoint_every_steps=2"])
+        if arguments.what == "messages":
+            return messages(Path(folder), words, arguments.topologies.split(","), arguments.allreduce_dtype)
         good = True
         print(
             "| precision | processes x devices | last loss | largest relative difference of a loss | weights_sha256 |"
@@ -99,6 +106,41 @@ def kills(folder: Path, words: Sequence[str]) -> int:
     return 0 if good else 1
 
 
+def messages(folder: Path, words: Sequence[str], topologies: Sequence[str], dtype: str) -> int:
+    """Measure the bytes of one more step by topology, print a row for each, and return the exit code."""
+    size = {"auto": 8, "float32": 4}.get(dtype, 2)
+    good = True
+    print("| processes x devices | all-reduce dtype | gradients, bytes | ring, all ranks | measured | ratio |")
+    print("|---" * 6 + "|", flush=True)
+    for topology in topologies:
+        workers, devices = map(int, topology.split("x"))
+        counted = []
+        for steps in (_FEW_STEPS, _MANY_STEPS):
+            job = folder / f"{topology}-{steps}"
+            before = _loopback_bytes()
+            run([*words, f"--job_dir={job}", f"--num_devices={devices}", "--model=cnn", "--epochs=1",
+                 f"--steps_per_epoch={steps}", "--precision=float32"], workers)  # fmt: skip
+            counted.append(_loopback_bytes() - before)
+        gradients = size * _parameters(job)
+        expected = 2 * (workers * devices - 1) * gradients * (workers > 1)
+        found = (counted[1] - counted[0]) / (_MANY_STEPS - _FEW_STEPS)
+        good &= 0.9 < found / expected < 1.2
+        print(f"| {topology} | {dtype} | {gradients:,} | {expected:,} | {found:,.0f} | {found / expected:.2f} |",
+              flush=True)  # fmt: skip
+    return 0 if good else 1
+
+
+def _loopback_bytes() -> int:
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    return next(int(line.split(":")[1].split()[0]) for line in lines if line.split(":")[0].strip() == "lo")
+
+
+def _parameters(job: Path) -> int:
+    newest = max(job.glob("checkpoints/*/arrays.npz"))
+    with np.load(newest) as arrays:
+        return sum(arrays[name].size for name in arrays.files if name.startswith("model/"))
+
+
 def run(words: Sequence[str], workers: int, disturb: "tuple[int, int, Path] | None" = None) -> tuple[list[Any], str]:
     """Run a job to its end.
 
@@ -142,10 +184,10 @@ def result_of(job: Path) -> dict[str, Any]:
 
 
 def losses_of(job: Path) -> list[float]:
-    """Return the training loss of each step and the validation loss of each epoch."""
+    """Return the training loss of each step that was applied, and the validation loss of each epoch."""
     lines = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] if line["kind"] == "train" else line["val_loss"] for line in lines
-            if line["kind"] in ("train", "validation")]  # fmt: skip
+    found = [line.get("loss", line.get("val_loss")) for line in lines if line["kind"] in ("train", "validation")]
+    return [loss for loss in found if loss is not None]
 
 
 if __name__ == "__main__":

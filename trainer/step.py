@@ -20,9 +20,10 @@ INITIAL_LOSS_SCALE = 2.0**15
 GROWTH_INTERVAL = 2000
 MIN_LOSS_SCALE = 1.0
 
-# Of gradients that travel in one message.  PyTorch's DistributedDataParallel takes 25 MB (Li et al. 2020, "PyTorch
-# Distributed", arXiv:2006.15704, section 3.2.3); last layers come first, so that they leave while others are computed.
-BUCKET_BYTES = 32 * 2**20
+# A message of gradients is sent when it has grown past this; last layers come first, so that it can leave while the
+# gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
+# whose 25 MB would put all of this network into one message).
+BUCKET_BYTES = 4 * 2**20
 
 Batch = dict[str, tf.Tensor]
 

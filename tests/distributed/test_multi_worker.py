@@ -125,12 +125,12 @@ def test_float16_and_fewer_validation_images_than_workers(tmp_path):
 
 def test_a_killed_worker_a_stop_of_one_and_another_number_of_devices_lose_nothing(data, alone, tmp_path):
     job = tmp_path / "job"
-    run = Run(data, job, 3, checkpoint_every_steps=2)
+    run = Run(data, job, 4, checkpoint_every_steps=2)
     run.until(lambda: len(checkpoints_of(job)) > 1)
     run.processes[1].kill()
     codes, texts = run.wait()
-    assert codes == [75, -signal.SIGKILL, 75]
-    for index in (0, 2):
+    assert codes == [75, -signal.SIGKILL, 75, 75]
+    for index in (0, 2, 3):
         assert "stopped: lost worker 1 (127.0.0.1:" in texts[index]
         assert "Traceback" not in texts[index]
 
