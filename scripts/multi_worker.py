@@ -45,13 +45,15 @@ def main() -> int:
     parser.add_argument("--allreduce_dtype", default="auto")
     parser.add_argument("--epochs", type=int, default=6, help="of 9 steps (default 6)")
     parser.add_argument("--peer_timeout", type=float, default=10.0, help="seconds (default 10)")
+    parser.add_argument("--disturb", default="SIGKILL:2,SIGKILL:0,SIGSTOP:1,SIGSTOP:0", help="signal:worker of kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = draw_images(Path(folder) / "data")
         words = [f"--data_dir={data}", *JOB, f"--epochs={arguments.epochs}"]
         words += [f"--allreduce_dtype={arguments.allreduce_dtype}", f"--peer_timeout_seconds={arguments.peer_timeout}"]
         if arguments.what == "kills":
-            return kills(Path(folder), [*words, "--precision=float32", "--checkpoint_every_steps=2"])
+            words += ["--precision=float32", "--checkpoint_every_steps=2"]
+            return kills(Path(folder), words, arguments.disturb.split(","))
         if arguments.what == "messages":
             return messages(Path(folder), words, arguments.topologies.split(","), arguments.allreduce_dtype)
         good = True
@@ -85,14 +87,16 @@ def table(folder: Path, words: Sequence[str], precision: str, topologies: Sequen
     return good
 
 
-def kills(folder: Path, words: Sequence[str]) -> int:
+def kills(folder: Path, words: Sequence[str], disturbances: Sequence[str]) -> int:
     """Disturb a job of three processes in several ways, print a row for each, and return the exit code."""
     run([*words, f"--job_dir={folder / 'peace'}"], 3)
     wanted = result_of(folder / "peace")["weights_sha256"]
     print("| what | to | exit codes of the others | seconds until the last of them ended | what they said | again |")
     print("|---" * 6 + "|", flush=True)
     good = True
-    for number, victim in ((signal.SIGKILL, 2), (signal.SIGKILL, 0), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)):
+    for disturbance in disturbances:
+        name, _, worker = disturbance.partition(":")
+        number, victim = signal.Signals[name], int(worker)
         job = folder / f"{number.name}-{victim}"
         codes, text = run([*words, f"--job_dir={job}"], 3, disturb=(number, victim, job))
         seconds = codes.pop(-1)
