@@ -103,10 +103,10 @@ def read_manifest(data_dir: str) -> dict[str, Any] | None:
         RequestError: if it is not one that this version reads.
     """
     path = files.join(data_dir, MANIFEST)
-    if not files.exists(path):
-        return None
     try:
         manifest = dict(json.loads(files.read_text(path)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except ValueError as error:
         raise RequestError(f"expected {path} to be a packed set's manifest, received {error}; pack again") from error
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
