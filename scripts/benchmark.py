@@ -11,6 +11,7 @@ ratios of one run, not the figures of two.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -52,8 +53,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="rounds; the best of each way counts (default 7)")
     arguments = parser.parse_args()
     print_machine()
-    with tempfile.TemporaryDirectory() as folder:
-        arguments.folder = Path(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        arguments.folder, arguments.stack = Path(folder), stack
         costs = measure(BENCHMARKS[arguments.what](arguments), arguments.rounds)
     images = {"augment": arguments.batch_size, "step": arguments.batch_size, "input": arguments.images}
     print_table(costs, images.get(arguments.what, 0))
@@ -247,9 +248,10 @@ def _notebook(size: int) -> keras.Model:
 
 
 def _input(arguments: argparse.Namespace) -> Ways:
-    from benchmark_input import input_ways  # Beside this file; needs OpenCV, as the other benchmarks do not.
+    from benchmark_input import input_ways, serve  # Beside this file; needs what the other benchmarks do not.
 
-    return input_ways(arguments.folder, arguments.images, arguments.image_size, arguments.batch_size)
+    server = arguments.stack.enter_context(serve(arguments.folder))
+    return input_ways(arguments.folder, server, arguments.images, arguments.image_size, arguments.batch_size)
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Ways]] = {

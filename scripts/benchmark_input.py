@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from gcs import Server, serve, upload  # type: ignore[import-not-found]  # Of the tests.
+
 from trainer.config import DataConfig
 from trainer.data import augment, manifest, pipeline
 from trainer.data.images import Images
@@ -19,14 +24,17 @@ from trainer.data.skipped import Skipped
 from trainer.pack import writer
 from trainer.pack.request import PackFlags
 
+__all__ = ["input_ways", "serve"]
+
 STORED = 256  # Pixels; what is not resized is decoded at this size.
 
 
-def input_ways(folder: Path, images: int, size: int, batch: int) -> dict[str, Callable[[], object]]:
+def input_ways(folder: Path, server: Server, images: int, size: int, batch: int) -> dict[str, Callable[[], object]]:
     """Return one pass over a generated set of JPEG photographs in each way.
 
     Args:
         folder: to write the set into.
+        server: a running fake-gcs-server; it shares the machine, which no bucket does.
         images: how many.
         size: pixels that training sees.
         batch: images of a batch.
@@ -35,12 +43,14 @@ def input_ways(folder: Path, images: int, size: int, batch: int) -> dict[str, Ca
     packed = str(folder / "packed")
     writer.pack(PackFlags(data_dir=str(data), out=packed), manifest.read_all_splits(str(data)))
     ours = functools.partial(_ours, batch=batch)
+    bucket = _upload(packed, server)
     return {
         "libjpeg-turbo alone, a thread for each core: the limit": _limit(data, batch),
         "notebook: ImageDataGenerator, augmented": _generator(data, size, batch),
         "image_dataset_from_directory, Keras's augmentation": _keras(data, size, batch),
         "ours, folder: decode": ours(str(data), STORED, "none"),
         "ours, packed: decode": ours(packed, STORED, "none"),
+        "ours, packed, from fake-gcs-server: decode": ours(bucket, STORED, "none"),
         "ours, packed: decode and resize": ours(packed, size, "none"),
         "ours, packed: decode, resize, augment": ours(packed, size, "notebook"),
         "ours, memory cache": ours(packed, size, "none", cache="memory"),
@@ -61,6 +71,11 @@ def _draw(root: Path, images: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), field.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
     return root
+
+
+def _upload(packed: str, server: Server) -> str:
+    os.environ.update(server.environment())
+    return str(upload(packed, f"{server.make_bucket('benchmark')}/packed"))
 
 
 def _limit(data: Path, batch: int) -> Callable[[], object]:

@@ -276,16 +276,16 @@ def _wait_for(port: int, process: subprocess.Popen) -> None:
     raise RuntimeError(f"fake-gcs-server ended with {process.returncode}")
 
 
-@pytest.fixture(scope="session")
-def gcs_server(tmp_path_factory) -> Iterator[Server]:
-    """Start the server and its proxy once a process."""
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[Server]:
+    """Run the server and its proxy while the block runs; the proxy's certificate is written into ``folder``."""
     port = _free_port()
     words = [_binary(), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port),
              "-public-host", HOSTS[0]]  # fmt: skip
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
-        server = Server(port, *_certificate(tmp_path_factory.mktemp("certificate")))
+        server = Server(port, *_certificate(folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -293,6 +293,13 @@ def gcs_server(tmp_path_factory) -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory) -> Iterator[Server]:
+    """Start the server and its proxy once a process."""
+    with serve(tmp_path_factory.mktemp("certificate")) as server:
+        yield server
 
 
 _numbers = itertools.count(1)
