@@ -174,6 +174,7 @@ def assert_one_line(message: str, mention: str) -> None:
     assert "received" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cue", ["file size", "brightness", "JPEG tables"])
 def test_cue_does_not_tell_the_class(cue: str, cues: dict[str, npt.NDArray[np.float64]]) -> None:
     assert abs(roc_auc_score(cues["label"], cues[cue]) - 0.5) < 0.1

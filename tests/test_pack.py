@@ -13,8 +13,9 @@ import tensorflow as tf
 from images import write_image_set
 from jobs import float32_policy, result_of, run_job, values_of  # noqa: F401
 from PIL import Image
+from tiny_export import write_export
 
-from trainer import flags
+from trainer import evaluate, flags
 from trainer.config import DataConfig
 from trainer.data import manifest, packed, reading
 from trainer.data.images import Images
@@ -308,6 +309,18 @@ def test_a_bomb_is_not_converted(folder, tmp_path):
     (tmp_path / "data/Train/Fake/bomb.png").write_bytes(data + b"\0" * 50)
     told = pack(PackFlags(data_dir=str(tmp_path / "data"), out=str(tmp_path / "out")))
     assert "900000000" in told["bad"]["Train/Fake/bomb.png"]
+
+
+def test_evaluation_of_the_packed_set_gives_the_same_scores(folder, packed_set, tmp_path):
+    model = write_export(tmp_path / "best" / "1", ["Fake", "Real"])
+    for name, data_dir in (("folder", folder), ("packed", packed_set)):
+        words = [f"--model_dir={model}", f"--data_dir={data_dir}", "--split=Train", f"--out={tmp_path / name}",
+                 "--bootstrap=0", "--max_bad_fraction=0.2"]  # fmt: skip
+        assert flags.run_command(evaluate.main, words) == 0
+    scores = [(tmp_path / name / "predictions.csv").read_text() for name in ("folder", "packed")]
+    assert scores[0] == scores[1]
+    assert len(scores[0].splitlines()) > 25
+    assert "report.html" in {path.name for path in (tmp_path / "packed").iterdir()}
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_curves_weigh_examples_and_find_the_best_epoch(tmp_path):
     assert curves.read_curves(str(tmp_path / "none")) is None
 
 
-@pytest.mark.parametrize("validations", [0, 3])
+@pytest.mark.parametrize("validations", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_training_report(tmp_path, validations):
     job_dir = write_job(tmp_path / "job", validations)
     rng = np.random.default_rng(0)

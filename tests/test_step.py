@@ -244,6 +244,7 @@ def losses_of(devices: int, **options) -> list[float]:
     return [trainer.train(random_batch(8, seed=step), step).loss_sum for step in range(8)]
 
 
+@pytest.mark.slow
 def test_xla_gives_the_same_losses_on_one_and_two_devices():
     plain = losses_of(1)
     for devices in (1, 2):
@@ -260,7 +261,7 @@ def test_dropout_under_xla_is_the_same_on_one_and_two_devices():
     ("devices", "policy"),
     [
         (1, "mixed_bfloat16"),
-        (2, "mixed_bfloat16"),
+        pytest.param(2, "mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param(1, "mixed_float16", marks=pytest.mark.slow),
         pytest.param(2, "mixed_float16", marks=pytest.mark.slow),
     ],
