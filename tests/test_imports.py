@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only what stands in an earlier layer; those of one layer are siblings and do not know each other.
 LAYERS = [
-    ["trainer", "trainer.audit", "trainer.data", "trainer.pack"],
+    ["trainer", "trainer.audit", "trainer.data", "trainer.pack", "trainer.submit"],
     ["trainer.audit.measure", "trainer.bootstrap", "trainer.data.augment", "trainer.errors", "trainer.loop",
      "trainer.patience", "trainer.verify_export", "trainer.wire"],
     ["trainer.cluster", "trainer.config", "trainer.gcs", "trainer.metrics", "trainer.signals"],
@@ -100,13 +100,15 @@ LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "train
          "trainer.loop", "trainer.inputs", "trainer.signals", "trainer.wire", "trainer.rendezvous", "trainer.peers",
          "trainer.agreement", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
          "trainer.data.cache", "trainer.data.skipped",
-         "trainer.train"]  # fmt: skip
+         "trainer.logs", "trainer.selftest", "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
+         "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow",
+         "trainer.submit.command", "trainer.train"]  # fmt: skip
 
 CODE = """
 import importlib, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
-    heavy = {"tensorflow", "keras", "sklearn", "matplotlib", "scipy", "PIL", "pandas"} & set(sys.modules)
+    heavy = {"tensorflow", "keras", "sklearn", "matplotlib", "scipy", "PIL", "pandas", "kubernetes"} & set(sys.modules)
     assert not heavy, f"{name} imports {heavy}"
 """
 

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from trainer import config as config_lib
-from trainer import errors, files
+from trainer import errors, files, logs
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 
@@ -114,6 +114,8 @@ Train a deepfake detector from a folder or bucket of images.
 D holds {Train,Validation,Test}/{Fake,Real}/* images.  J receives everything: checkpoints, metrics.jsonl, the
 exported model, plots and result.json.  The same command again continues where the last one stopped.
 
+  python -m trainer.train --selftest    says whether GPUs, CUDA, memory and write access are as they should be
+
 Exit codes: 0 done (or already done); 2 the request is wrong, a retry cannot help; 75 stopped with everything
 saved, start it again; 1 anything else."""
 
@@ -209,7 +211,7 @@ def _show_log() -> None:
     package_log = logging.getLogger("trainer")
     if not package_log.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(logs.formatter())
         package_log.addHandler(handler)
         package_log.setLevel(logging.INFO)
         package_log.propagate = False

@@ -207,7 +207,7 @@ class Session:
         )  # fmt: skip
         self._journal.line(
             "start", self._state.step, version=__version__, tensorflow=tf.__version__, precision=runtime.precision,
-            num_devices=runtime.num_devices, device_kind=runtime.device_kind, time=now(),
+            num_devices=runtime.num_devices, device_kind=runtime.device_kind, total_steps=plan.total_steps, time=now(),
         )  # fmt: skip
 
     def _loop(self) -> loop.Ending:

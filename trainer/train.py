@@ -101,6 +101,10 @@ def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command on the words after the program's name; returns the exit code."""
+    if "--selftest" in argv:
+        from trainer import selftest  # Late: training does not need it.
+
+        return selftest.main([word for word in argv if word != "--selftest"])
     config = flags.train_config(argv)
     cluster = cluster_lib.from_environment(strategy=config.runtime.strategy)
     outcome = run(config, cluster)

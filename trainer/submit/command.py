@@ -1,0 +1,359 @@
+"""The sub-commands of ``scripts/submit.py``: what each takes, and in which order it asks and acts."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trainer import flags
+from trainer.config import did_you_mean, setting
+from trainer.errors import EXIT_DONE, JobFailed, RequestError
+from trainer.submit import follow, plan, render, request, runs
+from trainer.submit.api import Cluster, Refused
+from trainer.submit.request import ClusterFlags, RunFlags
+
+USAGE = """\
+Run training jobs on the GPUs of a Kubernetes cluster.
+
+  python scripts/submit.py run --name=N --image=I --data_dir=gs://.. --job_dir=gs://.. [flags] -- [trainer flags]
+  python scripts/submit.py list
+  python scripts/submit.py status NAME
+  python scripts/submit.py logs NAME [-f]
+  python scripts/submit.py cancel NAME [--forget]
+  python scripts/submit.py resume NAME [flags] -- [trainer flags]
+  python scripts/submit.py tensorboard NAME [--port=6006]
+
+"python scripts/submit.py COMMAND --help" explains a command.
+
+Exit codes: 0 done; 2 the request is wrong, or the cluster refuses it; 1 anything else."""
+
+RUN_USAGE = """\
+Check a run, print its plan, submit it and show its log.  Ctrl-C leaves it running.
+
+  python scripts/submit.py run --name=N --image=I --data_dir=gs://.. --job_dir=gs://.. [flags] -- [trainer flags]
+
+The trainer's flags (python -m trainer.train --help) are checked here, before anything waits in a queue."""
+
+RESUME_USAGE = """\
+Continue a run that ended, was cancelled or failed: the same job_dir under a new name.
+
+  python scripts/submit.py resume NAME [flags] -- [trainer flags]
+
+Every flag of run may be given to change it (--gpus=4 --nospot --name=N); trainer flags come after the old ones."""
+
+_EVENTS = 5  # Newest ones that status shows.
+
+
+@dataclasses.dataclass(frozen=True)
+class LogFlags(ClusterFlags):
+    """Settings of logs."""
+
+    f: bool = setting(False, "Follow: go on until the run ends; Ctrl-C leaves it running.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CancelFlags(ClusterFlags):
+    """Settings of cancel."""
+
+    forget: bool = setting(False, "Also remove the run's record: it leaves the list, and resume does not know it.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorBoardFlags(ClusterFlags):
+    """Settings of tensorboard."""
+
+    port: int = setting(6006, "Port on this machine.", minimum=1, maximum=65535)
+    platform: str = setting(request.PLATFORMS[0], "Kind of cluster, as for run.", choices=request.PLATFORMS)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the sub-command that the first word names; returns the exit code.
+
+    Raises:
+        RequestError: if there is no such command, or the request to it is wrong.
+    """
+    name, words = (argv[0], argv[1:]) if argv else ("", [])
+    if name in ("--help", "-h", "-help", "help"):
+        raise flags.HelpRequested(USAGE)
+    if name not in COMMANDS:
+        raise RequestError(
+            f"expected one of the commands {', '.join(COMMANDS)}, received {name or 'none'}"
+            f"{did_you_mean(name, COMMANDS)}; see --help"
+        )
+    return COMMANDS[name](words)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Check, plan, submit, follow."""
+    own, trainer_words = request.split_words(argv)
+    given, rest = flags.parse(own, request.fields(RunFlags), usage=RUN_USAGE)
+    if rest:
+        raise RequestError(f"expected only flags before --, received {rest[0]!r}; write --flag=value")
+    return _submit(given, trainer_words)
+
+
+def resume(argv: Sequence[str]) -> int:
+    """Submit a run again from its record, with changes."""
+    own, trainer_words = request.split_words(argv)
+    given, rest = flags.parse(own, request.fields(RunFlags), usage=RESUME_USAGE)
+    old = _one_name(rest)
+    cluster = Cluster(str(given.get("namespace", RunFlags.namespace)), str(given.get("context", "")))
+    record = cluster.get("ConfigMap", _record_name(old))
+    before = runs.read_record(record) if record else {}
+    if not before:
+        raise RequestError(
+            f"expected a run that submit.py made in namespace {cluster.namespace}, found no record of {old!r}; see "
+            "list, or use run with its --job_dir"
+        )
+    given = {**before["run"], "name": _next_name(cluster, old), **given}
+    return _submit(given, [*before["trainer"], *trainer_words], cluster)
+
+
+def list_runs(argv: Sequence[str]) -> int:
+    """Print all runs of the namespace."""
+    given, rest = flags.parse(
+        argv, request.fields(ClusterFlags), usage="List the runs of a namespace, and how far they are."
+    )
+    if rest:
+        raise RequestError(f"expected only flags, received {rest[0]!r}")
+    cluster = _cluster(ClusterFlags(**given))  # type: ignore[arg-type]
+    found = runs.find_all(cluster)
+    print(runs.table(found) if found else f"no runs in namespace {cluster.namespace}")
+    return EXIT_DONE
+
+
+def status(argv: Sequence[str]) -> int:
+    """Print one run: its state, its pods and why they wait, its progress."""
+    name, own = _name_and_flags(
+        argv, ClusterFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
+    )
+    cluster = _cluster(own)
+    found = runs.find(cluster, name)
+    print(runs.table([found]))
+    if found.detail:
+        print(found.detail)
+    how_far = runs.progress(found)
+    if how_far.problem:
+        print(f"progress unknown: {how_far.problem}")
+    for line in runs.describe_pods(cluster.list("Pod", follow.selector(name)).items):
+        print(line)
+    for event in cluster.list("Event", fields=f"involvedObject.name={name}").items[-_EVENTS:]:
+        print(f"{event.get('type', '')}: {event.get('reason', '')}: {event.get('message', '')}")
+    return EXIT_DONE
+
+
+def logs(argv: Sequence[str]) -> int:
+    """Print the log of all pods of a run."""
+    words = ["--f" if word in ("-f", "--follow") else word for word in argv]
+    name, own = _name_and_flags(words, LogFlags, "Print the log of all pods of a run.\n\n  logs NAME [-f]")
+    cluster = _cluster(own)
+    runs.find(cluster, name)
+    if own.f:
+        return _follow(cluster, name)
+    follow.show(cluster, name)
+    return EXIT_DONE
+
+
+def cancel(argv: Sequence[str]) -> int:
+    """Delete a run's Job or JobSet: its pods get SIGTERM, save and exit."""
+    usage = "End a run; its pods save first. The record stays, so that resume works.\n\n  cancel NAME [--forget]"
+    name, own = _name_and_flags(argv, CancelFlags, usage)
+    cluster = _cluster(own)
+    found = runs.find(cluster, name)
+    if found.kind:
+        cluster.delete(found.kind, name)
+    if own.forget:
+        cluster.delete("ConfigMap", _record_name(name))
+    print(f"{name}: cancelled" + ("; its pods save and end" if found.is_live else ""))
+    if not own.forget and cluster.get("ConfigMap", _record_name(name)):
+        print(f"to continue it: python scripts/submit.py resume {name}{_where(own)}")
+    return EXIT_DONE
+
+
+def tensorboard(argv: Sequence[str]) -> int:
+    """Start a TensorBoard beside the bucket, and forward a port of this machine to it."""
+    usage = "Show a run's TensorBoard at http://localhost:PORT until Ctrl-C.\n\n  tensorboard NAME [--port=6006]"
+    name, own = _name_and_flags(argv, TensorBoardFlags, usage)
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise RequestError("expected kubectl, which forwards the port, received none; install it")
+    cluster = _cluster(own)
+    found = runs.find(cluster, name)
+    objects = render.tensorboard_objects(own.platform, own.namespace, name, found.image, found.job_dir)
+    for item in objects:
+        try:
+            cluster.create(item)
+        except Refused as error:
+            if error.code != 409:  # Another TensorBoard of this run, for example.
+                raise
+    target = f"deployment/{name}-tensorboard"
+    words = [kubectl, f"--namespace={own.namespace}", *([f"--context={own.context}"] if own.context else [])]
+    try:
+        for step in (["rollout", "status", target, "--timeout=10m"], ["port-forward", target, f"{own.port}:6006"]):
+            if subprocess.run([*words, *step], check=False).returncode:
+                raise JobFailed(f"kubectl {' '.join(step)} failed; its message is above")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        cluster.delete("Deployment", f"{name}-tensorboard")
+    return EXIT_DONE
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "run": run,
+    "list": list_runs,
+    "status": status,
+    "logs": logs,
+    "cancel": cancel,
+    "resume": resume,
+    "tensorboard": tensorboard,
+}
+
+
+def _submit(given: Mapping[str, Any], trainer_words: Sequence[str], cluster: Cluster | None = None) -> int:
+    asked = request.build(given, trainer_words)
+    own = asked.run
+    table = plan.read_table(own.accelerators)
+    accelerator = plan.accelerator_of(asked, table)
+    objects = render.run_objects(asked, accelerator)
+    images = own.train_images or (0 if own.dry_run == "client" else _images_in(own.data_dir))
+    print("\n".join(plan.describe(asked, table, images)), file=sys.stderr)
+    if own.dry_run == "client":
+        print(render.to_yaml(objects))
+        return EXIT_DONE
+    cluster = cluster or _cluster(own)
+    runs.require_free(cluster, own.job_dir)
+    if own.dry_run == "server":
+        for item in objects:
+            cluster.create(item, dry_run=True)
+        print(f"the API server accepts {', '.join(item['kind'] for item in objects)}; nothing was created")
+        return EXIT_DONE
+    _create(cluster, asked, objects)
+    print(f"submitted {objects[0]['kind']} {own.name} in namespace {own.namespace}")
+    return _follow(cluster, own.name) if own.follow else EXIT_DONE
+
+
+def _create(cluster: Cluster, asked: request.Request, objects: Sequence[render.Object]) -> None:
+    """Create the record, then the run, then what the run owns; undo it if the cluster refuses a part.
+
+    Raises:
+        RequestError: if the name is taken.
+    """
+    name = asked.run.name
+    _claim(cluster, asked)
+    made: list[tuple[str, str]] = [("ConfigMap", _record_name(name))]
+    try:
+        owner: dict[str, Any] = {}
+        for item in objects:
+            if owner:  # The cluster removes it with the run.
+                item["metadata"]["ownerReferences"] = [owner]
+            created = cluster.create(item)
+            made.append((item["kind"], name))
+            owner = owner or {"apiVersion": item["apiVersion"], "kind": item["kind"], "name": name,
+                              "uid": created["metadata"]["uid"]}  # fmt: skip
+    except BaseException as error:
+        for kind, made_name in reversed(made):
+            cluster.delete(kind, made_name)
+        if isinstance(error, Refused) and error.code == 409:
+            raise _taken(name) from error
+        if isinstance(error, Refused) and error.code == 404:
+            raise RequestError(
+                f"expected a cluster with namespace {cluster.namespace} and {objects[0]['kind']} "
+                f"({objects[0]['apiVersion']}), received: {error}; see README, A cluster"
+            ) from error
+        raise
+
+
+def _claim(cluster: Cluster, asked: request.Request) -> None:
+    """Create the run's record, which says who has the name and how to resume it."""
+    own = dataclasses.asdict(asked.run)
+    own.pop("dry_run"), own.pop("follow"), own.pop("context")
+    default = RunFlags()
+    given = {name: value for name, value in own.items() if value != getattr(default, name)}
+    record = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": _record_name(asked.run.name),
+            "namespace": asked.run.namespace,
+            "labels": {"app.kubernetes.io/name": "deepdetect-run", render.INSTANCE: asked.run.name},
+        },
+        "data": {"request.json": json.dumps({"run": given, "trainer": asked.trainer_words}, indent=1)},
+    }
+    try:
+        cluster.create(record)
+    except Refused as error:
+        if error.code == 409:
+            raise _taken(asked.run.name) from error
+        if error.code == 404:
+            raise RequestError(
+                f"expected the namespace {cluster.namespace}, received: {error}; kubectl apply -k "
+                f"k8s/overlays/{asked.run.platform} makes it"
+            ) from error
+        raise
+
+
+def _taken(name: str) -> RequestError:
+    return RequestError(
+        f"--name: expected a new name, received {name!r} of a run that is there already; give another, or continue "
+        f"that one: resume {name}"
+    )
+
+
+def _follow(cluster: Cluster, name: str) -> int:
+    try:
+        return follow.follow(cluster, name)
+    except KeyboardInterrupt:
+        where = "" if cluster.namespace == RunFlags.namespace else f" --namespace={cluster.namespace}"
+        print(
+            f"\ndetached; {name} goes on. Come back: python scripts/submit.py logs {name} -f{where}; "
+            f"end it: python scripts/submit.py cancel {name}{where}",
+            file=sys.stderr,
+        )
+        return EXIT_DONE
+
+
+def _images_in(data_dir: str) -> int:
+    """Return the images in Train as a packed set's index tells them; 0 if it is no packed set, or out of reach."""
+    from trainer.data import packed
+
+    try:
+        found = packed.read_manifest(data_dir)
+        return sum(found["splits"]["Train"]["counts"].values()) if found else 0
+    except Exception:  # Whatever a bucket's client raises: the cluster may have rights that this machine has not.
+        return 0
+
+
+def _next_name(cluster: Cluster, name: str) -> str:
+    """Return the first of NAME-r2, NAME-r3 ... that no run has."""
+    stem = re.sub(r"-r\d+$", "", name)
+    taken = {found.name for found in runs.find_all(cluster)}
+    return next(found for number in range(2, 10_000) if (found := f"{stem}-r{number}") not in taken)
+
+
+def _record_name(name: str) -> str:
+    return f"{name}-run"
+
+
+def _cluster(own: ClusterFlags) -> Cluster:
+    return Cluster(own.namespace, own.context)
+
+
+def _where(own: ClusterFlags) -> str:
+    return "" if own.namespace == ClusterFlags.namespace else f" --namespace={own.namespace}"
+
+
+def _name_and_flags(argv: Sequence[str], kind: type, usage: str) -> tuple[str, Any]:
+    given, rest = flags.parse(argv, request.fields(kind), usage=usage)
+    return _one_name(rest), kind(**given)
+
+
+def _one_name(rest: Sequence[str]) -> str:
+    if len(rest) != 1:
+        raise RequestError(f"expected the name of one run, received {' '.join(rest) or 'none'}; see list")
+    request.check_name(rest[0])
+    return rest[0]

@@ -1,0 +1,171 @@
+"""The log of a run, from all its pods, until it ends; connections may break."""
+
+import datetime
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from trainer.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
+from trainer.submit import runs
+from trainer.submit.api import Cluster, Interrupted, Object, Outdated, Refused
+from trainer.submit.render import INSTANCE
+
+CONTAINER = "trainer"
+_WATCH_SECONDS = 5  # Between two looks at the run itself.
+_PAUSE_SECONDS = 1.0  # Before a broken connection is made again.
+_ATTEMPTS = 60  # Of an API server that does not answer, before that is an error.
+_LAST_SECONDS = 10.0  # For the last lines, after the run has ended.
+
+Write = Callable[[str], None]
+
+
+def to_terminal(line: str) -> None:
+    """Write one whole line to stdout."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def show(cluster: Cluster, name: str, *, write: Write = to_terminal) -> None:
+    """Write the log that the run's pods hold now."""
+    for pod in cluster.list("Pod", selector(name)).items:
+        if has_log(pod):
+            _Tail(cluster, pod, write).read(follow=False)
+
+
+def follow(cluster: Cluster, name: str, *, write: Write = to_terminal) -> int:
+    """Write the log of all pods of a run, of those too that come later, until it ends.
+
+    Returns:
+        An exit code: 0 done, 2 the trainer refused the request, 1 failed in another way, or was deleted.
+    """
+    tails: dict[str, _Tail] = {}
+    version, told, failures = "", "", 0
+    while True:
+        try:
+            version = _look_at_pods(cluster, name, version, tails, write)
+            run, failures = runs.find(cluster, name), 0
+        except Outdated:
+            version = ""
+            continue
+        except (Interrupted, JobFailed) as error:
+            failures += 1
+            if failures == _ATTEMPTS:
+                raise JobFailed(f"{error}; the run goes on: logs {name} -f") from error
+            time.sleep(_PAUSE_SECONDS)
+            continue
+        news = f"{name}: {run.state}{f', {run.detail}' if run.detail else ''}"
+        if news != told:
+            write(news)
+            told = news
+        if not run.is_live:
+            _drain(tails)
+            return _exit_code(run)
+
+
+def _look_at_pods(cluster: Cluster, name: str, version: str, tails: dict[str, "_Tail"], write: Write) -> str:
+    """List the pods (if there is no version to watch from), then watch them for a while; return the newest version."""
+    if not version:
+        listing = cluster.list("Pod", selector(name))
+        version = listing.version
+        for pod in listing.items:
+            _attend(cluster, pod, tails, write)
+    for kind, pod in cluster.watch("Pod", selector(name), version, _WATCH_SECONDS):
+        version = pod["metadata"].get("resourceVersion", version)
+        if kind in ("ADDED", "MODIFIED"):
+            _attend(cluster, pod, tails, write)
+    return version
+
+
+def selector(name: str) -> str:
+    """Return the labels of a run's pods."""
+    return f"{runs.SELECTOR},{INSTANCE}={name}"
+
+
+def has_log(pod: Object) -> bool:
+    """Tell whether a pod's trainer has started."""
+    states = [entry.get("state", {}) for entry in pod.get("status", {}).get("containerStatuses", [])
+              if entry["name"] == CONTAINER]  # fmt: skip
+    return any("running" in state or "terminated" in state for state in states)
+
+
+def _exit_code(run: runs.Run) -> int:
+    if run.state == "done":
+        return EXIT_DONE
+    return EXIT_REQUEST if "exit code 2 " in run.detail else EXIT_FAILED
+
+
+def _attend(cluster: Cluster, pod: Object, tails: dict[str, "_Tail"], write: Write) -> None:
+    """Begin to read a pod's log, once."""
+    uid = pod["metadata"]["uid"]
+    if uid not in tails and has_log(pod):
+        node = pod.get("spec", {}).get("nodeName", "?")
+        write(f"[{runs.label_of(pod)}] pod {pod['metadata']['name']} on {node}")
+        tails[uid] = _Tail(cluster, pod, write)
+        tails[uid].start()
+
+
+def _drain(tails: dict[str, "_Tail"]) -> None:
+    """Wait for the last lines."""
+    end = time.monotonic() + _LAST_SECONDS
+    for tail in tails.values():
+        tail.join(max(end - time.monotonic(), 0))
+
+
+class _Tail(threading.Thread):
+    """The log of one container, line by line, each once."""
+
+    def __init__(self, cluster: Cluster, pod: Object, write: Write) -> None:
+        super().__init__(daemon=True, name=f"log of {pod['metadata']['name']}")
+        self._cluster, self._pod, self._write = cluster, pod["metadata"]["name"], write
+        self._prefix = f"[{runs.label_of(pod)}] "
+        self._newest = ""  # Time of the last line that was written; times of equal length compare as text.
+
+    def run(self) -> None:
+        """Read to the log's end, through broken connections."""
+        while not self.read(follow=True) or self._goes_on():
+            time.sleep(_PAUSE_SECONDS)
+
+    def read(self, *, follow: bool) -> bool:
+        """Read once; tell whether the stream came to an end of its own."""
+        before = self._newest
+        try:
+            for line in self._cluster.log(self._pod, CONTAINER, follow=follow, since_seconds=self._age()):
+                stamp, _, text = line.partition(" ")
+                if stamp > before:  # After a break the server repeats some seconds.
+                    self._newest = stamp
+                    self._write(self._prefix + message_of(text))
+        except (Interrupted, JobFailed):
+            return False
+        except Refused:
+            return True  # The pod is gone, and its log with it.
+        return True
+
+    def _goes_on(self) -> bool:
+        """Tell whether the container still runs, so that the stream ended too early."""
+        try:
+            pod = self._cluster.get("Pod", self._pod)
+        except (JobFailed, Refused):
+            return True
+        states = (pod or {}).get("status", {}).get("containerStatuses", [])
+        return any("running" in entry.get("state", {}) for entry in states if entry["name"] == CONTAINER)
+
+    def _age(self) -> int:
+        """Return seconds since the newest line, rounded up, or 0 for all."""
+        if not self._newest:
+            return 0
+        then = datetime.datetime.fromisoformat(self._newest[:19] + "+00:00")
+        return max(int((datetime.datetime.now(datetime.UTC) - then).total_seconds()) + 2, 1)
+
+
+def message_of(text: str) -> str:
+    """Return a log line as a person reads it: the message of a structured one (trainer/logs.py), others as they are."""
+    if text.startswith("{"):
+        try:
+            entry = json.loads(text)
+            severity, message = entry["severity"], entry["message"]
+            return str(message) if severity == "INFO" else f"{severity}: {message}"
+        except (ValueError, KeyError, TypeError):
+            pass
+    return text

@@ -1,0 +1,145 @@
+"""What a run will take: machines, batch arithmetic, steps, and hours and cost with what they assume."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.config import did_you_mean
+from trainer.errors import RequestError
+from trainer.submit.request import Request
+
+TABLE = Path(__file__).resolve().parents[2] / "k8s" / "accelerators.yaml"
+_TABLE_PIXELS = 224  # Image size that the table's speeds are for.
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """One kind of GPU.
+
+    Attributes:
+        name: as --accelerator and the nodes' label have it.
+        component: of k8s/.
+        gpus_per_node: numbers of GPUs that machines come with.
+        price: of one GPU and its share of the machine, an hour, in the table's currency.
+        spot_price: the same on a spot machine.
+        images_per_second: of one GPU at 224 pixels, by model.
+    """
+
+    name: str
+    component: str
+    gpus_per_node: list[int]
+    price: float
+    spot_price: float
+    images_per_second: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The file of accelerators, and what holds for all of them."""
+
+    path: str
+    date: str
+    currency: str
+    scaling: float
+    accelerators: dict[str, Accelerator]
+
+
+def read_table(path: str = "") -> Table:
+    """Read the file of accelerators.
+
+    Raises:
+        RequestError: if it cannot be read as one.
+    """
+    path = path or str(TABLE)
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        known = {name: Accelerator(name=name, **entry) for name, entry in values["accelerators"].items()}
+        return Table(path, str(values["date"]), str(values["currency"]), float(values["scaling"]), known)
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise RequestError(
+            f"--accelerators: expected a YAML file such as k8s/accelerators.yaml, received {path!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def accelerator_of(request: Request, table: Table) -> Accelerator:
+    """Return the GPU that a request names.
+
+    Raises:
+        RequestError: if the table has no such GPU, or no machine with so many of them.
+    """
+    name, gpus = request.run.accelerator, request.run.gpus
+    if name not in table.accelerators:
+        raise RequestError(
+            f"--accelerator: expected one of {', '.join(table.accelerators)}; received {name!r}"
+            f"{did_you_mean(name, table.accelerators)}"
+        )
+    accelerator = table.accelerators[name]
+    if gpus not in accelerator.gpus_per_node:
+        sizes = ", ".join(map(str, accelerator.gpus_per_node))
+        raise RequestError(f"--gpus: expected a machine's number of {name} ({sizes}), received {gpus}; see --workers")
+    return accelerator
+
+
+def describe(request: Request, table: Table, images: int) -> list[str]:
+    """Return the plan, one line a subject.
+
+    Args:
+        request: the run.
+        table: of accelerators.
+        images: in Train; 0 if unknown.
+    """
+    run, config = request.run, request.config
+    accelerator = accelerator_of(request, table)
+    gpus = run.gpus_per_model
+    spot = "spot, " if run.spot else ""
+    lines = [
+        f"run        {run.name} ({run.kind}) in namespace {run.namespace}, {run.platform}",
+        f"machines   {run.machines} x {run.gpus} {run.accelerator} ({spot}{run.machines * run.gpus} GPUs)"
+        + (", and a chief without GPU" if run.sweep_workers else ""),
+        f"batch      {config.data.batch_size} images a step, {config.data.batch_size // gpus} on each of {gpus} GPUs"
+        + (" of a trial" if run.sweep_workers else ""),
+    ]
+    if run.spot:
+        often = config.checkpoint
+        every = f"{often.checkpoint_every_seconds:g} s" if often.checkpoint_every_seconds else \
+            f"{often.checkpoint_every_steps} steps"  # fmt: skip
+        lines.append(f"checkpoint every {every}: what a lost spot machine can cost")
+    if not images:
+        return [*lines, "steps      unknown: give --train_images for steps, hours and cost"]
+    per_epoch = config.loop.steps_per_epoch or math.ceil(images / config.data.batch_size)
+    total = per_epoch * config.loop.epochs
+    lines.append(f"steps      {total:,} ({config.loop.epochs} epochs of {per_epoch:,}, {images:,} images)"
+                 + (" a trial at most" if run.sweep_workers else ""))  # fmt: skip
+    return lines + _estimate(request, accelerator, table, total)
+
+
+def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: int) -> list[str]:
+    """Return hours and cost, with what they assume."""
+    run, config = request.run, request.config
+    alone = accelerator.images_per_second.get(config.model.model)
+    if alone is None:
+        return [f"estimate   none: {table.path} has no speed for --model={config.model.model} on {accelerator.name}"]
+    gpus = run.gpus_per_model
+    speed = alone * (_TABLE_PIXELS / config.data.image_size) ** 2 * gpus * table.scaling ** math.log2(gpus)
+    trials = int(_tune_value(request, "max_trials", "10")) if run.sweep_workers else 1
+    hours = steps * config.data.batch_size / speed / 3600 * math.ceil(trials / max(run.sweep_workers, 1))
+    if run.max_hours:
+        hours = min(hours, run.max_hours)
+    price = accelerator.spot_price if run.spot else accelerator.price
+    cost = hours * price * run.machines * run.gpus
+    trying = f", {trials} trials on {run.sweep_workers} machines" if run.sweep_workers else ""
+    return [
+        f"estimate   {f'{hours:.1f} h' if hours >= 1 else f'{hours * 60:.0f} min'}, {cost:.2f} {table.currency}",
+        f"           assumes {speed:,.0f} images/s (not measured) and {price:g} {table.currency} a GPU and hour of "
+        f"{table.date}{trying};",
+        f"           without start-up, validation, restarts, storage and traffic. Edit {Path(table.path).name}.",
+    ]
+
+
+def _tune_value(request: Request, name: str, default: str) -> str:
+    found: dict[str, Any] = dict(word.lstrip("-").split("=", 1) for word in request.tune if "=" in word)
+    return str(found.get(name, default))

@@ -1,0 +1,184 @@
+"""The objects of a run: ``k8s/`` put together by kustomize, then filled in.
+
+The manifests of ``k8s/`` are the only source: the overlays are the same files with placeholders.
+"""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.errors import JobFailed, RequestError
+from trainer.submit.plan import Accelerator
+from trainer.submit.request import Request
+
+SOURCES = Path(__file__).resolve().parents[2] / "k8s"
+INSTANCE = "app.kubernetes.io/instance"
+_GPU = "nvidia.com/gpu"
+_QUEUE = "kueue.x-k8s.io/queue-name"
+_MOUNT = "/data"  # Of components/gcsfuse.
+
+Object = dict[str, Any]
+
+
+def run_objects(request: Request, accelerator: Accelerator) -> list[Object]:
+    """Return the objects of a run, the Job or JobSet first.
+
+    Raises:
+        RequestError: if kubectl is not there.
+    """
+    run = request.run
+    components = ["platform", accelerator.component]
+    components += [
+        name for name, wanted in (("spot", run.spot), ("gcsfuse", run.gcsfuse), ("kueue", run.queue)) if wanted
+    ]
+    objects = kustomize(run.platform, run.namespace, components, base=run.kind)
+    for item in objects:
+        _fill(item, request)
+    return sorted(objects, key=lambda item: item["kind"] not in ("Job", "JobSet"))
+
+
+def tensorboard_objects(platform: str, namespace: str, name: str, image: str, job_dir: str) -> list[Object]:
+    """Return the objects of a TensorBoard for a run's job_dir."""
+    objects = kustomize(platform, namespace, ["tensorboard", "platform"])
+    for item in objects:
+        item["metadata"]["name"] = f"{name}-tensorboard"
+        _set_label(item, name)
+        container = item["spec"]["template"]["spec"]["containers"][0]
+        container["image"] = image
+        container["args"][0] = f"--logdir={job_dir}"
+    return objects
+
+
+def kustomize(platform: str, namespace: str, components: Sequence[str], base: str = "") -> list[Object]:
+    """Build a base of ``k8s/`` with components in order; where a platform has its own form of one, that is taken.
+
+    Raises:
+        RequestError: if kubectl is not there.
+        JobFailed: if it refuses the sources.
+    """
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise RequestError("expected kubectl, which puts the manifests together, received none; install it")
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = os.path.relpath(SOURCES, os.path.realpath(scratch))
+        own = SOURCES / "overlays" / platform
+        places = [f"{sources}/overlays/{platform}/{name}" if (own / name).is_dir() else f"{sources}/components/{name}"
+                  for name in components]  # fmt: skip
+        content = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": namespace,
+            "resources": [f"{sources}/base/{base}"] if base else [],
+            "components": places,
+        }
+        Path(scratch, "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        done = subprocess.run([kubectl, "kustomize", scratch], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise JobFailed(f"kubectl kustomize refused {SOURCES}: {done.stderr.strip()}")
+    return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+def to_yaml(objects: Sequence[Object]) -> str:
+    """Return the objects as one YAML stream that ``kubectl apply -f -`` takes."""
+    return "---\n".join(yaml.safe_dump(item, sort_keys=False, width=120) for item in objects)
+
+
+def pod_templates(item: Object) -> Iterator[Object]:
+    """Yield the pod templates of a Job, JobSet or Deployment."""
+    if item["kind"] == "JobSet":
+        for one in item["spec"]["replicatedJobs"]:
+            yield one["template"]["spec"]["template"]
+    elif "template" in item.get("spec", {}):
+        yield item["spec"]["template"]
+
+
+def trainer_words(request: Request) -> list[str]:
+    """Return the arguments of the container."""
+    run = request.run
+    data_dir = run.data_dir
+    if run.gcsfuse:
+        path = data_dir.removeprefix("gs://").partition("/")[2].rstrip("/")
+        data_dir = f"{_MOUNT}/{path}" if path else _MOUNT
+    return [f"--data_dir={data_dir}", f"--job_dir={run.job_dir}", *request.trainer_words]
+
+
+def _fill(item: Object, request: Request) -> None:
+    run = request.run
+    item["metadata"]["name"] = run.name
+    _set_label(item, run.name)
+    if item["kind"] not in ("Job", "JobSet"):
+        return
+    if run.queue:
+        item["metadata"]["labels"][_QUEUE] = run.queue
+    for template in pod_templates(item):
+        _fill_pod(template["spec"], request)
+    for job in _job_specs(item):
+        if run.max_hours:
+            job["activeDeadlineSeconds"] = max(round(run.max_hours * 3600), 1)
+        if _has_gpu(job["template"]["spec"]):
+            job["completions"] = job["parallelism"] = run.machines
+
+
+def _job_specs(item: Object) -> Iterator[Object]:
+    if item["kind"] == "JobSet":
+        yield from (one["template"]["spec"] for one in item["spec"]["replicatedJobs"])
+    else:
+        yield item["spec"]
+
+
+def _has_gpu(pod: Object) -> bool:
+    return _GPU in pod["containers"][0]["resources"]["limits"]
+
+
+def _fill_pod(pod: Object, request: Request) -> None:
+    run, container = request.run, pod["containers"][0]
+    container["image"] = run.image
+    container["args"] = trainer_words(request)
+    if run.priority:
+        pod["priorityClassName"] = run.priority
+    variables = {entry["name"]: entry for entry in container["env"]}
+    if "DEEPDETECT_NUM_WORKERS" in variables:
+        variables["DEEPDETECT_NUM_WORKERS"]["value"] = str(run.workers)
+    for name, value in request.env.items():
+        if name in variables:
+            raise RequestError(f"--env: expected variables that the run does not set itself, received {name}")
+        # Kubernetes would replace $(NAME) in a value; $$ stands for one $.
+        container["env"].append({"name": name, "value": value.replace("$(", "$$(")})
+    container["args"] = [word.replace("$(", "$$(") for word in container["args"]]
+    for volume in pod["volumes"]:
+        if run.gcsfuse and volume["name"] == "data":
+            volume["csi"]["volumeAttributes"]["bucketName"] = run.data_dir.removeprefix("gs://").partition("/")[0]
+        if volume["name"] == "shm":
+            volume["emptyDir"]["sizeLimit"] = _times(volume["emptyDir"]["sizeLimit"], run.gpus)
+    if _has_gpu(pod):
+        resources = copy.deepcopy(container["resources"])
+        for amounts in resources.values():
+            amounts |= {name: _times(amounts[name], run.gpus) for name in ("cpu", "memory", _GPU) if name in amounts}
+        container["resources"] = resources
+
+
+def _times(quantity: str, factor: int) -> str:
+    """Multiply an amount such as 36Gi."""
+    found = re.fullmatch(r"(\d+)([A-Za-z]*)", quantity)
+    assert found, quantity
+    return f"{int(found[1]) * factor}{found[2]}"
+
+
+def _set_label(value: Any, name: str) -> None:
+    """Put a run's name wherever its label stands: in metadata, selectors and affinities."""
+    if isinstance(value, list):
+        for entry in value:
+            _set_label(entry, name)
+    elif isinstance(value, dict):
+        if INSTANCE in value:
+            value[INSTANCE] = name
+        for entry in value.values():
+            _set_label(entry, name)

@@ -1,0 +1,264 @@
+"""What a run in the cluster is asked to be: the flags before ``--``, the trainer's after it, and what is refused.
+
+Everything here is checked on the laptop, in a second; nothing talks to a cluster.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+from trainer import flags
+from trainer.config import Config, setting
+from trainer.errors import RequestError
+
+PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
+
+_LONGEST_NAME = 40
+# "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
+_LONGEST_SWEEP_NAME = 26
+_BUCKET_PATH = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^\s]*)?")
+_REPOSITORY = r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"{_REPOSITORY}(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
+)
+_CHECKPOINT_SECONDS = 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterFlags:
+    """Which cluster, and which part of it."""
+
+    namespace: str = setting("deepdetect", "Namespace of the run, as the overlay made it.")
+    context: str = setting("", "Context of the kubeconfig; empty: the current one.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags(ClusterFlags):
+    """Settings of one run in a cluster."""
+
+    name: str = setting(
+        "",
+        f"Name of the run: small letters, digits and -, {_LONGEST_NAME} at most ({_LONGEST_SWEEP_NAME} for a sweep).",
+    )
+    image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG).")
+    allow_latest: bool = setting(False, "Accept an image tagged latest, which may be another one at every restart.")
+    data_dir: str = setting("", "gs:// path of the images or of a packed set.")
+    job_dir: str = setting("", "gs:// path of all state and results; one live run at a time.")
+    platform: str = setting(
+        PLATFORMS[0], "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
+    )
+    accelerator: str = setting("nvidia-l4", "Kind of GPU, as --accelerators names them.")
+    gpus: int = setting(1, "GPUs of each machine.", unit="GPUs", minimum=1)
+    workers: int = setting(1, "Machines that train one model together.", unit="machines", minimum=1, maximum=1000)
+    sweep_workers: int = setting(
+        0, "Machines that try hyperparameters side by side (python -m trainer.tune); 0: no sweep.",
+        unit="machines", minimum=0, maximum=1000,
+    )  # fmt: skip
+    spot: bool = setting(False, "Use spot machines: cheaper, and taken back at any time. The run comes back by itself.")
+    queue: str = setting("", "Kueue's LocalQueue to wait in; empty: none.")
+    priority: str = setting("", "PriorityClass of the pods, such as deepdetect-high; empty: the cluster's default.")
+    max_hours: float = setting(
+        0.0, "End the run after so long, everything saved (several machines: since the last restart); 0: no limit.",
+        unit="hours", minimum=0.0,
+    )  # fmt: skip
+    env: str = setting("", "Environment variables of the trainer: NAME=VALUE,NAME=VALUE.")
+    gcsfuse: bool = setting(False, "Read data_dir as files through GKE's Cloud Storage FUSE driver.")
+    train_images: int = setting(
+        0, "Images in Train, for the plan; 0: what a packed set's index says, else unknown.", unit="images", minimum=0
+    )
+    accelerators: str = setting("", "YAML file of GPUs, prices and speeds; empty: k8s/accelerators.yaml.")
+    dry_run: str = setting(
+        "none",
+        "client (or --dry_run alone): print the YAML and submit nothing. server: let the API server check it.",
+        choices=("none", "client", "server"),
+    )
+    follow: bool = setting(True, "Show the log until the run ends; Ctrl-C leaves it running.")
+
+    @property
+    def kind(self) -> str:
+        """The base of k8s/ that the run is made from."""
+        return "sweep" if self.sweep_workers else "multi-worker" if self.workers > 1 else "train"
+
+    @property
+    def machines(self) -> int:
+        """Machines with GPUs."""
+        return self.sweep_workers or self.workers
+
+    @property
+    def gpus_per_model(self) -> int:
+        """GPUs that train one model together."""
+        return self.gpus if self.sweep_workers else self.gpus * self.workers
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneFlags:
+    """What ``trainer.tune`` takes beside the trainer's flags."""
+
+    tuner: str = setting("random", "How trials are chosen.", choices=("random", "bayesian", "hyperband", "grid"))
+    max_trials: int = setting(10, "Trials of the sweep.", unit="trials", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A run that may be rendered: its own settings, and the trainer's."""
+
+    run: RunFlags
+    config: Config
+    tune: tuple[str, ...] = ()
+
+    @property
+    def trainer_words(self) -> list[str]:
+        """The trainer's command line, data_dir and job_dir aside."""
+        words = flags.to_argv(self.config.replace(data_dir="", job_dir=""))
+        return [*words, *self.tune]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment variables that were asked for."""
+        return parse_env(self.run.env)
+
+
+def fields(kind: type) -> dict[str, "dataclasses.Field[str]"]:
+    """Return a dataclass's settings by name, as ``flags.parse`` takes them."""
+    return {field.name: field for field in dataclasses.fields(kind)}
+
+
+def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words before and after the first ``--``; a bare --dry_run means the client's."""
+    cut = list(argv).index("--") if "--" in argv else len(argv)
+    own = ["--dry_run=client" if word in ("--dry_run", "-dry_run") else word for word in argv[:cut]]
+    return own, list(argv[cut + 1 :])
+
+
+def build(given: Mapping[str, object], trainer_words: Sequence[str]) -> Request:
+    """Return the checked request.
+
+    Args:
+        given: values of RunFlags by name.
+        trainer_words: the trainer's command line, without data_dir and job_dir.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the trainer's words.
+        RequestError: for the first thing that cannot work.
+    """
+    run = RunFlags(**given)  # type: ignore[arg-type]
+    for name in ("name", "image", "data_dir", "job_dir"):
+        if not getattr(run, name):
+            raise RequestError(f"expected --{name}, received none; see run --help")
+    _check_name(run)
+    _check_image(run)
+    for name in ("data_dir", "job_dir"):
+        _check_bucket_path(name, getattr(run, name))
+    _check_together(run)
+    parse_env(run.env)
+    tune, words = _split_tune(trainer_words) if run.sweep_workers else ((), list(trainer_words))
+    config = flags.train_config([*words, f"--data_dir={run.data_dir}", f"--job_dir={run.job_dir}"])
+    _check_config(run, config)
+    if run.spot and not (config.checkpoint.checkpoint_every_steps or config.checkpoint.checkpoint_every_seconds):
+        config = config.replace(checkpoint_every_seconds=_CHECKPOINT_SECONDS)
+    return Request(run, config, tune)
+
+
+def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
+    """Refuse what is no DNS-1123 label, or too long.
+
+    Raises:
+        RequestError: naming the flag.
+    """
+    if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) or len(name) > longest:
+        raise RequestError(
+            f"--name: expected a small letter, then small letters, digits and -, at most {longest} characters, "
+            f"received {name!r}"
+        )
+
+
+def _check_name(run: RunFlags) -> None:
+    check_name(run.name, _LONGEST_SWEEP_NAME if run.sweep_workers else _LONGEST_NAME)
+    for flag in ("namespace", "queue", "priority"):
+        value = getattr(run, flag)
+        if value and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", value):
+            raise RequestError(f"--{flag}: expected small letters, digits and -, received {value!r}")
+
+
+def _check_image(run: RunFlags) -> None:
+    found = _IMAGE.fullmatch(run.image)
+    if not found or not (found["tag"] or found["digest"]):
+        raise RequestError(
+            f"--image: expected NAME:TAG or NAME@sha256:<64 digits>, received {run.image!r}; without either, a restart "
+            "may run another image"
+        )
+    if found["tag"] == "latest" and not found["digest"] and not run.allow_latest:
+        raise RequestError(
+            f"--image: expected a tag that stays what it is, received {run.image!r}; use another tag or a digest, or "
+            "--allow_latest"
+        )
+
+
+def _check_bucket_path(flag: str, path: str) -> None:
+    if not _BUCKET_PATH.fullmatch(path):
+        raise RequestError(
+            f"--{flag}: expected gs://BUCKET/PATH, which every machine of the cluster can reach, received {path!r}; "
+            "copy local files with: gcloud storage cp -r"
+        )
+
+
+def _check_together(run: RunFlags) -> None:
+    if run.sweep_workers and run.workers > 1:
+        raise RequestError(
+            f"expected --workers or --sweep_workers, received --workers={run.workers} and "
+            f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
+        )
+    for flag in ("spot", "gcsfuse"):
+        if getattr(run, flag) and run.platform == "generic":
+            raise RequestError(f"expected --{flag} on GKE only, received --platform=generic; leave --{flag} out")
+
+
+def parse_env(text: str) -> dict[str, str]:
+    """Return the variables of ``NAME=VALUE,NAME=VALUE``.
+
+    Raises:
+        RequestError: if it is something else.
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, sign, value = part.partition("=")
+        if not sign or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise RequestError(f"--env: expected NAME=VALUE,NAME=VALUE, received {part!r}")
+        found[name] = value
+    return found
+
+
+def _split_tune(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Take the words that are ``trainer.tune``'s own from a command line, checked."""
+    known = fields(TuneFlags)
+    own = [word for word in words if word.partition("=")[0].lstrip("-") in known]
+    flags.parse(own, known, usage="")
+    return tuple(own), [word for word in words if word not in own]
+
+
+def _check_config(run: RunFlags, config: Config) -> None:
+    """Refuse trainer settings that cannot work on the machines asked for."""
+    for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
+        if config.flat()[flag] != own:
+            raise RequestError(f"expected --{flag} before --, received it after as well")
+    runtime, batch, gpus = config.runtime, config.data.batch_size, run.gpus_per_model
+    if runtime.num_devices not in (0, run.gpus):
+        raise RequestError(
+            f"expected --num_devices to be a machine's GPUs ({run.gpus}), received {runtime.num_devices}; leave it out"
+        )
+    alone = ("single",) if run.workers == 1 else ("single", "mirrored")
+    if runtime.strategy in alone and gpus > 1:
+        raise RequestError(
+            f"expected a --strategy for {gpus} GPUs on {run.workers} machines, received {runtime.strategy}; leave it "
+            "out"
+        )
+    if batch % gpus:
+        raise RequestError(
+            f"expected a --batch_size that divides among {gpus} GPUs, received {batch}; use "
+            f"--batch_size={-(-batch // gpus) * gpus}"
+        )
+    cache = config.data.cache
+    if cache not in ("none", "memory") and not cache.startswith("/tmp/"):
+        raise RequestError(
+            f"--cache: expected none, memory or a folder below /tmp, which a pod can write, received {cache!r}"
+        )
