@@ -12,8 +12,8 @@ WORKDIR /src
 # Dependencies first: they change less often than the code, so the large layer is kept between builds.
 COPY setup.py pyproject.toml ./
 COPY trainer/__init__.py trainer/__init__.py
+# setup.py pins what is installed.
 # hadolint ignore=DL3013
-# (setup.py pins what is installed)
 RUN pip --python /opt/deepdetect/bin/python install ".[gpu,tensorboard]" \
     && pip --python /opt/deepdetect/bin/python uninstall --yes deepdetect
 

@@ -115,7 +115,8 @@ def _gpus(expected: int) -> str:
     if len(found) != wanted:
         raise Failed(
             f"expected {wanted}, TensorFlow found {len(found)}; if its log says that it cannot dlopen libraries, "
-            "install tensorflow[and-cuda] (the extra gpu); else give the pod nvidia.com/gpu, or look at CUDA_VISIBLE_DEVICES"
+            "install tensorflow[and-cuda] (the extra gpu); else give the pod nvidia.com/gpu, or look at "
+            "CUDA_VISIBLE_DEVICES"
         )
     details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
     names = [f"{one.get('device_name')} {'.'.join(map(str, one.get('compute_capability', ())))}" for one in details]
