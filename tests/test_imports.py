@@ -101,7 +101,7 @@ LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "train
          "trainer.agreement", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
          "trainer.data.cache", "trainer.data.skipped",
          "trainer.logs", "trainer.selftest", "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
-         "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow",
+         "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow", "trainer.submit.launch",
          "trainer.submit.command", "trainer.train"]  # fmt: skip
 
 CODE = """

@@ -74,7 +74,10 @@ class Cluster:
             if in_pod and not context:
                 config.load_incluster_config(client_configuration=configuration)
             else:
-                config.load_kube_config(context=context or None, client_configuration=configuration)
+                # Named here, because the client looks at the variable only when it is imported.
+                config.load_kube_config(
+                    os.environ.get("KUBECONFIG") or None, context or None, client_configuration=configuration
+                )
         except (config.ConfigException, OSError, TypeError, ValueError) as error:
             raise RequestError(
                 f"expected {wanted}, received: {error}; on GKE: gcloud container clusters get-credentials NAME"

@@ -1,18 +1,15 @@
 """The sub-commands of ``scripts/submit.py``: what each takes, and in which order it asks and acts."""
 
 import dataclasses
-import json
-import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainer import flags
 from trainer.config import did_you_mean, setting
 from trainer.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import follow, plan, render, request, runs
+from trainer.submit import follow, launch, render, request, runs
 from trainer.submit.api import Cluster, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
 
@@ -93,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     given, rest = flags.parse(own, request.fields(RunFlags), usage=RUN_USAGE)
     if rest:
         raise RequestError(f"expected only flags before --, received {rest[0]!r}; write --flag=value")
-    return _submit(given, trainer_words)
+    return launch.submit(given, trainer_words)
 
 
 def resume(argv: Sequence[str]) -> int:
@@ -102,15 +99,15 @@ def resume(argv: Sequence[str]) -> int:
     given, rest = flags.parse(own, request.fields(RunFlags), usage=RESUME_USAGE)
     old = _one_name(rest)
     cluster = Cluster(str(given.get("namespace", RunFlags.namespace)), str(given.get("context", "")))
-    record = cluster.get("ConfigMap", _record_name(old))
+    record = cluster.get("ConfigMap", launch.record_name(old))
     before = runs.read_record(record) if record else {}
     if not before:
         raise RequestError(
             f"expected a run that submit.py made in namespace {cluster.namespace}, found no record of {old!r}; see "
             "list, or use run with its --job_dir"
         )
-    given = {**before["run"], "name": _next_name(cluster, old), **given}
-    return _submit(given, [*before["trainer"], *trainer_words], cluster)
+    given = {**before["run"], "name": launch.next_name(cluster, old), **given}
+    return launch.submit(given, [*before["trainer"], *trainer_words], cluster)
 
 
 def list_runs(argv: Sequence[str]) -> int:
@@ -153,7 +150,7 @@ def logs(argv: Sequence[str]) -> int:
     cluster = _cluster(own)
     runs.find(cluster, name)
     if own.f:
-        return _follow(cluster, name)
+        return launch.follow_or_detach(cluster, name)
     follow.show(cluster, name)
     return EXIT_DONE
 
@@ -167,9 +164,9 @@ def cancel(argv: Sequence[str]) -> int:
     if found.kind:
         cluster.delete(found.kind, name)
     if own.forget:
-        cluster.delete("ConfigMap", _record_name(name))
+        cluster.delete("ConfigMap", launch.record_name(name))
     print(f"{name}: cancelled" + ("; its pods save and end" if found.is_live else ""))
-    if not own.forget and cluster.get("ConfigMap", _record_name(name)):
+    if not own.forget and cluster.get("ConfigMap", launch.record_name(name)):
         print(f"to continue it: python scripts/submit.py resume {name}{_where(own)}")
     return EXIT_DONE
 
@@ -212,131 +209,6 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "resume": resume,
     "tensorboard": tensorboard,
 }
-
-
-def _submit(given: Mapping[str, Any], trainer_words: Sequence[str], cluster: Cluster | None = None) -> int:
-    asked = request.build(given, trainer_words)
-    own = asked.run
-    table = plan.read_table(own.accelerators)
-    accelerator = plan.accelerator_of(asked, table)
-    objects = render.run_objects(asked, accelerator)
-    images = own.train_images or (0 if own.dry_run == "client" else _images_in(own.data_dir))
-    print("\n".join(plan.describe(asked, table, images)), file=sys.stderr)
-    if own.dry_run == "client":
-        print(render.to_yaml(objects))
-        return EXIT_DONE
-    cluster = cluster or _cluster(own)
-    runs.require_free(cluster, own.job_dir)
-    if own.dry_run == "server":
-        for item in objects:
-            cluster.create(item, dry_run=True)
-        print(f"the API server accepts {', '.join(item['kind'] for item in objects)}; nothing was created")
-        return EXIT_DONE
-    _create(cluster, asked, objects)
-    print(f"submitted {objects[0]['kind']} {own.name} in namespace {own.namespace}")
-    return _follow(cluster, own.name) if own.follow else EXIT_DONE
-
-
-def _create(cluster: Cluster, asked: request.Request, objects: Sequence[render.Object]) -> None:
-    """Create the record, then the run, then what the run owns; undo it if the cluster refuses a part.
-
-    Raises:
-        RequestError: if the name is taken.
-    """
-    name = asked.run.name
-    _claim(cluster, asked)
-    made: list[tuple[str, str]] = [("ConfigMap", _record_name(name))]
-    try:
-        owner: dict[str, Any] = {}
-        for item in objects:
-            if owner:  # The cluster removes it with the run.
-                item["metadata"]["ownerReferences"] = [owner]
-            created = cluster.create(item)
-            made.append((item["kind"], name))
-            owner = owner or {"apiVersion": item["apiVersion"], "kind": item["kind"], "name": name,
-                              "uid": created["metadata"]["uid"]}  # fmt: skip
-    except BaseException as error:
-        for kind, made_name in reversed(made):
-            cluster.delete(kind, made_name)
-        if isinstance(error, Refused) and error.code == 409:
-            raise _taken(name) from error
-        if isinstance(error, Refused) and error.code == 404:
-            raise RequestError(
-                f"expected a cluster with namespace {cluster.namespace} and {objects[0]['kind']} "
-                f"({objects[0]['apiVersion']}), received: {error}; see README, A cluster"
-            ) from error
-        raise
-
-
-def _claim(cluster: Cluster, asked: request.Request) -> None:
-    """Create the run's record, which says who has the name and how to resume it."""
-    own = dataclasses.asdict(asked.run)
-    own.pop("dry_run"), own.pop("follow"), own.pop("context")
-    default = RunFlags()
-    given = {name: value for name, value in own.items() if value != getattr(default, name)}
-    record = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": _record_name(asked.run.name),
-            "namespace": asked.run.namespace,
-            "labels": {"app.kubernetes.io/name": "deepdetect-run", render.INSTANCE: asked.run.name},
-        },
-        "data": {"request.json": json.dumps({"run": given, "trainer": asked.trainer_words}, indent=1)},
-    }
-    try:
-        cluster.create(record)
-    except Refused as error:
-        if error.code == 409:
-            raise _taken(asked.run.name) from error
-        if error.code == 404:
-            raise RequestError(
-                f"expected the namespace {cluster.namespace}, received: {error}; kubectl apply -k "
-                f"k8s/overlays/{asked.run.platform} makes it"
-            ) from error
-        raise
-
-
-def _taken(name: str) -> RequestError:
-    return RequestError(
-        f"--name: expected a new name, received {name!r} of a run that is there already; give another, or continue "
-        f"that one: resume {name}"
-    )
-
-
-def _follow(cluster: Cluster, name: str) -> int:
-    try:
-        return follow.follow(cluster, name)
-    except KeyboardInterrupt:
-        where = "" if cluster.namespace == RunFlags.namespace else f" --namespace={cluster.namespace}"
-        print(
-            f"\ndetached; {name} goes on. Come back: python scripts/submit.py logs {name} -f{where}; "
-            f"end it: python scripts/submit.py cancel {name}{where}",
-            file=sys.stderr,
-        )
-        return EXIT_DONE
-
-
-def _images_in(data_dir: str) -> int:
-    """Return the images in Train as a packed set's index tells them; 0 if it is no packed set, or out of reach."""
-    from trainer.data import packed
-
-    try:
-        found = packed.read_manifest(data_dir)
-        return sum(found["splits"]["Train"]["counts"].values()) if found else 0
-    except Exception:  # Whatever a bucket's client raises: the cluster may have rights that this machine has not.
-        return 0
-
-
-def _next_name(cluster: Cluster, name: str) -> str:
-    """Return the first of NAME-r2, NAME-r3 ... that no run has."""
-    stem = re.sub(r"-r\d+$", "", name)
-    taken = {found.name for found in runs.find_all(cluster)}
-    return next(found for number in range(2, 10_000) if (found := f"{stem}-r{number}") not in taken)
-
-
-def _record_name(name: str) -> str:
-    return f"{name}-run"
 
 
 def _cluster(own: ClusterFlags) -> Cluster:

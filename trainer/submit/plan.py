@@ -9,7 +9,7 @@ import yaml
 
 from trainer.config import did_you_mean
 from trainer.errors import RequestError
-from trainer.submit.request import Request
+from trainer.submit.request import Request, RunFlags
 
 TABLE = Path(__file__).resolve().parents[2] / "k8s" / "accelerators.yaml"
 _TABLE_PIXELS = 224  # Image size that the table's speeds are for.
@@ -65,13 +65,13 @@ def read_table(path: str = "") -> Table:
         ) from error
 
 
-def accelerator_of(request: Request, table: Table) -> Accelerator:
-    """Return the GPU that a request names.
+def accelerator_of(run: RunFlags, table: Table) -> Accelerator:
+    """Return the GPU that a run names.
 
     Raises:
         RequestError: if the table has no such GPU, or no machine with so many of them.
     """
-    name, gpus = request.run.accelerator, request.run.gpus
+    name, gpus = run.accelerator, run.gpus
     if name not in table.accelerators:
         raise RequestError(
             f"--accelerator: expected one of {', '.join(table.accelerators)}; received {name!r}"
@@ -93,7 +93,7 @@ def describe(request: Request, table: Table, images: int) -> list[str]:
         images: in Train; 0 if unknown.
     """
     run, config = request.run, request.config
-    accelerator = accelerator_of(request, table)
+    accelerator = accelerator_of(run, table)
     gpus = run.gpus_per_model
     spot = "spot, " if run.spot else ""
     lines = [

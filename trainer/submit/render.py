@@ -80,7 +80,11 @@ def kustomize(platform: str, namespace: str, components: Sequence[str], base: st
             "components": places,
         }
         Path(scratch, "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-        done = subprocess.run([kubectl, "kustomize", scratch], capture_output=True, text=True, check=False)
+        # Some distributions' kubectl asks the cluster for its version first; this needs no cluster.
+        environment = {**os.environ, "KUBECONFIG": os.devnull}
+        done = subprocess.run(
+            [kubectl, "kustomize", scratch], env=environment, capture_output=True, text=True, check=False
+        )
     if done.returncode:
         raise JobFailed(f"kubectl kustomize refused {SOURCES}: {done.stderr.strip()}")
     return [item for item in yaml.safe_load_all(done.stdout) if item]

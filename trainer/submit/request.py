@@ -5,7 +5,7 @@ Everything here is checked on the laptop, in a second; nothing talks to a cluste
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from trainer import flags
 from trainer.config import Config, setting
@@ -130,18 +130,17 @@ def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, list(argv[cut + 1 :])
 
 
-def build(given: Mapping[str, object], trainer_words: Sequence[str]) -> Request:
+def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
     """Return the checked request.
 
     Args:
-        given: values of RunFlags by name.
+        run: its own settings.
         trainer_words: the trainer's command line, without data_dir and job_dir.
 
     Raises:
         HelpRequested: if ``--help`` is among the trainer's words.
         RequestError: for the first thing that cannot work.
     """
-    run = RunFlags(**given)  # type: ignore[arg-type]
     for name in ("name", "image", "data_dir", "job_dir"):
         if not getattr(run, name):
             raise RequestError(f"expected --{name}, received none; see run --help")
@@ -152,7 +151,7 @@ def build(given: Mapping[str, object], trainer_words: Sequence[str]) -> Request:
     _check_together(run)
     parse_env(run.env)
     tune, words = _split_tune(trainer_words) if run.sweep_workers else ((), list(trainer_words))
-    config = flags.train_config([*words, f"--data_dir={run.data_dir}", f"--job_dir={run.job_dir}"])
+    config = flags.train_config([f"--data_dir={run.data_dir}", f"--job_dir={run.job_dir}", *words])
     _check_config(run, config)
     if run.spot and not (config.checkpoint.checkpoint_every_steps or config.checkpoint.checkpoint_every_seconds):
         config = config.replace(checkpoint_every_seconds=_CHECKPOINT_SECONDS)

@@ -1,0 +1,197 @@
+"""A small Kubernetes API server on a real socket: the calls that scripts/submit.py makes, and ways to break them.
+
+It keeps objects by kind and name, as plain dicts.  What the real one's controllers would do, a test does itself: it
+sets a status, or gives a script to the next watch or log request.
+"""
+
+import contextlib
+import itertools
+import json
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+
+BREAK = "break"  # In a script: close the connection in the middle of the answer.
+
+
+class ApiServer:
+    """The state of the server, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.requests: list[tuple[str, str, dict[str, str], Object | None]] = []
+        self.refuse: dict[tuple[str, str], tuple[int, str]] = {}  # By method and plural: every such request.
+        self.watches: list[list[Any]] = []  # Each watch takes the first: events, functions to call, or BREAK.
+        self.logs: dict[str, list[list[str]]] = {}  # By pod; each request takes the first, the last one stays.
+        self.missing: set[str] = set()  # Plurals that the cluster does not know.
+        self._versions = itertools.count(1)
+
+    def put(self, plural: str, item: Object) -> Object:
+        """Store an object as if it had been created or changed."""
+        item.setdefault("metadata", {}).setdefault("uid", f"uid-{next(self._versions)}")
+        item["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.objects[plural, item["metadata"]["name"]] = item
+        return item
+
+    def set_status(self, plural: str, name: str, **status: Any) -> None:
+        """Replace an object's status."""
+        item = self.objects[plural, name]
+        self.put(plural, {**item, "status": status})
+
+    def asked(self, method: str, plural: str) -> list[tuple[str, dict[str, str], Object | None]]:
+        """Return name, query and body of all requests of a kind."""
+        return [(path.rpartition(plural)[2].strip("/"), query, body) for found, path, query, body in self.requests
+                if found == method and f"/{plural}" in path]  # fmt: skip
+
+
+@contextlib.contextmanager
+def serve(folder: Path, monkeypatch: Any) -> Iterator[ApiServer]:
+    """Run a server on a free port, and point KUBECONFIG at it while the block runs."""
+    state = ApiServer()
+    handler = type("Handler", (_Handler,), {"state": state})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    path = folder / "kubeconfig"
+    path.write_text(_kubeconfig(f"http://127.0.0.1:{server.server_port}"))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _kubeconfig(url: str) -> str:
+    return yaml.safe_dump({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": url}}],
+        "users": [{"name": "test", "user": {"token": "secret"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    })  # fmt: skip
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: ApiServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _route(self) -> tuple[str, str, str, dict[str, str]]:
+        """Return plural, name and subresource, and the query."""
+        url = urllib.parse.urlsplit(self.path)
+        query = dict(urllib.parse.parse_qsl(url.query))
+        parts = url.path.split("/namespaces/")[1].split("/")[1:]
+        plural, name, sub = (*parts, "", "")[:3]
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.body = body
+        self.state.requests.append((self.command, url.path, query, body))
+        return plural, name, sub, query
+
+    def _refused(self, plural: str) -> bool:
+        if self.headers.get("Authorization") != "Bearer secret":
+            self._status(401, "Unauthorized")
+        elif plural in self.state.missing:
+            self._status(404, "the server could not find the requested resource")
+        elif (self.command, plural) in self.state.refuse:
+            self._status(*self.state.refuse[self.command, plural])
+        else:
+            return False
+        return True
+
+    def do_GET(self) -> None:
+        plural, name, sub, query = self._route()
+        if self._refused(plural):
+            return
+        if sub == "log":
+            self._log(name)
+        elif query.get("watch") == "true":
+            self._watch()
+        elif name:
+            found = self.state.objects.get((plural, name))
+            self._json(200, found) if found else self._status(404, f'{plural} "{name}" not found')
+        else:
+            self._list(plural, query)
+
+    def _list(self, plural: str, query: dict[str, str]) -> None:
+        wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
+        items = [item for (kind, _), item in self.state.objects.items()
+                 if kind == plural and wanted.items() <= item["metadata"].get("labels", {}).items()]  # fmt: skip
+        # As the real server: objects in a list have no kind.
+        items = [{name: value for name, value in item.items() if name != "kind"} for item in items]
+        self._json(200, {"items": items, "metadata": {"resourceVersion": str(next(self.state._versions))}})
+
+    def do_POST(self) -> None:
+        plural, _, _, query = self._route()
+        if self._refused(plural):
+            return
+        name = self.body["metadata"]["name"]
+        if (plural, name) in self.state.objects:
+            self._status(409, f'{plural} "{name}" already exists')
+        elif query.get("dryRun") == "All":
+            self._json(201, self.body)
+        else:
+            self._json(201, self.state.put(plural, self.body))
+
+    def do_DELETE(self) -> None:
+        plural, name, _, _ = self._route()
+        if self._refused(plural):
+            return
+        if self.state.objects.pop((plural, name), None) is None:
+            self._status(404, f'{plural} "{name}" not found')
+        else:
+            self._json(200, {"kind": "Status", "status": "Success"})
+
+    def _watch(self) -> None:
+        script = self.state.watches.pop(0) if self.state.watches else []
+        if script and isinstance(script[0], int):
+            self._status(script[0], "too old resource version")
+            return
+        self._stream(script, lambda event: json.dumps(event))
+
+    def _log(self, pod: str) -> None:
+        scripts = self.state.logs.get(pod)
+        if not scripts:
+            self._status(404, f'pods "{pod}" not found')
+            return
+        self._stream(scripts.pop(0) if len(scripts) > 1 else scripts[0], str)
+
+    def _stream(self, script: list[Any], encode: Callable[[Any], str]) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for entry in script:
+            if callable(entry):
+                entry()
+            elif entry == BREAK:
+                self.wfile.write(b"40\r\nhalf a li")
+                self.wfile.flush()
+                self.close_connection = True
+                self.connection.close()
+                return
+            else:
+                data = encode(entry).encode() + b"\n"
+                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+                self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _status(self, code: int, message: str) -> None:
+        self._json(code, {"kind": "Status", "status": "Failure", "code": code, "message": message})
+
+    def _json(self, code: int, content: Object) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
