@@ -12,25 +12,25 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module imports only what stands in an earlier layer; those of one layer are siblings and do not know each other.
 LAYERS = [
     ["trainer", "trainer.audit", "trainer.data", "trainer.pack", "trainer.submit"],
-    ["trainer.audit.measure", "trainer.bootstrap", "trainer.data.augment", "trainer.errors", "trainer.loop",
-     "trainer.patience", "trainer.verify_export", "trainer.wire"],
-    ["trainer.cluster", "trainer.config", "trainer.gcs", "trainer.metrics", "trainer.signals"],
+    ["trainer.audit.measure", "trainer.bootstrap", "trainer.data.augment", "trainer.errors", "trainer.logs",
+     "trainer.loop", "trainer.patience", "trainer.verify_export", "trainer.wire"],
+    ["trainer.cluster", "trainer.config", "trainer.gcs", "trainer.metrics", "trainer.signals", "trainer.submit.api"],
     ["trainer.data.decode", "trainer.files", "trainer.lease", "trainer.models", "trainer.optim",
      "trainer.pack.request", "trainer.rendezvous", "trainer.runtime"],
     ["trainer.checkpoint", "trainer.data.packed", "trainer.data.skipped", "trainer.events", "trainer.flags",
      "trainer.inputs", "trainer.paths", "trainer.peers", "trainer.result", "trainer.step"],
     ["trainer.agreement", "trainer.curves", "trainer.data.manifest", "trainer.export", "trainer.journal",
      "trainer.lock", "trainer.pack.convert", "trainer.restarts", "trainer.resume", "trainer.saver",
-     "trainer.serving"],
+     "trainer.selftest", "trainer.serving", "trainer.submit.request"],
     ["trainer.audit.scan", "trainer.data.reading", "trainer.plots", "trainer.predict", "trainer.progress",
-     "trainer.state"],
+     "trainer.state", "trainer.submit.plan"],
     ["trainer.audit.cues", "trainer.audit.duplicates", "trainer.data.cache", "trainer.data.order",
-     "trainer.pack.writer", "trainer.pages"],
+     "trainer.pack.writer", "trainer.pages", "trainer.submit.render"],
     ["trainer.audit.charts", "trainer.audit.summary", "trainer.data.images", "trainer.pack.command",
-     "trainer.report"],
-    ["trainer.audit.page", "trainer.data.pipeline", "trainer.evaluate", "trainer.handover"],
-    ["trainer.audit.command", "trainer.feed"],
-    ["trainer.session"],
+     "trainer.report", "trainer.submit.runs"],
+    ["trainer.audit.page", "trainer.data.pipeline", "trainer.evaluate", "trainer.handover", "trainer.submit.follow"],
+    ["trainer.audit.command", "trainer.feed", "trainer.submit.launch"],
+    ["trainer.session", "trainer.submit.command"],
     ["trainer.train"],
 ]  # fmt: skip
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
@@ -101,8 +101,8 @@ LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "train
          "trainer.agreement", "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading",
          "trainer.data.cache", "trainer.data.skipped",
          "trainer.logs", "trainer.selftest", "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
-         "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow", "trainer.submit.launch",
-         "trainer.submit.command", "trainer.train"]  # fmt: skip
+         "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow",
+         "trainer.submit.launch", "trainer.submit.command", "trainer.train"]  # fmt: skip
 
 CODE = """
 import importlib, sys
