@@ -61,12 +61,14 @@ def kustomize(platform: str, namespace: str, components: Sequence[str], base: st
     """Build a base of ``k8s/`` with components in order; where a platform has its own form of one, that is taken.
 
     Raises:
-        RequestError: if kubectl is not there.
+        RequestError: if kubectl or the manifests are not there.
         JobFailed: if it refuses the sources.
     """
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise RequestError("expected kubectl, which puts the manifests together, received none; install it")
+    if not SOURCES.is_dir():
+        raise RequestError(f"expected the manifests in {SOURCES}, found none; run submit.py from a checkout")
     with tempfile.TemporaryDirectory() as scratch:
         sources = os.path.relpath(SOURCES, os.path.realpath(scratch))
         own = SOURCES / "overlays" / platform
