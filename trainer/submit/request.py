@@ -245,8 +245,8 @@ def _check_config(run: RunFlags, config: Config) -> None:
         raise RequestError(
             f"expected --num_devices to be a machine's GPUs ({run.gpus}), received {runtime.num_devices}; leave it out"
         )
-    alone = ("single",) if run.workers == 1 else ("single", "mirrored")
-    if runtime.strategy in alone and gpus > 1:
+    wrong = ("single", "mirrored") if run.workers > 1 else ("single", "multi_worker") if gpus > 1 else ("multi_worker",)
+    if runtime.strategy in wrong:
         raise RequestError(
             f"expected a --strategy for {gpus} GPUs on {run.workers} machines, received {runtime.strategy}; leave it "
             "out"
