@@ -14,8 +14,8 @@ TRAIN = [
 ]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TENSORBOARD = ["tensorboard>=2.20,<3"]
-# For scripts/submit.py; the client takes its version from Kubernetes, and changes its interface with it.
-SUBMIT = ["kubernetes>=37,<38"]
+# The Kubernetes client takes its version from Kubernetes, and changes its interface with it.
+SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
 DEMO = ["opencv-python-headless>=4.10", "tqdm>=4.66,<5"]
 DEV = [
     "pytest>=8",
@@ -40,14 +40,13 @@ setup(
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={"trainer": ["py.typed", "templates/*.html"]},
     python_requires=">=3.11,<3.13",
-    install_requires=["absl-py>=2.1,<3", "numpy>=2.0", "google-cloud-storage>=3,<4", "PyYAML>=6,<7"],
+    install_requires=["absl-py>=2.1,<3", "numpy>=2.0", "google-cloud-storage>=3,<4", *SUBMIT],
     extras_require={
         "train": TRAIN,
         "gpu": TRAIN + GPU,
         "demo": DEMO,
-        "submit": SUBMIT,
         "tensorboard": TENSORBOARD,
-        "all": TRAIN + TENSORBOARD + DEMO + SUBMIT,
+        "all": TRAIN + TENSORBOARD + DEMO,
         "dev": DEV,
     },
     entry_points={

@@ -23,11 +23,6 @@ DONE = [{"type": "Complete", "status": "True"}]
 needs_kubectl = pytest.mark.skipif(not command.shutil.which("kubectl"), reason="kubectl is not installed")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def client_is_imported():
-    pytest.importorskip("kubernetes", reason="the extra submit is not installed")
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "_PAUSE_SECONDS", 0.05)

@@ -66,7 +66,7 @@ class Cluster:
         try:
             from kubernetes import client, config  # Late: --help and a wrong flag need none of it.
         except ImportError as error:
-            raise RequestError("expected the package kubernetes, received none; pip install -e '.[submit]'") from error
+            raise RequestError("expected the package kubernetes, received none; pip install -e .") from error
         configuration = client.Configuration()
         wanted = f"a kubeconfig with the context {context!r}" if context else "a kubeconfig"
         in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
