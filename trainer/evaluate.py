@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RequestError: if flags, model or data are wrong.
     """
-    request = _parse(argv)
+    request = flags.parse_request(argv, EvaluateFlags, usage=USAGE, required=("model_dir", "data_dir", "split", "out"))
     if files.is_remote(request.out):  # Leaves nothing behind, and listing a large bucket takes minutes.
         files.require_writable(request.out, "out")
     export = serving.find_export(request.model_dir)
@@ -100,20 +100,6 @@ def main(argv: Sequence[str]) -> int:
     figures = evaluate(export, predictions, request)
     print(summary(figures, request.out))
     return EXIT_DONE
-
-
-def _parse(argv: Sequence[str]) -> EvaluateFlags:
-    fields = {field.name: field for field in dataclasses.fields(EvaluateFlags)}
-    given, rest = flags.parse(argv, fields, usage=USAGE)
-    if rest:
-        raise RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
-    request = EvaluateFlags(**given)  # type: ignore[arg-type]
-    for name in ("model_dir", "data_dir", "split", "out"):
-        if not getattr(request, name):
-            raise RequestError(f"expected --{name}, received none; see --help")
-    for name in ("model_dir", "data_dir", "out"):
-        files.require_form(getattr(request, name), name)
-    return request
 
 
 def predict_split(export: serving.Export, split: Split, request: EvaluateFlags) -> Predictions:

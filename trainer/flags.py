@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 
@@ -19,6 +19,7 @@ from trainer import config as config_lib
 from trainer import errors, files, logs
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
+T = TypeVar("T")
 
 
 class HelpRequested(Exception):
@@ -60,6 +61,31 @@ def parse(
     given = {name: config_lib.check(field, flag_values[name].value) for name, field in fields.items()
              if flag_values[name].present}  # fmt: skip
     return given, list(rest)
+
+
+def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: Sequence[str] = ()) -> T:
+    """Parse a command line of flags alone into a dataclass of settings.
+
+    Args:
+        argv: words after the program's name.
+        form: the dataclass; its fields are made by ``config.setting``.
+        usage: text that ``--help`` prints above the flags.
+        required: fields that must not stay empty; a path among them must be a local or a gs:// one.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the words.
+        RequestError: for anything that is wrong with the words.
+    """
+    fields = {field.name: field for field in dataclasses.fields(form)}  # type: ignore[arg-type]
+    given, rest = parse(argv, fields, usage=usage)
+    if rest:
+        raise errors.RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
+    request = form(**given)
+    for name in required:
+        if not getattr(request, name):
+            raise errors.RequestError(f"expected --{name}, received none; see --help")
+        files.require_form(getattr(request, name), name)
+    return request
 
 
 def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:

@@ -47,11 +47,7 @@ class Failed(Exception):
 
 def main(argv: Sequence[str]) -> int:
     """Print a line for each check and return the exit code."""
-    fields = {field.name: field for field in dataclasses.fields(SelfTestFlags)}
-    given, rest = flags.parse(argv, fields, usage=USAGE)
-    if rest:
-        raise RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
-    own = SelfTestFlags(**given)  # type: ignore[arg-type]
+    own = flags.parse_request(argv, SelfTestFlags, usage=USAGE)
     checks: dict[str, Callable[[], str]] = {
         "driver": _driver,
         "tensorflow": _tensorflow,

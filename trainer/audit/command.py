@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer import config, files, flags
 from trainer.data.manifest import Split, read_all_splits
-from trainer.errors import EXIT_DONE, EXIT_FAILED, RequestError
+from trainer.errors import EXIT_DONE, EXIT_FAILED
 
 USAGE = """\
 Look at a data set before training on it.
@@ -64,24 +64,12 @@ def main(argv: Sequence[str]) -> int:
         RequestError: if flags or data are wrong.
         JobFailed: if the operating system ends a worker.
     """
-    request = _parse(argv)
+    request = flags.parse_request(argv, AuditFlags, usage=USAGE, required=("data_dir", "out"))
     splits = read_all_splits(request.data_dir)
     files.require_writable(request.out, "out")
     summary = audit(splits, request)
     print(_table(summary, request.out))
     return EXIT_FAILED if request.strict and summary["strict_failures"] else EXIT_DONE
-
-
-def _parse(argv: Sequence[str]) -> AuditFlags:
-    fields = {field.name: field for field in dataclasses.fields(AuditFlags)}
-    given, rest = flags.parse(argv, fields, usage=USAGE)
-    if rest:
-        raise RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
-    request = AuditFlags(**given)  # type: ignore[arg-type]
-    for name in ("data_dir", "out"):
-        if not getattr(request, name):
-            raise RequestError(f"expected --{name}, received none; see --help")
-    return request
 
 
 def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:

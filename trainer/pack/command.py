@@ -1,6 +1,5 @@
 """The ``pack`` command: flags, what is left out, and what is printed."""
 
-import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RequestError: if flags or data are wrong.
     """
-    request = _parse(argv)
+    request = flags.parse_request(argv, PackFlags, usage=USAGE, required=("data_dir", "out"))
     if packed.read_manifest(request.data_dir) is not None:
         raise RequestError(f"--data_dir: expected a folder of images, received the packed set {request.data_dir!r}")
     splits = read_all_splits(request.data_dir)
@@ -44,18 +43,6 @@ def main(argv: Sequence[str]) -> int:
         print(f"bad: {files.printable(name)}: {reason}", file=sys.stderr)
     print(_summary(told, request))
     return EXIT_DONE
-
-
-def _parse(argv: Sequence[str]) -> PackFlags:
-    fields = {field.name: field for field in dataclasses.fields(PackFlags)}
-    given, rest = flags.parse(argv, fields, usage=USAGE)
-    if rest:
-        raise RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
-    request = PackFlags(**given)  # type: ignore[arg-type]
-    for name in ("data_dir", "out"):
-        if not getattr(request, name):
-            raise RequestError(f"expected --{name}, received none; see --help")
-    return request
 
 
 def leaks(splits: Sequence[Split], request: PackFlags) -> set[str]:
