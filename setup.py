@@ -11,6 +11,8 @@ TRAIN = [
     "Jinja2>=3.1,<4",
     "Pillow>=11",
     "tqdm>=4.66,<5",
+    "keras-tuner>=1.4.8,<1.5",
+    "PyYAML>=6,<7",
 ]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TENSORBOARD = ["tensorboard>=2.20,<3"]
@@ -54,6 +56,7 @@ setup(
             "deepdetect-train = trainer.train:console",
             "deepdetect-evaluate = trainer.evaluate:console",
             "deepdetect-predict = trainer.predict:console",
+            "deepdetect-tune = trainer.tune:console",
         ]
     },
 )

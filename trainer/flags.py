@@ -165,15 +165,51 @@ def train_config(argv: Sequence[str]) -> config_lib.Config:
         HelpRequested: if ``--help`` is among the words.
         RequestError: for anything that the flags, their values or the ``--config`` file get wrong.
     """
+    given, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=train_sections())
+    refuse_words(rest)
+    return config_of(given)
+
+
+def train_sections() -> dict[str, list[str]]:
+    """Return the flags of ``trainer.train`` by the headings of ``--help``."""
     sections: dict[str, list[str]] = {}
     for section, field in config_lib.settings_with_section():
         sections.setdefault(section.capitalize(), []).append(field.name)
     sections["Loop"].append("config")
-    given, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=sections)
+    return sections
+
+
+def refuse_words(rest: Sequence[str]) -> None:
+    """Refuse words that are no flags.
+
+    Raises:
+        RequestError: naming the first one.
+    """
     if rest:
         raise errors.RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
-    path = given.pop("config", "")
-    config = config_lib.from_flat({**(_read_config_file(str(path)) if path else {}), **given})
+
+
+def config_of(given: Mapping[str, config_lib.Value]) -> config_lib.Config:
+    """Build a checked Config of given flags of ``trainer.train``; they override the ``--config`` file's settings.
+
+    Raises:
+        RequestError: for anything that the values or the file get wrong.
+    """
+    return _with_folders(config_lib.from_flat(given_settings(given)))
+
+
+def given_settings(given: Mapping[str, config_lib.Value]) -> dict[str, Any]:
+    """Return the settings that a command line and its ``--config`` file name.
+
+    Raises:
+        RequestError: if the file is not one of settings.
+    """
+    path = given.get("config", "")
+    values = _read_config_file(str(path)) if path else {}
+    return {**values, **{name: value for name, value in given.items() if name != "config"}}
+
+
+def _with_folders(config: config_lib.Config) -> config_lib.Config:
     for name in ("data_dir", "job_dir"):
         if not config.flat()[name]:
             raise errors.RequestError(f"expected --{name}, received none; give a folder or gs:// path")

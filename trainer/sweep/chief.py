@@ -1,0 +1,155 @@
+"""The ways to run a sweep: alone, as the chief that chooses, or as a worker that trains.
+
+Chief and workers talk over KerasTuner's oracle service (gRPC without authentication: it belongs in a network of its
+own).  Its server is started here and not by ``search()``, which waits for ever for a worker that is gone, hides that a
+port is taken, and stands on 20-second sleeps.
+"""
+
+import logging
+import os
+import socket
+import time
+from concurrent import futures
+from typing import Any
+
+import grpc
+
+from trainer import files
+from trainer.errors import JobFailed, RequestError, StoppedEarly
+from trainer.signals import StopRequest
+from trainer.sweep import oracles
+from trainer.sweep.records import Record
+from trainer.sweep.request import Request
+from trainer.sweep.summary import Summary
+from trainer.sweep.tuner import BETWEEN, Tuner
+
+log = logging.getLogger(__name__)
+
+_LINGER_SECONDS = 30.0  # So long the chief answers workers that it knows and that have not heard of the end yet.
+
+
+def search(request: Request, stop: StopRequest) -> list[Record]:
+    """Run the whole sweep in this process; return its trials, best first.
+
+    Raises:
+        StoppedEarly: after a stop request, with everything saved.
+        JobFailed: if too many trials failed for the same reason.
+    """
+    oracle, summary = _oracle(request)
+    Tuner(request, oracle, stop).search()
+    return _finish(request, oracle, summary)
+
+
+def _oracle(request: Request) -> tuple[Any, Summary]:
+    oracle = oracles.make(request)
+    summary = Summary(request, oracle, oracles.expected_trials(request))
+    oracle.bind(request, summary.trial_ended)
+    if oracle.trials:
+        log.info("continuing a sweep of %d trials, %d of them ended", len(oracle.trials), len(oracle.end_order))
+    return oracle, summary
+
+
+def _finish(request: Request, oracle: Any, summary: Summary) -> list[Record]:
+    best = summary.finish()
+    if oracle.given_up:
+        raise JobFailed(
+            f"{len(oracle.failures)} trials in a row failed with the same reason ({oracle.given_up}); repair the cause "
+            f"and start the same command again, or pass --max_failures=0; {request.paths.table} has all trials"
+        )
+    return best
+
+
+def serve(request: Request, stop: StopRequest) -> list[Record]:
+    """Choose for workers until the sweep is over and they know it; return its trials, best first.
+
+    Raises:
+        RequestError: if the port cannot be had.
+        StoppedEarly: after a stop request, with everything saved; the workers wait for the next chief.
+        JobFailed: if too many trials failed for the same reason.
+    """
+    oracle, summary = _oracle(request)
+    if oracle.is_over():
+        return _finish(request, oracle, summary)
+    servicer = _servicer(oracle)
+    server = _start(servicer)
+    try:
+        while not servicer.stop_triggered:
+            _pause(stop)
+        since = time.monotonic()
+        while oracle.tuner_ids and time.monotonic() - since < _LINGER_SECONDS:
+            _pause(stop)
+        best = _finish(request, oracle, summary)
+        time.sleep(1.0)  # The last answer is on its way.
+        return best
+    finally:
+        server.stop(grace=None).wait()
+
+
+def _pause(stop: StopRequest) -> None:
+    time.sleep(0.2)
+    if stop():
+        raise StoppedEarly(f"{stop.reason} {BETWEEN}")
+
+
+def _servicer(oracle: Any) -> Any:
+    from keras_tuner.src.distribute import oracle_chief
+
+    class Servicer(oracle_chief.OracleServicer):  # type: ignore[misc]
+        """Takes a question after a trial for a sign of life."""
+
+        def GetTrial(self, request: Any, context: Any) -> Any:
+            self.oracle.heard[request.trial_id] = time.monotonic()
+            return super().GetTrial(request, context)
+
+    return Servicer(oracle)
+
+
+def _start(servicer: Any) -> Any:
+    from keras_tuner.src import protos
+
+    address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
+    # Without SO_REUSEPORT, with which two chiefs would share a port and the workers.
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
+    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise RequestError(f"expected a free address in KERASTUNER_ORACLE_IP and _PORT, received {address}: "
+                           f"{error}; choose another port or end what listens there") from error  # fmt: skip
+    if not bound:
+        raise RequestError(f"expected a free address in KERASTUNER_ORACLE_IP and _PORT, received {address}")
+    server.start()
+    log.info("serving trials on %s", address)
+    return server
+
+
+def work(request: Request, stop: StopRequest) -> None:
+    """Run trials that the chief chooses, until there are no more.
+
+    Raises:
+        StoppedEarly: after a stop request, with everything saved; or if no chief answers in time.
+    """
+    if not _meet(request, stop):
+        log.info("the sweep is over: nothing to do")
+        return
+    Tuner(request, oracles.make(request), stop).search()
+
+
+def _meet(request: Request, stop: StopRequest) -> bool:
+    """Wait for the chief; False if the sweep is over, so that none will come."""
+    host, port = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
+    limit = request.base.runtime.startup_timeout_seconds
+    started = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5.0).close()
+            return True
+        except OSError as error:
+            if files.exists(request.paths.done):
+                return False
+            if time.monotonic() - started > limit:
+                raise StoppedEarly(
+                    f"expected a chief at {host}:{port} within {limit:g} s (--startup_timeout_seconds), received none "
+                    f"({error.strerror or error}); start it, then this command again"
+                ) from error
+        _pause(stop)

@@ -1,0 +1,253 @@
+"""What chooses the settings of each trial: KerasTuner's oracles, made to survive.
+
+KerasTuner 1.4.8 writes each trial and ``oracle.json`` one after the other and in place, forgets Bayesian optimisation's
+random state and a grid's queue, and hands a running trial to anybody after a reload.  Here everything is one file that
+is whole or absent, randomness is a function of (seed, number of the trial), and a worker gets its own trial back.
+Owns: that state.  Does not own: how a trial is run (``trial.py``).
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from trainer import files, space
+from trainer.errors import RequestError
+from trainer.sweep.request import Request, settings_of
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+import keras_tuner as kt  # noqa: E402
+from keras_tuner.src.engine import conditions  # noqa: E402
+
+log = logging.getLogger(__name__)
+
+# conditions.Parent.to_proto prints each condition that it sends (1.4.8): give that module a print that does not.
+vars(conditions)["print"] = lambda *_: None
+
+_ALL = 10**9
+_SILENT_SECONDS = 90.0  # After which another worker takes over a trial; its runner reports every 10 s.
+
+
+class Durable:
+    """Mixed into an oracle: one atomic state file, a limit on trials, a verdict on failures, a clock for workers."""
+
+    request: Request
+    on_end: Callable[[Any], None]
+    failures: list[str]
+    given_up: str
+
+    def bind(self, request: Request, on_end: Callable[[Any], None]) -> None:
+        """Set what KerasTuner's constructors do not know, and reload what the sweep's folder holds.
+
+        Args:
+            request: the sweep.
+            on_end: called with a trial after it has ended and is saved.
+        """
+        self.request, self.on_end = request, on_end
+        self.failures, self.given_up = [], ""
+        self._over_at: int | None = -1  # The limit at which the tuner had no more trials; -1: it has not ended.
+        self.heard: dict[str, float] = {}
+        self._display.verbose = 0  # type: ignore[attr-defined]
+        if files.exists(request.paths.oracle):
+            self.reload()
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Choose the next trial's values, or say that there is none (STOPPED) or none yet (IDLE)."""
+        limit = self.request.max_trials
+        response: dict[str, Any] = {"status": "STOPPED", "values": None}
+        if not self.given_up and (limit is None or len(self.trials) < limit):  # type: ignore[attr-defined]
+            response = super().populate_space(trial_id)  # type: ignore[misc]
+        if response["status"] == "STOPPED" and self.ongoing_trials:  # type: ignore[attr-defined]
+            return {"status": "IDLE", "values": None}  # A worker that waits can take over from one that is lost.
+        return response
+
+    @kt.synchronized  # type: ignore[untyped-decorator,unused-ignore]
+    def create_trial(self, tuner_id: str) -> Any:
+        """Return this worker's own trial if it has one, one that its worker has left, or a new one."""
+        ongoing: dict[str, Any] = self.ongoing_trials  # type: ignore[attr-defined]
+        now = time.monotonic()
+        for owner, trial in list(ongoing.items()):
+            last = self.heard.setdefault(trial.trial_id, now)
+            if tuner_id not in ongoing and now - last > _SILENT_SECONDS:
+                log.warning("trial %s: nothing heard of %s for %.0f s, %s takes it over",
+                            trial.trial_id, owner, now - last, tuner_id)  # fmt: skip
+                ongoing[tuner_id] = ongoing.pop(owner)
+                self.tuner_ids.discard(owner)  # type: ignore[attr-defined]
+                self.tuner_ids.add(tuner_id)  # type: ignore[attr-defined]
+        trial = super().create_trial(tuner_id)  # type: ignore[misc]
+        self.heard[trial.trial_id] = now
+        if trial.status == "STOPPED" and not self.given_up:
+            self._over_at = self.request.max_trials
+            self.save()
+        return trial
+
+    def is_over(self) -> bool:
+        """Tell whether all trials have ended and there will be no more."""
+        trials, limit = len(self.trials), self.request.max_trials  # type: ignore[has-type]
+        all_ended = len(self.end_order) == trials  # type: ignore[attr-defined]
+        return all_ended and (self._over_at == limit or (limit is not None and trials >= limit))
+
+    @kt.synchronized  # type: ignore[untyped-decorator,unused-ignore]
+    def end_trial(self, trial: Any) -> None:
+        """Record the end of a trial; one that ended before (its report was repeated) changes nothing."""
+        if trial.trial_id in self.end_order:  # type: ignore[attr-defined]
+            return
+        super().end_trial(trial)  # type: ignore[misc]
+        self.on_end(self.trials[trial.trial_id])  # type: ignore[attr-defined]
+
+    def note_failure(self, kind: str) -> None:
+        """Count a failed trial's kind of reason (empty: it did not fail); too many alike end the sweep."""
+        self.failures = [*self.failures, kind] if kind and self.failures[-1:] in ([], [kind]) else [kind] * bool(kind)
+        limit = self.request.sweep.max_failures
+        if limit and len(self.failures) >= limit:
+            self.given_up = kind
+
+    def needed(self) -> set[str]:
+        """Return the ids of trials that run or that a later one may continue."""
+        running = [trial for trial in self.ongoing_trials.values() if trial.status == "RUNNING"]  # type: ignore[attr-defined]
+        values = [trial.hyperparameters.values.get("tuner/trial_id") for trial in running]
+        return {trial.trial_id for trial in running} | {value for value in values if value}
+
+    def _save_trial(self, trial: Any) -> None:
+        """Leave it to save(), which writes all in one."""
+
+    def save(self) -> None:
+        """Write everything that decides the rest of the sweep, in one file."""
+        trials = [trial.get_state() for trial in self.trials.values()]  # type: ignore[attr-defined]
+        content = {"oracle": self.get_state(), "trials": trials, "over_at": self._over_at}  # type: ignore[attr-defined]
+        files.write_text(self.request.paths.oracle, json.dumps(content) + "\n")
+
+    def reload(self) -> None:
+        """Become what the file holds; running trials stay their workers'."""
+        path = self.request.paths.oracle
+        try:
+            content = json.loads(files.read_text(path))
+            trials = [kt.engine.trial.Trial.from_state(state) for state in content["trials"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"expected {path!r} to hold a sweep's state, received something else ({error}); restore it from a "
+                "backup, or start over with --resume=never"
+            ) from error
+        self.trials = {trial.trial_id: trial for trial in trials}
+        state, self._over_at = content["oracle"], content["over_at"]
+        ended = set(state["end_order"])  # KerasTuner saves the end of a trial before it lets go of it.
+        running = {owner: trial for owner, trial in state["ongoing_trials"].items() if trial not in ended}
+        self.set_state({**state, "ongoing_trials": running})  # type: ignore[attr-defined]
+
+
+class _Random(Durable, kt.oracles.RandomSearchOracle):  # type: ignore[misc]
+    pass
+
+
+class _Bayesian(Durable, kt.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        self._random_state = np.random.RandomState([self.seed, len(self.trials)])
+        return super().populate_space(trial_id)
+
+
+class _Hyperband(Durable, kt.oracles.HyperbandOracle):  # type: ignore[misc]
+    def needed(self) -> set[str]:
+        """Return, beside the running trials, those of rounds whose next round is not full yet."""
+        found = super().needed()
+        for bracket in self._brackets:
+            rounds = bracket["rounds"]
+            for number, following in enumerate(rounds[1:], start=1):
+                if len(following) < self._get_size(bracket["bracket_num"], number):
+                    found |= {info["id"] for info in rounds[number - 1]}
+        return found
+
+
+class GridOracle(kt.Oracle):  # type: ignore[misc]
+    """Every combination in the space's order; trial n is combination n, so there is nothing to remember.
+
+    KerasTuner's own finds the next combination from the last ones, and its queue is lost in a kill.
+    """
+
+    combinations: list[dict[str, Any]]
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Return the next combination."""
+        number = len(self.trials)
+        if number >= len(self.combinations):
+            return {"status": "STOPPED", "values": None}
+        return {"status": "RUNNING", "values": dict(self.combinations[number])}
+
+
+class _Grid(Durable, GridOracle):
+    pass
+
+
+def make(request: Request) -> Any:
+    """Return the request's oracle, not bound yet."""
+    common: dict[str, Any] = {
+        "objective": kt.Objective(request.metric, "max" if request.maximizes else "min"),
+        "hyperparameters": hyperparameters(request.space),
+        "seed": request.base.loop.seed + 1,  # KerasTuner takes 0 for "any".
+        "max_consecutive_failed_trials": _ALL,  # note_failure() decides, by reasons.
+    }
+    tuner = request.sweep.tuner
+    if tuner == "hyperband":
+        return _Hyperband(max_epochs=request.base.loop.epochs, factor=request.sweep.hyperband_factor, **common)
+    if tuner == "grid":
+        oracle = _Grid(max_trials=None, **common)
+        oracle.combinations = list(space.combinations(request.space))
+        return oracle
+    if tuner == "bayesian":
+        first = max(3, min(3 * len(request.space), (request.max_trials or 0) // 3))
+        return _limitless(_Bayesian(num_initial_points=first, **common))
+    return _limitless(_Random(**common))
+
+
+def _limitless(oracle: Any) -> Any:
+    """Leave the limit to ``Durable``: with KerasTuner's, --max_trials=100 would turn the ids "07" into "007"."""
+    oracle.max_trials = None
+    return oracle
+
+
+def hyperparameters(parameters: space.Space) -> Any:
+    """Return KerasTuner's form of a space, conditions as its conditional scopes."""
+    found = kt.HyperParameters()
+    for one in parameters:
+        with contextlib.ExitStack() as stack:
+            for name, values in one.condition:
+                stack.enter_context(found.conditional_scope(name, list(values)))
+            _add(found, one)
+    return found
+
+
+def _add(found: Any, one: space.Parameter) -> None:
+    sampling = "log" if one.log else "linear"
+    if one.kind == "float":
+        found.Float(one.name, one.low, one.high, sampling=sampling)
+    elif one.kind == "int":
+        found.Int(one.name, int(one.low), int(one.high), sampling=sampling)
+    elif one.kind == "bool" and len(one.values) == 2:
+        found.Boolean(one.name)
+    else:
+        found.Choice(one.name, list(one.values))
+
+
+def expected_trials(request: Request) -> int | None:
+    """Return how many trials the sweep will have; None if only the tuner knows."""
+    if request.sweep.tuner == "grid":
+        whole = sum(1 for _ in space.combinations(request.space))
+        return min(whole, request.max_trials or whole)
+    return request.max_trials
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Send what KerasTuner prints to stderr, so that stdout holds the table alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def values_of(trial: Any) -> dict[str, Any]:
+    """Return the settings that the oracle chose for a trial."""
+    return settings_of(trial.hyperparameters.values)

@@ -1,0 +1,132 @@
+"""How trials ended: one ``trial.json`` each, the table of all, the best settings, and what the disk keeps.
+
+Whoever runs a trial writes its record; the process that holds the oracle reads them all.  Imports no TensorFlow.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from trainer import files
+from trainer.config import Value
+from trainer.paths import JobPaths
+from trainer.sweep.paths import SweepPaths
+from trainer.sweep.request import Request
+
+log = logging.getLogger(__name__)
+
+DONE, FAILED = "done", "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The end of a trial.
+
+    Attributes:
+        trial: its id.
+        job: id of the trial in whose folder it trained: its own, or the one that it continues (hyperband).
+        settings: what the search chose.
+        status: ``done`` or ``failed``.
+        reason: why it failed; empty if it did not.
+        score: the objective at the best epoch.
+        validation: loss (nats), accuracy and auc there.
+        epochs: epochs trained, over all.
+        best_epoch: the best of them.
+        seconds: how long its last start took.
+        worker: who ran it.
+    """
+
+    trial: str
+    job: str
+    settings: dict[str, Value]
+    status: str
+    reason: str = ""
+    score: float | None = None
+    validation: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    epochs: int = 0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+
+    def write(self, paths: SweepPaths) -> None:
+        """Write the record, whole."""
+        files.write_text(paths.record(self.trial), json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def read(paths: SweepPaths, trial_id: str) -> Record | None:
+    """Return a trial's record; None if it has not ended."""
+    path = paths.record(trial_id)
+    return Record(**json.loads(files.read_text(path))) if files.exists(path) else None
+
+
+def read_all(paths: SweepPaths) -> list[Record]:
+    """Return the records of all ended trials, by id."""
+    found = [read(paths, name) for name in files.list_names(paths.trials)]
+    return [record for record in found if record is not None]
+
+
+def by_score(records: Sequence[Record], *, maximizes: bool) -> list[Record]:
+    """Return the trials that have a score, best first; of equal ones the earlier."""
+    scored = [record for record in records if record.score is not None]
+    return sorted(scored, key=lambda record: (-record.score if maximizes else record.score, record.trial))  # type: ignore[operator]
+
+
+def kind_of(reason: str) -> str:
+    """Return a reason without its numbers, so that "diverged at step 7" and "... at step 9" are one."""
+    return re.sub(r"[-+]?[\d.]+(e[-+]?\d+)?", "#", reason)
+
+
+def write_table(request: Request, records: Sequence[Record]) -> None:
+    """Write ``trials.csv``: a row a trial, by id."""
+    names = [one.name for one in request.space]
+    head = ["trial", "status", "score", *names, "loss", "accuracy", "auc", "epochs", "best_epoch", "seconds", "worker",
+            "job_dir", "reason"]  # fmt: skip
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for record in records:
+        chosen = [record.settings.get(name, "") for name in names]
+        figures = [record.validation.get(name) for name in ("loss", "accuracy", "auc")]
+        writer.writerow([record.trial, record.status, record.score, *chosen, *figures, record.epochs, record.best_epoch,
+                         record.seconds, record.worker, request.paths.trial(record.job), record.reason])  # fmt: skip
+    files.write_text(request.paths.table, text.getvalue())
+
+
+def best_settings(request: Request, record: Record) -> dict[str, Value]:
+    """Return all settings of a trial but where it was; its epochs are those that it was to train."""
+    kept = JobPaths(request.paths.trial(record.job)).config
+    settings: dict[str, Any] = json.loads(files.read_text(kept))
+    return {name: value for name, value in settings.items() if name not in ("job_dir", "resume")}
+
+
+def write_best(request: Request, records: Sequence[Record]) -> None:
+    """Write ``best_config.json``, if there is a best trial."""
+    for record in by_score(records, maximizes=request.maximizes)[:1]:
+        files.write_text(request.paths.best, json.dumps(best_settings(request, record), indent=1) + "\n")
+
+
+def prune(request: Request, records: Sequence[Record], needed: Collection[str]) -> None:
+    """Remove models, checkpoints and drawings of trials that are neither among the best nor needed any more.
+
+    Args:
+        request: says how many stay.
+        records: of all ended trials.
+        needed: ids of trials that run or may be continued.
+    """
+    ranked = list(dict.fromkeys(record.job for record in by_score(records, maximizes=request.maximizes)))
+    jobs = _jobs(records)
+    stay = set(ranked[: request.sweep.keep_trials]) | {jobs.get(trial, trial) for trial in needed}
+    for job in {record.job for record in records} - stay:
+        paths = JobPaths(request.paths.trial(job))
+        for folder in (paths.checkpoints, files.join(paths.job_dir, "export"), paths.report):
+            if files.exists(folder):
+                files.remove_tree(folder)
+
+
+def _jobs(records: Sequence[Record]) -> Mapping[str, str]:
+    return {record.trial: record.job for record in records}

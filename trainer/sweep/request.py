@@ -1,0 +1,218 @@
+"""What a sweep is asked to do: its own settings, the settings of its trials, and its search space.
+
+Owns: the flags of ``trainer.tune``, their checks before anything runs, and ``sweep.json``, by which the same command
+again is known.  Imports no TensorFlow.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from trainer import config as config_lib
+from trainer import files, flags, resume, space
+from trainer.config import Config, Value, setting
+from trainer.errors import RequestError
+from trainer.sweep.paths import SweepPaths
+
+_DEFAULT_TRIALS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """How to search."""
+
+    tuner: str = setting(
+        "random",
+        "random: independent draws. bayesian: a Gaussian process over the trials so far. hyperband: many short trials, "
+        "of which the best go on from where they stopped, up to --epochs (Li et al. 2018). grid: every combination.",
+        choices=("random", "bayesian", "hyperband", "grid"),
+    )
+    max_trials: int = setting(
+        0,
+        f"Trials of the whole sweep; 0: {_DEFAULT_TRIALS}, and all that hyperband or grid make. Raise it to go on.",
+        unit="trials",
+        minimum=0,
+        fixed=False,
+    )
+    objective: str = setting(
+        "auc",
+        "Validation figure that decides between trials, at each trial's best epoch by the same figure.",
+        choices=("auc", "accuracy", "loss", "val_auc", "val_accuracy", "val_loss"),
+    )
+    space: str = setting(
+        "",
+        "YAML or JSON file of the flags that vary (README, A sweep); empty: learning_rate, dropout, model, augment and "
+        "optimizer. All other flags hold for all trials.",
+    )
+    keep_trials: int = setting(
+        3,
+        "Best trials that keep model and checkpoints; the others keep metrics and settings only.",
+        unit="trials",
+        minimum=1,
+        fixed=False,
+    )
+    isolate_trials: bool = setting(
+        False,
+        "Run each trial as a process of its own, so that one that is killed (out of memory) or crashes is a failed "
+        "trial and not the end of the sweep; costs a start of TensorFlow each.",
+        fixed=False,
+    )
+    max_failures: int = setting(
+        3, "Stop (exit code 1) after so many failed trials in a row with the same reason; 0: never.",
+        unit="trials", minimum=0, fixed=False,
+    )  # fmt: skip
+    hyperband_factor: int = setting(
+        3, "Of how many trials hyperband lets one go on, and how many times longer.", minimum=2
+    )
+    retrain_best: int = setting(
+        0,
+        "After the sweep train the best settings again with so many seeds (the next ones after --seed), and report "
+        "mean and spread on Validation and, if there is one, on Test.",
+        unit="seeds",
+        minimum=0,
+        fixed=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A checked sweep.
+
+    Attributes:
+        sweep: how to search.
+        base: settings of every trial but for what its search decides; ``job_dir`` is the sweep's.
+        space: what varies.
+    """
+
+    sweep: SweepConfig
+    base: Config
+    space: space.Space
+
+    @property
+    def metric(self) -> str:
+        """The validation figure that decides: auc, accuracy or loss."""
+        return self.sweep.objective.removeprefix("val_")
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether more is better."""
+        return self.metric != "loss"
+
+    @property
+    def paths(self) -> SweepPaths:
+        """Names inside the sweep's folder."""
+        return SweepPaths(self.base.loop.job_dir)
+
+    @property
+    def max_trials(self) -> int | None:
+        """Trials of the whole sweep; None: as many as the tuner makes."""
+        if self.sweep.max_trials:
+            return self.sweep.max_trials
+        return None if self.sweep.tuner in ("hyperband", "grid") else _DEFAULT_TRIALS
+
+    def trial(self, values: dict[str, Value], job_dir: str) -> Config:
+        """Return the settings of a trial.
+
+        Raises:
+            RequestError: if these values cannot stand together.
+        """
+        return self.base.replace(**values, job_dir=job_dir, resume="auto")
+
+    def write(self) -> None:
+        """Keep the request, so that the same command again can be told from another one."""
+        files.write_text(self.paths.request, json.dumps(self._as_json(), indent=1) + "\n")
+
+    def refuse_another(self) -> None:
+        """Compare with the request that the sweep's folder was begun with.
+
+        Raises:
+            RequestError: naming what differs and would change the sweep.
+        """
+        if not files.exists(self.paths.request):
+            return
+        before, now = json.loads(files.read_text(self.paths.request)), self._as_json()
+        fixed = [field.name for field in dataclasses.fields(SweepConfig) if field.metadata["fixed"]]
+        old, new = before["sweep"], now["sweep"]
+        differing = [f"--{name} (was {old[name]}, now {new[name]})" for name in fixed if old[name] != new[name]]
+        differing += ["the search space"] if before["space"] != now["space"] else []
+        epochs = [config["settings"]["epochs"] for config in (before, now)]
+        if epochs[0] != epochs[1]:
+            differing.append(f"--epochs (was {epochs[0]}, now {epochs[1]})")
+        if differing:
+            raise RequestError(
+                f"expected the sweep that {self.base.loop.job_dir!r} was begun with, received another "
+                f"{', '.join(differing)}; use the same again, another --job_dir, or --resume=never to start over"
+            )
+        resume.refuse_other_settings(self.base, before["settings"], self.base.loop.job_dir)
+
+    def _as_json(self) -> dict[str, Any]:
+        sweep = {**dataclasses.asdict(self.sweep), "objective": self.metric}
+        del sweep["space"]  # Its content counts, not its place.
+        return {"sweep": sweep, "space": space.to_entries(self.space), "settings": self.base.flat()}
+
+
+USAGE = """\
+Search for the settings that train the best model: each trial is one trainer.train.
+
+  python -m trainer.tune --data_dir=D --job_dir=J --tuner=random --max_trials=20 [flags]
+
+J receives trials/<id>/ (each a job_dir), trials.csv, sweep.html and best_config.json, which trainer.train --config=
+takes.  The same command again continues: finished trials stay, an interrupted one goes on at its step.  All flags of
+trainer.train can be given and hold for all trials.
+
+Exit codes: 0 done; 2 the request is wrong; 75 stopped with everything saved, start it again; 1 anything else."""
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Turn the command line of ``trainer.tune`` into a checked request.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the words.
+        RequestError: for anything that flags, their values, or the space file get wrong.
+    """
+    own = {field.name: field for field in dataclasses.fields(SweepConfig)}
+    sections = {"Sweep": list(own), **flags.train_sections()}
+    given, rest = flags.parse(argv, {**own, **flags.train_fields()}, usage=USAGE, sections=sections)
+    flags.refuse_words(rest)
+    sweep = SweepConfig(**{name: given.pop(name) for name in list(given) if name in own})  # type: ignore[arg-type]
+    found = space.read(sweep.space) if sweep.space else space.built_in()
+    given = flags.given_settings(given)
+    if not sweep.space:  # A flag that is given wins over the built-in space; over a file it would be a contradiction.
+        found = tuple(one for one in found if one.name not in given)
+    defaults = {"monitor": f"val_{sweep.objective.removeprefix('val_')}", "keep_checkpoints": 1}
+    request = Request(sweep, flags.config_of({**defaults, **given}), found)
+    _check_together(request, given)
+    return request
+
+
+def _check_together(request: Request, given: dict[str, Any]) -> None:
+    names = [one.name for one in request.space]
+    both = [name for name in names if name in given]
+    if both:
+        raise RequestError(f"expected --{both[0]} as a flag or in --space, received both; leave one of them out")
+    if not names:
+        raise RequestError("expected settings that vary, received flags for all of them; give --space=space.yaml")
+    if request.sweep.tuner == "hyperband":
+        _check_hyperband(request, names)
+    if request.base.loop.max_seconds:
+        raise RequestError("expected no --max_seconds for a sweep, received it; stop a sweep by a signal instead")
+
+
+def _check_hyperband(request: Request, names: list[str]) -> None:
+    """Refuse what a trial that goes on with more epochs cannot have."""
+    if "epochs" in names:
+        raise RequestError("--tuner=hyperband: expected epochs as a flag, received it in the space; hyperband sets it")
+    schedules: set[Any] = {request.base.optim.lr_schedule}
+    schedules |= {value for one in request.space if one.name == "lr_schedule" for value in one.values}
+    if "cosine" in schedules:
+        raise RequestError(
+            "--tuner=hyperband: expected lr_schedule plateau or constant, received cosine, whose whole curve depends "
+            "on the number of epochs; leave cosine out or use another tuner"
+        )
+
+
+def settings_of(values: dict[str, Any]) -> dict[str, Value]:
+    """Return the settings among a tuner's values, floats tidied; what hyperband keeps there for itself is left out."""
+    known = config_lib.settings()
+    return {name: space.tidy(value) for name, value in values.items() if name in known}

@@ -1,0 +1,145 @@
+"""Run one trial: one ``train.run``, here or as a process of its own, and say how it failed if it did.
+
+Owns: what counts as the trial's failure and what ends the sweep.  Does not own: which trial comes next.
+"""
+
+import collections
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO
+
+from trainer import files, result, train
+from trainer.cluster import Cluster
+from trainer.config import Config
+from trainer.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
+from trainer.paths import JobPaths
+from trainer.signals import StopRequest
+
+log = logging.getLogger(__name__)
+
+# python -m trainer.train, but for asking Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by
+# preexec_fn, which is not safe beside the threads of gRPC and TensorFlow.
+_CHILD = (
+    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import flags, train; "
+    "sys.exit(flags.run_command(train.main))"
+)
+_KEPT_LINES = 400
+_OUT_OF_MEMORY = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "OOM when allocating", "MemoryError", "CUDA_ERROR_OUT")
+
+
+class TrialFailed(Exception):
+    """Say why a trial has no score; the sweep goes on."""
+
+
+def run_here(config: Config) -> result.Result:
+    """Run a trial in this process.
+
+    Raises:
+        TrialFailed: if it cannot end with a result.
+        StoppedEarly: after a stop request, with everything saved.
+    """
+    try:
+        return train.run(config, Cluster())
+    except StoppedEarly:
+        raise
+    except (RequestError, JobFailed, Diverged) as error:
+        raise TrialFailed(" ".join(str(error).split())) from error
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        if is_out_of_memory(words):
+            raise TrialFailed(f"out of memory: {_first_line(str(error))}") from error
+        log.exception("a trial crashed")
+        raise TrialFailed(f"crashed: {_first_line(words)}") from error
+    finally:
+        _free_memory()
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Tell whether an error's words speak of memory."""
+    return any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip()[:300] for line in text.splitlines() if line.strip()), "no message")
+
+
+def _free_memory() -> None:
+    """Forget the trial's model, so that a hundred trials in a process need no more than one."""
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.utils.clear_session(free_memory=True)
+
+
+def run_apart(config: Config, stop: StopRequest) -> result.Result:
+    """Run a trial as a process of its own; it dies with this one.
+
+    Raises:
+        TrialFailed: if it cannot end with a result; a process that was killed or ran out of memory is said to be so.
+        StoppedEarly: after a stop request, with everything saved.
+    """
+    paths = JobPaths(config.loop.job_dir)
+    request = files.join(config.loop.job_dir, "request.json")
+    files.write_text(request, json.dumps(config.flat(), indent=1) + "\n")
+    stop.at_once = ""  # From here on the trial saves first.
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, f"--config={request}"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
+    )  # fmt: skip
+    lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+    assert process.stdout is not None
+    reader = threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True)
+    reader.start()
+    code = _wait(process, stop)
+    reader.join()
+    finished = result.read(paths.result)
+    if code == EXIT_DONE and finished is not None:
+        return finished
+    if code == EXIT_STOPPED:
+        raise StoppedEarly(f"{stop.reason or 'a signal to the trial'}: {_last(lines, 'stopped: ')}")
+    raise TrialFailed(reason_of(code, list(lines)))
+
+
+def _pass_on(stream: IO[str], lines: "collections.deque[str]") -> None:
+    for line in stream:
+        lines.append(line.rstrip())
+        print(line, end="", file=sys.stderr, flush=True)
+
+
+def _wait(process: "subprocess.Popen[str]", stop: StopRequest) -> int:
+    passed_on = False
+    while True:
+        try:
+            return process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            if stop() and not passed_on:
+                passed_on = True
+                process.terminate()
+
+
+def reason_of(code: int, lines: list[str]) -> str:
+    """Return why a trial's process ended, from its exit code (negative: a signal) and its last lines."""
+    text = "\n".join(lines)
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return "killed (SIGKILL), which is how Linux ends a process when memory runs out"
+    if is_out_of_memory(text):
+        return "out of memory: " + next(line for line in reversed(lines) if is_out_of_memory(line))[:300]
+    for prefix in ("error: ", "failed: "):
+        said = _last(lines, prefix)
+        if said:
+            return said
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"crashed ({name}): {lines[-1][:300] if lines else 'no message'}"
+
+
+def _last(lines: "collections.deque[str] | list[str]", prefix: str) -> str:
+    return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), "")
+
+
+def worker_name() -> str:
+    """Return this process's stable id among the workers of a sweep."""
+    return os.environ.get("KERASTUNER_TUNER_ID", "tuner0")

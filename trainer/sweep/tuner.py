@@ -1,0 +1,146 @@
+"""The search: ask for a trial, run it, report it, until there is none; alone, or as one of several workers.
+
+Owns: the loop and the record of each trial.  Does not own: choices (``oracles.py``), training (``trial.py``), what is
+made of all records (``summary.py``).
+"""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras_tuner as kt
+import numpy as np
+
+from trainer import result
+from trainer.config import Config
+from trainer.errors import RequestError, StoppedEarly
+from trainer.signals import StopRequest
+from trainer.sweep import hparams, oracles, records, trial
+from trainer.sweep.records import DONE, FAILED, Record
+from trainer.sweep.request import Request
+
+log = logging.getLogger(__name__)
+
+BETWEEN = "between two trials, everything is saved; start the same command again to go on"
+_IDLE_SECONDS = 1.0
+_REPORT_SECONDS = 10.0
+
+
+class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
+    """Runs trials by ``train.run``; its oracle is in this process or, by KerasTuner's variables, in the chief's."""
+
+    def __init__(self, request: Request, oracle: Any, stop: StopRequest) -> None:
+        """Take an oracle from ``oracles.make``; bound to the sweep's folder unless this process is a worker."""
+        self._request, self._stop = request, stop
+        super().__init__(oracle, directory=request.base.loop.job_dir, project_name=".", overwrite=False)
+        self.tuner_id = trial.worker_name()
+
+    def save(self) -> None:
+        """Leave it to the oracle, which saves itself."""
+
+    def reload(self) -> None:
+        """Leave it to the oracle, which reloads itself."""
+
+    def search(self) -> None:
+        """Run trials until the oracle says that there are no more.
+
+        Raises:
+            StoppedEarly: after a stop request, with everything saved.
+        """
+        while True:
+            if self._stop():
+                raise StoppedEarly(f"{self._stop.reason} {BETWEEN}")
+            with oracles.quiet():
+                chosen = self.oracle.create_trial(self.tuner_id)
+            if chosen.status == "STOPPED":
+                return
+            if chosen.status == "IDLE":
+                time.sleep(_IDLE_SECONDS)
+                continue
+            self._run(chosen)
+
+    def _run(self, chosen: Any) -> None:
+        record = self.run_trial(chosen)
+        record.write(self._request.paths)
+        with oracles.quiet():
+            if record.score is not None:
+                # As it comes through the wire of several workers, so that one worker and one process see the same.
+                score = float(np.float32(record.score))
+                self.oracle.update_trial(chosen.trial_id, {self._request.metric: score}, step=record.best_epoch)
+            chosen.status = "COMPLETED" if record.status == DONE else "FAILED"
+            self.oracle.end_trial(chosen)
+
+    def run_trial(self, chosen: Any) -> Record:
+        """Train with the values of a trial, from where an interrupted start or an earlier round stopped."""
+        started = time.monotonic()
+        values = oracles.values_of(chosen)
+        job = self._job(chosen)
+        common: dict[str, Any] = {"trial": chosen.trial_id, "job": job, "settings": values, "worker": self.tuner_id}
+        try:
+            config = self._config(chosen, values, job)
+            log.info("trial %s: %s", chosen.trial_id, ", ".join(f"{n}={v}" for n, v in values.items()))
+            with self._reporting(chosen.trial_id):
+                outcome = self._train(config)
+            score = self._score(outcome)
+        except RequestError as error:
+            return Record(**common, status=FAILED, reason=" ".join(str(error).split()))
+        except trial.TrialFailed as failure:
+            return Record(**common, status=FAILED, reason=str(failure), seconds=_since(started))
+        hparams.write(config.loop.job_dir, chosen.trial_id, values, self._request.metric, score)
+        return Record(
+            **common, status=DONE, score=score, validation=outcome.validation, epochs=outcome.epoch,
+            best_epoch=outcome.best_epoch, seconds=_since(started),
+        )  # fmt: skip
+
+    def _job(self, chosen: Any) -> str:
+        """Return the id of the trial in whose folder this one trains: where hyperband's earlier round stopped."""
+        earlier = chosen.hyperparameters.values.get("tuner/trial_id")
+        record = records.read(self._request.paths, earlier) if earlier else None
+        return record.job if record else str(chosen.trial_id)
+
+    def _config(self, chosen: Any, values: dict[str, Any], job: str) -> Config:
+        epochs = chosen.hyperparameters.values.get("tuner/epochs")
+        changes = {**values, **({"epochs": epochs} if epochs else {})}
+        return self._request.trial(changes, self._request.paths.trial(job))
+
+    def _train(self, config: Config) -> result.Result:
+        if not self._request.sweep.isolate_trials:
+            return trial.run_here(config)
+        try:
+            return trial.run_apart(config, self._stop)
+        finally:
+            self._stop.at_once = BETWEEN
+
+    def _score(self, outcome: result.Result) -> float:
+        score = outcome.validation.get(self._request.metric)
+        if score is None or not math.isfinite(score):
+            raise trial.TrialFailed(f"validation has no {self._request.metric} (are there images of two classes?)")
+        return score
+
+    @contextlib.contextmanager
+    def _reporting(self, trial_id: str) -> Iterator[None]:
+        """As a worker, let the chief hear that this trial is alive."""
+        if not self._is_worker():
+            yield
+            return
+        over = threading.Event()
+
+        def report() -> None:
+            while not over.wait(_REPORT_SECONDS):
+                with contextlib.suppress(Exception):  # The chief may be away for a while.
+                    self.oracle.get_trial(trial_id)
+
+        thread = threading.Thread(target=report, name="reporting", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
