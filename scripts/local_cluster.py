@@ -1,8 +1,10 @@
-"""Start a training job as several processes on this machine, as a cluster would.
+"""Start a training job, or a sweep, as several processes on this machine, as a cluster would.
 
   python scripts/local_cluster.py -n 4 -- --data_dir=faces --job_dir=jobs/four --batch_size=32
+  python scripts/local_cluster.py -n 2 --sweep -- --data_dir=faces --job_dir=sweeps/first --max_trials=12
 
-Finds free ports, gives each process its TF_CONFIG, and shows all logs with [worker N] in front.  Ctrl-C and SIGTERM
+Finds free ports, gives each process its TF_CONFIG, or a sweep's chief and workers KerasTuner's variables, and shows all
+logs with [worker N] in front.  Ctrl-C and SIGTERM
 are passed on once to every process, which saves and exits; a second one ends them at once.  Prints all exit codes and
 exits with the worst: 1 before 2 before 75 before 0.  Nothing is left behind when it ends.
 """
@@ -31,22 +33,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the cluster and return the worst exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", "--workers", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("flags", nargs="*", metavar="-- trainer flags", help="passed to python -m trainer.train")
+    parser.add_argument("--sweep", action="store_true", help="start trainer.tune: a chief that chooses, and workers")
+    parser.add_argument(
+        "--devices_per_trial", type=int, default=0, metavar="N", help="GPUs of each worker of a sweep (default all)"
+    )
+    parser.add_argument("flags", nargs="*", metavar="-- flags", help="passed to trainer.train, or trainer.tune")
     arguments = parser.parse_args(argv)
     if arguments.workers < 1:
         parser.error(f"expected at least one worker, received {arguments.workers}")
-    processes = [start(environment, arguments.flags) for environment in environments(arguments.workers)]
+    if arguments.devices_per_trial < 0 or (arguments.devices_per_trial and not arguments.sweep):
+        parser.error(f"expected GPUs of a sweep's workers, received --devices_per_trial={arguments.devices_per_trial}")
+    if arguments.sweep:
+        described = sweep_environments(arguments.workers, arguments.devices_per_trial)
+    else:
+        described = {f"worker {index}": one for index, one in enumerate(environments(arguments.workers))}
+    module = "trainer.tune" if arguments.sweep else "trainer.train"
+    processes = {name: start(one, arguments.flags, module=module) for name, one in described.items()}
     printing = threading.Lock()
     threads = [
-        threading.Thread(target=show, args=(number, process.stdout, printing))
-        for number, process in enumerate(processes)
+        threading.Thread(target=show, args=(name, process.stdout, printing)) for name, process in processes.items()
     ]
     for thread in threads:
         thread.start()
-    codes = wait(processes)
+    codes = wait(list(processes.values()), all_need_first=arguments.sweep)
     for thread in threads:
         thread.join()
-    print("exit codes: " + ", ".join(f"worker {number}: {code}" for number, code in enumerate(codes)))
+    print("exit codes: " + ", ".join(f"{name}: {code}" for name, code in zip(processes, codes, strict=True)))
     return worst(codes)
 
 
@@ -63,6 +75,21 @@ def environments(workers: int) -> list[dict[str, str]]:
     ]
 
 
+def sweep_environments(workers: int, devices: int = 0) -> dict[str, dict[str, str]]:
+    """Return the variables of a sweep's chief and workers by name; each worker sees ``devices`` GPUs (0: all).
+
+    The ids are the same at every start, so that a worker gets its own trial back.
+    """
+    (port,) = free_ports(1)
+    oracle = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port), "TF_CONFIG": ""}
+    found = {"chief": {**oracle, "KERASTUNER_TUNER_ID": "chief", "CUDA_VISIBLE_DEVICES": "-1"}}
+    for index in range(workers):
+        own = range(index * devices, (index + 1) * devices)
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, own))} if devices else {}
+        found[f"worker {index}"] = {**oracle, "KERASTUNER_TUNER_ID": f"worker{index}", **gpus}
+    return found
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports of the loopback that nobody listens on, all different."""
     with contextlib.ExitStack() as stack:
@@ -73,11 +100,15 @@ def free_ports(count: int) -> list[int]:
 
 
 def start(
-    environment: dict[str, str], flags: Sequence[str], output: "IO[str] | int" = subprocess.PIPE
+    environment: dict[str, str],
+    flags: Sequence[str],
+    output: "IO[str] | int" = subprocess.PIPE,
+    *,
+    module: str = "trainer.train",
 ) -> "subprocess.Popen[str]":
     """Start one worker in a process group of its own, so that the terminal's Ctrl-C comes here alone."""
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer.train", *flags],
+        [sys.executable, "-m", module, *flags],
         env={**os.environ, **environment, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -93,24 +124,31 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def show(number: int, lines: IO[str] | None, printing: threading.Lock) -> None:
+def show(name: str, lines: IO[str] | None, printing: threading.Lock) -> None:
     """Print a worker's output line by line with its name in front."""
     assert lines is not None
     for line in lines:
         with printing:
-            print(f"[worker {number}] {line.rstrip()}", flush=True)
+            print(f"[{name}] {line.rstrip()}", flush=True)
 
 
-def wait(processes: "Sequence[subprocess.Popen[str]]") -> list[int]:
-    """Wait for all, passing stop signals on; return their exit codes, of a signal as a shell tells it."""
+def wait(processes: "Sequence[subprocess.Popen[str]]", *, all_need_first: bool = False) -> list[int]:
+    """Wait for all, passing stop signals on; return their exit codes, of a signal as a shell tells it.
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    Args:
+        processes: that ``start`` returned.
+        all_need_first: whether the others are asked to stop when the first one has failed (a sweep's chief).
+    """
+
+    def pass_on(number: int = 0, _: FrameType | None = None) -> None:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        if processes[0].wait() and all_need_first:
+            pass_on()
         codes = [process.wait() for process in processes]
     finally:
         for number, handler in before.items():

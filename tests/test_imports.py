@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only what stands in an earlier layer; those of one layer are siblings and do not know each other.
 LAYERS = [
-    ["trainer", "trainer.audit", "trainer.data", "trainer.pack", "trainer.submit"],
+    ["trainer", "trainer.audit", "trainer.data", "trainer.pack", "trainer.submit", "trainer.sweep"],
     ["trainer.audit.measure", "trainer.bootstrap", "trainer.data.augment", "trainer.errors", "trainer.logs",
      "trainer.loop", "trainer.patience", "trainer.verify_export", "trainer.wire"],
     ["trainer.cluster", "trainer.config", "trainer.gcs", "trainer.metrics", "trainer.signals", "trainer.submit.api"],
@@ -32,6 +32,10 @@ LAYERS = [
     ["trainer.audit.command", "trainer.feed", "trainer.submit.launch"],
     ["trainer.session", "trainer.submit.command"],
     ["trainer.train"],
+    ["trainer.sweep.trial"],
+    ["trainer.sweep.tuner"],
+    ["trainer.sweep.chief"],
+    ["trainer.tune"],
 ]  # fmt: skip
 LAYER = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
@@ -102,13 +106,15 @@ LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "train
          "trainer.data.cache", "trainer.data.skipped",
          "trainer.logs", "trainer.selftest", "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
          "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow",
-         "trainer.submit.launch", "trainer.submit.command", "trainer.train"]  # fmt: skip
+         "trainer.submit.launch", "trainer.submit.command", "trainer.train",
+         "trainer.space", "trainer.sweep.request", "trainer.sweep.records", "trainer.sweep.trial", "trainer.tune"]  # fmt: skip
 
 CODE = """
 import importlib, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
-    heavy = {"tensorflow", "keras", "sklearn", "matplotlib", "scipy", "PIL", "pandas", "kubernetes"} & set(sys.modules)
+    heavy = {"tensorflow", "keras", "sklearn", "matplotlib", "scipy", "PIL", "pandas", "kubernetes",
+             "keras_tuner"} & set(sys.modules)
     assert not heavy, f"{name} imports {heavy}"
 """
 

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainer import files, flags, lock, resume, signals
 from trainer import cluster as cluster_lib
+from trainer import files, flags, lock, resume, signals
 from trainer.data import manifest
 from trainer.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.paths import JobPaths

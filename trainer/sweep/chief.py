@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
@@ -75,6 +76,7 @@ def serve(request: Request, stop: StopRequest) -> list[Record]:
     try:
         while not servicer.stop_triggered:
             _pause(stop)
+            servicer.refuse_broken()
         since = time.monotonic()
         while oracle.tuner_ids and time.monotonic() - since < _LINGER_SECONDS:
             _pause(stop)
@@ -95,7 +97,33 @@ def _servicer(oracle: Any) -> Any:
     from keras_tuner.src.distribute import oracle_chief
 
     class Servicer(oracle_chief.OracleServicer):  # type: ignore[misc]
-        """Takes a question after a trial for a sign of life."""
+        """Takes a question after a trial for a sign of life, and keeps an error for the main thread.
+
+        After an error KerasTuner's lock stays taken, so that no further question could be answered.
+        """
+
+        broken: Exception | None = None
+
+        def refuse_broken(self) -> None:
+            """Raise the error that a question met."""
+            if self.broken is not None:
+                raise self.broken
+
+        def _answer(self, answer: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
+            try:
+                return answer(request, context)
+            except Exception as error:
+                self.broken = error
+                raise
+
+        def CreateTrial(self, request: Any, context: Any) -> Any:
+            return self._answer(super().CreateTrial, request, context)
+
+        def UpdateTrial(self, request: Any, context: Any) -> Any:
+            return self._answer(super().UpdateTrial, request, context)
+
+        def EndTrial(self, request: Any, context: Any) -> Any:
+            return self._answer(super().EndTrial, request, context)
 
         def GetTrial(self, request: Any, context: Any) -> Any:
             self.oracle.heard[request.trial_id] = time.monotonic()
@@ -129,10 +157,7 @@ def work(request: Request, stop: StopRequest) -> None:
     Raises:
         StoppedEarly: after a stop request, with everything saved; or if no chief answers in time.
     """
-    if not _meet(request, stop):
-        log.info("the sweep is over: nothing to do")
-        return
-    Tuner(request, oracles.make(request), stop).search()
+    Tuner(request, oracles.make(request), stop, lambda: _meet(request, stop)).search()
 
 
 def _meet(request: Request, stop: StopRequest) -> bool:

@@ -27,7 +27,7 @@ def course(records: Sequence[Record], metric: str, *, maximizes: bool) -> Figure
     axes.plot(places, best, "-", color=WARM, linewidth=2, drawstyle="steps-post", label="best so far")
     failed = [place for place, record in enumerate(records) if record.score is None]
     if failed and scores:
-        worst = min(scores) if maximizes else max(scores)  # type: ignore[type-var]
+        worst = min(scores) if maximizes else max(scores)
         axes.plot(failed, [worst] * len(failed), "x", color=INK, markersize=8, label="failed")
     axes.set_xticks(range(len(records)), [record.trial.lstrip("0") or "0" for record in records])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -107,7 +107,9 @@ def learning(curves: Sequence[tuple[str, Curve]], metric: str) -> Figure:
     axes = figure.subplots()
     dress(axes, title="Learning curves", x="epoch", y=f"validation {metric}")
     for place, (trial, curve) in reversed(list(enumerate(curves))):
-        colour, width, line = (WARM, 2.5, "o-") if place == 0 else (COOL, 1.5, "s--") if place < 3 else (MUTED, 1.0, ".:")
+        colour, width, line = (
+            (WARM, 2.5, "o-") if place == 0 else (COOL, 1.5, "s--") if place < 3 else (MUTED, 1.0, ".:")
+        )
         label = f"trial {trial}" if place < 3 else None
         axes.plot(curve.epochs, curve.values, line, color=colour, linewidth=width, markersize=4, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -63,7 +63,7 @@ def encode(one: Parameter, record: Record) -> float:
 
 def _growths(columns: Floats, scores: Floats, seed: int) -> "list[Floats]":
     generator = np.random.default_rng(seed)
-    found = []
+    found: list[Floats] = []
     while len(found) < _BOOTSTRAPS:
         chosen = generator.integers(len(scores), size=len(scores))
         unseen = np.setdiff1d(np.arange(len(scores)), chosen)
@@ -72,10 +72,10 @@ def _growths(columns: Floats, scores: Floats, seed: int) -> "list[Floats]":
         forest = RandomForestRegressor(_TREES, random_state=int(generator.integers(2**31)))
         forest.fit(columns[chosen], scores[chosen])
         before = np.square(forest.predict(columns[unseen]) - scores[unseen]).mean()
-        found.append(
-            np.array([_shuffled(forest, columns[unseen], scores[unseen], index, generator) - before
-                      for index in range(columns.shape[1])])
-        )  # fmt: skip
+        after = [
+            _shuffled(forest, columns[unseen], scores[unseen], index, generator) for index in range(columns.shape[1])
+        ]
+        found.append(np.array(after) - before)
     return found
 
 

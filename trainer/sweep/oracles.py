@@ -22,8 +22,8 @@ from trainer.errors import RequestError
 from trainer.sweep.request import Request, settings_of
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-import keras_tuner as kt  # noqa: E402
-from keras_tuner.src.engine import conditions  # noqa: E402
+import keras_tuner as kt
+from keras_tuner.src.engine import conditions
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,14 @@ _SILENT_SECONDS = 90.0  # After which another worker takes over a trial; its run
 
 class Durable:
     """Mixed into an oracle: one atomic state file, a limit on trials, a verdict on failures, a clock for workers."""
+
+    trials: dict[str, Any]
+    ongoing_trials: dict[str, Any]
+    end_order: list[str]
+    tuner_ids: set[str]
+    get_state: Callable[[], dict[str, Any]]
+    set_state: Callable[[dict[str, Any]], None]
+    _display: Any
 
     request: Request
     on_end: Callable[[Any], None]
@@ -53,7 +61,7 @@ class Durable:
         self.failures, self.given_up = [], ""
         self._over_at: int | None = -1  # The limit at which the tuner had no more trials; -1: it has not ended.
         self.heard: dict[str, float] = {}
-        self._display.verbose = 0  # type: ignore[attr-defined]
+        self._display.verbose = 0
         if files.exists(request.paths.oracle):
             self.reload()
 
@@ -61,16 +69,16 @@ class Durable:
         """Choose the next trial's values, or say that there is none (STOPPED) or none yet (IDLE)."""
         limit = self.request.max_trials
         response: dict[str, Any] = {"status": "STOPPED", "values": None}
-        if not self.given_up and (limit is None or len(self.trials) < limit):  # type: ignore[attr-defined]
+        if not self.given_up and (limit is None or len(self.trials) < limit):
             response = super().populate_space(trial_id)  # type: ignore[misc]
-        if response["status"] == "STOPPED" and self.ongoing_trials:  # type: ignore[attr-defined]
+        if response["status"] == "STOPPED" and self.ongoing_trials:
             return {"status": "IDLE", "values": None}  # A worker that waits can take over from one that is lost.
         return response
 
-    @kt.synchronized  # type: ignore[untyped-decorator,unused-ignore]
+    @kt.synchronized
     def create_trial(self, tuner_id: str) -> Any:
         """Return this worker's own trial if it has one, one that its worker has left, or a new one."""
-        ongoing: dict[str, Any] = self.ongoing_trials  # type: ignore[attr-defined]
+        ongoing = self.ongoing_trials
         now = time.monotonic()
         for owner, trial in list(ongoing.items()):
             last = self.heard.setdefault(trial.trial_id, now)
@@ -78,8 +86,8 @@ class Durable:
                 log.warning("trial %s: nothing heard of %s for %.0f s, %s takes it over",
                             trial.trial_id, owner, now - last, tuner_id)  # fmt: skip
                 ongoing[tuner_id] = ongoing.pop(owner)
-                self.tuner_ids.discard(owner)  # type: ignore[attr-defined]
-                self.tuner_ids.add(tuner_id)  # type: ignore[attr-defined]
+                self.tuner_ids.discard(owner)
+                self.tuner_ids.add(tuner_id)
         trial = super().create_trial(tuner_id)  # type: ignore[misc]
         self.heard[trial.trial_id] = now
         if trial.status == "STOPPED" and not self.given_up:
@@ -89,17 +97,17 @@ class Durable:
 
     def is_over(self) -> bool:
         """Tell whether all trials have ended and there will be no more."""
-        trials, limit = len(self.trials), self.request.max_trials  # type: ignore[has-type]
-        all_ended = len(self.end_order) == trials  # type: ignore[attr-defined]
+        trials, limit = len(self.trials), self.request.max_trials
+        all_ended = len(self.end_order) == trials
         return all_ended and (self._over_at == limit or (limit is not None and trials >= limit))
 
-    @kt.synchronized  # type: ignore[untyped-decorator,unused-ignore]
+    @kt.synchronized
     def end_trial(self, trial: Any) -> None:
         """Record the end of a trial; one that ended before (its report was repeated) changes nothing."""
-        if trial.trial_id in self.end_order:  # type: ignore[attr-defined]
+        if trial.trial_id in self.end_order:
             return
         super().end_trial(trial)  # type: ignore[misc]
-        self.on_end(self.trials[trial.trial_id])  # type: ignore[attr-defined]
+        self.on_end(self.trials[trial.trial_id])
 
     def note_failure(self, kind: str) -> None:
         """Count a failed trial's kind of reason (empty: it did not fail); too many alike end the sweep."""
@@ -110,7 +118,7 @@ class Durable:
 
     def needed(self) -> set[str]:
         """Return the ids of trials that run or that a later one may continue."""
-        running = [trial for trial in self.ongoing_trials.values() if trial.status == "RUNNING"]  # type: ignore[attr-defined]
+        running = [trial for trial in self.ongoing_trials.values() if trial.status == "RUNNING"]
         values = [trial.hyperparameters.values.get("tuner/trial_id") for trial in running]
         return {trial.trial_id for trial in running} | {value for value in values if value}
 
@@ -119,8 +127,8 @@ class Durable:
 
     def save(self) -> None:
         """Write everything that decides the rest of the sweep, in one file."""
-        trials = [trial.get_state() for trial in self.trials.values()]  # type: ignore[attr-defined]
-        content = {"oracle": self.get_state(), "trials": trials, "over_at": self._over_at}  # type: ignore[attr-defined]
+        trials = [trial.get_state() for trial in self.trials.values()]
+        content = {"oracle": self.get_state(), "trials": trials, "over_at": self._over_at}
         files.write_text(self.request.paths.oracle, json.dumps(content) + "\n")
 
     def reload(self) -> None:
@@ -138,7 +146,7 @@ class Durable:
         state, self._over_at = content["oracle"], content["over_at"]
         ended = set(state["end_order"])  # KerasTuner saves the end of a trial before it lets go of it.
         running = {owner: trial for owner, trial in state["ongoing_trials"].items() if trial not in ended}
-        self.set_state({**state, "ongoing_trials": running})  # type: ignore[attr-defined]
+        self.set_state({**state, "ongoing_trials": running})
 
 
 class _Random(Durable, kt.oracles.RandomSearchOracle):  # type: ignore[misc]

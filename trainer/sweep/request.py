@@ -44,6 +44,7 @@ class SweepConfig:
         "",
         "YAML or JSON file of the flags that vary (README, A sweep); empty: learning_rate, dropout, model, augment and "
         "optimizer. All other flags hold for all trials.",
+        fixed=False,
     )
     keep_trials: int = setting(
         3,
@@ -180,8 +181,8 @@ def parse(argv: Sequence[str]) -> Request:
     given = flags.given_settings(given)
     if not sweep.space:  # A flag that is given wins over the built-in space; over a file it would be a contradiction.
         found = tuple(one for one in found if one.name not in given)
-    defaults = {"monitor": f"val_{sweep.objective.removeprefix('val_')}", "keep_checkpoints": 1}
-    request = Request(sweep, flags.config_of({**defaults, **given}), found)
+    defaults: dict[str, Value] = {"monitor": f"val_{sweep.objective.removeprefix('val_')}", "keep_checkpoints": 1}
+    request = Request(sweep, flags.config_of(defaults | given), found)
     _check_together(request, given)
     return request
 

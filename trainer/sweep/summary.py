@@ -1,4 +1,4 @@
-"""What is made of the trials while they end: the table on the terminal, ``trials.csv``, the best settings, a clean disk.
+"""What is made of trials as they end: the table on the terminal, ``trials.csv``, the best settings, a clean disk.
 
 Runs in the process that holds the oracle.
 """

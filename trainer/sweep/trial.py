@@ -29,7 +29,13 @@ _CHILD = (
     "sys.exit(flags.run_command(train.main))"
 )
 _KEPT_LINES = 400
-_OUT_OF_MEMORY = ("ResourceExhaustedError", "RESOURCE_EXHAUSTED", "OOM when allocating", "MemoryError", "CUDA_ERROR_OUT")
+_OUT_OF_MEMORY = (
+    "ResourceExhaustedError",
+    "RESOURCE_EXHAUSTED",
+    "OOM when allocating",
+    "MemoryError",
+    "CUDA_ERROR_OUT",
+)
 
 
 class TrialFailed(Exception):

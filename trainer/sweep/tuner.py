@@ -9,15 +9,16 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import keras_tuner as kt
 import numpy as np
 
 from trainer import result
 from trainer.config import Config
-from trainer.errors import RequestError, StoppedEarly
+from trainer.errors import JobFailed, RequestError, StoppedEarly
 from trainer.signals import StopRequest
 from trainer.sweep import hparams, oracles, records, trial
 from trainer.sweep.records import DONE, FAILED, Record
@@ -33,9 +34,18 @@ _REPORT_SECONDS = 10.0
 class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
     """Runs trials by ``train.run``; its oracle is in this process or, by KerasTuner's variables, in the chief's."""
 
-    def __init__(self, request: Request, oracle: Any, stop: StopRequest) -> None:
-        """Take an oracle from ``oracles.make``; bound to the sweep's folder unless this process is a worker."""
-        self._request, self._stop = request, stop
+    def __init__(
+        self, request: Request, oracle: Any, stop: StopRequest, reachable: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Take an oracle from ``oracles.make``, bound to the sweep's folder unless this process is a worker.
+
+        Args:
+            request: the sweep.
+            oracle: what chooses.
+            stop: asked between trials, and passed on to a trial's own process.
+            reachable: waits for the chief, and is False once the sweep is over.
+        """
+        self._request, self._stop, self._reachable = request, stop, reachable
         super().__init__(oracle, directory=request.base.loop.job_dir, project_name=".", overwrite=False)
         self.tuner_id = trial.worker_name()
 
@@ -54,9 +64,8 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         while True:
             if self._stop():
                 raise StoppedEarly(f"{self._stop.reason} {BETWEEN}")
-            with oracles.quiet():
-                chosen = self.oracle.create_trial(self.tuner_id)
-            if chosen.status == "STOPPED":
+            chosen = self._ask(lambda: self.oracle.create_trial(self.tuner_id))
+            if chosen is None or chosen.status == "STOPPED":
                 return
             if chosen.status == "IDLE":
                 time.sleep(_IDLE_SECONDS)
@@ -66,13 +75,32 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
     def _run(self, chosen: Any) -> None:
         record = self.run_trial(chosen)
         record.write(self._request.paths)
-        with oracles.quiet():
-            if record.score is not None:
-                # As it comes through the wire of several workers, so that one worker and one process see the same.
-                score = float(np.float32(record.score))
-                self.oracle.update_trial(chosen.trial_id, {self._request.metric: score}, step=record.best_epoch)
-            chosen.status = "COMPLETED" if record.status == DONE else "FAILED"
-            self.oracle.end_trial(chosen)
+        if record.score is not None:
+            # Rounded as the wire to a chief rounds, so that one worker and one process alone see the same.
+            metrics = {self._request.metric: float(np.float32(record.score))}
+            self._ask(lambda: self.oracle.update_trial(chosen.trial_id, metrics, step=record.best_epoch))
+        chosen.status = "COMPLETED" if record.status == DONE else "FAILED"
+        self._ask(lambda: self.oracle.end_trial(chosen))
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """Ask the oracle; a chief that goes away meanwhile is waited for and asked again.
+
+        Each question may be repeated: a worker gets its own trial back, and a trial ends once.  None if the sweep is
+        over.
+
+        Raises:
+            JobFailed: if the chief itself fails at the answer.
+        """
+        while self._reachable():
+            try:
+                with oracles.quiet():
+                    return call()
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNKNOWN:
+                    raise JobFailed(f"the chief could not answer ({error.details()}); see its log") from error
+                log.warning("the chief is away (%s)", error.code())
+                time.sleep(_IDLE_SECONDS)
+        return None
 
     def run_trial(self, chosen: Any) -> Record:
         """Train with the values of a trial, from where an interrupted start or an earlier round stopped."""
