@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from trainer import files, space
 from trainer.errors import RequestError
@@ -156,7 +157,8 @@ class _Random(Durable, kt.oracles.RandomSearchOracle):  # type: ignore[misc]
 class _Bayesian(Durable, kt.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         self._random_state = np.random.RandomState([self.seed, len(self.trials)])
-        return super().populate_space(trial_id)
+        with threadpool_limits(1):  # Of matrices this small several threads make slow work.
+            return super().populate_space(trial_id)
 
 
 class _Hyperband(Durable, kt.oracles.HyperbandOracle):  # type: ignore[misc]
