@@ -1,0 +1,199 @@
+"""Whole sweeps of tiny jobs: killed, stopped, continued, with failing trials, alone and by a chief and workers."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from images import write_image_set
+from jobs import checkpoints_of, float32_policy, result_of, sigterm_after  # noqa: F401
+
+from trainer import flags, handover, train, tune
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACE = """
+- {name: learning_rate, kind: float, range: [1e-4, 1e-2], log: true}
+- {name: lr_schedule, kind: choice, values: [plateau, constant]}
+- {name: plateau_factor, kind: float, range: [0.1, 0.5], condition: {lr_schedule: [plateau]}}
+"""
+SMALL = {"image_size": 48, "batch_size": 12, "epochs": 2, "precision": "float32", "export": "none"}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_image_set(tmp_path_factory.mktemp("images"), train=12, validation=6, test=6, size=48)
+
+
+def words(data, folder, **changes):
+    (folder.parent / "space.yaml").write_text(SPACE)
+    values = {"data_dir": data, "job_dir": folder, "space": folder.parent / "space.yaml", **SMALL, **changes}
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def sweep(data, folder, **changes):
+    """Run a sweep in this process, without the drawings of each trial, which cost seconds."""
+    with mock.patch.object(handover.report, "write_training_report"):
+        return flags.run_command(tune.main, words(data, folder, **changes))
+
+
+def trials(folder):
+    """Return the rows of trials.csv without what a clock and a place decide."""
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "job_dir", "worker")} for row in rows]
+
+
+def start(command, **environment):
+    paths = {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen(
+        [sys.executable, *command], env={**os.environ, **paths, **environment}, cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(process, path):
+    """Wait until a file is there; fail with the output if the process ends before."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """Return the folder of a random sweep of three trials that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    assert sweep(data, folder, max_trials=3, keep_trials=1) == 0
+    return folder
+
+
+def test_a_sweep_hands_over_what_it_found(data, undisturbed, capsys):
+    rows = trials(undisturbed)
+    assert [row["status"] for row in rows] == ["done"] * 3
+    best = max(rows, key=lambda row: float(row["score"]))
+    said = json.loads((undisturbed / "sweep_result.json").read_text())
+    assert (said["best_trial"], said["best_score"]) == (best["trial"], float(best["score"]))
+    assert [path.parent.name for path in undisturbed.glob("trials/*/checkpoints")] == [best["trial"]]
+    assert len(list(undisturbed.glob("trials/*/metrics.jsonl"))) == 3
+    assert len(list(undisturbed.glob("trials/*/tensorboard/hparams/*"))) == 3
+    assert "<svg" in (undisturbed / "sweep.html").read_text()
+    # The best settings train the same model again.
+    again = undisturbed.parent / "again"
+    with mock.patch.object(handover.report, "write_training_report"):
+        argv = [f"--config={undisturbed / 'best_config.json'}", f"--job_dir={again}"]
+        assert flags.run_command(train.main, argv) == 0
+    kept = result_of(undisturbed / "trials" / best["trial"])
+    assert result_of(again)["weights_sha256"] == kept["weights_sha256"]
+    # And a sweep that is done says so, without another trial.
+    before = (undisturbed / "oracle.json").read_bytes()
+    capsys.readouterr()
+    assert sweep(data, undisturbed, max_trials=3, keep_trials=1) == 0
+    assert f"best trial {best['trial']}" in capsys.readouterr().out
+    assert json.loads(before)["trials"] == json.loads((undisturbed / "oracle.json").read_text())["trials"]
+
+
+def test_a_sweep_that_is_killed_in_a_trial_goes_on_at_its_step(data, undisturbed, tmp_path):
+    folder = tmp_path / "sweep"
+    changes = {"max_trials": 3, "keep_trials": 1, "checkpoint_every_steps": 1}
+    process = start(["-m", "trainer.tune", *words(data, folder, **changes)])
+    wait_for(process, folder / "trials" / "0001" / "checkpoints" / "0000000001" / "COMMIT.json")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert (folder / "trials" / "0000" / "trial.json").exists()
+    finished = (folder / "trials" / "0000" / "trial.json").read_bytes()
+    assert not (folder / "trials" / "0001" / "trial.json").exists()
+    assert sweep(data, folder, **changes) == 0
+    assert trials(folder) == trials(undisturbed)
+    assert (folder / "trials" / "0000" / "trial.json").read_bytes() == finished
+    starts = [json.loads(line) for line in (folder / "trials" / "0001" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] >= 1 for line in starts if line["kind"] == "start"] == [False, True]
+    for number in range(3):
+        weights = [result_of(one / "trials" / f"000{number}")["weights_sha256"] for one in (folder, undisturbed)]
+        assert weights[0] == weights[1]
+
+
+def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on(data, undisturbed, tmp_path):
+    folder = tmp_path / "sweep"
+    with sigterm_after(3):
+        assert sweep(data, folder, max_trials=3) == 75
+    assert 3 in checkpoints_of(folder / "trials" / "0000")
+    assert sweep(data, folder, max_trials=3) == 0
+    assert trials(folder) == trials(undisturbed)
+
+
+def test_hyperband_continues_the_best_of_a_round(data, tmp_path):
+    folder = tmp_path / "sweep"
+    assert sweep(data, folder, tuner="hyperband", epochs=3, max_trials=4) == 0
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [row["epochs"] for row in rows] == ["1", "1", "1", "3"]
+    best = max(rows[:3], key=lambda row: float(row["score"]))
+    assert rows[3]["job_dir"] == best["job_dir"]
+    # It ends as a job of three epochs that never was part of a sweep.
+    plain = tmp_path / "plain"
+    with mock.patch.object(handover.report, "write_training_report"):
+        argv = [f"--config={Path(best['job_dir']) / 'config.json'}", f"--job_dir={plain}"]
+        assert flags.run_command(train.main, argv) == 0
+    assert result_of(plain)["weights_sha256"] == result_of(best["job_dir"])["weights_sha256"]
+
+
+def test_failing_trials_are_told_and_the_sweep_goes_on_until_three_are_alike(data, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    space = tmp_path / "failing.yaml"
+    space.write_text("- {name: learning_rate, kind: choice, values: [1.0e-6, 1.0e-3, 1.0e+30]}\n")
+    assert sweep(data, folder, tuner="grid", space=space) == 0
+    rows = trials(folder)
+    assert [row["status"] for row in rows] == ["failed", "done", "failed"]
+    assert "min_learning_rate" in rows[0]["reason"]
+    assert "not finite" in rows[2]["reason"]
+    space.write_text("- {name: learning_rate, kind: choice, values: [1.0e-6, 2.0e-6, 3.0e-6, 1.0e-3]}\n")
+    capsys.readouterr()
+    assert sweep(data, tmp_path / "another", tuner="grid", space=space) == 1
+    assert "3 trials in a row failed with the same reason" in capsys.readouterr().err
+    assert len(trials(tmp_path / "another")) == 3
+
+
+def test_isolated_trials_give_the_same_and_stop_as_well(data, undisturbed, tmp_path):
+    folder = tmp_path / "sweep"
+    argv = [*words(data, folder, max_trials=3, keep_trials=1), "--isolate_trials"]
+    process = start(["-m", "trainer.tune", *argv])
+    wait_for(process, folder / "trials" / "0000" / "lock")
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 75, output
+    assert flags.run_command(tune.main, argv) == 0
+    assert trials(folder) == trials(undisturbed)
+
+
+def test_a_chief_and_two_workers_that_are_killed_end_with_the_same_trials(data, undisturbed, tmp_path):
+    folder = tmp_path / "sweep"
+    changes = {"max_trials": 3, "keep_trials": 1, "checkpoint_every_steps": 1}
+    command = ["scripts/local_cluster.py", "-n", "2", "--sweep", "--", *words(data, folder, **changes)]
+    process = start(command)
+    wait_for(process, folder / "trials" / "0001" / "checkpoints" / "0000000001" / "COMMIT.json")
+    process.kill()  # Its processes die with it.
+    process.communicate()
+    process = start(command)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "exit codes: chief: 0, worker 0: 0, worker 1: 0" in output
+    assert trials(folder) == trials(undisturbed)
+
+
+def test_a_taken_port_is_one_line(data, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        oracle = {"IP": "127.0.0.1", "PORT": str(taken.getsockname()[1])}
+        variables = {f"KERASTUNER_ORACLE_{name}": value for name, value in oracle.items()}
+        process = start(
+            ["-m", "trainer.tune", *words(data, tmp_path / "sweep")], **variables, KERASTUNER_TUNER_ID="chief"
+        )
+        output, _ = process.communicate(timeout=200)
+    assert process.returncode == 2, output
+    assert [line for line in output.splitlines() if "expected a free address" in line], output
