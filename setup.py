@@ -13,6 +13,7 @@ TRAIN = [
     "tqdm>=4.66,<5",
     "keras-tuner>=1.4.8,<1.5",
     "PyYAML>=6,<7",
+    "threadpoolctl>=3.1,<4",
 ]
 GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TENSORBOARD = ["tensorboard>=2.20,<3"]

@@ -33,7 +33,7 @@ LAYERS = [
     ["trainer.session", "trainer.submit.command"],
     ["trainer.train"],
     ["trainer.sweep.trial"],
-    ["trainer.sweep.tuner"],
+    ["trainer.sweep.tuner", "trainer.sweep.retrain"],
     ["trainer.sweep.chief"],
     ["trainer.tune"],
 ]  # fmt: skip

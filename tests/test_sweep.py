@@ -64,10 +64,10 @@ def course(wanted, killed):
     return [(one.trial_id, one.hyperparameters.values, one.score) for one in oracle.trials.values()]
 
 
-@pytest.mark.parametrize(
-    ("tuner", "trials"),
-    [("random", 8), pytest.param("bayesian", 5, marks=pytest.mark.slow), ("hyperband", 18), ("grid", 36)],
-)
+BAYESIAN = pytest.param("bayesian", 5, marks=pytest.mark.slow)  # Seconds for each Gaussian process.
+
+
+@pytest.mark.parametrize(("tuner", "trials"), [("random", 8), BAYESIAN, ("hyperband", 18), ("grid", 36)])
 def test_a_sweep_that_is_killed_at_every_step_is_the_undisturbed_one(tmp_path, tuner, trials):
     limit = 0 if tuner == "grid" else trials
     undisturbed = course(request(tmp_path / "a", tuner=tuner, max_trials=limit), killed=False)

@@ -82,7 +82,11 @@ def _owner(request: Request, stop: signals.StopRequest, *, serve: bool) -> int:
         from trainer.sweep import chief  # KerasTuner and TensorFlow are loaded here.
 
         best = chief.serve(request, stop) if serve else chief.search(request, stop)
-    _say(request, best)
+        _say(request, best)
+        if request.sweep.retrain_best:
+            from trainer.sweep import retrain
+
+            print(retrain.sentence(retrain.run(request, best[0], stop), request.metric))
     return EXIT_DONE
 
 

@@ -1,0 +1,100 @@
+"""Train the best settings again with other seeds: how much of the best score was luck.  One job a seed."""
+
+import json
+import logging
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer import config as config_lib
+from trainer import evaluate, files, flags, result
+from trainer.config import Config
+from trainer.errors import JobFailed
+from trainer.paths import JobPaths
+from trainer.signals import StopRequest
+from trainer.sweep import trial
+from trainer.sweep.records import Record, best_settings
+from trainer.sweep.request import Request
+
+log = logging.getLogger(__name__)
+
+_TEST = "Test"
+
+
+def run(request: Request, best: Record, stop: StopRequest) -> dict[str, Any]:
+    """Train the seeds after --seed, score them, write ``retrain.json``, and return what it holds.
+
+    The same call again continues: finished seeds are not trained again, and Test is not looked at again.
+
+    Raises:
+        StoppedEarly: after a stop request, with everything saved.
+        JobFailed: if a seed's job fails.
+    """
+    figures: dict[str, list[dict[str, float]]] = {"Validation": [], _TEST: []}
+    seeds = range(request.base.loop.seed + 1, request.base.loop.seed + 1 + request.sweep.retrain_best)
+    for seed in seeds:
+        config = _config(request, best, seed)
+        log.info("retraining trial %s with seed %d", best.trial, seed)
+        outcome = _train(request, config, stop)
+        figures["Validation"].append(_numbers(outcome.validation))
+        tested = _test(config, outcome)
+        figures[_TEST] += [tested] if tested else []
+    content = {
+        "trial": best.trial,
+        "seeds": list(seeds),
+        **{split: _spread(rows) for split, rows in figures.items() if rows},
+    }
+    files.write_text(files.join(request.base.loop.job_dir, "retrain.json"), json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def _config(request: Request, best: Record, seed: int) -> Config:
+    # A folder for each trial: with more trials another one may become the best.
+    folder = files.join(request.base.loop.job_dir, "retrain", f"{best.trial}-seed-{seed}")
+    return config_lib.from_flat({**best_settings(request, best), "job_dir": folder, "seed": seed})
+
+
+def _train(request: Request, config: Config, stop: StopRequest) -> result.Result:
+    try:
+        return trial.run_apart(config, stop) if request.sweep.isolate_trials else trial.run_here(config)
+    except trial.TrialFailed as failure:
+        raise JobFailed(f"{config.loop.job_dir}: {failure}") from failure
+
+
+def _test(config: Config, outcome: result.Result) -> dict[str, float]:
+    """Return figures on Test, looked at once; empty without Test images or without an export of the best epoch."""
+    if "best" not in outcome.exports or not files.is_dir(files.join(config.data.data_dir, _TEST)):
+        return {}
+    out = files.join(config.loop.job_dir, "test")
+    kept = files.join(out, "metrics.json")
+    if not files.exists(kept):
+        model = JobPaths(config.loop.job_dir).exports("best")
+        argv = [f"--model_dir={model}", f"--data_dir={config.data.data_dir}", f"--split={_TEST}", f"--out={out}"]
+        flags.run_command(evaluate.main, argv)
+    return _numbers(json.loads(files.read_text(kept))) if files.exists(kept) else {}
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    named = {"loss": figures.get("loss", figures.get("log_loss"))}
+    named |= {name: figures.get(name) for name in ("accuracy", "auc")}
+    return {name: float(value) for name, value in named.items() if value is not None}
+
+
+def _spread(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return mean and standard deviation (of one more seed; 0 for a single one) of each figure."""
+    found = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows if name in row]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        found[name] = {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}
+    return found
+
+
+def sentence(content: Mapping[str, Any], metric: str) -> str:
+    """Return what a terminal is told."""
+    said = [
+        f"{split} {metric} {content[split][metric]['mean']:.4f} +- {content[split][metric]['std']:.4f}"
+        for split in ("Validation", _TEST)
+        if metric in content.get(split, {})
+    ]
+    return f"{len(content['seeds'])} other seeds: {', '.join(said)} (mean and standard deviation)"
