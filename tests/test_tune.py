@@ -158,6 +158,22 @@ def test_failing_trials_are_told_and_the_sweep_goes_on_until_three_are_alike(dat
     assert len(trials(tmp_path / "another")) == 3
 
 
+def test_the_best_settings_are_trained_again_with_other_seeds_once(data, tmp_path):
+    folder = tmp_path / "sweep"
+    changes = {"max_trials": 1, "epochs": 1, "retrain_best": 2}
+    assert sweep(data, folder, **changes) == 0
+    said = json.loads((folder / "retrain.json").read_text())
+    jobs = sorted((folder / "retrain").iterdir())
+    assert [json.loads((job / "config.json").read_text())["seed"] for job in jobs] == said["seeds"] == [1, 2]
+    scores = [result_of(job)["validation"]["auc"] for job in jobs]
+    assert said["Validation"]["auc"]["mean"] == pytest.approx(sum(scores) / 2)
+    assert said["Validation"]["auc"]["std"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+    assert "Test" not in said  # Nothing was exported.
+    before = [(job / "metrics.jsonl").read_bytes() for job in jobs]
+    assert sweep(data, folder, **changes) == 0
+    assert [(job / "metrics.jsonl").read_bytes() for job in jobs] == before
+
+
 def test_isolated_trials_give_the_same_and_stop_as_well(data, undisturbed, tmp_path):
     folder = tmp_path / "sweep"
     argv = [*words(data, folder, max_trials=3, keep_trials=1), "--isolate_trials"]

@@ -54,7 +54,7 @@ def parallel(space: Space, ranked: Sequence[Record], metric: str) -> Figure:
         )  # fmt: skip
     axes.set_xticks(range(len(columns)), [*(one.name for one in space), metric], rotation=20, ha="right")
     axes.set_yticks([])
-    axes.set_ylim(-0.12, 1.2)
+    axes.set_ylim(-0.12, 1.4)  # Room for the legend.
     for place, one in enumerate(space):
         for height, text in _marks(one, ranked):
             axes.annotate(text, (place, height), (4, 2), textcoords="offset points", fontsize=8, color=INK)

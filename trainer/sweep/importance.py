@@ -16,7 +16,7 @@ from trainer.space import Parameter, Space
 from trainer.sweep.records import Record
 
 FEWEST_TRIALS = 8
-_BOOTSTRAPS, _TREES, _SHUFFLES = 30, 40, 5
+_BOOTSTRAPS, _TREES, _SHUFFLES = 20, 40, 5
 
 Floats = npt.NDArray[np.float64]
 
