@@ -203,11 +203,6 @@ def remove(path: str) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def remove(path: str) -> None:
-    """Remove a file."""
-    _gfile().remove(path) if is_remote(path) else os.remove(path)
-
-
 def remove_tree(path: str) -> None:
     """Remove a folder and all in it; nothing happens if it is not there."""
     gcs.remove_tree(path) if is_remote(path) else shutil.rmtree(path, ignore_errors=True)

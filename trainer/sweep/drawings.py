@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainer.curves import Curve
-from trainer.plots import COOL, INK, LINE, MUTED, WARM, blank, dress, legend
+from trainer.plots import COOL, INK, LINE, MUTED, WARM, dress, legend, new_figure
 from trainer.space import Parameter, Space
 from trainer.sweep.importance import Importance, encode
 from trainer.sweep.records import Record
@@ -17,7 +17,7 @@ _SIZE = (7.2, 3.6)
 
 def course(records: Sequence[Record], metric: str, *, maximizes: bool) -> Figure:
     """Draw each trial's score and the best so far, by trial."""
-    figure = blank(_SIZE)
+    figure = new_figure(_SIZE)
     axes = figure.subplots()
     dress(axes, title="Scores", x="trial", y=f"validation {metric}")
     places = [place for place, record in enumerate(records) if record.score is not None]
@@ -37,7 +37,7 @@ def course(records: Sequence[Record], metric: str, *, maximizes: bool) -> Figure
 
 def parallel(space: Space, ranked: Sequence[Record], metric: str) -> Figure:
     """Draw each trial as a line through its settings and its score; ``ranked`` holds scored trials, best first."""
-    figure = blank((max(7.2, 1.6 * (len(space) + 1)), 4.2))
+    figure = new_figure((max(7.2, 1.6 * (len(space) + 1)), 4.2))
     axes = figure.subplots()
     dress(axes, title="Settings and scores", x="", y="")
     axes.grid(visible=False, axis="y")
@@ -89,7 +89,7 @@ def _words(value: object) -> str:
 
 def importance(found: Sequence[Importance]) -> Figure:
     """Draw the importance of each setting with its interval, largest on top."""
-    figure = blank((7.2, 1.2 + 0.4 * len(found)))
+    figure = new_figure((7.2, 1.2 + 0.4 * len(found)))
     axes = figure.subplots()
     dress(axes, title="Importance", x="growth of the squared error, in variances of the score", y="")
     for row, one in enumerate(found):
@@ -103,7 +103,7 @@ def importance(found: Sequence[Importance]) -> Figure:
 
 def learning(curves: Sequence[tuple[str, Curve]], metric: str) -> Figure:
     """Draw validation by epoch; the curves come best first, the best one thick, the others thin."""
-    figure = blank(_SIZE)
+    figure = new_figure(_SIZE)
     axes = figure.subplots()
     dress(axes, title="Learning curves", x="epoch", y=f"validation {metric}")
     for place, (trial, curve) in reversed(list(enumerate(curves))):

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trainer import files, report
+from trainer import files, pages
 from trainer.curves import Curve, read_curves
-from trainer.report import Drawing
+from trainer.pages import Drawing
 from trainer.sweep import drawings, records
 from trainer.sweep.importance import FEWEST_TRIALS, importances
 from trainer.sweep.records import Record
@@ -18,7 +18,7 @@ def write(request: Request, known: Sequence[Record]) -> None:
     """Draw the trials that have ended."""
     ranked = records.by_score(known, maximizes=request.maximizes)
     page = (
-        report.templates()
+        pages.templates()
         .get_template("sweep.html")
         .render(
             job_dir=request.base.loop.job_dir,
@@ -52,19 +52,19 @@ def _sentences(request: Request, known: Sequence[Record], ranked: Sequence[Recor
 
 def _course(request: Request, known: Sequence[Record]) -> list[Drawing]:
     figure = drawings.course(known, request.metric, maximizes=request.maximizes)
-    return [report.draw(figure, "Score of each trial and the best so far", "In the order in which trials began.")]
+    return [pages.draw(figure, "Score of each trial and the best so far", "In the order in which trials began.")]
 
 
 def _why(request: Request, ranked: Sequence[Record]) -> list[Drawing]:
     figure = drawings.parallel(request.space, ranked, request.metric)
-    drawn = [report.draw(figure, "Parallel coordinates of all trials", "One line a trial.")]
+    drawn = [pages.draw(figure, "Parallel coordinates of all trials", "One line a trial.")]
     found = importances(request.space, ranked)
     if found:
         caption = (
             "Permutation importance in a random forest that learns scores from settings, on trials that it has not "
             "seen; median and 5% to 95% of bootstraps over trials. An interval that reaches 0 says nothing is known."
         )
-        drawn.append(report.draw(drawings.importance(found), "Importance of each setting", caption))
+        drawn.append(pages.draw(drawings.importance(found), "Importance of each setting", caption))
     return drawn
 
 
@@ -78,7 +78,7 @@ def _learning(request: Request, ranked: Sequence[Record]) -> list[Drawing]:
     if not found:
         return []
     caption = f"The {len(found)} best trials." if len(jobs) > _CURVES else "All trials with a score."
-    return [report.draw(drawings.learning(found, request.metric), "Validation by epoch of each trial", caption)]
+    return [pages.draw(drawings.learning(found, request.metric), "Validation by epoch of each trial", caption)]
 
 
 def _row(request: Request, record: Record) -> dict[str, Any]:
