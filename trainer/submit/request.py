@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from trainer import flags
 from trainer.config import Config, setting
 from trainer.errors import RequestError
+from trainer.sweep.request import SweepConfig
 
 PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
 
@@ -88,14 +89,6 @@ class RunFlags(ClusterFlags):
     def gpus_per_model(self) -> int:
         """GPUs that train one model together."""
         return self.gpus if self.sweep_workers else self.gpus * self.workers
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneFlags:
-    """What ``trainer.tune`` takes beside the trainer's flags."""
-
-    tuner: str = setting("random", "How trials are chosen.", choices=("random", "bayesian", "hyperband", "grid"))
-    max_trials: int = setting(10, "Trials of the sweep.", unit="trials", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +222,7 @@ def parse_env(text: str) -> dict[str, str]:
 
 def _split_tune(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Take the words that are ``trainer.tune``'s own from a command line, checked."""
-    known = fields(TuneFlags)
+    known = fields(SweepConfig)
     own = [word for word in words if word.partition("=")[0].lstrip("-") in known]
     flags.parse(own, known, usage="")
     return tuple(own), [word for word in words if word not in own]
