@@ -117,6 +117,7 @@ def test_the_recipe_with_a_kill_in_the_middle(bucket, data, undisturbed, tmp_pat
     assert {row["error"] for row in rows} == {""}
 
 
+@pytest.mark.thorough
 def test_bursts_of_faults_change_no_weight(bucket, gcs_server, data, undisturbed, tmp_path):
     upload(data, f"{bucket}/faces")
     with gcs_server.fault(status=503, every=9) as errors, gcs_server.fault(reset=True, every=14, after=True) as resets:
@@ -130,7 +131,7 @@ def test_bursts_of_faults_change_no_weight(bucket, gcs_server, data, undisturbed
 
 @pytest.mark.parametrize(("fault", "code", "says"), [
     ({"status": 404, "message": NO_BUCKET}, 2, "error: expected the bucket "),
-    ({"status": 503}, 75, "stopped: gs://"),
+    pytest.param({"status": 503}, 75, "stopped: gs://", marks=pytest.mark.thorough),
 ], ids=["vanished", "outage"])  # fmt: skip
 def test_a_bucket_that_goes_away_ends_in_one_line_and_nothing_torn(
     bucket, gcs_server, data, undisturbed, tmp_path, fault, code, says

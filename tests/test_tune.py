@@ -118,6 +118,7 @@ def test_a_sweep_that_is_killed_in_a_trial_goes_on_at_its_step(data, undisturbed
         assert weights[0] == weights[1]
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on(data, undisturbed, tmp_path):
     folder = tmp_path / "sweep"
     with sigterm_after(3):
@@ -158,6 +159,7 @@ def test_failing_trials_are_told_and_the_sweep_goes_on_until_three_are_alike(dat
     assert len(trials(tmp_path / "another")) == 3
 
 
+@pytest.mark.thorough
 def test_the_best_settings_are_trained_again_with_other_seeds_once(data, tmp_path):
     folder = tmp_path / "sweep"
     changes = {"max_trials": 1, "epochs": 1, "retrain_best": 2}
@@ -174,6 +176,7 @@ def test_the_best_settings_are_trained_again_with_other_seeds_once(data, tmp_pat
     assert [(job / "metrics.jsonl").read_bytes() for job in jobs] == before
 
 
+@pytest.mark.thorough
 def test_isolated_trials_give_the_same_and_stop_as_well(data, undisturbed, tmp_path):
     folder = tmp_path / "sweep"
     argv = [*words(data, folder, max_trials=3, keep_trials=1), "--isolate_trials"]

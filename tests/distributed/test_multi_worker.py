@@ -96,7 +96,7 @@ def assert_same_job(one, two):
     assert without_place(skipped[0]) == without_place(skipped[1])
 
 
-@pytest.mark.parametrize(("workers", "devices"), [(2, 1), (2, 2)])
+@pytest.mark.parametrize(("workers", "devices"), [(2, 1), pytest.param(2, 2, marks=pytest.mark.thorough)])
 def test_topologies_agree_to_the_last_bit(data, alone, tmp_path, workers, devices):
     job = tmp_path / "job"
     export = "best" if devices == 1 else "none"
@@ -149,7 +149,7 @@ def test_a_killed_worker_a_stop_of_one_and_another_number_of_devices_lose_nothin
     assert_same_job(alone, job)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.thorough)])
 def test_a_process_that_hangs_is_named(data, tmp_path, victim):
     run = Run(data, tmp_path / "job", 2, checkpoint_every_steps=1, peer_timeout_seconds=6, epochs=50)
     run.until(lambda: len(checkpoints_of(tmp_path / "job")) > 1)
