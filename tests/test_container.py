@@ -45,6 +45,8 @@ def why_not():
     for tool in ("unshare", "setpriv", "kubectl"):
         if not shutil.which(tool):
             return f"{tool} is not installed"
+    if Path(sys.prefix).is_relative_to("/tmp"):
+        return "this Python lies below /tmp, which the pod's volume covers"
     done = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/tmp"], capture_output=True, text=True)
     return done.stderr.strip()
 

@@ -62,18 +62,23 @@ def require_shared(group: Alone, path: str) -> None:
     """Make sure that all processes see a small file that the chief has just written.
 
     Raises:
-        RequestError: on a process that does not.
+        RequestError: on all, if one of them does not.
     """
     content = group.share(files.read_text(path) if group.index == 0 else None)
     deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+    problem = ""
     while not (files.exists(path) and files.read_text(path) == content):
         if time.monotonic() > deadline:
-            raise RequestError(
-                f"--job_dir: expected to see {path!r} as the chief wrote it, received "
+            problem = (
+                f"--job_dir: expected worker {group.index} to see {path!r} as the chief wrote it, received "
                 f"{'another content' if files.exists(path) else 'no such file'}; job_dir must be a folder that all "
                 "processes share"
             )
+            break
         time.sleep(0.5)
+    problems = [told for told in group.gather(problem) if told]
+    if problems:
+        raise RequestError(problems[0])
 
 
 def merge_skipped(group: Alone, skipped: Skipped) -> None:
