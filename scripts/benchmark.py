@@ -248,10 +248,9 @@ def _notebook(size: int) -> keras.Model:
 
 
 def _input(arguments: argparse.Namespace) -> Ways:
-    from benchmark_input import input_ways, serve  # Beside this file; needs what the other benchmarks do not.
+    from benchmark_input import input_ways  # Beside this file; needs what the other benchmarks do not.
 
-    server = arguments.stack.enter_context(serve(arguments.folder))
-    return input_ways(arguments.folder, server, arguments.images, arguments.image_size, arguments.batch_size)
+    return input_ways(arguments.folder, arguments.stack, arguments.images, arguments.image_size, arguments.batch_size)
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Ways]] = {

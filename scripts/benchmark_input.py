@@ -1,5 +1,6 @@
 """The ways of ``benchmark.py input``: from JPEG files to batches, ours beside what one would use otherwise."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from gcs import Server, serve, upload  # type: ignore[import-not-found]  # Of the tests.
+from gcs import serve, upload  # type: ignore[import-not-found]  # Of the tests.
 
 from trainer.config import DataConfig
 from trainer.data import augment, manifest, pipeline
@@ -24,17 +25,17 @@ from trainer.data.skipped import Skipped
 from trainer.pack import writer
 from trainer.pack.request import PackFlags
 
-__all__ = ["input_ways", "serve"]
-
 STORED = 256  # Pixels; what is not resized is decoded at this size.
 
 
-def input_ways(folder: Path, server: Server, images: int, size: int, batch: int) -> dict[str, Callable[[], object]]:
+def input_ways(
+    folder: Path, stack: contextlib.ExitStack, images: int, size: int, batch: int
+) -> dict[str, Callable[[], object]]:
     """Return one pass over a generated set of JPEG photographs in each way.
 
     Args:
         folder: to write the set into.
-        server: a running fake-gcs-server; it shares the machine, which no bucket does.
+        stack: ends the fake-gcs-server, which shares the machine, as no bucket does.
         images: how many.
         size: pixels that training sees.
         batch: images of a batch.
@@ -43,7 +44,7 @@ def input_ways(folder: Path, server: Server, images: int, size: int, batch: int)
     packed = str(folder / "packed")
     writer.pack(PackFlags(data_dir=str(data), out=packed), manifest.read_all_splits(str(data)))
     ours = functools.partial(_ours, batch=batch)
-    bucket = _upload(packed, server)
+    bucket = _upload(packed, folder, stack)
     return {
         "libjpeg-turbo alone, a thread for each core: the limit": _limit(data, batch),
         "notebook: ImageDataGenerator, augmented": _generator(data, size, batch),
@@ -73,7 +74,8 @@ def _draw(root: Path, images: int) -> Path:
     return root
 
 
-def _upload(packed: str, server: Server) -> str:
+def _upload(packed: str, folder: Path, stack: contextlib.ExitStack) -> str:
+    server = stack.enter_context(serve(folder))
     os.environ.update(server.environment())
     return str(upload(packed, f"{server.make_bucket('benchmark')}/packed"))
 

@@ -40,7 +40,7 @@ def dry_run(words):
 
 def build(words, trainer_words=()):
     """Return the checked request."""
-    given, _ = flags.parse([*BASE, *words], request.fields(request.RunFlags), usage="")
+    given, _ = flags.parse([*BASE, *words], flags.fields_of(request.RunFlags), usage="")
     return request.build(request.RunFlags(**given), trainer_words)
 
 

@@ -63,6 +63,11 @@ def parse(
     return given, list(rest)
 
 
+def fields_of(form: type) -> dict[str, "dataclasses.Field[Any]"]:
+    """Return a dataclass's settings by name, as ``parse`` takes them."""
+    return {field.name: field for field in dataclasses.fields(form)}
+
+
 def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: Sequence[str] = ()) -> T:
     """Parse a command line of flags alone into a dataclass of settings.
 
@@ -76,10 +81,8 @@ def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: S
         HelpRequested: if ``--help`` is among the words.
         RequestError: for anything that is wrong with the words.
     """
-    fields = {field.name: field for field in dataclasses.fields(form)}  # type: ignore[arg-type]
-    given, rest = parse(argv, fields, usage=usage)
-    if rest:
-        raise errors.RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
+    given, rest = parse(argv, fields_of(form), usage=usage)
+    refuse_words(rest)
     request = form(**given)
     for name in required:
         if not getattr(request, name):

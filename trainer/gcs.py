@@ -34,7 +34,7 @@ _REQUEST_SECONDS = 60.0  # Without a byte, then the request is tried again.
 _CONNECTIONS = 64  # Kept open; more threads than that wait for each other.
 _THREADS = 16  # For operations on many objects.
 _BUSY = (408, 429, 500, 502, 503, 504)  # https://cloud.google.com/storage/docs/retry-strategy
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # https://cloud.google.com/storage/docs/buckets#naming
+BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # https://cloud.google.com/storage/docs/buckets#naming
 
 # Called before each attempt to change an object: raises if this process may not write any more (``lease.py``).
 before_write: Callable[[], None] | None = None
@@ -52,7 +52,7 @@ def split(path: str) -> tuple[str, str]:
     """
     scheme, _, rest = path.partition("://")
     bucket, _, name = rest.partition("/")
-    if scheme != "gs" or not _BUCKET.fullmatch(bucket):
+    if scheme != "gs" or not BUCKET_NAME.fullmatch(bucket):
         raise RequestError(
             f"expected a local path or gs://BUCKET/PATH (bucket names are lower case), received {path!r}; write it so"
         )

@@ -47,8 +47,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RequestError: if flags, model or paths are wrong.
     """
-    fields = {field.name: field for field in dataclasses.fields(PredictFlags)}
-    given, words = flags.parse(argv, fields, usage=USAGE)
+    given, words = flags.parse(argv, flags.fields_of(PredictFlags), usage=USAGE)
     request = PredictFlags(**given)  # type: ignore[arg-type]
     render = _renderer(request.out)
     for flag, path in (("model_dir", request.model_dir), ("out", request.out)):

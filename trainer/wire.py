@@ -26,19 +26,21 @@ class Connection:
 
     def send(self, kind: str, **values: Any) -> None:
         """Send one message; nothing is raised if the other end is gone, because ``receive`` will tell."""
-        content = json.dumps({"kind": kind, **values}).encode()
-        with self._sending, contextlib.suppress(OSError):
-            self._socket.sendall(_HEADER.pack(len(content)) + content)
+        with self._sending:
+            self._write({"kind": kind, **values})
 
     def send_unless_busy(self, kind: str) -> None:
         """Send one short message, unless another thread is sending: it may be stuck at a peer that does not read."""
         if self._sending.acquire(blocking=False):
-            content = json.dumps({"kind": kind}).encode()
             try:
-                with contextlib.suppress(OSError):
-                    self._socket.sendall(_HEADER.pack(len(content)) + content)
+                self._write({"kind": kind})
             finally:
                 self._sending.release()
+
+    def _write(self, message: Message) -> None:
+        content = json.dumps(message).encode()
+        with contextlib.suppress(OSError):
+            self._socket.sendall(_HEADER.pack(len(content)) + content)
 
     def receive(self, timeout: float | None = None) -> Message:
         """Return the next message.

@@ -77,7 +77,11 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
         RequestError: if the folder is missing, has fewer than two classes, a class that is not expected, or
             (with ``class_names=None``) a class without files.
     """
-    pack = packed.read_manifest(data_dir)
+    return _read_split(data_dir, packed.read_manifest(data_dir), split, class_names)
+
+
+def _read_split(data_dir: str, pack: dict[str, Any] | None, split: str, class_names: Sequence[str] | None) -> Split:
+    """Do the same, of a folder whose ``pack.json`` has been asked for."""
     if pack is not None:
         return _read_packed_split(data_dir, split, class_names, pack)
     root = files.join(data_dir, split)
@@ -124,7 +128,10 @@ def _read_packed_split(data_dir: str, split: str, class_names: Sequence[str] | N
 
 def has_split(data_dir: str, split: str) -> bool:
     """Tell whether a folder or a packed set holds a split."""
-    pack = packed.read_manifest(data_dir)
+    return _has_split(data_dir, packed.read_manifest(data_dir), split)
+
+
+def _has_split(data_dir: str, pack: dict[str, Any] | None, split: str) -> bool:
     return split in pack["splits"] if pack is not None else files.is_dir(files.join(data_dir, split))
 
 
@@ -189,9 +196,10 @@ def read_all_splits(data_dir: str) -> list[Split]:
     Raises:
         RequestError: as ``read_split``.
     """
-    train = read_split(data_dir, TRAIN)
-    others = [name for name in (VALIDATION, TEST) if has_split(data_dir, name)]
-    return [train, *(read_split(data_dir, name, train.class_names) for name in others)]
+    pack = packed.read_manifest(data_dir)
+    train = _read_split(data_dir, pack, TRAIN, None)
+    others = [name for name in (VALIDATION, TEST) if _has_split(data_dir, pack, name)]
+    return [train, *(_read_split(data_dir, pack, name, train.class_names) for name in others)]
 
 
 def read_train_and_validation(data_dir: str, validation_fraction: float, seed: int) -> tuple[Split, Split]:
@@ -202,10 +210,11 @@ def read_train_and_validation(data_dir: str, validation_fraction: float, seed: i
     Raises:
         RequestError: as ``read_split``, or if a class is too small to be divided.
     """
-    train = read_split(data_dir, TRAIN)
-    if not has_split(data_dir, VALIDATION):
+    pack = packed.read_manifest(data_dir)
+    train = _read_split(data_dir, pack, TRAIN, None)
+    if not _has_split(data_dir, pack, VALIDATION):
         return hold_out(train, validation_fraction, seed)
-    validation = read_split(data_dir, VALIDATION, train.class_names)
+    validation = _read_split(data_dir, pack, VALIDATION, train.class_names)
     empty = [name for name, count in validation.counts.items() if count == 0]
     if empty:
         raise RequestError(

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
 def run(argv: Sequence[str]) -> int:
     """Check, plan, submit, follow."""
     own, trainer_words = request.split_words(argv)
-    given, rest = flags.parse(own, request.fields(RunFlags), usage=RUN_USAGE)
+    given, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RUN_USAGE)
     if rest:
         raise RequestError(f"expected only flags before --, received {rest[0]!r}; write --flag=value")
     return launch.submit(given, trainer_words)
@@ -96,7 +96,7 @@ def run(argv: Sequence[str]) -> int:
 def resume(argv: Sequence[str]) -> int:
     """Submit a run again from its record, with changes."""
     own, trainer_words = request.split_words(argv)
-    given, rest = flags.parse(own, request.fields(RunFlags), usage=RESUME_USAGE)
+    given, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
     old = _one_name(rest)
     cluster = Cluster(str(given.get("namespace", RunFlags.namespace)), str(given.get("context", "")))
     record = cluster.get("ConfigMap", launch.record_name(old))
@@ -113,7 +113,7 @@ def resume(argv: Sequence[str]) -> int:
 def list_runs(argv: Sequence[str]) -> int:
     """Print all runs of the namespace."""
     given, rest = flags.parse(
-        argv, request.fields(ClusterFlags), usage="List the runs of a namespace, and how far they are."
+        argv, flags.fields_of(ClusterFlags), usage="List the runs of a namespace, and how far they are."
     )
     if rest:
         raise RequestError(f"expected only flags, received {rest[0]!r}")
@@ -220,7 +220,7 @@ def _where(own: ClusterFlags) -> str:
 
 
 def _name_and_flags(argv: Sequence[str], kind: type, usage: str) -> tuple[str, Any]:
-    given, rest = flags.parse(argv, request.fields(kind), usage=usage)
+    given, rest = flags.parse(argv, flags.fields_of(kind), usage=usage)
     return _one_name(rest), kind(**given)
 
 

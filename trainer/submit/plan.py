@@ -10,6 +10,7 @@ import yaml
 from trainer.config import did_you_mean
 from trainer.errors import RequestError
 from trainer.submit.request import Request, RunFlags
+from trainer.sweep.request import DEFAULT_TRIALS
 
 TABLE = Path(__file__).resolve().parents[2] / "k8s" / "accelerators.yaml"
 _TABLE_PIXELS = 224  # Image size that the table's speeds are for.
@@ -125,7 +126,7 @@ def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: i
         return [f"estimate   none: {table.path} has no speed for --model={config.model.model} on {accelerator.name}"]
     gpus = run.gpus_per_model
     speed = alone * (_TABLE_PIXELS / config.data.image_size) ** 2 * gpus * table.scaling ** math.log2(gpus)
-    trials = int(_tune_value(request, "max_trials", "10")) if run.sweep_workers else 1
+    trials = int(_tune_value(request, "max_trials", str(DEFAULT_TRIALS))) if run.sweep_workers else 1
     hours = steps * config.data.batch_size / speed / 3600 * math.ceil(trials / max(run.sweep_workers, 1))
     if run.max_hours:
         hours = min(hours, run.max_hours)

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from trainer import flags
+from trainer import flags, gcs
 from trainer.config import Config, setting
 from trainer.errors import RequestError
 from trainer.sweep.request import SweepConfig
@@ -17,7 +17,7 @@ PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
 _LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
 _LONGEST_SWEEP_NAME = 26
-_BUCKET_PATH = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^\s]*)?")
+_BUCKET_PATH = re.compile(rf"gs://{gcs.BUCKET_NAME.pattern}(/[^\s]*)?")
 _REPOSITORY = r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
 _IMAGE = re.compile(
     rf"{_REPOSITORY}(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
@@ -109,11 +109,6 @@ class Request:
     def env(self) -> dict[str, str]:
         """Environment variables that were asked for."""
         return parse_env(self.run.env)
-
-
-def fields(kind: type) -> dict[str, "dataclasses.Field[str]"]:
-    """Return a dataclass's settings by name, as ``flags.parse`` takes them."""
-    return {field.name: field for field in dataclasses.fields(kind)}
 
 
 def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -222,7 +217,7 @@ def parse_env(text: str) -> dict[str, str]:
 
 def _split_tune(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Take the words that are ``trainer.tune``'s own from a command line, checked."""
-    known = fields(SweepConfig)
+    known = flags.fields_of(SweepConfig)
     own = [word for word in words if word.partition("=")[0].lstrip("-") in known]
     flags.parse(own, known, usage="")
     return tuple(own), [word for word in words if word not in own]

@@ -15,7 +15,7 @@ from trainer.config import Config, Value, setting
 from trainer.errors import RequestError
 from trainer.sweep.paths import SweepPaths
 
-_DEFAULT_TRIALS = 20
+DEFAULT_TRIALS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SweepConfig:
     )
     max_trials: int = setting(
         0,
-        f"Trials of the whole sweep; 0: {_DEFAULT_TRIALS}, and all that hyperband or grid make. Raise it to go on.",
+        f"Trials of the whole sweep; 0: {DEFAULT_TRIALS}, and all that hyperband or grid make. Raise it to go on.",
         unit="trials",
         minimum=0,
         fixed=False,
@@ -110,7 +110,7 @@ class Request:
         """Trials of the whole sweep; None: as many as the tuner makes."""
         if self.sweep.max_trials:
             return self.sweep.max_trials
-        return None if self.sweep.tuner in ("hyperband", "grid") else _DEFAULT_TRIALS
+        return None if self.sweep.tuner in ("hyperband", "grid") else DEFAULT_TRIALS
 
     def trial(self, values: dict[str, Value], job_dir: str) -> Config:
         """Return the settings of a trial.
@@ -172,7 +172,7 @@ def parse(argv: Sequence[str]) -> Request:
         HelpRequested: if ``--help`` is among the words.
         RequestError: for anything that flags, their values, or the space file get wrong.
     """
-    own = {field.name: field for field in dataclasses.fields(SweepConfig)}
+    own = flags.fields_of(SweepConfig)
     sections = {"Sweep": list(own), **flags.train_sections()}
     given, rest = flags.parse(argv, {**own, **flags.train_fields()}, usage=USAGE, sections=sections)
     flags.refuse_words(rest)

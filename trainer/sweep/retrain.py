@@ -9,6 +9,7 @@ from typing import Any
 from trainer import config as config_lib
 from trainer import evaluate, files, flags, result
 from trainer.config import Config
+from trainer.data.manifest import TEST, has_split
 from trainer.errors import JobFailed
 from trainer.paths import JobPaths
 from trainer.signals import StopRequest
@@ -17,8 +18,6 @@ from trainer.sweep.records import Record, best_settings
 from trainer.sweep.request import Request
 
 log = logging.getLogger(__name__)
-
-_TEST = "Test"
 
 
 def run(request: Request, best: Record, stop: StopRequest) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def run(request: Request, best: Record, stop: StopRequest) -> dict[str, Any]:
         StoppedEarly: after a stop request, with everything saved.
         JobFailed: if a seed's job fails.
     """
-    figures: dict[str, list[dict[str, float]]] = {"Validation": [], _TEST: []}
+    figures: dict[str, list[dict[str, float]]] = {"Validation": [], TEST: []}
     seeds = range(request.base.loop.seed + 1, request.base.loop.seed + 1 + request.sweep.retrain_best)
     for seed in seeds:
         config = _config(request, best, seed)
@@ -38,7 +37,7 @@ def run(request: Request, best: Record, stop: StopRequest) -> dict[str, Any]:
         outcome = _train(request, config, stop)
         figures["Validation"].append(_numbers(outcome.validation))
         tested = _test(config, outcome)
-        figures[_TEST] += [tested] if tested else []
+        figures[TEST] += [tested] if tested else []
     content = {
         "trial": best.trial,
         "seeds": list(seeds),
@@ -63,13 +62,13 @@ def _train(request: Request, config: Config, stop: StopRequest) -> result.Result
 
 def _test(config: Config, outcome: result.Result) -> dict[str, float]:
     """Return figures on Test, looked at once; empty without Test images or without an export of the best epoch."""
-    if "best" not in outcome.exports or not files.is_dir(files.join(config.data.data_dir, _TEST)):
+    if "best" not in outcome.exports or not has_split(config.data.data_dir, TEST):
         return {}
     out = files.join(config.loop.job_dir, "test")
     kept = files.join(out, "metrics.json")
     if not files.exists(kept):
         model = JobPaths(config.loop.job_dir).exports("best")
-        argv = [f"--model_dir={model}", f"--data_dir={config.data.data_dir}", f"--split={_TEST}", f"--out={out}"]
+        argv = [f"--model_dir={model}", f"--data_dir={config.data.data_dir}", f"--split={TEST}", f"--out={out}"]
         flags.run_command(evaluate.main, argv)
     return _numbers(json.loads(files.read_text(kept))) if files.exists(kept) else {}
 
@@ -94,7 +93,7 @@ def sentence(content: Mapping[str, Any], metric: str) -> str:
     """Return what a terminal is told."""
     said = [
         f"{split} {metric} {content[split][metric]['mean']:.4f} +- {content[split][metric]['std']:.4f}"
-        for split in ("Validation", _TEST)
+        for split in ("Validation", TEST)
         if metric in content.get(split, {})
     ]
     return f"{len(content['seeds'])} other seeds: {', '.join(said)} (mean and standard deviation)"
