@@ -20,7 +20,7 @@ LAYERS = [
     ["trainer.checkpoint", "trainer.data.packed", "trainer.data.skipped", "trainer.events", "trainer.flags",
      "trainer.inputs", "trainer.paths", "trainer.peers", "trainer.result", "trainer.space", "trainer.step",
      "trainer.sweep.hparams", "trainer.sweep.paths"],
-    ["trainer.agreement", "trainer.curves", "trainer.data.manifest", "trainer.export", "trainer.journal",
+    ["trainer.agreement", "trainer.curves", "trainer.data.manifest", "trainer.savedmodel", "trainer.journal",
      "trainer.lock", "trainer.pack.convert", "trainer.restarts", "trainer.resume", "trainer.saver",
      "trainer.selftest", "trainer.serving"],
     ["trainer.audit.scan", "trainer.data.reading", "trainer.plots", "trainer.predict", "trainer.progress",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import __version__, export, files, report
+from trainer import __version__, files, report, savedmodel
 from trainer.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
 from trainer.data import augment
@@ -75,7 +75,7 @@ class Handover:
         exports = {}
         for kind in self._config.export.kinds:
             target = files.join(self._paths.exports(kind), str(steps[kind]))
-            difference = export.write(
+            difference = savedmodel.write(
                 target,
                 self._arrays(steps[kind]),
                 self._metadata(steps[kind], values[kind]),

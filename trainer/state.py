@@ -11,10 +11,10 @@ from trainer import models
 from trainer.checkpoint import Arrays, Checkpoint
 from trainer.config import Config
 from trainer.errors import RequestError
-from trainer.export import MODEL_PREFIX
 from trainer.optim import Schedule, make_optimizer
 from trainer.patience import EarlyStopping
 from trainer.runtime import Runtime
+from trainer.savedmodel import MODEL_PREFIX
 from trainer.step import LossScale
 
 

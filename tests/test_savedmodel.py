@@ -13,7 +13,7 @@ import tensorflow as tf
 from images import write_image_set
 from jobs import SMALL, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
 
-from trainer import export, models, verify_export
+from trainer import models, savedmodel, verify_export
 from trainer.checkpoint import CheckpointStore
 from trainer.config import ModelConfig
 from trainer.data import decode
@@ -62,7 +62,7 @@ def loaded(exports):
 def live_probabilities(job: Path, step: int, paths: list[str]) -> np.ndarray:
     """Return what the network of a checkpoint answers, without anything of an export."""
     arrays = CheckpointStore(str(job / "checkpoints"), 3).read(step).arrays
-    model = export.live_model(arrays, ModelConfig(), num_classes=2, image_size=SIZE)
+    model = savedmodel.live_model(arrays, ModelConfig(), num_classes=2, image_size=SIZE)
     pixels = tf.stack([decode.resize(decode.decode(tf.io.read_file(path)), SIZE) for path in paths])
     return model(tf.cast(pixels, tf.float32) / 255.0, training=False).numpy()
 
@@ -164,7 +164,7 @@ def test_the_threshold_decides_the_label(paths):
     for positive in (0, 1):
         p_fake = model(tf.cast(images, tf.float32) / 255.0)[:, positive].numpy()
         threshold = float(np.median(p_fake))
-        serving = export.ServingModel(model, CLASSES, positive, threshold, SIZE)
+        serving = savedmodel.ServingModel(model, CLASSES, positive, threshold, SIZE)
         answers = serving.serve_images(images)
         flagged = [label == CLASSES[positive].encode() for label in answers["label"].numpy()]
         assert flagged == (answers["p_fake"].numpy() >= np.float32(threshold)).tolist()
@@ -182,7 +182,7 @@ def samples(job, exports, paths, tmp_path_factory):
     def write(kind: str) -> str:
         path = folder / f"{kind}.npz"
         contents = [Path(name).read_bytes() for name in paths]
-        encoded = export._rows(contents)
+        encoded = savedmodel._rows(contents)
         images = decode.load_batch(contents, SIZE).images.numpy()
         probabilities = live_probabilities(job, int(exports[kind].name), paths)
         np.savez(path, encoded=encoded, images=images, probabilities=probabilities)
@@ -227,9 +227,9 @@ def test_a_model_that_fails_its_check_is_not_published(job, exports, paths, tmp_
     write = {"config": ModelConfig(), "image_size": SIZE}
     contents = [Path(path).read_bytes() for path in paths]
     with mock.patch.object(tf.saved_model, "save", tampered), pytest.raises(JobFailed, match="differs from the live"):
-        export.write(str(target), arrays, metadata, contents, **write)
+        savedmodel.write(str(target), arrays, metadata, contents, **write)
     assert not (tmp_path / "export").exists()
-    assert export.write(str(target), arrays, metadata, contents, **write) < 1e-5  # The control.
+    assert savedmodel.write(str(target), arrays, metadata, contents, **write) < 1e-5  # The control.
     assert (target / "saved_model.pb").exists()
 
 
