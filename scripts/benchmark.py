@@ -126,9 +126,9 @@ def augment_ways(arguments: argparse.Namespace) -> Ways:
         rotation_range=15, shear_range=0.1, zoom_range=0.2, horizontal_flip=True,
         width_shift_range=0.1, height_shift_range=0.1,
     )  # fmt: skip
-    draws = augment.draw(0, tf.constant(0, tf.int64), tf.range(batch, dtype=tf.int64))
+    draws = augment.draw(0, 0, np.arange(batch))
     matrix = augment.notebook_affine(draws, size)
-    flat = tf.concat([tf.reshape(matrix, [batch, 6]), tf.zeros([batch, 2])], axis=1)
+    flat = tf.constant(np.concatenate([matrix.reshape([batch, 6]), np.zeros([batch, 2], np.float32)], axis=1))
     pixels, floats = tf.constant(images), images.astype(np.float32)
 
     @tf.function

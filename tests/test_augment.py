@@ -14,8 +14,6 @@ from trainer.data import augment
 SIZE = 96
 # As in the pipeline, they are called from a graph; step by step they would take minutes here.
 forensic_batch = tf.function(augment.forensic_batch, reduce_retracing=True)
-_draw = tf.function(augment.draw, reduce_retracing=True)
-notebook_affine = tf.function(augment.notebook_affine, reduce_retracing=True)
 PLAIN = {"theta": 0.0, "tx": 0.0, "ty": 0.0, "shear": 0.0, "zx": 1.0, "zy": 1.0, "flip_horizontal": False}
 
 
@@ -33,7 +31,7 @@ IMAGES = {"smooth": smooth_image(), "noisy": noisy_image()}
 
 
 def ours(image, **parameters):
-    parameters = {name: tf.constant([value]) for name, value in {**PLAIN, **parameters}.items()}
+    parameters = {name: np.array([value]) for name, value in {**PLAIN, **parameters}.items()}
     matrix = augment.affine_matrix(parameters, image.shape[0])
     return augment.warp(tf.constant(image[None]), matrix).numpy()[0]
 
@@ -93,7 +91,7 @@ def test_odd_and_even_sizes_agree_with_keras(size):
 
 def test_each_image_of_a_batch_has_its_own_transform():
     images = np.stack([IMAGES["noisy"], IMAGES["smooth"]])
-    parameters = {name: tf.constant([RANDOM[0][name], RANDOM[1][name]]) for name in PLAIN}
+    parameters = {name: np.array([RANDOM[0][name], RANDOM[1][name]]) for name in PLAIN}
     both = augment.warp(tf.constant(images), augment.affine_matrix(parameters, SIZE)).numpy()
     assert both.dtype == np.float32
     assert both.shape == (2, SIZE, SIZE, 3)
@@ -105,7 +103,7 @@ def test_each_image_of_a_batch_has_its_own_transform():
 
 
 def draw(index, seed=0, pass_number=0):
-    return _draw(seed, tf.constant(pass_number, tf.int64), tf.constant(index, tf.int64)).numpy()
+    return augment.draw(seed, pass_number, np.asarray(index, np.int64))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +116,7 @@ BOUNDS = {"theta": (-15, 15), "tx": (-0.1 * SIZE, 0.1 * SIZE), "ty": (-0.1 * SIZ
 
 
 def test_parameters_are_uniform_in_the_notebooks_ranges(drawn):
-    parameters = {name: value.numpy() for name, value in augment.notebook_parameters(tf.constant(drawn), SIZE).items()}
+    parameters = augment.notebook_parameters(drawn, SIZE)
     for name, (low, high) in BOUNDS.items():
         values = parameters[name]
         assert low <= values.min() < low + 0.01 * (high - low)
@@ -180,11 +178,11 @@ def test_other_passes_are_independent():
 
 def test_a_matrix_does_not_depend_on_its_batch(drawn):
     draws = drawn[:33]
-    together = notebook_affine(tf.constant(draws), SIZE).numpy()
-    halves = [notebook_affine(tf.constant(part), SIZE).numpy() for part in (draws[:16], draws[16:])]
+    together = augment.notebook_affine(draws, SIZE)
+    halves = [augment.notebook_affine(part, SIZE) for part in (draws[:16], draws[16:])]
     assert np.array_equal(together, np.concatenate(halves))  # To the last bit, or topologies would train apart.
-    parameters = augment.notebook_parameters(tf.constant(draws), SIZE)
-    assert np.allclose(together, augment.affine_matrix(parameters, SIZE).numpy(), atol=1e-4)
+    each = [augment.notebook_affine(draws[i : i + 1], SIZE)[0] for i in range(len(draws))]
+    assert np.array_equal(together, np.stack(each))
 
 
 # --- forensic -------------------------------------------------------------------------------------------------------
@@ -266,11 +264,10 @@ def test_recompression_has_qualities_30_to_100(share, quality):
 
 
 def test_preview_shows_what_training_sees(drawn):
-    images = tf.constant(np.stack([IMAGES["smooth"], IMAGES["noisy"]]))
-    draws = tf.constant(drawn[:2])
+    images, draws = np.stack([IMAGES["smooth"], IMAGES["noisy"]]), drawn[:2]
     assert np.array_equal(augment.preview("none", images, draws), images)
     warped = augment.warp(images, augment.notebook_affine(draws, SIZE)).numpy()
-    shown = augment.preview("notebook", images, draws).numpy()
+    shown = augment.preview("notebook", images, draws)
     assert shown.dtype == np.uint8
     assert np.abs(shown - warped).max() <= 0.5
     assert np.array_equal(augment.preview("forensic", images, draws), augment.forensic_batch(images, draws))

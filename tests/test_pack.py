@@ -67,7 +67,7 @@ def packed_set(folder, tmp_path_factory):
 def pixels_of(data_dir, split="Train", size=64):
     found = manifest.read_split(data_dir, split)
     loaded = Images(found, DataConfig(image_size=size)).load(np.arange(len(found)))
-    return found, loaded.images.numpy(), loaded.errors
+    return found, loaded.images, loaded.errors
 
 
 @pytest.mark.parametrize("split", ["Train", "Validation", "Test"])

@@ -183,7 +183,7 @@ def samples(job, exports, paths, tmp_path_factory):
         path = folder / f"{kind}.npz"
         contents = [Path(name).read_bytes() for name in paths]
         encoded = savedmodel._rows(contents)
-        images = decode.load_batch(contents, SIZE).images.numpy()
+        images = decode.load_batch(contents, SIZE).images
         probabilities = live_probabilities(job, int(exports[kind].name), paths)
         np.savez(path, encoded=encoded, images=images, probabilities=probabilities)
         return str(path)

@@ -231,7 +231,7 @@ def _pictures(split: Split, scored: "Scored", positions: npt.NDArray[np.int64]) 
     from trainer.data.images import Images
 
     source = Images(split, config.DataConfig(image_size=_THUMBNAIL))
-    images = source.load(positions).images.numpy()
+    images = source.load(positions).images
     positive = scored.class_names[scored.positive]
     pictures = []
     for image, index in zip(images, positions, strict=True):

@@ -138,8 +138,8 @@ class Handover:
         number, index, _ = order.slots(tf.constant(0, tf.int64), 0, order.batch_size)
         chosen = index.numpy().tolist()
         images = Images(split, data, cached=False).load(index.numpy()).images
-        augmented = augment.preview(data.augment, images, augment.draw(seed, number, index))
-        return images.numpy(), augmented.numpy(), [split.class_names[split.labels[i]] for i in chosen]
+        augmented = augment.preview(data.augment, images, augment.draw(seed, int(number), index.numpy()))
+        return images, augmented, [split.class_names[split.labels[i]] for i in chosen]
 
 
 def _summary(values: dict[str, Any]) -> dict[str, float | None]:

@@ -128,7 +128,7 @@ def _check_in_fresh_process(
     """Run ``verify_export`` and return the largest difference of a probability."""
     loaded = decode.load_batch(samples, image_size)
     good = [i for i in range(len(samples)) if i not in loaded.errors]
-    images = loaded.images.numpy()[good]
+    images = loaded.images[good]
     with tf.device("/CPU:0"):
         expected = model(tf.constant(images, tf.float32) / 255.0, training=False).numpy()
     kept = os.path.join(scratch, "samples.npz")

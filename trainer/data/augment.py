@@ -1,13 +1,21 @@
 """Random changes of training images, as functions of (seed, pass, example) alone.
 
-The host draws ``DRAWS`` uniform numbers for each example (``draw``); everything else follows from them.
+The host draws ``DRAWS`` uniform numbers for each example (``draw``); everything else follows from them.  It does so in
+NumPy: TensorFlow's operations, one example at a time, took as long as decoding the image.
 ``forensic_batch`` works on the host (it needs a JPEG encoder); the notebook's augmentation works on the device: one
 fused affine (``warp``) that XLA compiles into a gather, several times faster than ImageProjectiveTransform on a CPU.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 
 DRAWS = 8
 
@@ -25,28 +33,27 @@ JPEG_QUALITY = (30, 100)
 _BLUR_RADIUS = 9  # Three times the largest sigma: the tail left out weighs less than 0.3 %.
 
 
-def draw(seed: int, pass_number: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """Draw ``[N, DRAWS]`` float32 uniform in [0, 1) for examples ``index [N]`` of a pass.
+def draw(seed: int, pass_number: int, index: npt.NDArray[np.int64]) -> Floats:
+    """Draw ``[N, DRAWS]`` uniform in [0, 1) for examples ``index [N]`` of a pass.
 
-    The generator is named (Philox), because TensorFlow's default one differs between devices.
+    One block of Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), whose key is the seed and
+    the pass, and whose counter is the example.
     """
-    base = tf.random.fold_in(tf.constant([seed, 0x617567], tf.int64), pass_number, alg="philox")
-    return tf.map_fn(
-        lambda one: tf.random.stateless_uniform([DRAWS], tf.random.fold_in(base, one, alg="philox"), alg="philox"),
-        index,
-        fn_output_signature=tf.TensorSpec([DRAWS], tf.float32),
-    )
+    key = [seed, int(pass_number)]
+    blocks = [np.random.Philox(key=key, counter=[number, 0, 0, 0]).random_raw(DRAWS // 2) for number in index.tolist()]
+    bits = np.array(blocks, np.uint64).reshape(-1, DRAWS // 2).view(np.uint32)
+    return (bits >> 8).astype(np.float32) / np.float32(2**24)  # The 24 bits that a float32 holds.
 
 
-def notebook_parameters(draws: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
-    """Turn ``[N, DRAWS]`` uniforms into the parameters of Keras's ``apply_transform``, each ``[N]`` float32.
+def notebook_parameters(draws: Floats, size: int) -> dict[str, npt.NDArray[Any]]:
+    """Turn ``[N, DRAWS]`` uniforms into the parameters of Keras's ``apply_transform``, each ``[N]`` float64.
 
     ``theta`` and ``shear`` are in degrees, ``tx`` and ``ty`` in pixels, ``zx`` and ``zy`` factors,
     ``flip_horizontal`` bool.
     """
 
-    def symmetric(column: int, bound: float) -> tf.Tensor:
-        return (2.0 * draws[:, column] - 1.0) * bound
+    def symmetric(column: int, bound: float) -> npt.NDArray[np.float64]:
+        return (2.0 * draws[:, column].astype(np.float64) - 1.0) * bound
 
     return {
         "theta": symmetric(0, ROTATION_DEGREES),
@@ -59,25 +66,39 @@ def notebook_parameters(draws: tf.Tensor, size: int) -> dict[str, tf.Tensor]:
     }
 
 
-def affine_matrix(parameters: dict[str, tf.Tensor], size: int) -> tf.Tensor:
+def affine_matrix(parameters: dict[str, npt.NDArray[Any]], size: int) -> Floats:
     """Return ``[N, 2, 3]``: the source (x, y) of output pixel (x, y, 1), as Keras composes it.
 
     Rotation, then shift, shear and zoom, about the centre at ``size / 2 - 0.5``
     (``keras.src.legacy.preprocessing.image.apply_affine_transform``); the flip comes last, so the output column is
     mirrored first.
     """
-    theta, shear = (parameters[name] * (math.pi / 180.0) for name in ("theta", "shear"))
-    cos, sin, zx, zy = tf.cos(theta), tf.sin(theta), parameters["zx"], parameters["zy"]
+    theta, shear = (np.deg2rad(parameters[name]) for name in ("theta", "shear"))
+    cos, sin, zx, zy = _each(math.cos, theta), _each(math.sin, theta), parameters["zx"], parameters["zy"]
     tx, ty = parameters["tx"], parameters["ty"]
-    a, b = cos * zx, (-cos * tf.sin(shear) - sin * tf.cos(shear)) * zy
-    c, d = sin * zx, (-sin * tf.sin(shear) + cos * tf.cos(shear)) * zy
+    cos_shear, sin_shear = _each(math.cos, shear), _each(math.sin, shear)
+    a, b = cos * zx, (-cos * sin_shear - sin * cos_shear) * zy
+    c, d = sin * zx, (-sin * sin_shear + cos * cos_shear) * zy
     centre = size / 2 - 0.5
     offset_x = cos * tx - sin * ty + centre * (1.0 - a - b)
     offset_y = sin * tx + cos * ty + centre * (1.0 - c - d)
     flip = parameters["flip_horizontal"]
-    row_x = tf.stack([tf.where(flip, -a, a), b, tf.where(flip, offset_x + a * (size - 1), offset_x)], axis=1)
-    row_y = tf.stack([tf.where(flip, -c, c), d, tf.where(flip, offset_y + c * (size - 1), offset_y)], axis=1)
-    return tf.stack([row_x, row_y], axis=1)
+    row_x = np.stack([np.where(flip, -a, a), b, np.where(flip, offset_x + a * (size - 1), offset_x)], axis=1)
+    row_y = np.stack([np.where(flip, -c, c), d, np.where(flip, offset_y + c * (size - 1), offset_y)], axis=1)
+    return np.stack([row_x, row_y], axis=1).astype(np.float32)
+
+
+def _each(function: Callable[[float], float], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Apply a function to one value after the other.
+
+    Vectorised sines may round differently in a batch of 32 and in two of 16, and training would notice.
+    """
+    return np.array([function(value) for value in values.tolist()], np.float64)
+
+
+def notebook_affine(draws: Floats, size: int) -> Floats:
+    """Return the notebook's ``[N, 2, 3]`` source positions for ``[N, DRAWS]`` uniforms."""
+    return affine_matrix(notebook_parameters(draws, size), size)
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -112,24 +133,11 @@ def warp(images: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     return upper * (1.0 - bottom_weight) + lower * bottom_weight
 
 
-def notebook_affine(draws: tf.Tensor, size: int) -> tf.Tensor:
-    """Return the notebook's ``[N, 2, 3]`` source positions for ``[N, DRAWS]`` uniforms.
-
-    One example at a time: vectorised sines round differently in a batch of 32 and in two of 16, and training would
-    notice.
-    """
-    return tf.map_fn(
-        lambda one: affine_matrix(notebook_parameters(one[None], size), size)[0],
-        draws,
-        fn_output_signature=tf.TensorSpec([2, 3], tf.float32),
-    )
-
-
-def preview(name: str, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Return ``[N, S, S, 3]`` uint8 images as training with augmentation ``name`` would see them."""
+def preview(name: str, images: Pixels, draws: Floats) -> Pixels:
+    """Return ``[N, S, S, 3]`` images as training with augmentation ``name`` would see them."""
     if name == "notebook":
-        return tf.cast(tf.round(warp(images, notebook_affine(draws, images.shape[1]))), tf.uint8)
-    return forensic_batch(images, draws) if name == "forensic" else images
+        return np.asarray(tf.round(warp(images, notebook_affine(draws, images.shape[1])))).astype(np.uint8)
+    return np.asarray(forensic_batch(tf.constant(images), draws)) if name == "forensic" else images
 
 
 def forensic_batch(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:

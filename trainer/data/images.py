@@ -4,7 +4,6 @@ Does not own: which image comes when (``order.py``), what becomes of a bad one (
 """
 
 import numpy as np
-import tensorflow as tf
 
 from trainer.config import DataConfig
 from trainer.data import cache as cache_lib
@@ -64,12 +63,12 @@ class Images:
         images, known = self._cache.get(index)
         missing = np.flatnonzero(~known)
         if not len(missing):
-            return Loaded(tf.constant(images), {})
+            return Loaded(images, {})
         fresh = self._decode(index[missing])
-        images[missing] = pixels = fresh.images.numpy()
+        images[missing] = pixels = fresh.images
         good = [position for position in range(len(missing)) if position not in fresh.errors]
         self._cache.put(index[missing[good]], pixels[good])
-        return Loaded(tf.constant(images), {int(missing[position]): why for position, why in fresh.errors.items()})
+        return Loaded(images, {int(missing[position]): why for position, why in fresh.errors.items()})
 
     def encoded(self, index: Array) -> list[Content]:
         """Return the bytes as they are stored, or the error that stands in the way."""

@@ -14,6 +14,7 @@ from trainer.data import augment
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
+from trainer.data.packed import Array
 from trainer.data.reading import WINDOW
 from trainer.data.skipped import Skipped
 
@@ -72,25 +73,34 @@ def batches(
         pass_number, index, real = order.slots(step, replica * per_replica, per_replica)
         batch = {"index": index, "label": tf.gather(labels, index), "weight": tf.cast(real, tf.float32)}
         if augmentation != "none":
-            batch["draws"] = augment.draw(order.seed, pass_number, index)
+            draws = tf.numpy_function(draw, [pass_number, index], tf.float32)
+            batch["draws"] = tf.ensure_shape(draws, [per_replica, augment.DRAWS])
         if augmentation == "notebook":
-            batch["affine"] = augment.notebook_affine(batch["draws"], image_size)
+            affine = tf.numpy_function(find_affine, [batch["draws"]], tf.float32)
+            batch["affine"] = tf.ensure_shape(affine, [per_replica, 2, 3])
         if images.looks_ahead:
             batch["ahead"] = order.slots(step + steps_ahead, replica * per_replica, per_replica)[1]
         return batch
 
+    def draw(pass_number: Array, index: Array) -> Array:
+        return augment.draw(order.seed, int(pass_number), index)
+
+    def find_affine(draws: Array) -> Array:
+        return augment.notebook_affine(draws, image_size)
+
     def load(batch: Batch) -> Batch:
         ahead = [batch.pop("ahead")] if images.looks_ahead else []
-        image, good = tf.py_function(read, [batch["index"], batch["weight"], *ahead], [tf.uint8, tf.float32])
+        # Unlike py_function, numpy_function takes over the pixels without a copy.
+        image, good = tf.numpy_function(read, [batch["index"], batch["weight"], *ahead], [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [per_replica, image_size, image_size, 3])
         if augmentation == "forensic":
             image = augment.forensic_batch(image, batch["draws"])
         return {**batch, "image": image, "weight": tf.ensure_shape(good, [per_replica])}
 
-    def read(index: tf.Tensor, weight: tf.Tensor, *ahead: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def read(index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
         for later in ahead:
-            images.ahead(later.numpy())
-        return _read(split, images, skipped, index.numpy(), weight.numpy())
+            images.ahead(later)
+        return _read(split, images, skipped, index, weight)
 
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
@@ -100,9 +110,7 @@ def batches(
     return loaded.prefetch(2 * share.local).with_options(_options())
 
 
-def _read(
-    split: Split, source: Images, skipped: Skipped, index: np.ndarray, weight: np.ndarray
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _read(split: Split, source: Images, skipped: Skipped, index: Array, weight: Array) -> tuple[Array, Array]:
     """Read the real slots of a batch; padding stays zeros, and so does what cannot be decoded."""
     real = np.flatnonzero(weight)
     loaded = source.load(index[real])
@@ -113,8 +121,8 @@ def _read(
         skipped.report(split.name, len(split), split.names[int(index[slot])], reason)
     images = loaded.images
     if len(real) < len(index):  # Padding is always at the end of the last batch.
-        images = tf.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
-    return images, tf.constant(good)
+        images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
+    return images, good
 
 
 def _options() -> tf.data.Options:
