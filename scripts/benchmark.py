@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         arguments.folder, arguments.stack = Path(folder), stack
         costs = measure(BENCHMARKS[arguments.what](arguments), arguments.rounds)
-    images = {"augment": arguments.batch_size, "step": arguments.batch_size, "input": arguments.images}
+    images = {"augment": arguments.batch_size, "step": arguments.batch_size}
     print_table(costs, images.get(arguments.what, 0))
 
 
@@ -78,10 +78,14 @@ def _cpuinfo() -> list[str]:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Cost:
-    """The best round of one way: seconds on the clock, and of all its threads on a core."""
+    """The best round of one way: seconds on the clock, and of all its threads on a core.
+
+    Of one image if the way returns how many it made, of a call if not.
+    """
 
     seconds: float = float("inf")
     cpu_seconds: float = float("inf")
+    of_an_image: bool = False
 
 
 def measure(ways: Ways, rounds: int) -> dict[str, Cost]:
@@ -93,8 +97,10 @@ def measure(ways: Ways, rounds: int) -> dict[str, Cost]:
         for name, way in ways.items():
             _wait_for_saves()
             began, began_cpu = time.perf_counter(), time.process_time()
-            way()
-            best[name] = min(best[name], Cost(time.perf_counter() - began, time.process_time() - began_cpu))
+            made = way()
+            seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
+            count = made if isinstance(made, int) else 1
+            best[name] = min(best[name], Cost(seconds / count, cpu_seconds / count, isinstance(made, int)))
     return best
 
 
@@ -109,8 +115,8 @@ def print_table(costs: dict[str, Cost], images: int) -> None:
     """Print images/s of each way and how many times faster than the first it is; without images, seconds."""
     first = next(iter(costs.values())).seconds
     for name, cost in costs.items():
-        if images:
-            print(f"{name:<58}{images / cost.seconds:>9.0f} images/s{1000 * cost.cpu_seconds / images:>9.3f} CPU-ms an "
+        if count := 1 if cost.of_an_image else images:
+            print(f"{name:<58}{count / cost.seconds:>9.0f} images/s{1000 * cost.cpu_seconds / count:>9.3f} CPU-ms an "
                   f"image{first / cost.seconds:>8.2f} x")  # fmt: skip
         else:
             print(f"{name:<58}{cost.seconds:>9.3f} s{cost.seconds / first:>8.2f} of the first")
