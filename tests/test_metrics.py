@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainer import bootstrap, metrics
+from trainer import bootstrap, metrics, ranking
 
 NAMES = ("Fake", "Real")
 
@@ -74,7 +74,7 @@ def test_figures_by_hand():
 def test_eer_interpolates():
     # From (FPR 0, FNR 1/2) to (1/2, 0) in one step of tied scores: the crossing lies at 1/4.
     scores = np.array([0.9, 0.5, 0.5, 0.1])
-    assert metrics.equal_error_rate(np.array([True, True, False, False]), scores) == pytest.approx(1 / 4)
+    assert ranking.equal_error_rate(np.array([True, True, False, False]), scores) == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -137,7 +137,9 @@ def test_counts_of_one_give_the_figures_of_the_split():
     scored = random_scored()
     ones = bootstrap.ranking_figures(np.ones([1, 400]), scored.is_positive, scored.p_fake)[0]
     figures = metrics.measure(scored, resamples=0, seed=0)
-    assert ones.tolist() == pytest.approx([figures[name] for name in bootstrap.RANKED])
+    assert dict(zip(bootstrap.RANKED[:4], ones, strict=False)) == pytest.approx({
+        **{name: figures[name] for name in bootstrap.RANKED[:3]}, "tpr_at_fpr.0.01": figures["tpr_at_fpr"]["0.01"],
+    })  # fmt: skip
 
 
 def test_counts_are_repeated_images():
@@ -148,7 +150,8 @@ def test_counts_are_repeated_images():
     expected = [
         sk.roc_auc_score(truth, p),
         sk.average_precision_score(truth, p),
-        metrics.equal_error_rate(truth, p),
+        ranking.equal_error_rate(truth, p),
+        *(ranking.found_within(truth, p, limit) for limit in bootstrap.FPR_LIMITS),
     ]
     assert weighted.tolist() == pytest.approx(expected)
 
@@ -162,8 +165,20 @@ def test_intervals_agree_with_theory_and_seed():
     accuracy = first["accuracy"]
     half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / 2000)
     assert [low, high] == pytest.approx([accuracy - half, accuracy + half], abs=0.15 * half)
-    for name, (low, high) in first["ci95"].items():
+    for name in set(first["ci95"]) - set(bootstrap.AT_FPR):
+        low, high = first["ci95"][name]
         assert low < first[name] < high
+
+
+def test_rates_found_at_few_false_alarms():
+    # 200 reals, two of them above every fake but the ten best; ties straddle the limit.
+    fakes = np.r_[np.full(10, 0.9), np.full(5, 0.7), np.full(5, 0.1)]
+    reals = np.r_[0.8, 0.8, 0.7, np.full(197, 0.05)]
+    labels = np.r_[np.zeros(20, int), np.ones(200, int)]
+    figures = metrics.measure(two(np.r_[fakes, reals], labels), resamples=0, seed=0)
+    assert figures["tpr_at_fpr"] == {"0.01": 0.5, "0.001": None}  # Two of 200 is 1%; at 0.7 it would be three.
+    assert "fewer than 1,000 images of the other classes (200)" in figures["undefined"]["tpr_at_fpr.0.001"]
+    assert figures["balanced_accuracy"] == pytest.approx((15 / 20 + 197 / 200) / 2)
 
 
 def test_importing_metrics_loads_neither_tensorflow_nor_matplotlib():

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
-from trainer import bootstrap
+from trainer import bootstrap, ranking
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ def validation_summary(
     scores = np.asarray(probabilities, np.float64)
     truth = np.asarray(labels, np.int64)
     is_positive = truth == positive
-    undefined = why_no_ranking(is_positive, scores[:, positive])
+    undefined = ranking.why_no_ranking(is_positive, scores[:, positive])
     return {
         "loss": float(cross_entropy(truth, scores).mean()),
         "accuracy": float((scores.argmax(axis=1) == truth).mean()),
@@ -111,20 +111,22 @@ def decide(probabilities: Floats, positive: int, threshold: float) -> Ints:
     return np.asarray(probabilities.argmax(axis=1), np.int64)
 
 
-def measure(scored: Scored, *, resamples: int, seed: int) -> dict[str, Any]:
+def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None = None) -> dict[str, Any]:
     """Return all figures of a split, ready for JSON: None where undefined, and why under ``undefined``.
 
-    ``auc``, ``average_precision`` and ``eer`` are of the positive class against the rest; all others are
-    over all classes.  ``log_loss`` equals scikit-learn's on probabilities clipped to [1e-7, 1 - 1e-7]
-    (natural logarithm).  ``brier`` is the mean squared distance to the one-hot truth (Brier 1950), halved
-    for two classes so that it is the mean of (p_fake - is_fake)^2, as scikit-learn scales it.
-    ``confusion_matrix[i][j]`` counts images of class i that were called j.  ``macro`` averages
-    ``per_class`` with equal weight for each class.
+    ``auc``, ``average_precision``, ``eer`` and ``tpr_at_fpr`` (``ranking.py``) are of the positive class against
+    the rest; all others are over all classes.  ``log_loss`` equals scikit-learn's on probabilities clipped to
+    [1e-7, 1 - 1e-7] (natural logarithm).  ``brier`` is the mean squared distance to the one-hot truth (Brier
+    1950), halved for two classes so that it is the mean of (p_fake - is_fake)^2, as scikit-learn scales it.
+    ``confusion_matrix[i][j]`` counts images of class i that were called j.  ``macro`` averages ``per_class`` with
+    equal weight for each class (``balanced_accuracy`` is its recall), and with more than two classes the AUC of
+    each class against the rest.
 
     Args:
         scored: at least one image.
         resamples: bootstrap resamples for ``ci95``; 0 leaves the intervals out.
         seed: of the resamples.
+        sources: ``[N]``, the source of each image if whole sources are to be drawn; see ``bootstrap.intervals``.
     """
     undefined: dict[str, str] = {}
     per_image = {
@@ -132,15 +134,21 @@ def measure(scored: Scored, *, resamples: int, seed: int) -> dict[str, Any]:
         "log_loss": cross_entropy(scored.labels, scored.probabilities),
         "brier": squared_distance(scored.labels, scored.probabilities),
     }
-    classes = range(len(scored.class_names))
     figures: dict[str, Any] = {name: float(values.mean()) for name, values in per_image.items()}
-    figures |= _ranking(scored, undefined)
+    ranked = ranking.measure(scored.is_positive, scored.p_fake, undefined)
+    figures |= {name: value for name, value in ranked.items() if name not in bootstrap.AT_FPR}
+    figures["tpr_at_fpr"] = {f"{limit:g}": ranked[name] for name, limit in bootstrap.AT_FPR.items()}
     figures["ece"] = expected_calibration_error(scored.labels, scored.predicted, scored.probabilities)
     figures["threshold"] = scored.threshold
-    matrix = sk.confusion_matrix(scored.labels, scored.predicted, labels=list(classes))
+    matrix = sk.confusion_matrix(scored.labels, scored.predicted, labels=list(range(len(scored.class_names))))
     figures["confusion_matrix"] = matrix.tolist()
     figures["per_class"], figures["macro"] = _by_class(scored, undefined)
-    figures["ci95"] = _intervals(per_image, scored, undefined, resamples, seed)
+    figures["balanced_accuracy"] = figures["macro"]["recall"]
+    if figures["balanced_accuracy"] is None:
+        undefined["balanced_accuracy"] = _missing(scored)
+    if len(scored.class_names) > 2:
+        figures["macro"]["auc"] = _macro_auc(scored, undefined)
+    figures["ci95"] = _intervals(per_image, scored, undefined, resamples, seed, sources)
     figures["n"] = len(scored.labels)
     figures["undefined"] = undefined
     return figures
@@ -157,45 +165,6 @@ def squared_distance(labels: Ints, probabilities: Floats) -> Floats:
     truth = np.eye(probabilities.shape[1])[labels]
     halves = 2.0 if probabilities.shape[1] == 2 else 1.0
     return np.asarray(((probabilities - truth) ** 2).sum(axis=1) / halves, np.float64)
-
-
-def why_no_ranking(is_positive: Bools, scores: Floats) -> str:
-    """Return why ROC and precision-recall figures are undefined here; empty if they are defined."""
-    if len(scores) == 1:
-        return "there is one image only"
-    if not np.isfinite(scores).all():
-        return "a score is not a number"
-    if is_positive.all() or not is_positive.any():
-        return f"all images are of {'the positive class' if is_positive.all() else 'the other classes'}"
-    if scores.min() == scores.max():
-        return "all images have the same score, so nothing is ranked"
-    return ""
-
-
-def _ranking(scored: Scored, undefined: dict[str, str]) -> dict[str, float | None]:
-    reason = why_no_ranking(scored.is_positive, scored.p_fake)
-    if reason:
-        undefined |= dict.fromkeys(bootstrap.RANKED, reason)
-        return dict.fromkeys(bootstrap.RANKED)
-    return {
-        "auc": float(sk.roc_auc_score(scored.is_positive, scored.p_fake)),
-        "average_precision": float(sk.average_precision_score(scored.is_positive, scored.p_fake)),
-        "eer": equal_error_rate(scored.is_positive, scored.p_fake),
-    }
-
-
-def equal_error_rate(is_positive: Bools, scores: Floats) -> float:
-    """Return the rate at which misses equal false alarms, in [0, 1]; both classes must be there.
-
-    The crossing of scikit-learn's ``roc_curve``, joined by straight lines, with the diagonal FNR = FPR:
-    between two neighbouring thresholds the rates of a detector that chooses at random between the two
-    (Fawcett 2006, "An introduction to ROC analysis", section 10).
-    """
-    false_positive, true_positive, _ = sk.roc_curve(is_positive, scores)
-    gap = (1.0 - true_positive) - false_positive  # Falls from 1 to -1.
-    after = int(np.argmax(gap <= 0))
-    share = gap[after - 1] / (gap[after - 1] - gap[after])
-    return float(false_positive[after - 1] + share * (false_positive[after] - false_positive[after - 1]))
 
 
 def expected_calibration_error(labels: Ints, predicted: Ints, probabilities: Floats) -> float:
@@ -240,16 +209,58 @@ def _number(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _missing(scored: Scored) -> str:
+    """Return which classes have no image, as a reason; empty if all have some."""
+    counts = np.bincount(scored.labels, minlength=len(scored.class_names))
+    missing = [name for name, count in zip(scored.class_names, counts, strict=True) if not count]
+    return f"there is no image of {' and '.join(missing)}" if missing else ""
+
+
+def _macro_auc(scored: Scored, undefined: dict[str, str]) -> float | None:
+    """Return the mean over the classes of the AUC of each against the rest (Provost and Domingos 2000)."""
+    for label, name in enumerate(scored.class_names):
+        reason = _missing(scored) or ranking.why_no_ranking(scored.labels == label, scored.probabilities[:, label])
+        if reason:
+            undefined["macro.auc"] = f"the AUC of {name} is: {reason}"
+            return None
+    truth = np.eye(len(scored.class_names))[scored.labels]
+    return float(sk.roc_auc_score(truth, scored.probabilities, average="macro"))
+
+
 def _intervals(
-    per_image: dict[str, Floats], scored: Scored, undefined: dict[str, str], resamples: int, seed: int
+    per_image: dict[str, Floats],
+    scored: Scored,
+    undefined: dict[str, str],
+    resamples: int,
+    seed: int,
+    sources: Ints | None,
 ) -> dict[str, list[float] | None]:
     """Return bootstrap intervals; None for undefined figures, and for all with one image or no resamples."""
-    names = (*per_image, *bootstrap.RANKED)
-    reason = "there is one image only" if len(scored.labels) == 1 else "no resamples were asked for"
+
+    def figures(counts: Floats) -> dict[str, Floats]:
+        values = bootstrap.mean_figures(counts, per_image)
+        right, classes = per_image["accuracy"], len(scored.class_names)
+        values["balanced_accuracy"] = bootstrap.balanced_accuracy(counts, scored.labels, right, classes)
+        ranked = bootstrap.ranking_figures(counts, scored.is_positive, scored.p_fake)
+        values |= dict(zip(bootstrap.RANKED, ranked.T, strict=True))
+        if classes > 2:
+            aucs = [
+                bootstrap.ranking_figures(counts, scored.labels == label, scored.probabilities[:, label])[:, 0]
+                for label in range(classes)
+            ]
+            values["macro.auc"] = np.mean(aucs, axis=0)
+        return values
+
+    images = len(scored.labels)
+    drawable = images if sources is None else len(np.unique(sources))
+    names = list(figures(np.ones([1, images])))
     found: dict[str, list[float] | None] = dict.fromkeys(names)
-    if resamples and len(scored.labels) > 1:
-        found = bootstrap.intervals(per_image, scored.is_positive, scored.p_fake, resamples=resamples, seed=seed)
-        reason = "no resample held both classes"
+    reason = "no resamples were asked for"
+    if resamples and drawable > 1:
+        found = bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=sources)
+        reason = "no resample held every class"
+    elif drawable == 1:
+        reason = "there is one image only" if images == 1 else "all images are of one source"
     for name in names:
         if name in undefined:
             found[name] = None

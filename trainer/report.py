@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files, metrics, pages, plots
+from trainer import files, pages, plots, ranking
 from trainer.curves import Curves, read_curves
 from trainer.metrics import Scored
 from trainer.paths import JobPaths
@@ -29,6 +29,9 @@ _FIGURES = (
     ),
     ("average_precision", "Average precision", False, "Area under the precision-recall curve."),
     ("eer", "Equal error rate", True, "Error where missed {positive} and false alarms are equally frequent."),
+    ("balanced_accuracy", "Balanced accuracy", True, "Mean over the classes of the share called right."),
+    ("tpr_at_fpr.0.01", "Found at 1% alarms", True, "Share of {positive} found if 1% of {rest} may be called so."),
+    ("tpr_at_fpr.0.001", "Found at 0.1% alarms", True, "The same if 0.1% may be; it needs 1,000 images of {rest}."),
     ("log_loss", "Log loss", False, "Mean cross-entropy in nats, as in training; 0 is perfect, 0.69 a coin."),
     ("brier", "Brier score", False, "Mean squared error of the probabilities; 0 is perfect."),
     ("ece", "Calibration error", True, "How far stated confidence is from accuracy, on average (15 bins)."),
@@ -159,7 +162,7 @@ def _evaluation_drawings(figures: Mapping[str, Any], scored: Scored) -> list[pag
         f"Histogram of the probability of {positive}, by true class",
         "The less the two overlap, the better they can be told apart.",
     )
-    if metrics.why_no_ranking(scored.is_positive, scored.p_fake):
+    if ranking.why_no_ranking(scored.is_positive, scored.p_fake):
         return [histogram]
     roc = pages.draw(
         plots.roc(scored, figures["eer"]),
@@ -182,6 +185,13 @@ def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:
         reason = figures["undefined"].get(name)
         tiles.append({"name": title, "value": _show(figures[name], share), "note": reason or note})
     return tiles
+
+
+def _value(figures: Mapping[str, Any], name: str) -> float | None:
+    """Return a figure by its name in ``ci95``, such as ``tpr_at_fpr.0.01``."""
+    group, _, inner = name.partition(".")
+    value: float | None = figures[group][inner] if inner else figures[name]
+    return value
 
 
 def _show(value: float | None, share: bool) -> str:
@@ -257,7 +267,7 @@ def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str
         rows.append(
             {
                 "name": title,
-                "value": _show(figures[name], share),
+                "value": _show(_value(figures, name), share),
                 "interval": _span(interval, share) if interval else "",
                 "meaning": meaning.format(positive=positive, rest=rest),
             }
