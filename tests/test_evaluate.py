@@ -9,7 +9,7 @@ import recompute
 from PIL import Image
 from tiny_export import write_export, write_image
 
-from trainer import evaluate, flags, serving
+from trainer import evaluate, flags, gallery, serving
 from trainer.data.manifest import read_split
 from trainer.metrics import Scored
 
@@ -89,6 +89,29 @@ def test_three_classes_from_predictions_alone(three, tmp_path, capsys):
     recompute.check(figures, rows)
 
 
+def test_groups_in_all_three_results(two, tmp_path, capsys):
+    data, out, table = write_split(tmp_path / "data", REDS), tmp_path / "out", tmp_path / "groups.csv"
+    rows = [f"Test/Fake/{i:02d}.png,{'swap' if i < 4 else 'draw'},v{i // 2}" for i in range(7)]
+    table.write_text("path,method,video\n" + "\n".join(rows) + "\n")
+    words = ["--bootstrap=40", f"--groups={table}"]
+    code, printed, _ = run(capsys, two, data, out, *words)
+    assert code == 0
+    figures, _ = read(out)
+    found = figures["groups"]["method"]
+    assert [(group["value"], group["n"]) for group in found] == [("draw", 3), ("(none)", 8), ("swap", 4)]
+    assert found[0]["accuracy"] == pytest.approx(1 / 3)
+    assert figures["drawn"] == {"unit": "sources", "count": 4 + 8, "rule": "column video of the groups table"}
+    assert "by method (lowest accuracy first):\n  draw    accuracy 0.3333" in printed
+    assert "intervals over 12 sources, by column video" in printed
+    page = (out / "report.html").read_text()
+    assert page.index('<th scope="row">draw</th>') < page.index('<th scope="row">swap</th>')
+    assert "all images are of the positive class" in page
+    assert "bootstrap over 12 sources by column video" in page
+    code, _, err = run(capsys, two, data, out, *words, "--group_by=lens")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "(method, video)" in err
+
+
 def test_bad_images_are_skipped_named_and_limited(two, tmp_path, capsys):
     data, out = write_split(tmp_path / "data", REDS), tmp_path / "out"
     bad = data / "Test" / "Fake" / "03a.jpg"
@@ -148,8 +171,8 @@ def test_a_class_of_three_may_be_absent(three, tmp_path, capsys, names):
 def test_worst_mistakes_come_first():
     p = np.array([0.9, 0.1, 0.4, 0.8, 0.55], np.float32)
     scored = Scored.of(np.array([0, 0, 0, 1, 1]), np.stack([p, 1 - p], axis=1), ("Fake", "Real"), 0, 0.5)
-    assert evaluate.worst_mistakes(scored).tolist() == [1, 3, 2, 4]
-    assert evaluate.spread_samples(scored, 2).tolist() == [0, 2, 3, 4]
+    assert gallery.worst_mistakes(scored).tolist() == [1, 3, 2, 4]
+    assert gallery.spread_samples(scored, 2).tolist() == [0, 2, 3, 4]
 
 
 def test_every_image_counts_in_any_batch_size(two, tmp_path):

@@ -10,21 +10,20 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import tqdm
 
-from trainer import config, files, flags, serving
+from trainer import config, files, flags, serving, sources, terminal
 from trainer.data import reading
 from trainer.data.manifest import Split, read_split
 from trainer.errors import EXIT_DONE, RequestError
 
 if TYPE_CHECKING:  # Their libraries are slow to import, and a wrong flag should be answered at once.
     from trainer.metrics import Scored
-    from trainer.pages import Picture
 
 USAGE = """\
 Measure how well an exported model tells fake from real.
@@ -38,7 +37,6 @@ else."""
 
 _MISTAKES_SHOWN = 36
 _SAMPLES_OF_A_CLASS = 6
-_THUMBNAIL = 144  # Pixels.
 _FROM_EXPORT = ("step", "epoch", "created")
 
 
@@ -57,6 +55,16 @@ class EvaluateFlags:
         1000, "Resamples behind the 95% intervals; 0: no intervals.", unit="resamples", minimum=0, maximum=1e6
     )
     seed: int = config.setting(0, "Of the resamples.", minimum=0)
+    group_by: str = config.setting(
+        "auto",
+        "What a resample draws. none: images. A column of --groups: all images of one value together, as of one "
+        "video. auto: the table's column source or video, else frames of one video by their file names, else images.",
+    )
+    groups: str = config.setting(
+        "",
+        "CSV with the header path,<column>...: figures by value of each column. Paths are as in predictions.csv; "
+        "images without a row are of the group (none).",
+    )
     max_bad_fraction: float = config.setting(
         0.05,
         "Exit with code 2 if more than this share of the split is unreadable.",
@@ -73,11 +81,13 @@ class Predictions:
         split: the images that could be scored, in the manifest's order.
         probabilities: ``[N, C]`` float32.
         skipped: the others, ready for ``skipped.jsonl``.
+        numbers: ``[N]`` where the images stand in the split that was listed.
     """
 
     split: Split
     probabilities: npt.NDArray[np.float32]
     skipped: list[dict[str, str]]
+    numbers: npt.NDArray[np.int64]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,10 +105,13 @@ def main(argv: Sequence[str]) -> int:
         raise RequestError(
             f"expected images in {files.join(request.data_dir, request.split)!r}, received empty folders"
         )
+    columns = sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
+    drawn = sources.find_sources(request.group_by, split.names, columns)
     files.require_writable(request.out, "out")
     predictions = predict_split(export, split, request)
-    figures = evaluate(export, predictions, request)
-    print(summary(figures, request.out))
+    columns = {name: [values[i] for i in predictions.numbers] for name, values in columns.items()}
+    figures = evaluate(export, predictions, request, drawn.take(predictions.numbers), columns)
+    print(terminal.summary(figures, request.out))
     return EXIT_DONE
 
 
@@ -123,7 +136,7 @@ def predict_split(export: serving.Export, split: Split, request: EvaluateFlags) 
     ]
     _settle(skipped, len(split), request)
     good = [index for index in range(len(split)) if index not in bad]
-    return Predictions(split.take(good, split.name), np.concatenate(rows)[good], skipped)
+    return Predictions(split.take(good, split.name), np.concatenate(rows)[good], skipped, np.array(good, np.int64))
 
 
 def _settle(skipped: Sequence[dict[str, str]], images: int, request: EvaluateFlags) -> None:
@@ -141,9 +154,23 @@ def _settle(skipped: Sequence[dict[str, str]], images: int, request: EvaluateFla
         )
 
 
-def evaluate(export: serving.Export, predictions: Predictions, request: EvaluateFlags) -> dict[str, Any]:
-    """Write ``metrics.json``, ``predictions.csv`` and ``report.html``; return what the first holds."""
-    from trainer import metrics  # Late, as above.
+def evaluate(
+    export: serving.Export,
+    predictions: Predictions,
+    request: EvaluateFlags,
+    drawn: sources.Sources,
+    columns: sources.Columns,
+) -> dict[str, Any]:
+    """Write ``metrics.json``, ``predictions.csv`` and ``report.html``; return what the first holds.
+
+    Args:
+        export: the model.
+        predictions: its answers.
+        request: settings.
+        drawn: what the bootstrap draws, for each image that was scored.
+        columns: of the table of groups, for each image that was scored.
+    """
+    from trainer import groups, metrics  # Late, as above.
 
     split = predictions.split
     scored = metrics.Scored.of(
@@ -158,8 +185,11 @@ def evaluate(export: serving.Export, predictions: Predictions, request: Evaluate
         "model": {"path": export.path, **{name: export.details.get(name) for name in _FROM_EXPORT}},
         "bootstrap": request.bootstrap,
         "seed": request.seed,
-        **metrics.measure(scored, resamples=request.bootstrap, seed=request.seed),
+        "drawn": drawn.describe(len(split)),
+        **metrics.measure(scored, resamples=request.bootstrap, seed=request.seed, sources=drawn.numbers),
     }
+    if columns:
+        figures["groups"] = groups.measure(scored, columns, drawn, resamples=request.bootstrap, seed=request.seed)
     text = json.dumps(figures, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, "metrics.json"), text + "\n")
     files.write_text(files.join(request.out, "predictions.csv"), to_csv(export, scored, split))
@@ -187,7 +217,7 @@ def to_csv(export: serving.Export, scored: "Scored", split: Split) -> str:
 
 
 def _write_report(export: serving.Export, scored: "Scored", split: Split, figures: dict[str, Any], path: str) -> None:
-    from trainer import report  # Late, as above.
+    from trainer import gallery, report  # Late, as above.
     from trainer.curves import read_curves
 
     job_dir = _job_dir(export.path)
@@ -195,8 +225,8 @@ def _write_report(export: serving.Export, scored: "Scored", split: Split, figure
         path,
         figures,
         scored,
-        mistakes=_pictures(split, scored, worst_mistakes(scored)[:_MISTAKES_SHOWN]),
-        samples=_pictures(split, scored, spread_samples(scored, _SAMPLES_OF_A_CLASS)),
+        mistakes=gallery.pictures(split, scored, gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]),
+        samples=gallery.pictures(split, scored, gallery.spread_samples(scored, _SAMPLES_OF_A_CLASS)),
         curves=read_curves(job_dir),
         details=export.details,
     )
@@ -206,51 +236,6 @@ def _job_dir(version: str) -> str:
     """Return where a version folder's job would be: J of ``J/export/best/120``."""
     absolute = version if files.is_remote(version) else os.path.abspath(version)
     return absolute.rstrip("/").rsplit("/", 3)[0]
-
-
-def worst_mistakes(scored: "Scored") -> npt.NDArray[np.int64]:
-    """Return the positions of images called wrong, the one with the least probability for its class first."""
-    of_truth = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
-    wrong = np.flatnonzero(scored.predicted != scored.labels)
-    return np.asarray(wrong[np.argsort(of_truth[wrong], kind="stable")], np.int64)
-
-
-def spread_samples(scored: "Scored", of_a_class: int) -> npt.NDArray[np.int64]:
-    """Return positions of up to so many images of each class, evenly spread over its images."""
-    chosen = []
-    for label in range(len(scored.class_names)):
-        members = np.flatnonzero(scored.labels == label)
-        count = min(of_a_class, len(members))
-        chosen.append(members[np.linspace(0, len(members) - 1, count).round().astype(np.int64)])
-    return np.concatenate(chosen)
-
-
-def _pictures(split: Split, scored: "Scored", positions: npt.NDArray[np.int64]) -> "list[Picture]":
-    """Load thumbnails of the images at ``positions``, with what they are and what they were called."""
-    from trainer import pages  # Late, as above.
-    from trainer.data.images import Images
-
-    source = Images(split, config.DataConfig(image_size=_THUMBNAIL))
-    images = source.load(positions).images
-    positive = scored.class_names[scored.positive]
-    pictures = []
-    for image, index in zip(images, positions, strict=True):
-        truth, called = (scored.class_names[labels[index]] for labels in (scored.labels, scored.predicted))
-        said = f"right: {called}" if truth == called else f"is {truth}, called {called}"
-        caption = f"{said}; p({positive}) {scored.p_fake[index]:.3f}"
-        pictures.append(pages.picture(image, files.printable(split.names[index]), caption))
-    return pictures
-
-
-def summary(figures: Mapping[str, Any], out: str) -> str:
-    """Return the short table that ends the command."""
-    lines = [f"{figures['split']}: {figures['n']:,} images, {figures['skipped']} skipped"]
-    for name, title in (("accuracy", "accuracy"), ("auc", "AUC"), ("eer", "EER")):
-        value, interval = figures[name], figures["ci95"][name]
-        shown = f"undefined, because {figures['undefined'][name]}" if value is None else f"{value:.4f}"
-        span = f"  (95%: {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
-        lines.append(f"  {title:<10}{shown}{span}")
-    return "\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"])
 
 
 def console() -> None:

@@ -86,6 +86,10 @@ class Scored:
             exact = raw / raw.sum(axis=1, keepdims=True)
         return cls(tuple(class_names), positive, threshold, np.asarray(labels, np.int64), exact)
 
+    def take(self, indices: Ints) -> "Scored":
+        """Return only these images."""
+        return dataclasses.replace(self, labels=self.labels[indices], probabilities=self.probabilities[indices])
+
     @property
     def p_fake(self) -> Floats:
         """Probability of the positive class, ``[N]``."""

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import functools
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -54,6 +55,18 @@ def data_uri(content: bytes, mime: str) -> str:
 def draw(figure: Any, alt: str, caption: str) -> Drawing:
     """Return a matplotlib figure as part of a page; ``alt`` says what it shows."""
     return Drawing(markupsafe.Markup(plots.svg(figure, alt)), caption)
+
+
+def number(value: float | None, share: bool) -> str:
+    """Return a figure for a person to read: a share as a percentage, None as undefined."""
+    if value is None:
+        return "undefined"
+    return f"{value:.1%}" if share else f"{value:.3f}"
+
+
+def span(interval: Sequence[float], share: bool) -> str:
+    """Return an interval for a person to read."""
+    return " to ".join(number(value, share) for value in interval)
 
 
 @functools.cache

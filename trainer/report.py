@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files, pages, plots, ranking
+from trainer import files, pages, plots, ranking, sections
 from trainer.curves import Curves, read_curves
 from trainer.metrics import Scored
 from trainer.paths import JobPaths
@@ -148,6 +148,7 @@ def write_evaluation_report(
             rows=_rows(figures, positive, rest),
             interval_text=_interval_text(figures),
             by_class=_by_class(figures),
+            groups=sections.groups(figures),
             about={name: _plain(details[name]) for name in known if name in details},
             settings=details.get("config") or {},
         )
@@ -181,9 +182,9 @@ def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     tiles = []
     for name, title, share, _ in _FIGURES[:4]:
         interval = figures["ci95"].get(name)
-        note = f"95% interval {_span(interval, share)}" if interval else ""
+        note = f"95% interval {pages.span(interval, share)}" if interval else ""
         reason = figures["undefined"].get(name)
-        tiles.append({"name": title, "value": _show(figures[name], share), "note": reason or note})
+        tiles.append({"name": title, "value": pages.number(figures[name], share), "note": reason or note})
     return tiles
 
 
@@ -192,16 +193,6 @@ def _value(figures: Mapping[str, Any], name: str) -> float | None:
     group, _, inner = name.partition(".")
     value: float | None = figures[group][inner] if inner else figures[name]
     return value
-
-
-def _show(value: float | None, share: bool) -> str:
-    if value is None:
-        return "undefined"
-    return f"{value:.1%}" if share else f"{value:.3f}"
-
-
-def _span(interval: Sequence[float], share: bool) -> str:
-    return " to ".join(_show(value, share) for value in interval)
 
 
 def _sentences(figures: Mapping[str, Any], positive: str, rest: str) -> list[str]:
@@ -267,8 +258,8 @@ def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str
         rows.append(
             {
                 "name": title,
-                "value": _show(_value(figures, name), share),
-                "interval": _span(interval, share) if interval else "",
+                "value": pages.number(_value(figures, name), share),
+                "interval": pages.span(interval, share) if interval else "",
                 "meaning": meaning.format(positive=positive, rest=rest),
             }
         )
@@ -278,10 +269,12 @@ def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str
 def _interval_text(figures: Mapping[str, Any]) -> str:
     if not any(figures["ci95"].values()):
         return "There are no intervals here."
+    drawn = figures["drawn"]
+    rule = f" by {drawn['rule']}" if drawn["unit"] == "sources" else ""
     return (
-        f"Intervals: percentile bootstrap over images, {figures['bootstrap']:,} resamples, seed "
-        f"{figures['seed']}. They tell how much chance is in the choice of these images, not how the model "
-        "fares on other kinds of images."
+        f"Intervals: percentile bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} "
+        f"resamples, seed {figures['seed']}. They tell how much chance is in the choice of these images, not how the "
+        "model fares on other kinds of images."
     )
 
 
@@ -290,6 +283,6 @@ def _by_class(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     average = ("average", {**figures["macro"], "n": figures["n"]})
     rows = []
     for name, values in [*figures["per_class"].items(), average]:
-        shown = [_show(values[figure], share=True) for figure in ("precision", "recall", "f1")]
+        shown = [pages.number(values[figure], share=True) for figure in ("precision", "recall", "f1")]
         rows.append({"name": name, "shown": [*shown, f"{values['n']:,}"]})
     return rows

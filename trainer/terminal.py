@@ -1,0 +1,38 @@
+"""What ``trainer.evaluate`` prints at its end."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer import files
+
+_GROUPS_SHOWN = 5
+
+
+def summary(figures: Mapping[str, Any], out: str) -> str:
+    """Return the short table that ends the command: ``metrics.json`` and where the report is."""
+    lines = [f"{figures['split']}: {figures['n']:,} images, {figures['skipped']} skipped"]
+    for name, title in (("accuracy", "accuracy"), ("auc", "AUC"), ("eer", "EER")):
+        value, interval = figures[name], figures["ci95"][name]
+        shown = f"undefined, because {figures['undefined'][name]}" if value is None else f"{value:.4f}"
+        lines.append(f"  {title:<10}{shown}{_span(interval)}")
+    if figures["drawn"]["unit"] == "sources" and figures["bootstrap"]:
+        lines.append(f"  intervals over {figures['drawn']['count']:,} sources, by {figures['drawn']['rule']}")
+    for column, groups in figures.get("groups", {}).items():
+        lines += _groups(column, groups)
+    return "\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"])
+
+
+def _span(interval: list[float] | None) -> str:
+    return f"  (95%: {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+
+
+def _groups(column: str, groups: list[dict[str, Any]]) -> list[str]:
+    shown = groups[:_GROUPS_SHOWN]
+    more = f", {len(shown)} of {len(groups)}" if len(groups) > len(shown) else ""
+    lines = [f"by {column} (lowest accuracy first{more}):"]
+    width = max(len(group["value"]) for group in shown)
+    for group in shown:
+        accuracy = f"accuracy {group['accuracy']:.4f}{_span(group['ci95']['accuracy'])}"
+        auc = "" if group["auc"] is None else f"  AUC {group['auc']:.4f}"
+        lines.append(f"  {group['value']:<{width}}  {accuracy}{auc}  {group['n']:,} images")
+    return lines
