@@ -7,6 +7,7 @@ TRAIN = [
     "tensorflow>=2.21,<2.22",
     "keras>=3.15,<3.16",
     "scikit-learn>=1.5,<2",
+    "scipy>=1.13,<2",
     "matplotlib>=3.9,<4",
     "Jinja2>=3.1,<4",
     "Pillow>=11",
@@ -23,7 +24,6 @@ DEMO = ["opencv-python-headless>=4.10", "tqdm>=4.66,<5"]
 DEV = [
     "pytest>=8",
     "pytest-xdist>=3.6",
-    "scipy>=1.13",
     "ruff>=0.14",
     "mypy>=1.18",
     "pre-commit>=4",

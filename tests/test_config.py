@@ -75,6 +75,7 @@ BOUNDS = {
     "checkpoint_every_steps": ([-1], [0, 10]),
     "checkpoint_every_seconds": ([-0.5], [0.0, 3600.0]),
     "keep_checkpoints": ([0, -1], [1, 100]),
+    "threshold_fpr": ([0.0, 1.0, -0.1], [1e-6, 0.5]),
 }
 
 
@@ -119,6 +120,7 @@ CHOICES = {
     "resume": {"auto", "never", "required"},
     "on_divergence": {"stop", "rollback"},
     "export": {"best", "last", "all", "none"},
+    "threshold_by": {"accuracy", "balanced_accuracy", "eer", "fpr", "none"},
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import recompute
 from PIL import Image
+from sklearn import metrics as sk
 from tiny_export import write_export, write_image
 
 from trainer import evaluate, flags, gallery, serving
@@ -86,6 +87,8 @@ def test_three_classes_from_predictions_alone(three, tmp_path, capsys):
     figures, rows = read(out)
     assert list(rows[0]) == ["path", "label", "p_fake", "predicted", "p_Fake", "p_Real", "p_Drawn"]
     assert figures["macro"]["auc"] is not None
+    code, _, err = run(capsys, three, data, out, "--threshold=0.4")
+    assert (code, "expected a model of two classes, received one of 3" in err) == (2, True)
     recompute.check(figures, rows)
 
 
@@ -110,6 +113,33 @@ def test_groups_in_all_three_results(two, tmp_path, capsys):
     code, _, err = run(capsys, two, data, out, *words, "--group_by=lens")
     assert (code, err.count("\n")) == (2, 1)
     assert "(method, video)" in err
+
+
+def test_another_threshold(two, tmp_path, capsys):
+    data, out = write_split(tmp_path / "data", REDS), tmp_path / "out"
+    assert run(capsys, two, data, out, "--bootstrap=20", "--threshold=0.2")[0] == 0
+    figures, rows = read(out)
+    recompute.check(figures, rows)
+    assert (figures["threshold"], figures["threshold_choice"]["by"]) == (0.2, "--threshold")
+    assert figures["confusion_matrix"] == [[6, 1], [5, 3]]  # Of REDS from 51 up.
+    assert "given by --threshold instead of the export" in (out / "report.html").read_text()
+
+
+def test_what_a_temperature_changed_is_told(tmp_path, capsys):
+    choice = {"by": "fpr", "why": "", "images": 2000}
+    write_export(tmp_path / "1", ["Fake", "Real"], temperature=2.0, threshold_choice=choice)
+    data, out = write_split(tmp_path / "data", REDS), tmp_path / "out"
+    assert run(capsys, tmp_path, data, out, "--bootstrap=0")[0] == 0
+    figures, rows = read(out)
+    p, truth = np.array([float(row["p_fake"]) for row in rows]), [row["label"] == "Fake" for row in rows]
+    colder = p**2 / (p**2 + (1 - p) ** 2)  # Undoes a temperature of 2.
+    effect = figures["calibration"]
+    assert effect["temperature"] == 2.0
+    assert effect["after"] == {name: figures[name] for name in ("log_loss", "ece")}
+    assert effect["before"]["log_loss"] == pytest.approx(sk.log_loss(truth, colder))
+    page = (out / "report.html").read_text()
+    assert "A temperature of 2, fitted on Validation" in page
+    assert "chosen on 2,000 Validation images (most found within the allowed false alarms)" in page
 
 
 def test_bad_images_are_skipped_named_and_limited(two, tmp_path, capsys):
@@ -203,6 +233,9 @@ def test_every_image_counts_in_any_batch_size(two, tmp_path):
         (["extra"], "expected only flags"),
         (["--model_dir=/nowhere"], "no such folder"),
         (["--out=/dev/null/x"], "can be written"),
+        (["--threshold=1.5"], "a number from 0 to 1"),
+        (["--threshold=nan"], "a number from 0 to 1"),
+        (["--groups=/nowhere.csv"], "expected a readable CSV"),
     ],
 )
 def test_wrong_requests(two, tmp_path, capsys, more, said):

@@ -55,6 +55,9 @@ SURFACE = {
     "resume": "auto",
     "export": "best",
     "positive_class": "",
+    "threshold_by": "accuracy",
+    "threshold_fpr": 0.01,
+    "calibrate": False,
     "config": "",
 }
 

@@ -13,9 +13,9 @@ import tensorflow as tf
 from images import write_image_set
 from jobs import SMALL, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
 
-from trainer import models, savedmodel, verify_export
+from trainer import calibration, models, savedmodel, verify_export
 from trainer.checkpoint import CheckpointStore
-from trainer.config import ModelConfig
+from trainer.config import ExportConfig, ModelConfig
 from trainer.data import decode
 from trainer.errors import JobFailed
 
@@ -103,7 +103,9 @@ def test_the_metadata_says_what_a_reader_needs(job, exports):
         metadata = json.loads((path / "assets.extra" / "deepdetect.json").read_text())
         assert metadata["class_names"] == list(CLASSES)
         assert metadata["positive_class"] == "Fake"
-        assert metadata["threshold"] == 0.5
+        assert metadata["threshold"] == result["thresholds"][kind]
+        assert metadata["temperature"] == 1.0
+        assert metadata["threshold_choice"]["images"] == 20
         assert metadata["image_size"] == SIZE
         assert metadata["step"] == int(path.name)
         assert metadata["config"]["learning_rate"] == 0.01
@@ -112,6 +114,7 @@ def test_the_metadata_says_what_a_reader_needs(job, exports):
 
 @pytest.mark.parametrize("kind", ["best", "last"])
 def test_an_export_answers_as_the_live_model_does(job, exports, loaded, paths, kind):
+    threshold = result_of(job)["thresholds"][kind]
     expected = live_probabilities(job, int(exports[kind].name), paths)
     encoded = tf.constant([Path(path).read_bytes() for path in paths])
     pixels = tf.stack([tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE") for data in encoded])
@@ -120,9 +123,27 @@ def test_an_export_answers_as_the_live_model_does(job, exports, loaded, paths, k
     for answers in (from_bytes, from_pixels):
         np.testing.assert_allclose(answers["probabilities"].numpy(), expected, atol=1e-5)
         np.testing.assert_allclose(answers["p_fake"].numpy(), expected[:, 1], atol=1e-5)
-        labels = [CLASSES[1] if p >= 0.5 else CLASSES[0] for p in answers["p_fake"].numpy()]
+        labels = [CLASSES[1] if p >= np.float32(threshold) else CLASSES[0] for p in answers["p_fake"].numpy()]
         assert [label.decode() for label in answers["label"].numpy()] == labels
     assert np.ptp(expected[:, 1]) > 1e-3, "a constant answer would prove nothing"
+
+
+@pytest.mark.parametrize("kind", ["best", "last"])
+def test_the_threshold_is_what_the_export_does_on_validation(job, exports, loaded, data, kind):
+    """Every image of Validation through the export's own signature gives the rates that the export states."""
+    metadata = json.loads((exports[kind] / "assets.extra" / "deepdetect.json").read_text())
+    files = sorted(Path(data, "Validation").rglob("*.jpg"))
+    answers = loaded[kind].signatures["serving_default"](image_bytes=tf.constant([f.read_bytes() for f in files]))
+    is_fake = np.array([file.parent.name == "Fake" for file in files])
+    called = np.array([label == b"Fake" for label in answers["label"].numpy()])
+    choice = metadata["threshold_choice"]
+    assert (choice["by"], choice["why"], choice["images"]) == ("accuracy", "", len(files))
+    assert choice["accuracy"] == pytest.approx((called == is_fake).mean())
+    assert choice["tpr"] == pytest.approx(called[is_fake].mean())
+    assert choice["fpr"] == pytest.approx(called[~is_fake].mean())
+    labels, p = np.where(is_fake, 1, 0), answers["probabilities"].numpy()
+    again = calibration.decide(labels, p, positive=1, settings=ExportConfig())
+    assert again.threshold == pytest.approx(metadata["threshold"], abs=0.01)
 
 
 def test_best_and_last_answer_differently(loaded, paths):
@@ -267,6 +288,15 @@ def test_a_finished_job_can_be_asked_for_an_export_later(data, tmp_path):
     assert before["exports"] == {}
     assert run_job(data, tmp_path / "job", export="best", **settings) == 0
     after = result_of(tmp_path / "job")
-    assert Path(after["exports"]["best"], "saved_model.pb").exists()
+    model = Path(after["exports"]["best"], "saved_model.pb")
+    written = model.stat().st_mtime_ns
+    assert run_job(data, tmp_path / "job", export="best", **settings) == 0
+    assert model.stat().st_mtime_ns == written  # Already done.
+    assert run_job(data, tmp_path / "job", export="best", threshold_by="none", calibrate=True, **settings) == 0
+    again = result_of(tmp_path / "job")
+    assert model.stat().st_mtime_ns > written  # Another decision is another export of the same weights.
+    assert again["thresholds"] == {"best": 0.5}
     for name in ("step", "weights_sha256", "validation"):
-        assert after[name] == before[name], name
+        assert after[name] == again[name] == before[name], name
+    metadata = json.loads((model.parent / "assets.extra" / "deepdetect.json").read_text())
+    assert metadata["calibration"]["images"] == 20

@@ -302,6 +302,34 @@ class ExportConfig:
         "",
         "Class that p_fake is the probability of; empty: Fake if there is such a class, else the first one.",
     )
+    threshold_by: str = setting(
+        "accuracy",
+        "How the exported model's threshold is chosen on Validation (two classes). accuracy, balanced_accuracy: the "
+        "best there. eer: misses and false alarms equally frequent. fpr: most found with --threshold_fpr. none: 0.5, "
+        "as also with fewer than ten images of a class.",
+        choices=("accuracy", "balanced_accuracy", "eer", "fpr", "none"),
+        fixed=False,
+    )
+    threshold_fpr: float = setting(
+        0.01,
+        "Largest false positive rate on Validation, for --threshold_by=fpr.",
+        minimum=0.0,
+        maximum=1.0,
+        exclusive=True,
+        fixed=False,
+    )
+    calibrate: bool = setting(
+        False,
+        "Fit a temperature to the exported model's probabilities on Validation (Guo et al. 2017) before the threshold "
+        "is chosen.",
+        fixed=False,
+    )
+
+    @property
+    def decision(self) -> dict[str, Value]:
+        """The settings that decide what an export answers, those without effect left out."""
+        limit = {"threshold_fpr": self.threshold_fpr} if self.threshold_by == "fpr" else {}
+        return {"threshold_by": self.threshold_by, **limit, "calibrate": self.calibrate}
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -65,6 +65,9 @@ class EvaluateFlags:
         "CSV with the header path,<column>...: figures by value of each column. Paths are as in predictions.csv; "
         "images without a row are of the group (none).",
     )
+    threshold: str = config.setting(
+        "", "Of two classes, answer the positive one from this probability up (0 to 1); empty: the export's threshold."
+    )
     max_bad_fraction: float = config.setting(
         0.05,
         "Exit with code 2 if more than this share of the split is unreadable.",
@@ -99,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
     request = flags.parse_request(argv, EvaluateFlags, usage=USAGE, required=("model_dir", "data_dir", "split", "out"))
     if files.is_remote(request.out):  # Leaves nothing behind, and listing a large bucket takes minutes.
         files.require_writable(request.out, "out")
-    export = serving.find_export(request.model_dir)
+    export = with_threshold(serving.find_export(request.model_dir), request.threshold)
     split = read_split(request.data_dir, request.split, export.class_names)
     if not len(split):
         raise RequestError(
@@ -113,6 +116,29 @@ def main(argv: Sequence[str]) -> int:
     figures = evaluate(export, predictions, request, drawn.take(predictions.numbers), columns)
     print(terminal.summary(figures, request.out))
     return EXIT_DONE
+
+
+def with_threshold(export: serving.Export, text: str) -> serving.Export:
+    """Return the export with another threshold; an empty text keeps its own.
+
+    Raises:
+        RequestError: if the text is no threshold, or a threshold decides nothing.
+    """
+    if not text:
+        return export
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = -1.0
+    if not 0.0 <= threshold <= 1.0:
+        raise RequestError(f"--threshold: expected a number from 0 to 1, or nothing, received {text!r}")
+    if len(export.class_names) > 2:
+        raise RequestError(
+            f"--threshold: expected a model of two classes, received one of {len(export.class_names)}, which answers "
+            "the likeliest; leave the flag out"
+        )
+    details = {**export.details, "threshold_choice": {"by": "--threshold", "why": ""}}
+    return dataclasses.replace(export, threshold=threshold, details=details)
 
 
 def predict_split(export: serving.Export, split: Split, request: EvaluateFlags) -> Predictions:
@@ -170,7 +196,7 @@ def evaluate(
         drawn: what the bootstrap draws, for each image that was scored.
         columns: of the table of groups, for each image that was scored.
     """
-    from trainer import groups, metrics  # Late, as above.
+    from trainer import calibration, groups, metrics  # Late, as above.
 
     split = predictions.split
     scored = metrics.Scored.of(
@@ -188,6 +214,9 @@ def evaluate(
         "drawn": drawn.describe(len(split)),
         **metrics.measure(scored, resamples=request.bootstrap, seed=request.seed, sources=drawn.numbers),
     }
+    figures["threshold_choice"] = export.details.get("threshold_choice")
+    if export.details.get("temperature", 1.0) != 1.0:
+        figures["calibration"] = calibration.effect(scored, export.details["temperature"])
     if columns:
         figures["groups"] = groups.measure(scored, columns, drawn, resamples=request.bootstrap, seed=request.seed)
     text = json.dumps(figures, indent=1, allow_nan=False)

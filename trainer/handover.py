@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import __version__, files, report, savedmodel
-from trainer.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer import __version__, calibration, files, report, savedmodel, scoring
+from trainer.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
 from trainer.data import augment
 from trainer.data.images import Images
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 _PREVIEW_IMAGES = 8
 _EXPORT_SAMPLES = 8
-THRESHOLD = 0.5
 
 
 class Handover:
@@ -47,7 +46,7 @@ class Handover:
             JobFailed: if an export does not do what the live model does, or its checkpoint is damaged.
         """
         state, runtime = self._state, self._runtime
-        exports = self._export()
+        exports, thresholds = self._export()
         self._write_report()
         return Result(
             status="done",
@@ -67,25 +66,45 @@ class Handover:
             device_kind=runtime.device_kind,
             images={split.name: split.counts for split in (self._train, self._validation)},
             skipped=skipped,
+            thresholds=thresholds,
+            decided_by=self._config.export.decision,
         )
 
-    def _export(self) -> dict[str, str]:
+    def _export(self) -> tuple[dict[str, str], dict[str, float]]:
         steps = {"best": self._state.stopping.best_step, "last": self._state.step}
         values = {"best": self._state.best, "last": self._state.last}
-        exports = {}
+        exports, decisions = {}, {}
         for kind in self._config.export.kinds:
             target = files.join(self._paths.exports(kind), str(steps[kind]))
+            arrays = self._arrays(steps[kind])
+            decisions[kind] = self._decide(arrays)
             difference = savedmodel.write(
                 target,
-                self._arrays(steps[kind]),
-                self._metadata(steps[kind], values[kind]),
+                arrays,
+                {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()},
                 self._samples(),
                 config=self._config.model,
                 image_size=self._config.data.image_size,
             )
             log.info("exported %s: %s (reloaded alone, differs by %.1e at most)", kind, target, difference)
             exports[kind] = target
-        return exports
+        return exports, {kind: decision.threshold for kind, decision in decisions.items()}
+
+    def _decide(self, arrays: Arrays) -> calibration.Decision:
+        """Choose what Validation decides, from the float32 predictions of the weights that are exported."""
+        settings, names = self._config.export, self._train.class_names
+        labels, probabilities = np.zeros(0, np.int64), np.zeros([0, len(names)], np.float32)
+        if calibration.needs_scores(settings, len(names)):
+            config = self._config
+            model = savedmodel.live_model(
+                arrays, config.model, num_classes=len(names), image_size=config.data.image_size
+            )
+            labels, probabilities = scoring.score_split(model, self._validation, config.data)
+        positive = positive_class_index(names, settings.positive_class)
+        decision = calibration.decide(labels, probabilities, positive=positive, settings=settings)
+        why = decision.threshold_choice["why"] or f"by {settings.threshold_by} on {len(labels)} Validation images"
+        log.info("threshold %g (%s), temperature %.4g", decision.threshold, why, decision.temperature)
+        return decision
 
     def _arrays(self, step: int) -> Any:
         try:
@@ -102,7 +121,6 @@ class Handover:
             "format": 1,
             "class_names": list(names),
             "positive_class": names[positive_class_index(names, self._config.export.positive_class)],
-            "threshold": THRESHOLD,
             "image_size": self._config.data.image_size,
             "step": step,
             "epoch": self._plan.epoch_of(step),

@@ -29,6 +29,8 @@ class Result:
         device_kind: GPU or CPU.
         images: used images of each split and class.
         skipped: undecodable images of each split.
+        thresholds: of each export, by kind.
+        decided_by: the settings behind them; None in results of older versions.
     """
 
     status: str
@@ -48,6 +50,8 @@ class Result:
     device_kind: str
     images: dict[str, dict[str, int]]
     skipped: dict[str, int]
+    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    decided_by: dict[str, Any] | None = None
 
     def write(self, path: str) -> None:
         """Write the JSON file, whole."""

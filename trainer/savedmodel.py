@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import files, models, verify_export
+from trainer import calibration, files, models, verify_export
 from trainer.checkpoint import Arrays
 from trainer.config import ModelConfig
 from trainer.data import decode
@@ -37,12 +37,19 @@ class ServingModel(tf.Module):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: keras.Model, class_names: Sequence[str], positive: int, threshold: float, image_size: int
+        self,
+        model: keras.Model,
+        class_names: Sequence[str],
+        positive: int,
+        threshold: float,
+        image_size: int,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__(name="deepdetect")
         self.model = model
         self._names, self._binary = tf.constant(list(class_names)), len(class_names) == 2
         self._positive, self._threshold, self._image_size = positive, threshold, image_size
+        self._temperature = temperature
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -54,8 +61,15 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         """Score RGB pixels of any size in [0, 255]."""
         return self._score(decode.resize(images, self._image_size))
 
-    def _score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    def probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        """Return ``[N, C]`` of pixels ``[N, S, S, 3]`` uint8, with the temperature (``calibration.temper``)."""
         probabilities = self.model(tf.cast(images, tf.float32) / 255.0, training=False)
+        if self._temperature == 1.0:
+            return probabilities
+        return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, calibration.SMALLEST)) / self._temperature)
+
+    def _score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = self.probabilities(images)
         p_fake = probabilities[:, self._positive]
         if self._binary:
             predicted = tf.where(p_fake >= self._threshold, self._positive, 1 - self._positive)
@@ -78,7 +92,8 @@ def write(
     Args:
         target: ``.../export/best/<step>``; replaced if it is there.
         arrays: a checkpoint's arrays; those under ``model/`` are used.
-        metadata: written beside the model; must hold ``class_names``, ``positive_class`` and ``threshold``.
+        metadata: written beside the model; must hold ``class_names``, ``positive_class`` and ``threshold``; a
+            ``temperature`` becomes part of the model.
         samples: encoded images to compare on; undecodable ones are left out.
         config: architecture.
         image_size: S.
@@ -89,13 +104,15 @@ def write(
     class_names = metadata["class_names"]
     model = live_model(arrays, config, num_classes=len(class_names), image_size=image_size)
     positive = class_names.index(metadata["positive_class"])
-    serving = ServingModel(model, class_names, positive, metadata["threshold"], image_size)
+    serving = ServingModel(
+        model, class_names, positive, metadata["threshold"], image_size, metadata.get("temperature", 1.0)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         built = os.path.join(scratch, "model")
         signatures = {"serving_default": serving.serve_bytes, "serve_images": serving.serve_images}
         tf.saved_model.save(serving, built, signatures=signatures)
         files.write_text(files.join(built, EXPORT_METADATA), json.dumps(metadata, indent=1))
-        difference = _check_in_fresh_process(built, model, samples, image_size, scratch)
+        difference = _check_in_fresh_process(built, serving, samples, image_size, scratch)
         files.publish(built, target, last=MODEL_FILE)
     return difference
 
@@ -123,14 +140,14 @@ def _float32_policy() -> Iterator[None]:
 
 
 def _check_in_fresh_process(
-    built: str, model: keras.Model, samples: Sequence[bytes], image_size: int, scratch: str
+    built: str, serving: ServingModel, samples: Sequence[bytes], image_size: int, scratch: str
 ) -> float:
     """Run ``verify_export`` and return the largest difference of a probability."""
     loaded = decode.load_batch(samples, image_size)
     good = [i for i in range(len(samples)) if i not in loaded.errors]
     images = loaded.images[good]
     with tf.device("/CPU:0"):
-        expected = model(tf.constant(images, tf.float32) / 255.0, training=False).numpy()
+        expected = serving.probabilities(tf.constant(images)).numpy()
     kept = os.path.join(scratch, "samples.npz")
     encoded = _rows([samples[i] for i in good])
     np.savez(kept, encoded=encoded, images=images, probabilities=expected)

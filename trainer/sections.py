@@ -9,6 +9,12 @@ from typing import Any
 from trainer import pages
 
 _GROUPS_SHOWN = 30
+_CHOSEN = {
+    "accuracy": "highest accuracy",
+    "balanced_accuracy": "highest balanced accuracy",
+    "eer": "misses as frequent as false alarms",
+    "fpr": "most found within the allowed false alarms",
+}
 _SHARES = {"accuracy": True, "balanced_accuracy": True, "auc": False, "eer": True}
 
 
@@ -30,3 +36,30 @@ def _cells(group: Mapping[str, Any]) -> list[dict[str, str]]:
         note = pages.span(interval, share) if interval else group["undefined"].get(name, "")
         cells.append({"value": pages.number(group[name], share), "note": note})
     return cells
+
+
+def threshold(figures: Mapping[str, Any], positive: str) -> list[str]:
+    """Return sentences about the threshold, and about the temperature if there is one."""
+    value = f"The threshold is {figures['threshold']:.4g}"
+    if len(figures["class_names"]) > 2:
+        return ["With more than two classes the likeliest class is the answer.", *_temperature(figures)]
+    choice = figures["threshold_choice"] or {"by": "", "why": "the export does not say why"}
+    if choice["by"] == "--threshold":
+        value += ", given by --threshold instead of the export's own"
+    elif choice["why"]:
+        value += f" ({choice['why']})"
+    else:
+        value += f", chosen on {choice['images']:,} Validation images ({_CHOSEN[choice['by']]})"
+    return [f"{value}: an image is called {positive} from that probability up.", *_temperature(figures)]
+
+
+def _temperature(figures: Mapping[str, Any]) -> list[str]:
+    effect = figures.get("calibration")
+    if not effect:
+        return []
+    before, after = effect["before"], effect["after"]
+    return [
+        f"A temperature of {effect['temperature']:.3g}, fitted on Validation, changes the log loss here from "
+        f"{before['log_loss']:.3f} to {after['log_loss']:.3f} and the calibration error from {before['ece']:.1%} to "
+        f"{after['ece']:.1%}."
+    ]

@@ -96,7 +96,8 @@ def make_plan(config: Config, examples: int) -> Plan:
 def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
     """Tell whether a result answers the request: far enough, and with the exports it asks for."""
     far_enough = finished.step >= plan.total_steps or finished.stopped_by == "early_stopping"
-    return far_enough and set(config.export.kinds) <= finished.exports.keys()
+    as_wanted = finished.decided_by in (None, config.export.decision) or not config.export.kinds
+    return far_enough and as_wanted and set(config.export.kinds) <= finished.exports.keys()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -113,7 +114,8 @@ def main(argv: Sequence[str]) -> int:
     values = ", ".join(f"{name} {value:.4f}" for name, value in outcome.validation.items() if value is not None)
     print(f"best epoch {outcome.best_epoch} (step {outcome.best_step}): validation {values}")
     for kind, path in outcome.exports.items():
-        print(f"model ({kind}): {path}")
+        threshold = f" (threshold {outcome.thresholds[kind]:g})" if kind in outcome.thresholds else ""
+        print(f"model ({kind}): {path}{threshold}")
     print(f"report: {JobPaths(config.loop.job_dir).report}")
     return EXIT_DONE
 

@@ -1,0 +1,214 @@
+"""What is decided on Validation before a model is handed over: a temperature for its probabilities, and a threshold.
+
+Owns: the maths and the rules when Validation cannot decide.  Does not own: scoring Validation (``scoring.py``), where
+the decision is kept (``deepdetect.json``).  Knows neither TensorFlow nor files.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+
+from trainer import metrics
+from trainer.config import ExportConfig
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+DEFAULT_THRESHOLD = 0.5
+SMALLEST = 1e-30  # Probabilities are at least this before the logarithm; float32 holds it.
+FEWEST_OF_A_CLASS = 10  # A rule of thumb: fewer images say more about themselves than about a threshold.
+_TEMPERATURES = (0.05, 20.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """How a model's output becomes an answer.
+
+    Attributes:
+        threshold: of two classes, the positive one is answered from this probability up; [0, 1].
+        temperature: probabilities are ``softmax(log p / temperature)``; 1 leaves them alone.
+        threshold_choice: how the threshold came about, ready for JSON.
+        calibration: how the temperature did; None if it was not asked for.
+    """
+
+    threshold: float
+    temperature: float
+    threshold_choice: dict[str, Any]
+    calibration: dict[str, Any] | None
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what the export keeps of it."""
+        return dataclasses.asdict(self)
+
+
+def needs_scores(settings: ExportConfig, classes: int) -> bool:
+    """Tell whether ``decide`` looks at Validation at all."""
+    return settings.calibrate or (settings.threshold_by != "none" and classes == 2)
+
+
+def decide(
+    labels: npt.NDArray[np.integer[Any]],
+    probabilities: npt.NDArray[np.floating[Any]],
+    *,
+    positive: int,
+    settings: ExportConfig,
+) -> Decision:
+    """Choose temperature and threshold from the predictions of the very weights that are to be exported.
+
+    Args:
+        labels: ``[N]``, each Validation image once; N = 0 if ``needs_scores`` says no.
+        probabilities: ``[N, C]`` softmax output.
+        positive: column of the positive class.
+        settings: ``threshold_by``, ``threshold_fpr``, ``calibrate``.
+    """
+    truth, scores = np.asarray(labels, np.int64), np.asarray(probabilities, np.float64)
+    temperature, calibration = 1.0, None
+    if settings.calibrate:
+        temperature, why = _temperature(truth, scores)
+        before, after = (_log_loss(truth, temper(scores, t)) for t in (1.0, temperature))
+        calibration = {"images": len(truth), "log_loss_before": before, "log_loss_after": after, "why": why}
+    is_positive, tempered = truth == positive, temper(scores, temperature)[:, positive].astype(np.float32)
+    why = _why_no_threshold(is_positive, tempered, scores.shape[1], settings)
+    threshold = DEFAULT_THRESHOLD
+    if not why:
+        threshold = best_threshold(is_positive, tempered, by=settings.threshold_by, limit=settings.threshold_fpr)
+    choice = {"by": settings.threshold_by, "why": why, "images": len(truth)}
+    if settings.threshold_by == "fpr":
+        choice["fpr_limit"] = settings.threshold_fpr
+    if scores.shape[1] == 2 and len(truth):
+        choice |= _rates(is_positive, tempered >= np.float32(threshold))
+    return Decision(threshold, temperature, choice, calibration)
+
+
+def temper(probabilities: Floats, temperature: float) -> Floats:
+    """Return ``softmax(log p / temperature)`` of rows ``[N, C]`` (Guo et al. 2017, arXiv:1706.04599, section 4.2).
+
+    The same as dividing the logits that gave p.  ``temper(temper(p, t), 1 / t)`` is p again.
+    """
+    if temperature == 1.0:
+        return probabilities
+    logits = np.log(np.maximum(probabilities, SMALLEST)) / temperature
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
+
+
+def effect(scored: metrics.Scored, temperature: float) -> dict[str, Any]:
+    """Return log loss and calibration error before and after a temperature that ``scored`` already has.
+
+    Probabilities that float32 rounded to 0 or 1 come back as these, so "before" is as exact as they are.
+    """
+    before = temper(scored.probabilities, 1.0 / temperature)
+    found: dict[str, Any] = {"temperature": temperature}
+    for name, probabilities in (("before", before), ("after", scored.probabilities)):
+        ece = metrics.expected_calibration_error(scored.labels, scored.predicted, probabilities)
+        found[name] = {"log_loss": _log_loss(scored.labels, probabilities), "ece": ece}
+    return found
+
+
+def _log_loss(labels: Ints, probabilities: Floats) -> float | None:
+    return float(metrics.cross_entropy(labels, probabilities).mean()) if len(labels) else None
+
+
+def _temperature(labels: Ints, probabilities: Floats) -> tuple[float, str]:
+    """Return the temperature of least log loss, or 1 and why not another one."""
+    counts = np.bincount(labels, minlength=probabilities.shape[1])
+    if counts.min() < FEWEST_OF_A_CLASS:
+        return 1.0, _too_few(int(counts.min()))
+
+    def loss(logarithm: float) -> float:
+        tempered = temper(probabilities, float(np.exp(logarithm)))
+        return float(metrics.cross_entropy(labels, tempered).mean())
+
+    bounds = np.log(_TEMPERATURES)
+    found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    if min(map(loss, bounds)) <= found.fun + 1e-9:  # As when every image is called right: the colder, the better.
+        return 1.0, "the log loss has no minimum between temperatures {:g} and {:g}".format(*_TEMPERATURES)
+    return float(np.exp(found.x)), ""
+
+
+def _too_few(count: int) -> str:
+    return f"Validation holds {count} images of one class, expected at least {FEWEST_OF_A_CLASS}"
+
+
+def _why_no_threshold(
+    is_positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32], classes: int, settings: ExportConfig
+) -> str:
+    """Return why the default threshold stays; empty if Validation decides."""
+    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
+    if settings.threshold_by == "none":
+        return "--threshold_by=none"
+    if classes != 2:
+        return "of more than two classes the likeliest is the answer"
+    if min(positives, negatives) < FEWEST_OF_A_CLASS:
+        return _too_few(min(positives, negatives))
+    if settings.threshold_by == "fpr" and negatives * settings.threshold_fpr < 1.0:
+        return (
+            f"Validation holds {negatives} images of the other class, expected at least "
+            f"{1 / settings.threshold_fpr:,.0f} for a false positive rate of {settings.threshold_fpr:g}"
+        )
+    return "all images have the same score" if scores.min() == scores.max() else ""
+
+
+def best_threshold(
+    is_positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32], *, by: str, limit: float
+) -> float:
+    """Return the threshold that does best on these images, in [0, 1].
+
+    Every threshold between two neighbouring scores gives the same answers.  Of all runs of thresholds that are
+    equally good, the middle of the widest is taken (of equally wide ones, the one nearest 0.5): it is farthest from
+    the scores that other images may have.
+
+    Args:
+        is_positive: ``[N]``, both kinds present.
+        scores: ``[N]`` float32 in [0, 1]; an image is called positive from the threshold up.
+        by: accuracy; balanced_accuracy; eer: misses and false alarms as equally frequent as can be; fpr: most
+            positives found with a false positive rate up to ``limit``, then fewest false alarms.
+        limit: of ``fpr``.
+    """
+    edges = np.unique(scores)  # A threshold in (edges[j - 1], edges[j]] calls positive what is at least edges[j].
+    hits, alarms = (
+        np.append(len(group) - np.searchsorted(np.sort(group), edges), 0)
+        for group in (scores[is_positive], scores[~is_positive])
+    )
+    worth = _worth(hits, alarms, by, limit)
+    below, above = np.append(np.float32(0.0), edges), np.append(edges, np.float32(1.0))
+    if edges[-1] >= 1.0:  # Then no threshold up to 1 calls nothing positive.
+        worth, below, above = worth[:-1], below[:-1], above[:-1]
+    best = np.flatnonzero(worth == worth.max())
+    runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
+    spans = [(float(below[run[0]]), float(above[run[-1]])) for run in runs]
+    return _middle(*min(spans, key=lambda span: (span[0] - span[1], abs(span[0] + span[1] - 1.0))))
+
+
+def _worth(hits: Ints, alarms: Ints, by: str, limit: float) -> Ints:
+    """Return whole numbers ``[K]`` that order thresholds, so that equally good ones are exactly equal."""
+    positives, negatives = int(hits[0]), int(alarms[0])
+    if by == "accuracy":
+        return np.asarray(hits - alarms, np.int64)
+    if by == "balanced_accuracy":
+        return np.asarray(hits * negatives - alarms * positives, np.int64)
+    if by == "eer":
+        return np.asarray(-np.abs((positives - hits) * negatives - alarms * positives), np.int64)
+    return np.where(alarms / negatives <= limit, hits * (negatives + 1) - alarms, -1 - negatives)
+
+
+def _middle(low: float, high: float) -> float:
+    """Return a number in (low, high] about its middle, in float32 too, with few digits where that is possible."""
+    middle = (low + high) / 2
+    for digits in range(2, 9):
+        short = round(middle, digits)
+        if low < np.float32(short) <= high and abs(short - middle) <= 0.05 * (high - low):
+            return short
+    return high
+
+
+def _rates(is_positive: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_]) -> dict[str, float | None]:
+    """Return what a threshold does to these images; None where there are none of a kind."""
+    tpr = float(called[is_positive].mean()) if is_positive.any() else None
+    fpr = float(called[~is_positive].mean()) if not is_positive.all() else None
+    balanced = None if tpr is None or fpr is None else (tpr + 1.0 - fpr) / 2
+    accuracy = float((called == is_positive).mean())
+    return {"tpr": tpr, "fpr": fpr, "accuracy": accuracy, "balanced_accuracy": balanced}

@@ -1,0 +1,58 @@
+"""A live model's probabilities for every image of a split, on this process's default device.
+
+Other processes of a job take no part, so the chief can use it while they wait.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.config import DataConfig
+from trainer.data.decode import Loaded
+from trainer.data.images import Images
+from trainer.data.manifest import Split
+
+_BATCH = 64
+
+
+def score_split(
+    model: keras.Model, split: Split, data: DataConfig
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return labels ``[N]`` and probabilities ``[N, C]`` of each image that can be decoded, once, in the split's order.
+
+    Args:
+        model: takes ``[B, S, S, 3] float32`` in [0, 1]; see ``savedmodel.live_model``.
+        split: the images.
+        data: image size and largest number of pixels; its cache is not used.
+
+    Raises:
+        StoppedEarly: if the storage does not answer.
+    """
+    size = data.image_size
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)], autograph=False)
+    def probabilities(images: tf.Tensor) -> tf.Tensor:
+        return model(tf.cast(images, tf.float32) / 255.0, training=False)
+
+    labels, outputs = [], []
+    for index, loaded in _batches(Images(split, data, cached=False), len(split)):
+        good = np.array([position not in loaded.errors for position in range(len(index))], np.bool_)
+        outputs.append(probabilities(loaded.images).numpy()[good])
+        labels.append(split.labels[index[good]])
+    return np.concatenate(labels).astype(np.int64), np.concatenate(outputs)
+
+
+def _batches(images: Images, count: int) -> Iterator[tuple[npt.NDArray[np.int64], Loaded]]:
+    """Yield index and pixels of batches; the next one is read while the model works."""
+    indices = [np.arange(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(images.load, index) for index in indices[:1]]
+        for index, following in zip(indices, [*indices[1:], None], strict=True):
+            loaded = ahead.pop()
+            if following is not None:
+                ahead.append(reader.submit(images.load, following))
+            yield index, loaded.result()
