@@ -26,6 +26,7 @@ LAYERS = [
     ["trainer.audit.scan", "trainer.data.reading", "trainer.plots", "trainer.predict", "trainer.progress",
      "trainer.state", "trainer.sweep.request"],
     ["trainer.audit.cues", "trainer.audit.duplicates", "trainer.data.cache", "trainer.data.order",
+     "trainer.robustness", "trainer.robustness_plots",
      "trainer.pack.writer", "trainer.pages", "trainer.submit.request", "trainer.sweep.oracles",
      "trainer.sweep.records"],
     ["trainer.audit.charts", "trainer.audit.summary", "trainer.data.images", "trainer.pack.command",

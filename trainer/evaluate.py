@@ -68,6 +68,14 @@ class EvaluateFlags:
     threshold: str = config.setting(
         "", "Of two classes, answer the positive one from this probability up (0 to 1); empty: the export's threshold."
     )
+    robustness: bool = config.setting(
+        False,
+        "Also score images after JPEG compression, blur, noise, down- and up-scaling, crop and brightness, each in "
+        "several strengths.",
+    )
+    robustness_images: int = config.setting(
+        2000, "Images for that at most, evenly spread over the classes; 0: all.", unit="images", minimum=0
+    )
     max_bad_fraction: float = config.setting(
         0.05,
         "Exit with code 2 if more than this share of the split is unreadable.",
@@ -219,6 +227,13 @@ def evaluate(
         figures["calibration"] = calibration.effect(scored, export.details["temperature"])
     if columns:
         figures["groups"] = groups.measure(scored, columns, drawn, resamples=request.bootstrap, seed=request.seed)
+    if request.robustness:
+        from trainer import robustness  # Loads TensorFlow.
+
+        figures["robustness"] = robustness.measure(
+            export, split, predictions.numbers, drawn,
+            limit=request.robustness_images, resamples=request.bootstrap, seed=request.seed,
+        )  # fmt: skip
     text = json.dumps(figures, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, "metrics.json"), text + "\n")
     files.write_text(files.join(request.out, "predictions.csv"), to_csv(export, scored, split))

@@ -149,6 +149,7 @@ def write_evaluation_report(
             interval_text=_interval_text(figures),
             by_class=_by_class(figures),
             groups=sections.groups(figures),
+            robustness=sections.robustness(figures),
             threshold_text=" ".join(sections.threshold(figures, positive)),
             about={name: _plain(details[name]) for name in known if name in details},
             settings=details.get("config") or {},

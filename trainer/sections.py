@@ -6,7 +6,7 @@ Owns: what they say.  Does not own: layout (``templates/``).
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import pages
+from trainer import pages, robustness_plots, terminal
 
 _GROUPS_SHOWN = 30
 _CHOSEN = {
@@ -63,3 +63,36 @@ def _temperature(figures: Mapping[str, Any]) -> list[str]:
         f"{before['log_loss']:.3f} to {after['log_loss']:.3f} and the calibration error from {before['ece']:.1%} to "
         f"{after['ece']:.1%}."
     ]
+
+
+def robustness(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return sentences, drawings and rows about distorted images; None if they were not scored."""
+    found = figures.get("robustness")
+    if found is None:
+        return None
+    clean = found["unchanged"]
+    rows = [{"name": "unchanged", "cells": _robust_cells(clean)}]
+    for kind, what in found["kinds"].items():
+        for result in what["results"]:
+            rows.append({"name": f"{kind}, {what['unit']}: {result['strength']:g}", "cells": _robust_cells(result)})
+    sentences = [terminal.worst_fall(found)]
+    if found["images"] < found["of"]:
+        sentences.append(f"Scored on {found['images']:,} of {found['of']:,} images, evenly spread over the classes.")
+    drawings = [
+        pages.draw(
+            robustness_plots.curves(kind, what, clean),
+            f"AUC and accuracy after {kind}, by {what['unit']}",
+            f"{kind} by {what['unit']}; bars are 95% intervals.",
+        )
+        for kind, what in found["kinds"].items()
+    ]
+    return {"sentences": sentences, "drawings": drawings, "rows": rows}
+
+
+def _robust_cells(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    cells = []
+    for name in ("auc", "accuracy"):
+        interval = result["ci95"][name]
+        note = pages.span(interval, name == "accuracy") if interval else result["undefined"].get(name, "")
+        cells.append({"value": pages.number(result[name], name == "accuracy"), "note": note})
+    return cells

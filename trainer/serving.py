@@ -158,6 +158,19 @@ class Scorer:
             finally:  # Whoever stops early does not wait for files that nobody needs.
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def score_pixels(self, images: npt.NDArray[np.uint8]) -> Probabilities:
+        """Return probabilities ``[n, C]`` of RGB pixels ``[n, H, W, 3]``.
+
+        Raises:
+            RequestError: if the model does not take pixels.
+        """
+        if "serve_images" not in self._loaded.signatures:
+            raise RequestError(
+                "--model_dir: expected a SavedModel with the signature serve_images, received none; export it again"
+            )
+        output = self._loaded.signatures["serve_images"](images=self._tf.constant(images))
+        return np.asarray(output["probabilities"].numpy(), np.float32)
+
     def _answer(self, start: int, contents: Sequence["Future[bytes]"]) -> Answers:
         count = len(contents)
         answers = Answers(start, np.zeros([count, self._num_classes], np.float32), [""] * count, {})

@@ -19,7 +19,19 @@ def summary(figures: Mapping[str, Any], out: str) -> str:
         lines.append(f"  intervals over {figures['drawn']['count']:,} sources, by {figures['drawn']['rule']}")
     for column, groups in figures.get("groups", {}).items():
         lines += _groups(column, groups)
+    if "robustness" in figures:
+        lines.append(worst_fall(figures["robustness"]))
     return "\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"])
+
+
+def worst_fall(found: Mapping[str, Any]) -> str:
+    """Return one sentence on where a model falls most, of ``robustness`` in ``metrics.json``."""
+    worst = found["worst"]
+    title = {"auc": "AUC", "accuracy": "accuracy"}[worst["figure"]]
+    where = f"{worst['kind']} ({found['kinds'][worst['kind']]['unit']} {worst['strength']:g})"
+    if worst["value"] >= worst["unchanged"]:
+        return f"No distortion lowers the {title} of {worst['unchanged']:.3f}."
+    return f"The worst fall is at {where}: the {title} is {worst['value']:.3f} instead of {worst['unchanged']:.3f}."
 
 
 def _span(interval: list[float] | None) -> str:

@@ -1,0 +1,202 @@
+"""How an exported model fares when the same images are recompressed, blurred, noisy, rescaled, cropped, or darker.
+
+Distortions act on the decoded image at its own size, as they do to files on their way through the internet; the
+model then resizes as ever.  Each is a function of (seed, number of the image).
+Does not own: what figures mean (``metrics.py``), how they are shown (``sections.py``).
+"""
+
+import dataclasses
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+import tqdm
+from PIL import Image, ImageFilter
+
+from trainer import groups, metrics, serving
+from trainer.config import MAX_IMAGE_PIXELS
+from trainer.data import decode, reading
+from trainer.data.manifest import Split
+from trainer.metrics import Scored
+from trainer.sources import Sources
+
+Pixels = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.int64]
+
+FIGURES = ("accuracy", "auc")
+_SCORED_AT_ONCE = 64
+
+
+def _jpeg(pixels: Pixels, quality: float, noise: np.random.Generator) -> Pixels:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=int(quality))  # With 4:2:0 chroma, as the web has it.
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def _blur(pixels: Pixels, sigma: float, noise: np.random.Generator) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(sigma)))
+
+
+def _noise(pixels: Pixels, deviation: float, noise: np.random.Generator) -> Pixels:
+    return _to_bytes(pixels + deviation * noise.standard_normal(pixels.shape, np.float32))
+
+
+def _rescale(pixels: Pixels, factor: float, noise: np.random.Generator) -> Pixels:
+    height, width = pixels.shape[:2]
+    small = (max(1, round(width * factor)), max(1, round(height * factor)))
+    image = Image.fromarray(pixels).resize(small, Image.Resampling.BICUBIC)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _crop(pixels: Pixels, share: float, noise: np.random.Generator) -> Pixels:
+    height, width = pixels.shape[:2]
+    rows, columns = max(1, round(height * share)), max(1, round(width * share))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[top : top + rows, left : left + columns]
+
+
+def _brightness(pixels: Pixels, factor: float, noise: np.random.Generator) -> Pixels:
+    return _to_bytes(pixels * np.float32(factor))
+
+
+def _to_bytes(values: npt.NDArray[np.float32]) -> Pixels:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A distortion: what its strength means, and the strengths, mildest first."""
+
+    distort: Callable[[Pixels, float, np.random.Generator], Pixels]
+    unit: str
+    strengths: tuple[float, ...]
+
+
+KINDS: Mapping[str, Kind] = {
+    "jpeg": Kind(_jpeg, "quality", (95, 85, 70, 50, 30)),
+    "blur": Kind(_blur, "standard deviation, pixels", (0.5, 1, 2, 4)),
+    "noise": Kind(_noise, "standard deviation, gray levels", (2, 5, 10, 20)),
+    "rescale": Kind(_rescale, "size in between, share of a side", (0.75, 0.5, 0.25)),
+    "crop": Kind(_crop, "centre kept, share of a side", (0.9, 0.8, 0.6)),
+    "brightness": Kind(_brightness, "factor", (0.5, 0.75, 1.25, 1.5)),
+}
+
+
+def distort(pixels: Pixels, kind: str, strength: float, *, seed: int, number: int) -> Pixels:
+    """Return a distorted image ``[H', W', 3]`` of ``[H, W, 3]``; the same for the same seed and image number."""
+    return KINDS[kind].distort(pixels, strength, np.random.default_rng([seed, number]))
+
+
+def choose(labels: npt.NDArray[np.integer[Any]], limit: int) -> Numbers:
+    """Return the positions of up to ``limit`` images (0: all), evenly spread over each class, by its share."""
+    if not limit or len(labels) <= limit:
+        return np.arange(len(labels), dtype=np.int64)
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = max(1, int(limit * len(members) / len(labels)))
+        chosen.append(members[np.linspace(0, len(members) - 1, count).round().astype(np.int64)])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def measure(
+    export: serving.Export,
+    split: Split,
+    numbers: Numbers,
+    sources: Sources,
+    *,
+    limit: int,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Score images of a split under every distortion and return their figures, ready for JSON.
+
+    Args:
+        export: the model, with the threshold to use.
+        split: images that can be decoded.
+        numbers: ``[N]`` number of each image, which decides its noise.
+        sources: what the bootstrap draws.
+        limit: images to use at most; 0: all.
+        resamples: bootstrap resamples; 0: no intervals.
+        seed: of noise and resamples.
+    """
+    chosen = choose(split.labels, limit)
+    settings: list[tuple[str, float]] = [("", 0.0)]
+    settings += [(kind, strength) for kind, what in KINDS.items() for strength in what.strengths]
+    probabilities = _score(export, split.take(chosen, split.name), numbers[chosen], settings, seed)
+    drawn = sources.take(chosen).numbers
+    results = []
+    for (_, strength), rows in zip(settings, probabilities, strict=True):
+        scored = Scored.of(split.labels[chosen], rows, export.class_names, export.positive, export.threshold)
+        figures = metrics.measure(scored, resamples=resamples, seed=seed, sources=drawn)
+        results.append({"strength": strength, **groups.chosen(figures, FIGURES)})
+    clean = {name: value for name, value in results[0].items() if name != "strength"}
+    kinds: dict[str, Any] = {kind: {"unit": what.unit, "results": []} for kind, what in KINDS.items()}
+    for (kind, _), result in zip(settings[1:], results[1:], strict=True):
+        kinds[kind]["results"].append(result)
+    return {
+        "images": len(chosen), "of": len(split), "seed": seed,
+        "unchanged": clean, "kinds": kinds, "worst": _worst(clean, kinds),
+    }  # fmt: skip
+
+
+def _worst(clean: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+    """Return where the AUC (the accuracy if that is undefined) is lowest."""
+    figure = "accuracy" if clean["auc"] is None else "auc"
+    candidates = [
+        (result[figure], kind, result["strength"])
+        for kind, what in kinds.items()
+        for result in what["results"]
+        if result[figure] is not None
+    ]
+    value, kind, strength = min(candidates, key=lambda candidate: candidate[0])
+    return {"figure": figure, "kind": kind, "strength": strength, "value": value, "unchanged": clean[figure]}
+
+
+def _score(
+    export: serving.Export, split: Split, numbers: Numbers, settings: list[tuple[str, float]], seed: int
+) -> npt.NDArray[np.float32]:
+    """Return probabilities ``[settings, N, C]``."""
+    scorer = serving.Scorer(export)
+    reader = reading.open_reader(split)
+    size = int(export.details["image_size"])
+
+    def variants(position: int) -> Pixels:
+        """Return one image in all settings, ``[settings, S, S, 3]``."""
+        pixels = decode.decode_one(MAX_IMAGE_PIXELS)(tf.constant(reader.read_one(position))).numpy()
+        rows = []
+        for kind, strength in settings:
+            changed = distort(pixels, kind, strength, seed=seed, number=int(numbers[position])) if kind else pixels
+            rows.append(decode.resize(tf.constant(changed), size).numpy())
+        return np.stack(rows)
+
+    together = max(1, _SCORED_AT_ONCE // len(settings))
+    found = []
+    with tqdm.tqdm(
+        total=len(split), desc="robustness", unit="image", file=sys.stderr, disable=None, leave=False
+    ) as bar:
+        for images in _in_groups(variants, len(split), together):
+            flat = images.reshape(-1, size, size, 3)
+            answers = scorer.score_pixels(flat)
+            found.append(answers.reshape(len(images), len(settings), -1))
+            bar.update(len(images))
+    return np.concatenate(found).transpose(1, 0, 2)
+
+
+def _in_groups(variants: Callable[[int], Pixels], count: int, together: int) -> Iterator[Pixels]:
+    """Yield ``[n, settings, S, S, 3]`` of so many images at a time; the next ones are made while the model works."""
+    starts = list(range(0, count, together))
+    with ThreadPoolExecutor() as pool:
+
+        def submit(start: int) -> list[Any]:
+            return [pool.submit(variants, position) for position in range(start, min(start + together, count))]
+
+        ahead = submit(starts[0])
+        for following in [*starts[1:], None]:
+            ready, ahead = ahead, submit(following) if following is not None else []
+            yield np.stack([future.result() for future in ready])
