@@ -35,7 +35,7 @@ def spread_samples(scored: Scored, of_a_class: int) -> npt.NDArray[np.int64]:
 def pictures(split: Split, scored: Scored, positions: npt.NDArray[np.int64]) -> list[Picture]:
     """Load thumbnails of the images at ``positions``, with what they are and what they were called."""
     source = Images(split, config.DataConfig(image_size=_THUMBNAIL))
-    images = source.load(positions).images.numpy()
+    images = source.load(positions).images
     positive = scored.class_names[scored.positive]
     found = []
     for image, index in zip(images, positions, strict=True):
