@@ -16,7 +16,7 @@ LAYERS = [
      "trainer.logs", "trainer.loop", "trainer.patience", "trainer.verify_export", "trainer.wire"],
     ["trainer.cluster", "trainer.config", "trainer.gcs", "trainer.metrics", "trainer.signals", "trainer.submit.api"],
     ["trainer.data.decode", "trainer.files", "trainer.lease", "trainer.models", "trainer.optim",
-     "trainer.pack.request", "trainer.rendezvous", "trainer.runtime"],
+     "trainer.pack.request", "trainer.rendezvous", "trainer.runtime", "trainer.tables"],
     ["trainer.checkpoint", "trainer.data.packed", "trainer.data.skipped", "trainer.events", "trainer.explain",
      "trainer.flags", "trainer.inputs", "trainer.paths", "trainer.peers", "trainer.result", "trainer.space",
      "trainer.step", "trainer.sweep.hparams", "trainer.sweep.paths"],

@@ -28,7 +28,7 @@ def feature_layer(model: keras.Model) -> keras.layers.Layer | None:
     found, convolved = None, False
     for layer in _flat(model):
         convolved = convolved or "Conv" in type(layer).__name__
-        shape = getattr(layer.output, "shape", ()) if convolved else ()
+        shape: Any = getattr(layer.output, "shape", ()) if convolved else ()
         wanted = not any(word in type(layer).__name__ for word in _PASSED_OVER)
         if len(shape) == 4 and shape[1] * shape[2] > 1 and wanted:
             found = layer

@@ -43,7 +43,8 @@ def _inferno(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     import matplotlib  # Late: it takes a while, and only pictures need it.
 
     table = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    return table[np.rint(values * 255).astype(int)].astype(np.float32)
+    colours: npt.NDArray[np.float32] = table[np.rint(values * 255).astype(int)].astype(np.float32)
+    return colours
 
 
 def _border(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
