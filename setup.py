@@ -19,7 +19,8 @@ GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TENSORBOARD = ["tensorboard>=2.20,<3"]
 # The Kubernetes client takes its version from Kubernetes, and changes its interface with it.
 SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
-DEMO = ["opencv-python-headless>=4.10", "tqdm>=4.66,<5"]
+VIDEO = ["opencv-python-headless>=4.10"]
+DEMO = [*VIDEO, "tqdm>=4.66,<5"]
 DEV = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -47,6 +48,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "gpu": TRAIN + GPU,
+        "video": TRAIN + VIDEO,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,
         "all": TRAIN + TENSORBOARD + DEMO,

@@ -1,7 +1,7 @@
-"""Score images with an exported model: files, folders, globs or a list, to a table, CSV or JSONL.
+"""Score images or videos with an exported model: files, folders, globs or a list, to a table, CSV or JSONL.
 
-Does not own: which files words name (``inputs.py``), how files are scored (``serving.py``), what rows look like
-(``tables.py``).
+Does not own: which files words name (``inputs.py``), how files are scored (``serving.py``), videos (``clips.py``), what
+rows look like (``tables.py``).
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 
-from trainer import config, errors, files, flags, heatmap, inputs, serving, tables
+from trainer import clips, config, errors, files, flags, heatmap, inputs, serving, tables, video
+from trainer.config import Value
 from trainer.errors import RequestError
 from trainer.tables import Row
 
@@ -24,6 +25,9 @@ Say for each image how likely it is a fake.
 PATH is an image, a folder (with all below it), a glob (quote it to let ** cross folders) or gs://; "-" reads
 paths from stdin, one a line.  Rows are path, label, p_fake, error, heatmap with --explain, and p_<class> if there are
 more than two.
+
+With --video PATHs are videos (of folders and globs .mp4, .avi, .mov, .mkv and .webm are taken); p_fake is the mean of
+their frames, p_fake_top the mean of the highest ones, seconds the length that was read.
 
 Exit codes: 0 every image has an answer; 1 some have none, their rows say why; 2 the request is wrong; 75 gs://
 did not answer, try later."""
@@ -52,6 +56,16 @@ class PredictFlags:
         "Folder or gs:// path for a picture of each image under its heat map (Grad-CAM): what spoke for the label. "
         "Empty: none.",
     )
+    video: bool = config.setting(False, "Score videos (needs OpenCV: pip install -e '.[video]').")
+    every_n_frames: int = config.setting(0, "Score each so many-th frame of a video. 0: about one a second.", minimum=0)
+    max_frames: int = config.setting(
+        0, "Score at most so many frames of a video, and read no further. 0: all.", minimum=0
+    )
+    top_k: str = config.setting("10%", "Frames that p_fake_top is the mean of: a number, or a share of those scored.")
+    frames_out: str = config.setting("", "File for a row about each frame of the videos, .csv or .jsonl. Empty: none.")
+
+
+_OF_VIDEOS = ("every_n_frames", "max_frames", "top_k", "frames_out")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -63,21 +77,51 @@ def main(argv: Sequence[str]) -> int:
     given, words = flags.parse(argv, flags.fields_of(PredictFlags), usage=USAGE)
     request = PredictFlags(**given)  # type: ignore[arg-type]
     render = tables.renderer(request.out, "out")
-    for flag in ("model_dir", "out", "explain"):
+    render_frames = tables.renderer(request.frames_out, "frames_out")
+    for flag in ("model_dir", "out", "explain", "frames_out"):
         files.require_form(getattr(request, flag), flag)
+    _check_video(request, given)
     export = serving.find_export(request.model_dir)
     _check_threshold(request, export)
-    paths = inputs.expand(words, sys.stdin)
-    if request.out:
-        files.require_writable(os.path.dirname(request.out) or ".", "out")
+    paths = inputs.expand(words, sys.stdin, video.ENDINGS if request.video else ())
+    for flag, file in (("out", request.out), ("frames_out", request.frames_out)):
+        if file:
+            files.require_writable(os.path.dirname(file) or ".", flag)
     if request.explain:
         files.require_writable(request.explain, "explain")
-    rows = predict(export, paths, request)
+    if request.video:
+        rows, frames = clips.predict(
+            export, serving.Scorer(export, num_devices=request.num_devices), paths, _sampling(request)
+        )
+        if request.frames_out:
+            files.write_text(request.frames_out, render_frames(frames))
+    else:
+        rows = predict(export, paths, request)
     if request.out:
         files.write_text(request.out, render(rows))
     else:
         print(render(rows), end="")
-    return _conclude(rows, request.out)
+    return _conclude(rows, request)
+
+
+def _sampling(request: PredictFlags) -> clips.Sampling:
+    return clips.Sampling(
+        request.every_n_frames, request.max_frames, request.top_k, request.batch_size, request.threshold
+    )
+
+
+def _check_video(request: PredictFlags, given: Mapping[str, Value]) -> None:
+    """Refuse flags of videos for images and the other way round, and a machine without OpenCV."""
+    needless = [name for name in _OF_VIDEOS if name in given]
+    if needless and not request.video:
+        raise RequestError(f"--{needless[0]}: expected --video beside it, received none; add it, or leave this out")
+    if request.video and request.explain:
+        raise RequestError(
+            "--explain: expected images, received --video; save the frames that matter, and explain them"
+        )
+    if request.video:
+        _sampling(request).top_of(1)
+        video.require_opencv()
 
 
 def _check_threshold(request: PredictFlags, export: serving.Export) -> None:
@@ -164,18 +208,22 @@ def _row(
     return row
 
 
-def _conclude(rows: Sequence[Row], out: str) -> int:
+def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
     """Tell stderr how it went, and return the exit code."""
-    failed = sum(1 for row in rows if row["error"])
-    where = f"; rows are in {out}" if out else ""
+    what = "videos" if request.video else "images"
+    failed = [str(row["path"]) for row in rows if row["error"]]
+    where = f"; rows are in {request.out}" if request.out else ""
     if failed:
+        hint = ""
+        if not request.video and any(path.lower().endswith(video.ENDINGS) for path in failed):
+            hint = "; videos need --video"
         print(
-            f"{failed} of {len(rows)} images could not be scored, see the error column{where}",
+            f"{len(failed)} of {len(rows)} {what} could not be scored, see the error column{where}{hint}",
             file=sys.stderr,
         )
         return errors.EXIT_FAILED
-    if out:
-        print(f"scored {len(rows)} images{where}", file=sys.stderr)
+    if request.out:
+        print(f"scored {len(rows)} {what}{where}", file=sys.stderr)
     return errors.EXIT_DONE
 
 

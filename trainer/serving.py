@@ -110,7 +110,7 @@ class Answers:
     """A model's answers to one batch of files.
 
     Attributes:
-        start: number of the batch's first image.
+        start: number of the batch's first image; 0 for pixels.
         probabilities: ``[n, C]``; rows of bad images are zeros.
         labels: ``[n]`` class names, as the export decides; "" for bad images.
         errors: why an image has no answer, by position in the batch.
@@ -188,6 +188,26 @@ class Scorer:
             finally:  # Whoever stops early does not wait for files that nobody needs.
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def score_pixels(self, batches: Iterator[npt.NDArray[np.uint8]]) -> Iterator[Answers]:
+        """Yield the answers to batches of ``[n, H, W, 3]`` RGB images, in order; few are taken ahead.
+
+        Raises:
+            RequestError: if the export does not take pixels.
+        """
+        if "serve_images" not in self._loaded[0].signatures:
+            raise RequestError(
+                "--model_dir: expected an export with the signature serve_images; export the model again"
+            )
+        yield from self._in_order(functools.partial(self._answer_pixels, images=images) for images in batches)
+
+    def _answer_pixels(self, turn: int, *, images: npt.NDArray[np.uint8]) -> Answers:
+        output = self._on(
+            turn, self._loaded[turn].signatures["serve_images"], images=self._tf.constant(images, self._tf.uint8)
+        )
+        answers = Answers(0, np.zeros([len(images), self._num_classes], np.float32), [""] * len(images), {})
+        self._take(output, range(len(images)), answers)
+        return answers
+
     def _in_order(self, jobs: Iterator[Callable[[int], Answers]]) -> Iterator[Answers]:
         """Yield the results of jobs, which get the number of their device; few are taken before they are needed."""
         pools = [ThreadPoolExecutor(1) for _ in self._devices]
@@ -233,6 +253,10 @@ class Scorer:
             for half in (positions[: len(positions) // 2], positions[len(positions) // 2 :]):
                 self._fill(turn, {position: encoded[position] for position in half}, answers)
             return
+        self._take(output, positions, answers)
+
+    def _take(self, output: dict[str, Any], positions: Sequence[int], answers: Answers) -> None:
+        """Put a signature's output where it belongs in a batch."""
         for position, probabilities, label in zip(
             positions, output["probabilities"].numpy(), output["label"].numpy(), strict=True
         ):

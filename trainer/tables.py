@@ -26,9 +26,11 @@ def renderer(out: str, flag: str) -> Callable[[Sequence[Row]], str]:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Return rows as CSV with a header; None is an empty cell."""
+    """Return rows as CSV with a header; None is an empty cell.  Without rows the text is empty."""
+    if not rows:
+        return ""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
