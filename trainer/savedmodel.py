@@ -64,6 +64,14 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         pixels = tf.cast(images, tf.float32) / 255.0
         return {**answers, "heatmap": explain.grad_cam(self.model, self._looked_at, pixels, of, self._image_size)}
 
+    def of_pixels(self) -> Any:
+        """Return a function of ``images [N, S, S, 3] uint8`` in [0, 255] that gives the probabilities alone."""
+        size = self._image_size
+        signature = [tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")]
+        return tf.function(
+            lambda images: self._score(images)["probabilities"], input_signature=signature, autograph=False
+        )
+
     @property
     def signatures(self) -> dict[str, Any]:
         """The functions by the names that they are served under; ``explain`` if the model has a feature map."""
@@ -109,18 +117,24 @@ def write(
     Raises:
         JobFailed: if the reloaded model differs from the live one.
     """
-    class_names = metadata["class_names"]
-    model = live_model(arrays, config, num_classes=len(class_names), image_size=image_size)
-    positive = class_names.index(metadata["positive_class"])
-    serving = ServingModel(model, class_names, positive, metadata["threshold"], image_size)
+    serving = serving_model(arrays, metadata, config, image_size)
     with tempfile.TemporaryDirectory() as scratch:
         built = os.path.join(scratch, "model")
         tf.saved_model.save(serving, built, signatures=serving.signatures)
         described = {**metadata, "explain": serving.explains}
         files.write_text(files.join(built, EXPORT_METADATA), json.dumps(described, indent=1))
-        difference = _check_in_fresh_process(built, model, samples, image_size, scratch)
+        difference = _check_in_fresh_process(built, serving.model, samples, image_size, scratch)
         files.publish(built, target, last=MODEL_FILE)
     return difference
+
+
+def serving_model(
+    arrays: Arrays, metadata: dict[str, Any], config: ModelConfig, image_size: int
+) -> ServingModel:  # fmt: skip
+    """Return what ``write`` exports, in memory; arguments as there."""
+    names = metadata["class_names"]
+    model = live_model(arrays, config, num_classes=len(names), image_size=image_size)
+    return ServingModel(model, names, names.index(metadata["positive_class"]), metadata["threshold"], image_size)
 
 
 def live_model(arrays: Arrays, config: ModelConfig, *, num_classes: int, image_size: int) -> keras.Model:
