@@ -62,6 +62,7 @@ def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capsys):
         assert figures["images_per_second"] > 0
 
 
+@pytest.mark.thorough  # Two more exports.
 def test_a_smaller_form_on_other_images_keeps_what_the_jobs_export_says(job, data, tmp_path, capsys):
     own = tmp_path / "job"
     shutil.copytree(job, own)
