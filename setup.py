@@ -20,7 +20,9 @@ GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TENSORBOARD = ["tensorboard>=2.20,<3"]
 # The Kubernetes client takes its version from Kubernetes, and changes its interface with it.
 SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
-DEMO = ["opencv-python-headless>=4.10", "tqdm>=4.66,<5"]
+VIDEO = ["opencv-python-headless>=4.10"]
+ONNX = ["tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"]
+DEMO = [*VIDEO, "tqdm>=4.66,<5"]
 DEV = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -47,6 +49,8 @@ setup(
     extras_require={
         "train": TRAIN,
         "gpu": TRAIN + GPU,
+        "video": TRAIN + VIDEO,
+        "onnx": TRAIN + ONNX,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,
         "all": TRAIN + TENSORBOARD + DEMO,
@@ -56,6 +60,7 @@ setup(
         "console_scripts": [
             "deepdetect-train = trainer.train:console",
             "deepdetect-evaluate = trainer.evaluate:console",
+            "deepdetect-export = trainer.export:console",
             "deepdetect-predict = trainer.predict:console",
             "deepdetect-tune = trainer.tune:console",
         ]

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from tiny_export import write_export, write_image
 
 from trainer import flags, inputs, predict, serving
@@ -17,7 +19,7 @@ from trainer.errors import RequestError
 def exports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("job") / "export" / "best"
     write_export(folder / "9", ["Fake", "Real"], threshold=0.9)
-    write_export(folder / "120", ["Fake", "Real"])
+    write_export(folder / "120", ["Fake", "Real"], explains=True)
     return folder
 
 
@@ -118,6 +120,59 @@ def test_reading_stdin(exports, images, capsys, monkeypatch):
     assert [line.split()[1] for line in printed.splitlines()] == ["p_fake", "0.2000", "1.0000"]
 
 
+def test_another_threshold(exports, images, capsys):
+    words = [images / f"{index}.png" for index in range(4)]
+    for threshold, labels in ((0.9, "Fake Real Real Real"), (0.3, "Fake Fake Fake Real"), (0.0, "Fake Fake Real Real")):
+        code, printed, _ = run(capsys, *words, f"--model_dir={exports}/120", f"--threshold={threshold}")
+        assert code == 0
+        assert [line.split()[0] for line in printed.splitlines()[1:]] == labels.split()
+
+
+def test_devices_change_neither_answers_nor_order(exports, images, tmp_path, capsys):
+    (images / "1a.png").write_bytes(b"broken")
+    texts = []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.csv"
+        words = [images, f"--model_dir={exports}", f"--out={out}", "--batch_size=1", f"--num_devices={devices}"]
+        assert run(capsys, *words)[0] == 1
+        texts.append(out.read_text())
+    assert texts[0] == texts[1]
+    assert texts[0].count("\n") == 7
+    scorer = serving.Scorer(serving.find_export(str(exports)), num_devices=2)
+    assert [len(scorer._loaded), len(set(map(id, scorer._loaded)))] == [2, 2]
+    with pytest.raises(RequestError, match="--num_devices"):
+        serving.Scorer(serving.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
+
+
+def test_heat_maps_lie_over_the_images(exports, images, tmp_path, capsys):
+    folder, odd = tmp_path / "maps", images / "deep" / "odd $(name) é.png"
+    half = np.full([40, 80, 3], 90, np.uint8)
+    half[:, :40] = (255, 0, 0)
+    Image.fromarray(half).save(odd)
+    (images / "bad.png").write_bytes(b"not an image")
+    out = tmp_path / "rows.csv"
+    code, _, _ = run(capsys, images, f"--model_dir={exports}", f"--explain={folder}", f"--out={out}", "--batch_size=3")
+    assert code == 1
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert list(rows[0]) == ["path", "label", "p_fake", "error", "heatmap"]
+    named = {row["path"]: row["heatmap"] for row in rows}
+    assert named[str(images / "bad.png")] == ""
+    assert sorted(filter(None, named.values())) == sorted(str(path) for path in folder.iterdir())
+    assert len(set(named.values())) == len(rows) == 7
+    picture = np.asarray(Image.open(named[str(odd)]))
+    assert picture.shape == half.shape
+    assert picture[:, :30].min() > 20, "light where the map is 1"
+    assert np.abs(picture[:, 50:].astype(int) - half[:, 50:]).max() < 80
+
+
+def test_an_export_without_heat_maps_is_one_error(exports, images, capsys, tmp_path):
+    words = [images / "0.png", f"--model_dir={exports}/9", f"--explain={tmp_path}"]
+    code, printed, err = run(capsys, *words)
+    assert (code, printed, err.count("\n")) == (2, "", 1)
+    assert "--explain: expected an export with the signature explain" in err
+    assert "older version" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -129,10 +184,14 @@ def test_reading_stdin(exports, images, capsys, monkeypatch):
         (["{images}/0.png", "--model_dir={exports}", "--out=rows.txt"], ".csv or .jsonl"),
         (["{images}/0.png", "--model_dir={exports}", "--batch_size=0"], "at least 1"),
         (["{images}/0.png", "--model_dir={exports}", "--outt=a.csv"], "did you mean 'out'"),
+        (["{images}/0.png", "--model_dir={exports}", "--threshold=2"], "at most 1"),
+        (["{images}/0.png", "--model_dir={exports}", "--threshold=0.4", "--explain=maps"], "leave one of them out"),
+        (["{images}/0.png", "--model_dir={three}", "--threshold=0.4"], "a model of two classes"),
+        (["{images}/0.png", "--model_dir={exports}", "--explain=s3://maps"], "--explain"),
     ],
 )
-def test_wrong_requests(exports, images, capsys, words, said):
-    filled = [word.format(exports=exports, images=images) for word in words]
+def test_wrong_requests(exports, three, images, capsys, words, said):
+    filled = [word.format(exports=exports, three=three, images=images) for word in words]
     code, printed, err = run(capsys, *filled)
     assert (code, printed) == (2, "")
     assert said in err

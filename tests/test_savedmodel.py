@@ -83,7 +83,7 @@ def test_best_and_last_are_version_folders_named_by_step(job, exports):
 
 def test_the_signatures_are_the_contracts(loaded):
     for model in loaded.values():
-        assert set(model.signatures) == {"serving_default", "serve_images"}
+        assert set(model.signatures) == {"serving_default", "serve_images", "explain"}
         inputs = {name: signature.structured_input_signature[1] for name, signature in model.signatures.items()}
         (encoded,) = inputs["serving_default"].values()
         assert (list(inputs["serving_default"]), encoded.dtype, encoded.shape.as_list()) == (
@@ -92,9 +92,11 @@ def test_the_signatures_are_the_contracts(loaded):
         (images,) = inputs["serve_images"].values()
         assert images.dtype == tf.uint8
         assert tf.TensorShape([5, SIZE, SIZE, 3]).is_compatible_with(images.shape)
-        for signature in model.signatures.values():
-            outputs = {name: (spec.dtype, spec.shape.rank) for name, spec in signature.structured_outputs.items()}
-            assert outputs == {"probabilities": (tf.float32, 2), "label": (tf.string, 1), "p_fake": (tf.float32, 1)}
+        assert inputs["explain"] == inputs["serving_default"]
+        plain = {"probabilities": (tf.float32, 2), "label": (tf.string, 1), "p_fake": (tf.float32, 1)}
+        for name, signature in model.signatures.items():
+            outputs = {key: (spec.dtype, spec.shape.rank) for key, spec in signature.structured_outputs.items()}
+            assert outputs == (plain | {"heatmap": (tf.float32, 3)} if name == "explain" else plain)
 
 
 def test_the_metadata_says_what_a_reader_needs(job, exports):
@@ -109,6 +111,7 @@ def test_the_metadata_says_what_a_reader_needs(job, exports):
         assert metadata["image_size"] == SIZE
         assert metadata["step"] == int(path.name)
         assert metadata["config"]["learning_rate"] == 0.01
+        assert metadata["explain"] == {"method": "Grad-CAM", "layer": "conv4", "of": "label"}
         assert metadata["validation"] == result["validation" if kind == "best" else "last_validation"]
 
 

@@ -29,6 +29,12 @@ class MeanColour(tf.Module):
     def serve_images(self, images):
         return self._score(images)
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    def explain(self, image_bytes):
+        """Say that what is red spoke for the label, whatever it is."""
+        images = decode.decode_batch(image_bytes, SIZE)
+        return {**self._score(images), "heatmap": tf.cast(images[..., 0], tf.float32) / 255.0}
+
     def _score(self, images):
         means = tf.reduce_mean(tf.cast(images, tf.float32) / 255.0, axis=[1, 2])
         if self.binary:
@@ -44,10 +50,14 @@ class MeanColour(tf.Module):
         }
 
 
-def write_export(folder: Path, class_names: list[str], threshold: float = 0.5, **details: Any) -> str:
-    """Write version ``folder``; the first class is the positive one."""
+def write_export(
+    folder: Path, class_names: list[str], threshold: float = 0.5, explains: bool = False, **details: Any
+) -> str:
+    """Write version ``folder``; the first class is the positive one.  Without ``explains`` it is as old ones were."""
     model = MeanColour(class_names, threshold)
     signatures = {"serving_default": model.serve_bytes, "serve_images": model.serve_images}
+    if explains:
+        signatures["explain"] = model.explain
     tf.saved_model.save(model, str(folder), signatures=signatures)
     metadata = {
         "format": 1,

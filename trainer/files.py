@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _REMOTE_APPEND_SECONDS = 10.0  # Appending to an object takes three requests, some tenths of a second.
 _THREADS = 16
+_PART_BYTES = 16 * 2**20  # Of a large object that is fetched in parts.
 
 
 def is_remote(path: str) -> bool:
@@ -243,6 +244,22 @@ def local_copy(folder: str) -> Iterator[str]:
         for name, content in zip(names, contents, strict=True):
             write_bytes(join(scratch, name), content)
         yield scratch
+
+
+@contextlib.contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """Yield a local file with a file's content: itself, or while the block runs a copy of what gs:// holds.
+
+    The copy is fetched in parts, so that a large object needs disk, not memory.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=os.path.splitext(path)[1]) as copy:
+        while part := read_range(path, copy.tell(), _PART_BYTES):
+            copy.write(part)
+        copy.flush()
+        yield copy.name
 
 
 def require_writable(path: str, flag: str) -> None:

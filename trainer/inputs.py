@@ -14,12 +14,13 @@ from trainer.errors import RequestError
 _WILDCARDS = "*?["
 
 
-def expand(words: Sequence[str], stdin: Iterable[str]) -> list[str]:
+def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] = ()) -> list[str]:
     """Return the paths that the words name, each once, in the order of the words and sorted within each.
 
     A folder stands for all files below it, a glob for all that it matches (folders with all below; ``**``
     crosses folders), "-" for the lines of ``stdin``, taken as they are.  Hidden files and folders are left
-    out unless named.  A word that matches nothing stays as it is: reading it gives the error that names it.
+    out unless named, and so are files whose lower-case name has none of the ``endings``, if there are any.  A word that
+    matches nothing stays as it is: reading it gives the error that names it.
 
     Raises:
         RequestError: if there is no word, or not one of them names anything.
@@ -32,22 +33,29 @@ def expand(words: Sequence[str], stdin: Iterable[str]) -> list[str]:
         if word == "-":
             paths, otherwise = [line.strip() for line in stdin if line.strip()], []
         else:
-            paths, otherwise = sorted(_expand_word(word)), [word]
+            paths, otherwise = sorted(_expand_word(word, endings)), [word]
         matched = matched or bool(paths)
         found |= dict.fromkeys(paths or otherwise)
     if not matched:
         received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
         raise RequestError(
-            f"expected a PATH that names images, received {received} with no file there; check the spelling"
+            f"expected a PATH that names {'videos' if endings else 'images'}, received {received} with no "
+            f"{'file' if not endings else '/'.join(endings)} there; check the spelling"
         )
     return list(found)
 
 
-def _expand_word(word: str) -> Iterator[str]:
+def _expand_word(word: str, endings: tuple[str, ...]) -> Iterator[str]:
+    if files.exists(word) and not files.is_dir(word):
+        yield word
+    else:
+        yield from (path for path in _matching(word) if not endings or path.lower().endswith(endings))
+
+
+def _matching(word: str) -> Iterator[str]:
+    """Yield the files of a folder or a glob."""
     if files.is_dir(word):
         yield from _below(word)
-    elif files.exists(word):
-        yield word
     elif files.is_remote(word) and any(sign in word for sign in _WILDCARDS):
         yield from _remote_glob(word)
     else:

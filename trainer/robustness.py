@@ -180,11 +180,10 @@ def _score(
     with tqdm.tqdm(
         total=len(split), desc="robustness", unit="image", file=sys.stderr, disable=None, leave=False
     ) as bar:
-        for images in _in_groups(variants, len(split), together):
-            flat = images.reshape(-1, size, size, 3)
-            answers = scorer.score_pixels(flat)
-            found.append(answers.reshape(len(images), len(settings), -1))
-            bar.update(len(images))
+        groups = (images.reshape(-1, size, size, 3) for images in _in_groups(variants, len(split), together))
+        for answers in scorer.score_pixels(groups):
+            found.append(answers.probabilities.reshape(-1, len(settings), len(export.class_names)))
+            bar.update(len(found[-1]))
     return np.concatenate(found).transpose(1, 0, 2)
 
 

@@ -104,11 +104,16 @@ def _devices(config: RuntimeConfig, kind: str, gpus: int) -> list[str]:
     if kind == "GPU" and wanted > gpus:
         raise RequestError(f"--num_devices: expected at most the {gpus} GPUs of this machine, received {wanted}")
     if kind == "CPU" and wanted > 1:
-        _make_logical_cpus(wanted)
+        make_logical_cpus(wanted)
     return [f"{kind}:{number}" for number in range(wanted)]
 
 
-def _make_logical_cpus(count: int) -> None:
+def make_logical_cpus(count: int) -> None:
+    """Divide the CPU into at least so many logical devices.
+
+    Raises:
+        RequestError: if TensorFlow has started without them.
+    """
     cpu = tf.config.list_physical_devices("CPU")[0]
     present = tf.config.get_logical_device_configuration(cpu)
     if present is not None and len(present) >= count:

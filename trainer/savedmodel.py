@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import calibration, files, models, verify_export
+from trainer import calibration, explain, files, models, verify_export
 from trainer.checkpoint import Arrays
 from trainer.config import ModelConfig
 from trainer.data import decode
@@ -30,9 +30,9 @@ MODEL_PREFIX = "model/"
 
 
 class ServingModel(tf.Module):  # type: ignore[misc]
-    """The two signatures around a model.
+    """The signatures around a model.
 
-    Both return ``probabilities [N, C] float32``, ``label [N] string`` and ``p_fake [N] float32``, the probability of
+    All return ``probabilities [N, C] float32``, ``label [N] string`` and ``p_fake [N] float32``, the probability of
     the positive class.
     """
 
@@ -50,6 +50,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         self._names, self._binary = tf.constant(list(class_names)), len(class_names) == 2
         self._positive, self._threshold, self._image_size = positive, threshold, image_size
         self._temperature = temperature
+        self._looked_at = explain.feature_layer(model)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -60,6 +61,34 @@ class ServingModel(tf.Module):  # type: ignore[misc]
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Score RGB pixels of any size in [0, 255]."""
         return self._score(decode.resize(images, self._image_size))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
+    def explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Score encoded images, and add ``heatmap [N, S, S] float32`` in [0, 1]: what spoke for the label."""
+        images = decode.decode_batch(image_bytes, self._image_size)
+        answers = self._score(images)
+        of = tf.argmax(tf.equal(answers["label"][:, tf.newaxis], self._names), axis=1)
+        pixels = tf.cast(images, tf.float32) / 255.0
+        return {**answers, "heatmap": explain.grad_cam(self.model, self._looked_at, pixels, of, self._image_size)}
+
+    def of_pixels(self) -> Any:
+        """Return a function of ``images [N, S, S, 3] uint8`` in [0, 255] that gives the probabilities alone."""
+        size = self._image_size
+        signature = [tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")]
+        return tf.function(self.probabilities, input_signature=signature, autograph=False)
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """The functions by the names that they are served under; ``explain`` if the model has a feature map."""
+        always = {"serving_default": self.serve_bytes, "serve_images": self.serve_images}
+        return always if self._looked_at is None else {**always, "explain": self.explain}
+
+    @property
+    def explains(self) -> dict[str, str | None]:
+        """What ``deepdetect.json`` says of the heat maps."""
+        if self._looked_at is None:
+            return {"method": None, "because": "the model has no convolutional feature map"}
+        return {"method": "Grad-CAM", "layer": self._looked_at.name, "of": "label"}
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
         """Return ``[N, C]`` of pixels ``[N, S, S, 3]`` uint8, with the temperature (``calibration.temper``)."""
@@ -101,20 +130,23 @@ def write(
     Raises:
         JobFailed: if the reloaded model differs from the live one.
     """
-    class_names = metadata["class_names"]
-    model = live_model(arrays, config, num_classes=len(class_names), image_size=image_size)
-    positive = class_names.index(metadata["positive_class"])
-    serving = ServingModel(
-        model, class_names, positive, metadata["threshold"], image_size, metadata.get("temperature", 1.0)
-    )
+    serving = serving_model(arrays, metadata, config, image_size)
     with tempfile.TemporaryDirectory() as scratch:
         built = os.path.join(scratch, "model")
-        signatures = {"serving_default": serving.serve_bytes, "serve_images": serving.serve_images}
-        tf.saved_model.save(serving, built, signatures=signatures)
-        files.write_text(files.join(built, EXPORT_METADATA), json.dumps(metadata, indent=1))
+        tf.saved_model.save(serving, built, signatures=serving.signatures)
+        described = {**metadata, "explain": serving.explains}
+        files.write_text(files.join(built, EXPORT_METADATA), json.dumps(described, indent=1))
         difference = _check_in_fresh_process(built, serving, samples, image_size, scratch)
         files.publish(built, target, last=MODEL_FILE)
     return difference
+
+
+def serving_model(arrays: Arrays, metadata: dict[str, Any], config: ModelConfig, image_size: int) -> ServingModel:
+    """Return what ``write`` exports, in memory; arguments as there."""
+    names = metadata["class_names"]
+    model = live_model(arrays, config, num_classes=len(names), image_size=image_size)
+    positive, temperature = names.index(metadata["positive_class"]), metadata.get("temperature", 1.0)
+    return ServingModel(model, names, positive, metadata["threshold"], image_size, temperature)
 
 
 def live_model(arrays: Arrays, config: ModelConfig, *, num_classes: int, image_size: int) -> keras.Model:

@@ -15,7 +15,7 @@ TOLERANCE = 1e-4
 
 
 def main(model_dir: str, samples_path: str) -> int:
-    """Compare both signatures with the samples."""
+    """Compare the signatures with the samples."""
     with np.load(samples_path, allow_pickle=False) as samples:
         encoded, images, expected = samples["encoded"], samples["images"], samples["probabilities"]
     signatures = tf.saved_model.load(model_dir).signatures
@@ -23,6 +23,12 @@ def main(model_dir: str, samples_path: str) -> int:
         "serving_default": signatures["serving_default"](image_bytes=tf.constant(_contents(encoded))),
         "serve_images": signatures["serve_images"](images=tf.constant(images)),
     }
+    if "explain" in signatures:
+        outputs["explain"] = signatures["explain"](image_bytes=tf.constant(_contents(encoded)))
+        heat = outputs["explain"]["heatmap"].numpy()
+        if heat.shape != images.shape[:3] or not ((heat >= 0) & (heat <= 1)).all():
+            print(f"signature explain gives a heatmap {heat.shape} that is not {images.shape[:3]} in [0, 1]")
+            return 1
     worst = 0.0
     for name, output in outputs.items():
         difference = float(np.max(np.abs(output["probabilities"].numpy() - expected)))

@@ -1,0 +1,160 @@
+"""Score videos: a sample of their frames, and what these say together.
+
+Does not own: decoding (``video.py``), scoring (``serving.py``).
+"""
+
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from trainer import files, serving
+from trainer.errors import RequestError
+from trainer.tables import Row
+from trainer.video import Video
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Which frames, and what is made of them.
+
+    Attributes:
+        every: take each so many-th frame; 0: about one a second.
+        most: take at most so many; 0: all.
+        top: how many frames the second score is of: a number, or a share as "10%".
+        batch_size: frames scored at a time by each device.
+        threshold: another one than the export's; 0.0: the export's.
+    """
+
+    every: int
+    most: int
+    top: str
+    batch_size: int
+    threshold: float
+
+    def top_of(self, frames: int) -> int:
+        """Return how many of so many frames count for the top score, one at least.
+
+        Raises:
+            RequestError: if ``top`` is neither a number nor a share.
+        """
+        text = self.top.strip()
+        try:
+            number = float(text.removesuffix("%")) if text.endswith("%") else int(text)
+        except ValueError:
+            number = 0
+        if not (0 < number <= 100 if text.endswith("%") else number > 0):
+            raise RequestError(f"--top_k: expected a number of frames or a share such as 10%, received {self.top!r}")
+        return min(max(math.ceil(number / 100 * frames) if text.endswith("%") else int(number), 1), frames)
+
+
+def predict(
+    export: serving.Export, scorer: serving.Scorer, paths: Sequence[str], sampling: Sampling
+) -> tuple[list[Row], list[Row]]:
+    """Return a row for each video, in order, and a row for each frame that was scored.
+
+    A video that cannot be read has an ``error`` and None elsewhere; one that breaks off has an ``error`` beside what
+    the frames before it say.
+
+    Raises:
+        RequestError: if ``sampling.top`` is wrong.
+    """
+    sampling.top_of(1)
+    rows: list[Row] = []
+    frames: list[Row] = []
+    with tqdm.tqdm(total=len(paths), unit="video", file=sys.stderr, disable=None, leave=False) as bar:
+        for path in paths:
+            scored = _score(scorer, path, sampling)
+            rows.append(_row(export, path, scored, sampling))
+            frames += _frame_rows(export, path, scored, sampling)
+            bar.update()
+    return rows, frames
+
+
+@dataclasses.dataclass
+class _Scored:
+    """What became of one video: numbers of frames, their ``[C]`` probabilities or None, length in seconds."""
+
+    numbers: list[int] = dataclasses.field(default_factory=list)
+    probabilities: list[serving.Probabilities | None] = dataclasses.field(default_factory=list)
+    rate: float = 0.0
+    decoded: int = 0
+    error: str = ""
+
+    @property
+    def good(self) -> list[serving.Probabilities]:
+        return [row for row in self.probabilities if row is not None]
+
+    def seconds(self, frames: int) -> float | None:
+        """Return how long so many frames last; None if the file does not tell."""
+        return round(frames / self.rate, 3) if self.rate else None
+
+
+def _score(scorer: serving.Scorer, path: str, sampling: Sampling) -> _Scored:
+    scored = _Scored()
+    try:
+        with files.local_file(path) as local, contextlib.closing(Video(local, sampling.every, sampling.most)) as video:
+            scored.rate = video.rate
+            for answers in scorer.score_pixels(_pixels(video, scored.numbers, sampling.batch_size)):
+                scored.probabilities += [
+                    None if n in answers.errors else row for n, row in enumerate(answers.probabilities)
+                ]
+            scored.decoded, scored.error = video.decoded, video.missing
+    except OSError as error:
+        scored.error = serving.first_line(error)
+    if not scored.good and not scored.error:
+        scored.error = "no frame of it could be scored" if scored.numbers else "a video without frames"
+    return scored
+
+
+def _pixels(video: Video, numbers: list[int], count: int) -> Iterator[Any]:
+    """Yield the frames, and note their numbers."""
+    for part, images in video.batches(count):
+        numbers += part
+        yield images
+
+
+def _row(export: serving.Export, path: str, scored: _Scored, sampling: Sampling) -> Row:
+    row: Row = {"path": files.printable(path), "label": None, "p_fake": None, "p_fake_top": None,
+                "frames": len(scored.good), "seconds": None, "error": scored.error or None}  # fmt: skip
+    mean = None
+    if scored.good:
+        every = np.stack(scored.good)
+        mean = every.mean(axis=0, dtype=np.float64).astype(np.float32)
+        p_fake = np.sort(every[:, export.positive])[::-1]
+        top = p_fake[: sampling.top_of(len(p_fake))]
+        row |= {
+            "label": export.decide(mean, sampling.threshold),
+            "p_fake": _digits(mean[export.positive]),
+            "p_fake_top": _digits(top.mean(dtype=np.float64)),
+            "seconds": scored.seconds(scored.decoded),
+        }
+    return row | _by_class(export, mean)
+
+
+def _frame_rows(export: serving.Export, path: str, scored: _Scored, sampling: Sampling) -> Iterator[Row]:
+    # A video that broke off while it was read may have numbers of frames that were not scored.
+    for number, probabilities in zip(scored.numbers, scored.probabilities, strict=False):
+        row: Row = {"path": files.printable(path), "frame": number, "seconds": scored.seconds(number),
+                    "label": None, "p_fake": None, "error": "the model's answer is not a number"}  # fmt: skip
+        if probabilities is not None:
+            label = export.decide(probabilities, sampling.threshold)
+            row |= {"label": label, "p_fake": _digits(probabilities[export.positive]), "error": None}
+        yield row | _by_class(export, probabilities)
+
+
+def _by_class(export: serving.Export, probabilities: serving.Probabilities | None) -> Row:
+    if len(export.class_names) == 2:
+        return {}
+    numbers = [None] * len(export.class_names) if probabilities is None else [_digits(p) for p in probabilities]
+    return {f"p_{name}": number for name, number in zip(export.class_names, numbers, strict=True)}
+
+
+def _digits(value: Any) -> float:
+    """Return a float32 with the nine digits that give it back exactly."""
+    return float(f"{value:.9g}")
