@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import rest
 import tensorflow as tf
 from images import write_image_set
 from jobs import SMALL, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
@@ -156,21 +157,19 @@ def test_best_and_last_answer_differently(loaded, paths):
 
 
 def test_a_rest_body_as_tensorflow_serving_takes_it(loaded, paths):
-    """An instance that is an object with the one key b64 stands for bytes, given to the only input."""
-    contents = [Path(path).read_bytes() for path in paths[:3]]
-    body = json.dumps({"instances": [{"b64": base64.b64encode(content).decode()} for content in contents]})
+    """Rows and columns of real photographs; ``test_rest.py`` has all forms of a body."""
     signature = loaded["best"].signatures["serving_default"]
-    (name,) = signature.structured_input_signature[1]
-    column = tf.constant([base64.b64decode(instance["b64"]) for instance in json.loads(body)["instances"]])
-    answers = signature(**{name: column})
-    predictions = [
-        {key: (value.decode() if isinstance(value, bytes) else value) for key, value in zip(answers, row, strict=True)}
-        for row in zip(*(value.numpy().tolist() for value in answers.values()), strict=True)
-    ]
-    assert json.loads(json.dumps({"predictions": predictions}))["predictions"][0].keys() == {
-        "probabilities", "label", "p_fake",
-    }  # fmt: skip
-    assert all(prediction["label"] in CLASSES for prediction in predictions)
+    expected = signature(image_bytes=tf.constant([Path(path).read_bytes() for path in paths[:3]]))
+    images = [{"b64": base64.b64encode(Path(path).read_bytes()).decode()} for path in paths[:3]]
+    columns = rest.predict(loaded["best"], json.dumps({"inputs": {"image_bytes": images}}))["outputs"]
+    assert columns["label"] == [label.decode() for label in expected["label"].numpy()]
+    np.testing.assert_allclose(columns["p_fake"], expected["p_fake"].numpy(), atol=1e-6)
+    (alone,) = rest.predict(loaded["best"], rest.readme_body(Path(paths[0])))["predictions"]
+    assert alone["label"] in CLASSES
+    np.testing.assert_allclose(alone["probabilities"], columns["probabilities"][0], atol=1e-6)
+    asked = json.dumps({"signature_name": "explain", "instances": images[:1]})
+    (explained,) = rest.predict(loaded["best"], asked)["predictions"]
+    assert np.shape(explained["heatmap"]) == (SIZE, SIZE)
 
 
 def test_one_image_of_another_size_and_format_is_answered(loaded):
