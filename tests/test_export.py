@@ -47,6 +47,10 @@ def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capsys):
     assert int(version.name) == compared["step"]
     metadata = json.loads((tmp_path / "deepdetect.json").read_text())
     assert (metadata["class_names"], metadata["positive_class"]) == (["Fake", "Real"], "Fake")
+    cards = [tmp_path / "model_card.md", *tmp_path.glob("savedmodel/*/assets.extra/model_card.md")]
+    assert len(cards) == 2
+    assert cards[0].read_text() == cards[1].read_text()
+    assert "| Train | Fake | 20 | 50.0% |\n" in cards[0].read_text()  # From result.json: the job exported nothing.
     paths = sorted(Path(data, "Test").rglob("*.jpg"))
     size = SMALL["image_size"]
     images = np.stack([tf.io.decode_jpeg(path.read_bytes(), dct_method="INTEGER_ACCURATE") for path in paths])
@@ -72,11 +76,13 @@ def test_a_smaller_form_on_other_images_keeps_what_the_jobs_export_says(job, dat
     shutil.copytree(version, own / "export" / "last" / version.name)
     file = own / "export" / "last" / version.name / "assets.extra" / "deepdetect.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "threshold": 0.25}))
+    (file.parent / "model_card.md").write_text("# Its own card\n")
     code, out, _ = run(capsys, *words, f"--out={tmp_path / 'b'}", "--formats=tflite", "--quantize=float16")
     assert code == 0
     assert "tflite float16" in out
     assert not (tmp_path / "b" / "savedmodel").exists()
     assert json.loads((tmp_path / "b" / "deepdetect.json").read_text())["threshold"] == 0.25
+    assert (tmp_path / "b" / "model_card.md").read_text() == "# Its own card\n"
     compared = json.loads((tmp_path / "b" / "comparison.json").read_text())["forms"]["tflite"]
     assert compared["largest_difference"] < 0.01
     assert compared["bytes"] < 0.6 * sum(path.stat().st_size for path in version.rglob("variables.data*"))

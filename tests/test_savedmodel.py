@@ -116,6 +116,24 @@ def test_the_metadata_says_what_a_reader_needs(job, exports):
         assert metadata["validation"] == result["validation" if kind == "best" else "last_validation"]
 
 
+def test_each_export_has_its_card(job, exports, data):
+    """Its figures are recomputed from the checkpoint; ``test_model_card.py`` has the other parts."""
+    result = result_of(job)
+    for kind, path in exports.items():
+        card = (path / "assets.extra" / "model_card.md").read_text()
+        files = sorted(str(file) for file in Path(data, "Validation").rglob("*.jpg"))
+        p_fake = live_probabilities(job, int(path.name), files)[:, 1]
+        is_fake = np.array([Path(file).parent.name == "Fake" for file in files])
+        accuracy = ((p_fake >= np.float32(result["thresholds"][kind])) == is_fake).mean()
+        assert f"| Accuracy | {accuracy:.1%} | " in card
+        assert "| Train | Fake | 30 | 50.0% |\n" in card
+        assert "| Validation | Authentic | 10 | 50.0% |\n" in card
+        assert f"The threshold is {result['thresholds'][kind]:.4g}, chosen on 20 Validation images" in card
+        assert "| Starts of the job | 1 |" in card
+        assert f"| Step | {path.name} |" in card
+        assert (result["weights_sha256"] in card) == (kind == "last")
+
+
 @pytest.mark.parametrize("kind", ["best", "last"])
 def test_an_export_answers_as_the_live_model_does(job, exports, loaded, paths, kind):
     threshold = result_of(job)["thresholds"][kind]
@@ -302,3 +320,6 @@ def test_a_finished_job_can_be_asked_for_an_export_later(data, tmp_path):
         assert after[name] == again[name] == before[name], name
     metadata = json.loads((model.parent / "assets.extra" / "deepdetect.json").read_text())
     assert metadata["calibration"]["images"] == 20
+    card = (model.parent / "assets.extra" / "model_card.md").read_text()
+    assert "The threshold was not chosen on Validation" in card
+    assert f"Temperature: {metadata['temperature']:.4g}" in card

@@ -76,6 +76,9 @@ class EvaluateFlags:
     robustness_images: int = config.setting(
         2000, "Images for that at most, evenly spread over the classes; 0: all.", unit="images", minimum=0
     )
+    update_card: bool = config.setting(
+        False, "Also put the figures into the export's model_card.md, in place of earlier ones of the split."
+    )
     max_bad_fraction: float = config.setting(
         0.05,
         "Exit with code 2 if more than this share of the split is unreadable.",
@@ -119,10 +122,16 @@ def main(argv: Sequence[str]) -> int:
     columns = sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
     drawn = sources.find_sources(request.group_by, split.names, columns)
     files.require_writable(request.out, "out")
+    if request.update_card:
+        files.require_writable(export.path, "update_card")
     predictions = predict_split(export, split, request)
     columns = {name: [values[i] for i in predictions.numbers] for name, values in columns.items()}
     figures = evaluate(export, predictions, request, drawn.take(predictions.numbers), columns)
     print(terminal.summary(figures, request.out))
+    if request.update_card:
+        from trainer import model_card  # Late, as above.
+
+        print(f"  {'card':<10}{model_card.add_evaluation(export.path, export.details, figures)}")
     return EXIT_DONE
 
 

@@ -4,6 +4,7 @@ Does not own: writing SavedModels (``savedmodel.py``), conversion (``portable.py
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from trainer.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from trainer.config import Config
 from trainer.data.manifest import positive_class_index, read_train_and_validation
 from trainer.errors import EXIT_DONE, RequestError
-from trainer.paths import EXPORT_METADATA, JobPaths
+from trainer.paths import EXPORT_CARD, EXPORT_METADATA, JobPaths
 
 USAGE = """\
 Export a job's checkpoint again, into a SavedModel, TFLite or ONNX.
@@ -27,7 +28,7 @@ Export a job's checkpoint again, into a SavedModel, TFLite or ONNX.
   python -m trainer.export --job_dir=J --out=O [--step=best] [--formats=savedmodel,tflite,onnx] [flags]
 
 O receives savedmodel/<step>/, model.tflite, model.onnx (those asked for), deepdetect.json (classes, threshold,
-settings) and comparison.json: how far each is from the SavedModel on real images, and how fast.
+settings), model_card.md and comparison.json: how far each is from the SavedModel on real images, and how fast.
 
 Exit codes: 0 done; 2 the request is wrong, a retry cannot help; 75 gs:// did not answer, try later; 1 anything
 else, such as a form that does not answer as the model does."""
@@ -163,6 +164,23 @@ def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any
     }
 
 
+def make_card(job_dir: str, checkpoint: Checkpoint, metadata: dict[str, Any]) -> str:
+    """Return the card of the job's own export of that step, or a new one with what the job has written down."""
+    from trainer import model_card  # Late: its libraries are slow to import.
+
+    for kind in ("best", "last"):
+        path = files.join(JobPaths(job_dir).exports(kind), str(checkpoint.step), EXPORT_CARD)
+        if files.exists(path):
+            return files.read_text(path)
+    done = result.read(JobPaths(job_dir).result)
+    if done is None:
+        return model_card.render(metadata, model_card.Facts())
+    made = {"Devices": f"{done.num_devices} x {done.device_kind}"}
+    if done.step == checkpoint.step:
+        made["SHA-256 of the weights"] = done.weights_sha256
+    return model_card.render(metadata, model_card.Facts(images=done.images, skipped=done.skipped, made=made))
+
+
 def _class_names(job: Config) -> Sequence[str]:
     train, _ = read_train_and_validation(job.data.data_dir, job.data.validation_fraction, job.loop.seed)
     return list(train.class_names)
@@ -214,7 +232,7 @@ def write(
     """
     import tensorflow as tf
 
-    from trainer import savedmodel
+    from trainer import model_card, savedmodel
     from trainer.data import decode
 
     size = job.data.image_size
@@ -227,7 +245,12 @@ def write(
         keep = "savedmodel" in forms
         target = files.join(request.out, "savedmodel", str(checkpoint.step)) if keep else os.path.join(scratch, "1")
         good = [content for number, content in enumerate(contents) if number not in loaded.errors]
-        savedmodel.write(target, checkpoint.arrays, metadata, good[:_CHECK_SAMPLES], config=job.model, image_size=size)
+        card = model_card.attempt(functools.partial(make_card, request.job_dir, checkpoint, metadata))
+        savedmodel.write(
+            target, checkpoint.arrays, metadata, good[:_CHECK_SAMPLES], config=job.model, image_size=size, card=card
+        )
+        if card:
+            files.write_text(files.join(request.out, "model_card.md"), card)
         with files.local_copy(target) as folder:
             original = tf.saved_model.load(folder).signatures["serve_images"]
             files.write_bytes(

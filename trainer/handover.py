@@ -1,13 +1,16 @@
-"""The end of a job: exported models, the training report, and the result."""
+"""The end of a job: exported models with their cards, the training report, and the result."""
 
 import datetime
+import functools
+import json
 import logging
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import __version__, calibration, files, report, savedmodel, scoring
+from trainer import __version__, calibration, files, model_card, report, savedmodel, scoring
 from trainer.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
 from trainer.data import augment
@@ -22,6 +25,9 @@ from trainer.runtime import Runtime
 from trainer.state import State
 
 log = logging.getLogger(__name__)
+
+Numbers = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.float32]
 
 _PREVIEW_IMAGES = 8
 _EXPORT_SAMPLES = 8
@@ -46,7 +52,7 @@ class Handover:
             JobFailed: if an export does not do what the live model does, or its checkpoint is damaged.
         """
         state, runtime = self._state, self._runtime
-        exports, thresholds = self._export()
+        exports, thresholds = self._export(skipped)
         self._write_report()
         return Result(
             status="done",
@@ -70,41 +76,66 @@ class Handover:
             decided_by=self._config.export.decision,
         )
 
-    def _export(self) -> tuple[dict[str, str], dict[str, float]]:
+    def _export(self, skipped: dict[str, int]) -> tuple[dict[str, str], dict[str, float]]:
         steps = {"best": self._state.stopping.best_step, "last": self._state.step}
         values = {"best": self._state.best, "last": self._state.last}
         exports, decisions = {}, {}
         for kind in self._config.export.kinds:
             target = files.join(self._paths.exports(kind), str(steps[kind]))
             arrays = self._arrays(steps[kind])
-            decisions[kind] = self._decide(arrays)
+            scored = self._score(arrays)
+            decisions[kind] = self._decide(*scored)
+            metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
             difference = savedmodel.write(
                 target,
                 arrays,
-                {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()},
+                metadata,
                 self._samples(),
                 config=self._config.model,
                 image_size=self._config.data.image_size,
+                card=model_card.attempt(functools.partial(self._card, arrays, metadata, *scored, skipped)),
             )
             log.info("exported %s: %s (reloaded alone, differs by %.1e at most)", kind, target, difference)
             exports[kind] = target
         return exports, {kind: decision.threshold for kind, decision in decisions.items()}
 
-    def _decide(self, arrays: Arrays) -> calibration.Decision:
-        """Choose what Validation decides, from the float32 predictions of the weights that are exported."""
-        settings, names = self._config.export, self._train.class_names
-        labels, probabilities = np.zeros(0, np.int64), np.zeros([0, len(names)], np.float32)
-        if calibration.needs_scores(settings, len(names)):
-            config = self._config
-            model = savedmodel.live_model(
-                arrays, config.model, num_classes=len(names), image_size=config.data.image_size
-            )
-            labels, probabilities = scoring.score_split(model, self._validation, config.data)
-        positive = positive_class_index(names, settings.positive_class)
+    def _score(self, arrays: Arrays) -> tuple[Numbers, Probabilities]:
+        """Return numbers and float32 predictions of the Validation images; none if nothing is decided on them."""
+        config, classes = self._config, len(self._train.class_names)
+        if not calibration.needs_scores(config.export, classes):
+            return np.zeros(0, np.int64), np.zeros([0, classes], np.float32)
+        model = savedmodel.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
+        return scoring.score_split(model, self._validation, config.data)
+
+    def _decide(self, numbers: Numbers, probabilities: Probabilities) -> calibration.Decision:
+        """Choose what Validation decides, from the predictions of the weights that are exported."""
+        settings, labels = self._config.export, self._validation.labels[numbers]
+        positive = positive_class_index(self._train.class_names, settings.positive_class)
         decision = calibration.decide(labels, probabilities, positive=positive, settings=settings)
         why = decision.threshold_choice["why"] or f"by {settings.threshold_by} on {len(labels)} Validation images"
         log.info("threshold %g (%s), temperature %.4g", decision.threshold, why, decision.temperature)
         return decision
+
+    def _card(
+        self, arrays: Arrays, metadata: dict[str, Any], numbers: Numbers, probabilities: Probabilities,
+        skipped: dict[str, int],
+    ) -> str:  # fmt: skip
+        split, runtime = self._validation, self._runtime
+        weights = {name: array for name, array in arrays.items() if name.startswith(savedmodel.MODEL_PREFIX)}
+        names = [split.names[number] for number in numbers.tolist()]
+        lines = files.read_text(self._paths.metrics).splitlines()
+        facts = model_card.Facts(
+            images={one.name: one.counts for one in (self._train, split)},
+            skipped=skipped,
+            held_out=not split.names[0].startswith(f"{split.name}/"),
+            figures=model_card.measure(split.labels[numbers], probabilities, names, metadata) if names else None,
+            made={
+                "Devices": f"{runtime.num_devices} x {runtime.device_kind}",
+                "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
+                "SHA-256 of the weights": digest_of_arrays(weights),
+            },
+        )
+        return model_card.render(metadata, facts)
 
     def _arrays(self, step: int) -> Any:
         try:

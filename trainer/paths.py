@@ -7,6 +7,9 @@ from trainer.files import join
 # Beside an exported model: class names, positive class, threshold, settings.
 EXPORT_METADATA = "assets.extra/deepdetect.json"
 
+# Beside it: what the model is, does and is not known to do, for people.
+EXPORT_CARD = "assets.extra/model_card.md"
+
 # By which readers know a folder as an exported model.
 MODEL_FILE = "saved_model.pb"
 

@@ -24,7 +24,7 @@ from trainer.checkpoint import Arrays
 from trainer.config import ModelConfig
 from trainer.data import decode
 from trainer.errors import JobFailed
-from trainer.paths import EXPORT_METADATA, MODEL_FILE
+from trainer.paths import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 
 MODEL_PREFIX = "model/"
 
@@ -115,6 +115,7 @@ def write(
     *,
     config: ModelConfig,
     image_size: int,
+    card: str = "",
 ) -> float:
     """Export weights into ``target`` (a version folder) and return the largest difference that the check saw.
 
@@ -126,6 +127,7 @@ def write(
         samples: encoded images to compare on; undecodable ones are left out.
         config: architecture.
         image_size: S.
+        card: text of ``model_card.md``; empty: none is written.
 
     Raises:
         JobFailed: if the reloaded model differs from the live one.
@@ -136,6 +138,8 @@ def write(
         tf.saved_model.save(serving, built, signatures=serving.signatures)
         described = {**metadata, "explain": serving.explains}
         files.write_text(files.join(built, EXPORT_METADATA), json.dumps(described, indent=1))
+        if card:
+            files.write_text(files.join(built, EXPORT_CARD), card)
         difference = _check_in_fresh_process(built, serving, samples, image_size, scratch)
         files.publish(built, target, last=MODEL_FILE)
     return difference

@@ -22,7 +22,9 @@ _BATCH = 64
 def score_split(
     model: keras.Model, split: Split, data: DataConfig
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return labels ``[N]`` and probabilities ``[N, C]`` of each image that can be decoded, once, in the split's order.
+    """Return numbers ``[N]`` and probabilities ``[N, C]`` of the images that can be decoded, each once.
+
+    The numbers say where they stand in the split, in its order.
 
     Args:
         model: takes ``[B, S, S, 3] float32`` in [0, 1]; see ``savedmodel.live_model``.
@@ -38,12 +40,12 @@ def score_split(
     def probabilities(images: tf.Tensor) -> tf.Tensor:
         return model(tf.cast(images, tf.float32) / 255.0, training=False)
 
-    labels, outputs = [], []
+    numbers, outputs = [], []
     for index, loaded in _batches(Images(split, data, cached=False), len(split)):
         good = np.array([position not in loaded.errors for position in range(len(index))], np.bool_)
         outputs.append(probabilities(loaded.images).numpy()[good])
-        labels.append(split.labels[index[good]])
-    return np.concatenate(labels).astype(np.int64), np.concatenate(outputs)
+        numbers.append(index[good])
+    return np.concatenate(numbers).astype(np.int64), np.concatenate(outputs)
 
 
 def _batches(images: Images, count: int) -> Iterator[tuple[npt.NDArray[np.int64], Loaded]]:

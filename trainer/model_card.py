@@ -1,0 +1,254 @@
+"""``model_card.md`` beside ``deepdetect.json``: what an exported model is, was measured to do, and is not known to do.
+
+People may edit a card: an evaluation replaces its own section and leaves the rest alone.
+Owns: what the card says.  Does not own: figures (``metrics.py``), when a card is made (``handover.py``,
+``export.py``, ``evaluate.py``).  Imports no TensorFlow.
+"""
+
+import dataclasses
+import datetime
+import functools
+import json
+import logging
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal
+from trainer.paths import EXPORT_CARD
+
+log = logging.getLogger(__name__)
+
+RESAMPLES = 400  # Enough for two digits of an interval; a large Validation must not keep its job waiting.
+_RARE = 0.01  # Share of forgeries where the card says what a call is worth.
+_BEGIN = "<!-- evaluations: trainer.evaluate writes between this line and the end -->"
+_END = "<!-- end of evaluations -->"
+_SECTION_END = "<!-- end of split -->"
+_FIGURES = (  # Name in metrics.json, title, whether it is a share.
+    ("accuracy", "Accuracy", True),
+    ("balanced_accuracy", "Balanced accuracy", True),
+    ("auc", "AUC", False),
+    ("average_precision", "Average precision", False),
+    ("eer", "Equal error rate", True),
+    ("tpr_at_fpr.0.01", "Found at 1% false alarms", True),
+    ("log_loss", "Log loss", False),
+    ("brier", "Brier score", False),
+    ("ece", "Calibration error", True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the card of an export says beside ``deepdetect.json``; empty where it is not known.
+
+    Attributes:
+        images: used images by split and class.
+        skipped: images that could not be decoded, by split.
+        held_out: whether Validation was taken out of Train.
+        figures: of Validation, see ``measure``; None if it was not scored for the export.
+        made: further rows of how the model was made.
+    """
+
+    images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    held_out: bool = False
+    figures: Mapping[str, Any] | None = None
+    made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Markdown(str):
+    """Text that is Markdown already; all other text is escaped where a template shows it."""
+
+
+def escape(value: Any) -> Any:
+    """Return text that Markdown shows as it is, in one line and in one cell of a table."""
+    if not isinstance(value, str) or isinstance(value, Markdown):
+        return value
+    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", files.printable(" ".join(value.split())))
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer", "templates"), finalize=escape, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+
+
+def measure(
+    labels: npt.NDArray[np.integer[Any]],
+    probabilities: npt.NDArray[np.float32],
+    names: Sequence[str],
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the figures of Validation with 95% intervals, as ``metrics.json`` has them.
+
+    Args:
+        labels: ``[N]``, N >= 1.
+        probabilities: ``[N, C]`` before the temperature.
+        names: of the images, ``<split>/<class>/...``; they tell frames of one video.
+        metadata: ``class_names``, ``positive_class``, ``threshold`` and ``temperature`` of the export.
+    """
+    classes, temperature = metadata["class_names"], metadata["temperature"]
+    tempered = calibration.temper(np.asarray(probabilities, np.float64), temperature)
+    scored = metrics.Scored.of(
+        labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"]
+    )
+    drawn = sources.find_sources("auto", names, {})
+    figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
+    figures |= {"drawn": drawn.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
+    if temperature != 1.0:
+        figures["calibration"] = calibration.effect(scored, temperature)
+    return figures
+
+
+def render(metadata: Mapping[str, Any], facts: Facts) -> str:
+    """Return the card of an export.
+
+    Args:
+        metadata: what ``deepdetect.json`` says.
+        facts: what else is known.
+    """
+    names, positive = metadata["class_names"], metadata["positive_class"]
+    others = [name for name in names if name != positive]
+    config, choice = metadata.get("config", {}), metadata.get("threshold_choice") or {}
+    about = {"class_names": names, "threshold": metadata["threshold"], "threshold_choice": choice or None}
+    about["calibration"] = (facts.figures or {}).get("calibration")
+    return (
+        _templates()
+        .get_template("model_card.md")
+        .render(
+            meta=metadata,
+            classes=", ".join(names),
+            positive=positive,
+            rest=others[0] if len(others) == 1 else "all other classes",
+            config=config,
+            settings=Markdown(json.dumps(config, indent=1)),
+            images=facts.images,
+            skipped=facts.skipped,
+            held_out=facts.held_out,
+            figures=rows(facts.figures) if facts.figures else [],
+            scored=facts.figures["n"] if facts.figures else 0,
+            intervals=_intervals(facts.figures) if facts.figures else "",
+            measured=[(name, pages.number(value, False)) for name, value in metadata.get("validation", {}).items()],
+            threshold=sections.threshold(about, positive),
+            temperature=metadata.get("temperature", 1.0),
+            choice=choice,
+            rare=_rare(choice),
+            made=_made(metadata, facts),
+            begin=Markdown(_BEGIN),
+            end=Markdown(_END),
+        )
+    )
+
+
+def rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return title, value and interval of the figures that a card shows; why, where one is undefined."""
+    found = []
+    for name, title, share in _FIGURES:
+        group, _, inner = name.partition(".")
+        value, interval = figures[group][inner] if inner else figures[group], figures["ci95"].get(name)
+        why = figures["undefined"].get(name, "") if value is None else ""
+        found.append((title, pages.number(value, share), pages.span(interval, share) if interval else why))
+    return found
+
+
+def _intervals(figures: Mapping[str, Any]) -> str:
+    if not any(figures["ci95"].values()):
+        return "No intervals were drawn."
+    drawn = figures["drawn"]
+    rule = f" ({drawn['rule']})" if drawn["unit"] == "sources" else ""
+    return f"Intervals are bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} resamples."
+
+
+def _rare(choice: Mapping[str, Any]) -> str:
+    """Return how many of 100 calls are right where forgeries are rare (Bayes), with Validation's rates; or nothing."""
+    hits, alarms = choice.get("tpr"), choice.get("fpr")
+    if not hits or alarms is None:
+        return ""
+    return f"{100 * hits * _RARE / (hits * _RARE + alarms * (1 - _RARE)):.0f}"
+
+
+def _made(metadata: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """Return the rows of how the model was made, those that are known."""
+    config = metadata.get("config", {})
+    known = {
+        "Made": metadata.get("created"),
+        "Step": metadata.get("step"),
+        "Epoch": metadata.get("epoch"),
+        "Chosen by": metadata.get("monitor"),
+        "Seed": config.get("seed"),
+        "Precision in training": metadata.get("precision"),
+        **facts.made,
+        "Versions": ", ".join(f"{name} {version}" for name, version in metadata.get("versions", {}).items()),
+    }
+    return {name: str(value) for name, value in known.items() if value not in (None, "")}
+
+
+def attempt(make: Callable[[], str]) -> str:
+    """Return a card, or nothing if it fails, with the reason in the log: it must not cost a trained model."""
+    try:
+        return make()
+    except Exception:
+        log.exception("the model card could not be made")
+        return ""
+
+
+def add_evaluation(version: str, details: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """Put an evaluation into the card of an export, in place of an earlier one of that split; return its path.
+
+    Args:
+        version: folder of the export; a card is made if it has none.
+        details: its ``deepdetect.json``.
+        figures: what ``metrics.json`` holds.
+    """
+    path = files.join(version, EXPORT_CARD)
+    card = files.read_text(path) if files.exists(path) else render(details, Facts())
+    files.write_text(path, with_section(card, str(figures["split"]), _section(figures)))
+    return path
+
+
+def with_section(card: str, split: str, section: str) -> str:
+    """Return a card with the section of a split, in place of an earlier one or below the others."""
+    marker = f"<!-- split {urllib.parse.quote(split, safe='')} -->"
+    before, _, rest = card.partition(_BEGIN)
+    within, _, after = rest.partition(_END)
+    pattern = re.compile(rf"^(<!-- split \S+ -->)\n(.*?)^{_SECTION_END}$", re.DOTALL | re.MULTILINE)
+    found = dict(pattern.findall(within)) | {marker: section}
+    text = "\n".join(f"{name}\n{content}{_SECTION_END}\n" for name, content in found.items())
+    return f"{before.rstrip()}\n\n{_BEGIN}\n\n{text}\n{_END}{after}".rstrip() + "\n"
+
+
+def _section(figures: Mapping[str, Any]) -> str:
+    found = figures.get("robustness")
+    table = [] if found is None else [("unchanged", "", found["unchanged"])]
+    for kind, what in (found or {"kinds": {}})["kinds"].items():
+        table += [(kind, f"{what['unit']} {result['strength']:g}", result) for result in what["results"]]
+    return (
+        _templates()
+        .get_template("model_card_evaluation.md")
+        .render(
+            figures=figures,
+            rows=rows(figures),
+            intervals=_intervals(figures),
+            threshold=sections.threshold(figures, figures["positive_class"]),
+            matrix=list(zip(figures["class_names"], figures["confusion_matrix"], strict=True)),
+            robustness=[(kind, strength, *_cells(result)) for kind, strength, result in table],
+            worst=terminal.worst_fall(found) if found else "",
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            version=__version__,
+        )
+    )
+
+
+def _cells(result: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for name, share in (("auc", False), ("accuracy", True)):
+        interval = result["ci95"][name]
+        cells.append(pages.number(result[name], share) + (f" ({pages.span(interval, share)})" if interval else ""))
+    return cells
