@@ -120,6 +120,7 @@ CHOICES = {
     "resume": {"auto", "never", "required"},
     "on_divergence": {"stop", "rollback"},
     "export": {"best", "last", "all", "none"},
+    "tensorboard": {"scalars", "all"},
     "threshold_by": {"accuracy", "balanced_accuracy", "eer", "fpr", "none"},
 }
 

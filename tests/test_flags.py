@@ -41,6 +41,8 @@ SURFACE = {
     "on_divergence": "stop",
     "max_restarts_without_progress": 3,
     "log_every_steps": 1,
+    "tensorboard": "scalars",
+    "profile_steps": "",
     "precision": "auto",
     "strategy": "auto",
     "num_devices": 0,

@@ -17,7 +17,7 @@ FREE = {
     "data_dir", "job_dir", "max_bad_fraction", "epochs", "strategy", "num_devices", "checkpoint_every_steps",
     "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
     "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds", "startup_timeout_seconds",
-    "threshold_by", "threshold_fpr", "calibrate",
+    "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
 }  # fmt: skip
 OTHER = {
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
@@ -30,7 +30,7 @@ OTHER = {
     "positive_class": "Real", "model": "cnn_bn", "max_seconds": 60.0, "on_divergence": "rollback",
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,
     "allreduce_dtype": "bfloat16", "peer_timeout_seconds": 5.0, "startup_timeout_seconds": 30.0,
-    "threshold_by": "eer", "threshold_fpr": 0.2, "calibrate": True,
+    "threshold_by": "eer", "threshold_fpr": 0.2, "calibrate": True, "tensorboard": "all", "profile_steps": "2,3",
 }  # fmt: skip
 
 

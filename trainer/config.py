@@ -205,6 +205,37 @@ class LoopConfig:
         fixed=False,
     )
     log_every_steps: int = setting(1, "Steps averaged in one train line of metrics.jsonl.", unit="steps", minimum=1)
+    tensorboard: str = setting(
+        "scalars",
+        "What TensorBoard gets. all: also the settings (HParams), the network's graph, an augmented batch of each "
+        "start, and of each validation the precision-recall curve and the worst errors.",
+        choices=("scalars", "all"),
+        fixed=False,
+    )
+    profile_steps: str = setting(
+        "",
+        "Trace these steps, first and last with a comma such as 10,20, for TensorBoard's profiler; empty: none. Steps "
+        "that a continued job has behind it are not traced.",
+        fixed=False,
+    )
+
+    @property
+    def profiled(self) -> tuple[int, int] | None:
+        """First and last step of ``profile_steps``, from 1; None if there are none.
+
+        Raises:
+            RequestError: if it is something else.
+        """
+        if not self.profile_steps:
+            return None
+        words = self.profile_steps.split(",")
+        numbers = [int(word) for word in words if word.strip().isdecimal()]
+        if not len(words) == len(numbers) == 2 or not 1 <= numbers[0] < numbers[1]:
+            raise RequestError(
+                "--profile_steps: expected two increasing whole numbers from 1 with a comma, such as 10,20; received "
+                f"{self.profile_steps!r}"
+            )
+        return numbers[0], numbers[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -443,6 +474,7 @@ def _check_range(field: "dataclasses.Field[Any]", value: float) -> None:
 def check_together(config: Config) -> None:
     """Refuse settings that contradict each other, naming the one that repairs it."""
     optim, runtime, data = config.optim, config.runtime, config.data
+    _ = config.loop.profiled  # Raises if it is wrong.
     if optim.lr_schedule != "constant" and optim.min_learning_rate > optim.learning_rate:
         raise RequestError(
             f"expected min_learning_rate <= learning_rate, received {optim.min_learning_rate:g} > "

@@ -4,10 +4,11 @@ On gs:// TensorFlow would upload the whole file again at every flush, so there t
 ``send`` appends what is new to the object.
 """
 
+import importlib.util
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ class Events:
     """One event file of this start of a job."""
 
     def __init__(self, folder: str, *, write: bool) -> None:
-        """Make the file in a local or gs:// folder; without ``write`` everything is ignored."""
+        """Make the file in a local or gs:// folder; without ``write`` everything is ignored.
+
+        So it is without TensorBoard's package, which ``tf.summary`` needs and TensorFlow does not install.
+        """
+        if write and importlib.util.find_spec("tensorboard") is None:
+            log.warning("no TensorBoard events: the package tensorboard is not installed")
+            write = False
         self._folder = folder
         self._scratch = tempfile.TemporaryDirectory() if write and files.is_remote(folder) else None
         self._sent = 0  # Bytes.
@@ -30,13 +37,21 @@ class Events:
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the values that are finite numbers; a full disk ends the events, not the training."""
+
+        def write() -> None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    tf.summary.scalar(name, value)
+
+        self.add(step, write)
+
+    def add(self, step: int, write: Callable[[], None]) -> None:
+        """Let a function write summaries of a step with ``tf.summary``; as ``scalars`` otherwise."""
         if self._writer is None:
             return
         try:
             with self._writer.as_default(step=step):  # Leaving the block flushes.
-                for name, value in values.items():
-                    if isinstance(value, (int, float)) and math.isfinite(value):
-                        tf.summary.scalar(name, value)
+                write()
         except tf.errors.OpError as error:
             log.warning("TensorBoard events cannot be written (%s): none from here on", error.message)
             self._writer = None

@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import __version__, calibration, files, model_card, report, savedmodel, scoring
+from trainer import __version__, calibration, files, model_card, preview, report, savedmodel, scoring
 from trainer.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
-from trainer.data import augment
 from trainer.data.images import Images
 from trainer.data.manifest import Split, positive_class_index
-from trainer.data.order import Order
 from trainer.errors import JobFailed, StoppedEarly
 from trainer.loop import Ending, Plan
 from trainer.paths import JobPaths
@@ -172,23 +170,16 @@ class Handover:
     def _write_report(self) -> None:
         """Draw the run; a plot that fails must not cost a trained model, so it is logged instead."""
         try:
-            images, augmented, labels = self._preview()
+            seed = self._config.loop.seed
+            shown = preview.of_batch(
+                self._train, self._config.data, seed, step=0, batch_size=_PREVIEW_IMAGES, count=_PREVIEW_IMAGES
+            )
             counts = {split.name: split.counts for split in (self._train, self._validation)}
-            report.write_training_report(self._paths.job_dir, images, augmented, labels, counts)
+            report.write_training_report(self._paths.job_dir, shown.images, shown.augmented, shown.labels, counts)
         except StoppedEarly:
             raise
         except Exception:
             log.exception("the training report could not be drawn")
-
-    def _preview(self) -> tuple[Any, Any, list[str]]:
-        """Return some training images before and after augmentation, with their classes."""
-        split, data, seed = self._train, self._config.data, self._config.loop.seed
-        order = Order(len(split), min(_PREVIEW_IMAGES, len(split)), seed)
-        number, index, _ = order.slots(tf.constant(0, tf.int64), 0, order.batch_size)
-        chosen = index.numpy().tolist()
-        images = Images(split, data, cached=False).load(index.numpy()).images
-        augmented = augment.preview(data.augment, images, augment.draw(seed, int(number), index.numpy()))
-        return images, augmented, [split.class_names[split.labels[i]] for i in chosen]
 
 
 def _summary(values: dict[str, Any]) -> dict[str, float | None]:

@@ -67,7 +67,7 @@ class Journal:
             write: whether this process is the chief.
         """
         self._paths, self._plan, self._write = paths, plan, write
-        self._lines, self._events = files.Lines(paths.metrics), Events(paths.tensorboard, write=write)
+        self._lines, self.events = files.Lines(paths.metrics), Events(paths.tensorboard, write=write)
         self._pending: list[_Pending] = []
         self._group: list[StepStats] = []  # Steps of the next train line that are fetched already.
         self._started = time.monotonic()
@@ -102,7 +102,7 @@ class Journal:
     def flush(self) -> None:
         """Write what waits for a slow disk or bucket: a checkpoint must not know more steps than ``metrics.jsonl``."""
         self._lines.flush()
-        self._events.send()
+        self.events.send()
 
     def resume_clock(self) -> None:
         """Begin a window: what came before (validation, saving) is not training time."""
@@ -135,7 +135,7 @@ class Journal:
         window = _window(stats, seconds, self._waited)
         self.images, self.seconds = self.images + window.examples, self.seconds + seconds
         self._write_steps(pending, stats, window.images_per_second)
-        self._events.scalars(pending[-1].step, {"train/loss": window.loss, "train/accuracy": window.accuracy,
+        self.events.scalars(pending[-1].step, {"train/loss": window.loss, "train/accuracy": window.accuracy,
                                                 "train/learning_rate": pending[-1].rate,
                                                 "train/images_per_second": window.images_per_second})  # fmt: skip
         self.resume_clock()
@@ -144,7 +144,7 @@ class Journal:
 
     def validation(self, step: int, values: dict[str, Any]) -> None:
         """Write the line of one validation."""
-        self._events.scalars(step, {f"validation/{name.removeprefix('val_')}": value for name, value in values.items()})
+        self.events.scalars(step, {f"validation/{name.removeprefix('val_')}": value for name, value in values.items()})
         self.line("validation", step, **values)
 
     def _write_steps(self, pending: list[_Pending], stats: list[StepStats], images_per_second: float) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import __version__, agreement, loop, metrics, restarts
+from trainer import __version__, agreement, loop, metrics, profiling, restarts
 from trainer import result as result_lib
 from trainer import runtime as runtime_lib
+from trainer.board import Board
 from trainer.checkpoint import Checkpoint, CheckpointStore
 from trainer.cluster import Cluster
 from trainer.config import Config
@@ -108,11 +109,17 @@ class Session:
         self._saver = Saver(self._store)
         group.before_end(self._saver.finish)
         self._journal = Journal(self._paths, plan, write=cluster.is_chief)
+        self._board = Board(
+            config, self._journal.events, train, validation, positive=self._positive, write=cluster.is_chief
+        )
         self._restore()
         if cluster.is_chief:
             restarts.count_start(self._paths, self._state.step, config.loop.max_restarts_without_progress)
         agreement.require_shared(group, self._paths.restarts)
         self._progress = Progress(plan, self._state.step, show=cluster.is_chief)
+        self._profile = profiling.Profile(
+            config.loop.profiled, self._paths.tensorboard, self._state.step, write=cluster.is_chief
+        )
 
     def run(self) -> result_lib.Result:
         """Train to the end and hand over the exports, the report and ``result.json``.
@@ -211,9 +218,11 @@ class Session:
         )  # fmt: skip
 
     def _loop(self) -> loop.Ending:
+        self._board.start(self._state.step, self._state.model)
         try:
             ending = self._run_until_it_ends()
         finally:
+            self._profile.stop()
             self._progress.close()
             self._saver.finish()
         self._note_saves()
@@ -303,7 +312,8 @@ class Session:
         waited = time.monotonic() - asked
         rate = self._state.schedule.rate(step)
         self._state.optimizer.learning_rate = rate
-        stats = self._steps.train(batch, tf.constant(step, tf.int64))
+        with self._profile.step(step + 1):
+            stats = self._steps.train(batch, tf.constant(step, tf.int64))
         self._state.step = step + 1
         self._journal.add(self._state.step, rate, stats, waited)
         self._progress.step(self._state.step)
@@ -362,6 +372,7 @@ class Session:
         real = rows[:, -1] > 0.0
         if not real.any():
             raise RequestError("expected a validation image that can be decoded, received none; see skipped.jsonl")
+        self._board.validation(self._state.step, np.flatnonzero(real), rows[real, :-1])
         return metrics.validation_summary(self._validation_split.labels[real], rows[real, :-1], self._positive)
 
     def _save(self, done: int, *, must: bool) -> None:

@@ -15,7 +15,7 @@ from trainer import agreement, files, flags, lock, peers, result, resume, signal
 from trainer import cluster as cluster_lib
 from trainer.config import Config
 from trainer.data import manifest
-from trainer.errors import EXIT_DONE
+from trainer.errors import EXIT_DONE, RequestError
 from trainer.loop import Plan
 from trainer.paths import JobPaths
 
@@ -81,9 +81,19 @@ def _prepare(config: Config, plan: Plan, paths: JobPaths) -> dict[str, Any] | No
 
 
 def make_plan(config: Config, examples: int) -> Plan:
-    """Turn epochs and examples into steps; after this there are only steps."""
+    """Turn epochs and examples into steps; after this there are only steps.
+
+    Raises:
+        RequestError: if the steps to profile lie behind the last one.
+    """
     per_pass = -(-examples // config.data.batch_size)
     per_epoch = config.loop.steps_per_epoch or per_pass
+    profiled = config.loop.profiled
+    if profiled and profiled[1] > config.loop.epochs * per_epoch:
+        raise RequestError(
+            f"--profile_steps: expected steps up to the job's last, {config.loop.epochs * per_epoch}; received "
+            f"{config.loop.profile_steps!r}"
+        )
     return Plan(
         total_steps=config.loop.epochs * per_epoch,
         steps_per_epoch=per_epoch,
