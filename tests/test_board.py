@@ -5,6 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import tensorflow as tf
+from gcs import objects
 from images import write_image_set
 from jobs import float32_policy, result_of, run_job, sigterm_after, values_of  # noqa: F401  (a fixture)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -152,6 +153,15 @@ def test_a_trace_that_a_stop_cuts_short_is_kept(tmp_path):
             tf.reduce_sum(tf.ones([8, 8]))
     profile.stop()
     assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
+
+
+def test_a_trace_in_a_bucket_arrives_at_its_end(bucket):
+    profile = profiling.Profile((1, 2), f"{bucket}/job/tensorboard", 0, write=True)
+    for number in (1, 2):
+        assert not objects(bucket)
+        with profile.step(number):
+            tf.reduce_sum(tf.ones([8, 8]))
+    assert [name for name in objects(bucket) if name.startswith("job/tensorboard/plugins/profile/")]
 
 
 def test_events_need_the_package_and_nothing_else_does(tmp_path, monkeypatch, package_log):

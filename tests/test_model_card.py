@@ -57,7 +57,8 @@ def test_figures_threshold_data_and_limits(classes):
     assert value == f"{right.mean():.1%}"
     assert interval == " to ".join(f"{bound:.1%}" for bound in figures["ci95"]["accuracy"])
     assert cells(card, "Train", "Fake") == [["50", f"{1 / classes:.1%}"]]
-    assert "Skipped in Train because they could not be decoded: 2." in card
+    assert "Of these 2 in Train could not be decoded and were skipped.\n" in card
+    assert "in Validation could not" not in card
     assert "Validation was held out of Train" in card
     assert cells(card, "SHA-256 of the weights") == [["abc"]]
     assert cells(card, "Seed") == [["3"]]
@@ -81,6 +82,7 @@ def test_odd_names_stay_in_their_cell():
     names = ["Fa|ke\n## Real <b>", "`Real`*_["]
     config = {"data_dir": "a|b\n```\n# c", "model": "cnn"}
     card = model_card.render(metadata(names, config=config), Facts({"Train": {names[0]: 1, names[1]: 3}}))
+    assert "All of them could be decoded." in card
     assert cells(card, "Train", "Fa|ke ## Real <b>") == [["1", "25.0%"]]
     assert cells(card, "Train", "`Real`*_[") == [["3", "75.0%"]]
     plain = model_card.render(metadata(["Fake", "Real"]), Facts())

@@ -167,9 +167,12 @@ def _intervals(figures: Mapping[str, Any]) -> str:
 
 
 def _rare(choice: Mapping[str, Any]) -> str:
-    """Return how many of 100 calls are right where forgeries are rare (Bayes), with Validation's rates; or nothing."""
+    """Return how many of 100 calls are right where forgeries are rare (Bayes), with Validation's rates; or nothing.
+
+    Nothing without a false alarm there: in a small Validation that is luck.
+    """
     hits, alarms = choice.get("tpr"), choice.get("fpr")
-    if not hits or alarms is None:
+    if not hits or not alarms:
         return ""
     return f"{100 * hits * _RARE / (hits * _RARE + alarms * (1 - _RARE)):.0f}"
 
@@ -181,7 +184,7 @@ def _made(metadata: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
         "Made": metadata.get("created"),
         "Step": metadata.get("step"),
         "Epoch": metadata.get("epoch"),
-        "Chosen by": metadata.get("monitor"),
+        "Monitor": metadata.get("monitor"),
         "Seed": config.get("seed"),
         "Precision in training": metadata.get("precision"),
         **facts.made,
