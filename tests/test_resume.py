@@ -16,7 +16,8 @@ from trainer.paths import JobPaths
 FREE = {
     "data_dir", "job_dir", "max_bad_fraction", "epochs", "strategy", "num_devices", "checkpoint_every_steps",
     "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
-    "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds", "startup_timeout_seconds",
+    "max_restarts_without_progress", "cache", "cache_bytes", "data_service", "peer_timeout_seconds",
+    "startup_timeout_seconds",
 }  # fmt: skip
 OTHER = {
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
@@ -29,6 +30,7 @@ OTHER = {
     "positive_class": "Real", "model": "cnn_bn", "max_seconds": 60.0, "on_divergence": "rollback",
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,
     "allreduce_dtype": "bfloat16", "peer_timeout_seconds": 5.0, "startup_timeout_seconds": 30.0,
+    "data_service": "grpc://other:5050",
 }  # fmt: skip
 
 
