@@ -174,6 +174,29 @@ def test_a_process_that_hangs_is_named(data, tmp_path, victim):
     assert "silent for" in texts[1 - victim]
 
 
+@pytest.mark.thorough
+def test_all_go_back_alike_after_a_divergence_and_pass_over_a_damaged_checkpoint(data, tmp_path):
+    wild = {"model": "cnn", "optimizer": "sgd", "lr_schedule": "constant", "dropout": 0.0, "learning_rate": 16.0,
+            "on_divergence": "rollback", "checkpoint_every_steps": 1, "epochs": 1}  # fmt: skip
+    codes, texts = Run(data, tmp_path / "wild", 2, **wild).wait()
+    assert codes == [1, 1]  # Too wild for five halvings: both give up at the same point, too.
+    ends = [[line.split("; ")[-1] for line in text.splitlines() if "; back to step" in line] for text in texts]
+    assert len(ends[0]) == 5
+    assert ends[0] == ends[1]
+
+    job = tmp_path / "job"
+    finished(data, job, 2, epochs=1, checkpoint_every_steps=4)
+    newest, before = checkpoints_of(job)[-1], checkpoints_of(job)[-2]
+    arrays = job / "checkpoints" / f"{newest:010d}" / "arrays.npz"
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(content)
+    texts = finished(data, job, 2, epochs=2, checkpoint_every_steps=4)
+    assert f"{newest:010d} is damaged" in texts[0]
+    for text in texts:
+        assert f"continuing from step {before} " in text
+
+
 def test_other_data_and_a_job_dir_of_its_own_are_refused(data, tmp_path):
     environments = local_cluster.environments(2)
 
