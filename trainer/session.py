@@ -229,19 +229,21 @@ class Session:
     def _run_until_it_ends(self) -> loop.Ending:
         """Run the loop; a divergence goes back to the newest checkpoint if that is wanted."""
         while True:
-            self._batches = self._feed.training(self._train_split, self._state.step, self._plan.total_steps)
+            batches = self._feed.training(self._train_split, self._state.step, self._plan.total_steps)
             self._journal.resume_clock()
             try:
-                return loop.run(
-                    self._plan,
-                    self._state.step,
-                    train=self._train,
-                    log=self._log,
-                    validate=self._validate,
-                    save=self._save,
-                    stop_requested=self._should_stop,
-                    validate_first=self._plan.ends_epoch(self._state.step) and self._state.validated < self._state.step,
-                )
+                with contextlib.closing(batches) as self._batches:
+                    return loop.run(
+                        self._plan,
+                        self._state.step,
+                        train=self._train,
+                        log=self._log,
+                        validate=self._validate,
+                        save=self._save,
+                        stop_requested=self._should_stop,
+                        validate_first=self._plan.ends_epoch(self._state.step)
+                        and self._state.validated < self._state.step,
+                    )
             except Diverged as divergence:
                 self._roll_back(divergence)
 
