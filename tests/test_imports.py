@@ -29,7 +29,7 @@ LAYERS = [
      "trainer.pack.writer", "trainer.pages", "trainer.submit.request", "trainer.sweep.oracles",
      "trainer.sweep.records"],
     ["trainer.audit.charts", "trainer.audit.summary", "trainer.data.images", "trainer.pack.command",
-     "trainer.report", "trainer.submit.plan", "trainer.sweep.importance"],
+     "trainer.report", "trainer.submit.plan", "trainer.sweep.importance", "trainer.sweep.pruning"],
     ["trainer.audit.page", "trainer.data.pipeline", "trainer.evaluate", "trainer.handover", "trainer.submit.render",
      "trainer.sweep.drawings"],
     ["trainer.audit.command", "trainer.feed", "trainer.submit.runs", "trainer.sweep.page"],
@@ -110,7 +110,8 @@ LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "train
          "trainer.logs", "trainer.selftest", "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
          "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow",
          "trainer.submit.launch", "trainer.submit.command", "trainer.train", "trainer.space",
-         "trainer.sweep.request", "trainer.sweep.records", "trainer.sweep.trial", "trainer.tune"]  # fmt: skip
+         "trainer.sweep.request", "trainer.sweep.records", "trainer.sweep.pruning", "trainer.sweep.trial",
+         "trainer.tune"]  # fmt: skip
 
 CODE = """
 import importlib, sys

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from images import write_image_set
 from jobs import checkpoints_of, float32_policy, result_of, sigterm_after  # noqa: F401
 
 from trainer import flags, handover, train, tune
+from trainer.sweep import pruning
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = """
@@ -48,6 +50,18 @@ def trials(folder):
     """Return the rows of trials.csv without what a clock and a place decide."""
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     return [{k: v for k, v in row.items() if k not in ("seconds", "job_dir", "worker")} for row in rows]
+
+
+def stop_at_a_verdict(real):
+    """Return a judge that sends this process a SIGTERM as it finds a trial hopeless."""
+
+    def call(self, epoch, values):
+        said = real(self, epoch, values)
+        if said:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return said
+
+    return call
 
 
 def start(command, **environment):
@@ -157,6 +171,39 @@ def test_failing_trials_are_told_and_the_sweep_goes_on_until_three_are_alike(dat
     assert sweep(data, tmp_path / "another", tuner="grid", space=space) == 1
     assert "3 trials in a row failed with the same reason" in capsys.readouterr().err
     assert len(trials(tmp_path / "another")) == 3
+
+
+def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tmp_path, capsys):
+    space = tmp_path / "rates.yaml"
+    space.write_text("- {name: learning_rate, kind: choice, values: [1.0e-3, 8.0e-4, 6.0e-4, 1.0e-8]}\n")
+    changes = {
+        "tuner": "grid", "space": space, "objective": "loss", "prune": "median", "prune_warmup_epochs": 1,
+        "min_learning_rate": 1e-9, "augment": "none", "max_failures": 1,
+    }  # fmt: skip
+    folder, again = tmp_path / "sweep", tmp_path / "again"
+    assert sweep(data, folder, max_trials=3, **changes) == 0
+    shutil.copytree(folder, again)
+    capsys.readouterr()
+    assert sweep(data, folder, max_trials=4, **changes) == 0
+    rows, table = trials(folder), capsys.readouterr().out
+    assert [(row["status"], row["epochs"]) for row in rows] == [("done", "2")] * 3 + [("pruned", "1")]
+    assert rows[3]["reason"].startswith("pruned after epoch 1: best loss 0.6")
+    assert rows[3]["reason"] in table
+    result = result_of(folder / "trials" / "0003")
+    assert (result["stopped_by"], result["reason"]) == ("pruned", rows[3]["reason"])
+    oracle = json.loads((folder / "oracle.json").read_text())
+    assert oracle["trials"][3]["score"] == pytest.approx(float(rows[3]["score"]))
+    assert oracle["trials"][3]["status"] == "COMPLETED"
+    # Stopped as the verdict falls, and continued: as a job of its own, which has no judge, and as a sweep.
+    with mock.patch.object(pruning.MedianJudge, "__call__", stop_at_a_verdict(pruning.MedianJudge.__call__)):
+        assert sweep(data, again, max_trials=4, **changes) == 75
+    job = again / "trials" / "0003"
+    assert not (job / "result.json").exists()
+    with mock.patch.object(handover.report, "write_training_report"):
+        assert flags.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
+    assert sweep(data, again, max_trials=4, **changes) == 0
+    assert trials(again) == rows
+    assert {**result_of(job), "images_per_second": 0} == {**result, "images_per_second": 0}
 
 
 @pytest.mark.thorough

@@ -67,6 +67,7 @@ class Handover:
             device_kind=runtime.device_kind,
             images={split.name: split.counts for split in (self._train, self._validation)},
             skipped=skipped,
+            reason=state.hopeless,
         )
 
     def _export(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ class Result:
 
     Attributes:
         status: always ``done``; an unfinished job has no result.
-        stopped_by: ``epochs`` or ``early_stopping``.
+        stopped_by: ``epochs``, ``early_stopping``, or ``pruned`` (by the judge given to ``train.run``).
         step: steps done.
         epoch: epochs done.
         best_step: step of the best validation.
@@ -29,6 +29,7 @@ class Result:
         device_kind: GPU or CPU.
         images: used images of each split and class.
         skipped: undecodable images of each split.
+        reason: the judge's words; empty unless pruned.
     """
 
     status: str
@@ -48,6 +49,7 @@ class Result:
     device_kind: str
     images: dict[str, dict[str, int]]
     skipped: dict[str, int]
+    reason: str = ""
 
     def write(self, path: str) -> None:
         """Write the JSON file, whole."""

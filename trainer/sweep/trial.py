@@ -11,22 +11,25 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import IO
 
-from trainer import files, result, train
+from trainer import files, flags, result, train
 from trainer.cluster import Cluster
 from trainer.config import Config
 from trainer.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
 from trainer.paths import JobPaths
 from trainer.signals import StopRequest
+from trainer.sweep import pruning
+from trainer.sweep.pruning import MedianJudge
 
 log = logging.getLogger(__name__)
 
-# python -m trainer.train, but for asking Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by
-# preexec_fn, which is not safe beside the threads of gRPC and TensorFlow.
+# main(), which first asks Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by preexec_fn,
+# which is not safe beside the threads of gRPC and TensorFlow.
 _CHILD = (
-    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import flags, train; "
-    "sys.exit(flags.run_command(train.main))"
+    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import flags; from trainer.sweep import trial; "
+    "sys.exit(flags.run_command(trial.main))"
 )
 _KEPT_LINES = 400
 _OUT_OF_MEMORY = (
@@ -42,15 +45,15 @@ class TrialFailed(Exception):
     """Say why a trial has no score; the sweep goes on."""
 
 
-def run_here(config: Config) -> result.Result:
-    """Run a trial in this process.
+def run_here(config: Config, judge: MedianJudge | None = None) -> result.Result:
+    """Run a trial in this process; with a judge it may be pruned.
 
     Raises:
         TrialFailed: if it cannot end with a result.
         StoppedEarly: after a stop request, with everything saved.
     """
     try:
-        return train.run(config, Cluster())
+        return train.run(config, Cluster(), judge)
     except StoppedEarly:
         raise
     except (RequestError, JobFailed, Diverged) as error:
@@ -81,8 +84,15 @@ def _free_memory() -> None:
         keras.utils.clear_session(free_memory=True)
 
 
-def run_apart(config: Config, stop: StopRequest) -> result.Result:
-    """Run a trial as a process of its own; it dies with this one.
+def main(argv: Sequence[str]) -> int:
+    """Be the process of a trial: ``--config=FILE``, and a judge as JSON if there is one."""
+    judge = pruning.from_json(argv[1]) if argv[1:] else None
+    train.run(flags.train_config(argv[:1]), Cluster(), judge)
+    return EXIT_DONE
+
+
+def run_apart(config: Config, stop: StopRequest, judge: MedianJudge | None = None) -> result.Result:
+    """Run a trial as a process of its own; it dies with this one.  With a judge it may be pruned.
 
     Raises:
         TrialFailed: if it cannot end with a result; a process that was killed or ran out of memory is said to be so.
@@ -93,7 +103,7 @@ def run_apart(config: Config, stop: StopRequest) -> result.Result:
     files.write_text(request, json.dumps(config.flat(), indent=1) + "\n")
     stop.at_once = ""  # From here on the trial saves first.
     process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, f"--config={request}"],
+        [sys.executable, "-c", _CHILD, f"--config={request}", *([judge.to_json()] if judge else [])],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
     )  # fmt: skip
     lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
