@@ -42,8 +42,8 @@ class SweepConfig:
     )
     space: str = setting(
         "",
-        "YAML or JSON file of the flags that vary (README, A sweep); empty: learning_rate, dropout, model, augment and "
-        "optimizer. All other flags hold for all trials.",
+        "YAML or JSON file of the flags that vary (README, A sweep), or its text as [{name: ...}, ...]; empty: "
+        "learning_rate, dropout, model, augment and optimizer. All other flags hold for all trials.",
         fixed=False,
     )
     keep_trials: int = setting(
@@ -118,6 +118,14 @@ class Request:
         if self.sweep.max_trials:
             return self.sweep.max_trials
         return None if self.sweep.tuner in ("hyperband", "grid") else DEFAULT_TRIALS
+
+    @property
+    def expected_trials(self) -> int | None:
+        """Trials that the whole sweep will have; None if only the tuner knows."""
+        if self.sweep.tuner == "grid":
+            whole = sum(1 for _ in space.combinations(self.space))
+            return min(whole, self.max_trials or whole)
+        return self.max_trials
 
     def trial(self, values: dict[str, Value], job_dir: str) -> Config:
         """Return the settings of a trial.
