@@ -259,6 +259,13 @@ def test_the_end_of_a_trials_process_is_named(code, lines, said):
     assert trial.reason_of(code, lines).startswith(said)
 
 
+def test_a_full_disk_is_no_trials_failure():
+    for word in ("OSError: [Errno 28] No space left on device: 'x'", "[Errno 122] Disk quota exceeded"):
+        with pytest.raises(errors.JobFailed, match="the disk is full"):
+            trial.refuse_full_disk(["step 3", word])
+    trial.refuse_full_disk(["failed: the loss is not finite"])
+
+
 def ended(number, score, job=None, **settings):
     name = f"{number:04d}"
     status, reason = (records.DONE, "") if score is not None else (records.FAILED, "no luck at step 3")

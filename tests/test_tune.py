@@ -251,6 +251,39 @@ def test_a_chief_and_two_workers_that_are_killed_end_with_the_same_trials(data, 
     assert trials(folder) == trials(undisturbed)
 
 
+FULL_DISK = """
+import subprocess, sys
+from trainer import flags, tune
+disk, out, *words = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+print(flags.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
+subprocess.run(["mount", "-o", "remount,size=99m", disk], check=True)
+print(flags.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
+subprocess.run(["cp", f"{disk}/sweep/trials.csv", out], check=True)
+"""
+
+
+def test_a_full_disk_ends_the_sweep_in_one_line_and_costs_no_trial(data, undisturbed, tmp_path):
+    """On a real tmpfs that holds no checkpoint, in a mount namespace of its own; then with room."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this machine allows no mount namespace")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    argv = [*words(data, disk / "sweep", max_trials=1, keep_trials=1), f"--space={tmp_path / 'space.yaml'}"]
+    (tmp_path / "space.yaml").write_text(SPACE)
+    done = subprocess.run(
+        ["unshare", "-rm", sys.executable, "-c", FULL_DISK, str(disk), str(tmp_path), *argv], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "codes").read_text().split() == ["1", "0"], done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "the disk is full" in line
+    assert "No space left" in line
+    assert "Traceback" not in done.stderr
+    assert trials(tmp_path) == trials(undisturbed)[:1]
+
+
 def test_a_taken_port_is_one_line(data, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

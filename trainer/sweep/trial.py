@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO
 
 from trainer import files, flags, result, train
@@ -41,6 +41,9 @@ _OUT_OF_MEMORY = (
 )
 
 
+_DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
+
+
 class TrialFailed(Exception):
     """Say why a trial has no score; the sweep goes on."""
 
@@ -51,21 +54,41 @@ def run_here(config: Config, judge: MedianJudge | None = None) -> result.Result:
     Raises:
         TrialFailed: if it cannot end with a result.
         StoppedEarly: after a stop request, with everything saved.
+        JobFailed: if the disk is full, which is no fault of the trial.
     """
     try:
         return train.run(config, Cluster(), judge)
     except StoppedEarly:
         raise
     except (RequestError, JobFailed, Diverged) as error:
+        refuse_full_disk([str(error)])
         raise TrialFailed(" ".join(str(error).split())) from error
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
+        refuse_full_disk([words])
         if is_out_of_memory(words):
             raise TrialFailed(f"out of memory: {_first_line(str(error))}") from error
         log.exception("a trial crashed")
         raise TrialFailed(f"crashed: {_first_line(words)}") from error
     finally:
         _free_memory()
+
+
+def refuse_full_disk(lines: Iterable[str]) -> None:
+    """Let a full disk end the sweep: every further trial would fail, and this one can go on when there is room.
+
+    Args:
+        lines: what a trial said last.
+
+    Raises:
+        JobFailed: if one of them speaks of a full disk.
+    """
+    for line in lines:
+        if any(sign in line for sign in _DISK_IS_FULL):
+            raise JobFailed(
+                f"the disk is full ({_first_line(line)}); free space, then start the same command again: it goes on "
+                "where it was"
+            )
 
 
 def is_out_of_memory(text: str) -> bool:
@@ -97,6 +120,7 @@ def run_apart(config: Config, stop: StopRequest, judge: MedianJudge | None = Non
     Raises:
         TrialFailed: if it cannot end with a result; a process that was killed or ran out of memory is said to be so.
         StoppedEarly: after a stop request, with everything saved.
+        JobFailed: if the disk is full, which is no fault of the trial.
     """
     paths = JobPaths(config.loop.job_dir)
     request = files.join(config.loop.job_dir, "request.json")
@@ -117,6 +141,7 @@ def run_apart(config: Config, stop: StopRequest, judge: MedianJudge | None = Non
         return finished
     if code == EXIT_STOPPED:
         raise StoppedEarly(f"{stop.reason or 'a signal to the trial'}: {_last(lines, 'stopped: ')}")
+    refuse_full_disk(reversed(lines))
     raise TrialFailed(reason_of(code, list(lines)))
 
 
