@@ -251,6 +251,16 @@ def test_a_chief_and_two_workers_that_are_killed_end_with_the_same_trials(data, 
     assert trials(folder) == trials(undisturbed)
 
 
+@pytest.mark.thorough
+def test_random_kills_of_chief_and_workers_change_nothing():
+    """A short run of the script that anyone can run for longer; docs/measured/sweeps.md keeps its table."""
+    process = start(["scripts/chaos_sweep.py", "--max_trials=4", "--image_size=48", "--images=40", "--epochs=1"])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert output.count("identical") == 4
+    assert all(f"| {name} |" in output for name in ("chief", "worker 0", "worker 1"))
+
+
 FULL_DISK = """
 import subprocess, sys
 from trainer import flags, tune
