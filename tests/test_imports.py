@@ -32,7 +32,7 @@ LAYERS = [
      "trainer.pack.writer", "trainer.pages", "trainer.predict", "trainer.robustness", "trainer.robustness_plots",
      "trainer.submit.request", "trainer.sweep.oracles", "trainer.sweep.records"],
     ["trainer.audit.charts", "trainer.audit.summary", "trainer.data.images", "trainer.pack.command",
-     "trainer.sections", "trainer.submit.plan", "trainer.sweep.importance"],
+     "trainer.sections", "trainer.submit.plan", "trainer.sweep.importance", "trainer.sweep.pruning"],
     ["trainer.audit.page", "trainer.data.remote", "trainer.gallery", "trainer.report", "trainer.scoring",
      "trainer.submit.render", "trainer.sweep.drawings"],
     ["trainer.audit.command", "trainer.data.pipeline", "trainer.evaluate", "trainer.handover", "trainer.submit.runs",
@@ -115,7 +115,8 @@ LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "train
          "trainer.logs", "trainer.selftest", "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
          "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow",
          "trainer.submit.launch", "trainer.submit.command", "trainer.train", "trainer.space",
-         "trainer.sweep.request", "trainer.sweep.records", "trainer.sweep.trial", "trainer.tune"]  # fmt: skip
+         "trainer.sweep.request", "trainer.sweep.records", "trainer.sweep.pruning", "trainer.sweep.trial",
+         "trainer.tune"]  # fmt: skip
 
 CODE = """
 import importlib, sys
