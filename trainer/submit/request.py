@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from trainer import flags, gcs, space
+from trainer import flags, gcs_client, space
 from trainer.config import Config, Value, setting
 from trainer.errors import RequestError
 from trainer.sweep import request as sweep_lib
@@ -18,7 +18,7 @@ PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
 _LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
 _LONGEST_SWEEP_NAME = 26
-_BUCKET_PATH = re.compile(rf"gs://{gcs.BUCKET_NAME.pattern}(/[^\s]*)?")
+_BUCKET_PATH = re.compile(rf"gs://{gcs_client.BUCKET_NAME.pattern}(/[^\s]*)?")
 _REPOSITORY = r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
 _IMAGE = re.compile(
     rf"{_REPOSITORY}(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
