@@ -116,8 +116,39 @@ def test_evaluation_report_with_training_curves(tmp_path, capsys):
     page = check_page(text)
     for words in ("Confusion matrix", "Precision and recall", "Worst mistakes", "Learning rate", "best epoch: 2"):
         assert words in text
+    assert "There are no heat maps of where the model looked: it was written by an older version." in text
     alts = [image["alt"] for image in page.images]
     assert alts[:2] == ["Test/Real/<b>.png", "Test/Fake/1.png"]  # Called wrong: 220 / 255, then 90 / 255.
     thumbnail = re.search(r'src="data:image/jpeg;base64,([^"]+)"', text)
     red = np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnail[1]))))[..., 0]
     assert red.mean() == pytest.approx(220, abs=3)
+
+
+def test_the_worst_mistakes_show_where_the_model_looked(tmp_path, capsys):
+    write_export(tmp_path / "best" / "1", ["Fake", "Real"], explains=True)
+    data = tmp_path / "data"
+    for name, reds in {"Fake": [250, 90], "Real": [20, 220]}.items():
+        for index, red in enumerate(reds):
+            write_image(data / "Test" / name / f"{index}.png", (red, 40, 60))
+    # Half of it red: the map of this export is red, so the left half must glow.
+    half = np.full([16, 16, 3], 10, np.uint8)
+    half[:, :7, 0] = 250
+    Image.fromarray(half).save(data / "Test" / "Fake" / "half.png")
+    words = [f"--model_dir={tmp_path}/best", f"--data_dir={data}", f"--out={tmp_path}/out", "--bootstrap=0"]
+    assert flags.run_command(evaluate.main, words) == 0
+    capsys.readouterr()
+    page = check_page((tmp_path / "out" / "report.html").read_text())
+    worst = ["Test/Real/1.png", "Test/Fake/1.png", "Test/Fake/half.png"]
+    called = ["Fake", "Real", "Real"]
+    expected = [
+        alt
+        for path, label in zip(worst, called, strict=True)
+        for alt in (path, f"Heat map of {path}: what spoke for {label}")
+    ]
+    assert [image["alt"] for image in page.images][:6] == expected
+    before, under = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(page.images[number]["src"].split(",")[1]))), np.float32)
+        for number in (4, 5)
+    )
+    change = np.abs(under - before).mean(axis=(0, 2))
+    assert change[:50].mean() > 5 * change[90:].mean()

@@ -264,12 +264,14 @@ def _write_report(export: serving.Export, scored: "Scored", split: Split, figure
     from trainer import gallery, report  # Late, as above.
     from trainer.curves import read_curves
 
-    job_dir = _job_dir(export.path)
+    job_dir, worst = _job_dir(export.path), gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]
+    maps = gallery.explain(export, split, worst.tolist())
     report.write_evaluation_report(
         path,
         figures,
         scored,
-        mistakes=gallery.pictures(split, scored, gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]),
+        mistakes=gallery.pictures(split, scored, worst, maps),
+        no_heat_maps=maps.why_not,
         samples=gallery.pictures(split, scored, gallery.spread_samples(scored, _SAMPLES_OF_A_CLASS)),
         curves=read_curves(job_dir),
         details=export.details,

@@ -110,6 +110,7 @@ def write_evaluation_report(
     scored: Scored,
     *,
     mistakes: Sequence[pages.Picture],
+    no_heat_maps: str,
     samples: Sequence[pages.Picture],
     curves: Curves | None,
     details: Mapping[str, Any],
@@ -121,6 +122,7 @@ def write_evaluation_report(
         figures: what ``metrics.json`` holds.
         scored: the predictions behind it.
         mistakes: images that were called wrong, worst first.
+        no_heat_maps: why the mistakes come without them; empty if they do not.
         samples: some images of each class.
         curves: the course of training, if it is known.
         details: what the export says of itself.
@@ -143,6 +145,7 @@ def write_evaluation_report(
             no_ranking=figures["undefined"].get("auc", ""),
             mistakes=mistakes,
             mistakes_text=_mistakes_text(scored, len(mistakes)),
+            no_heat_maps=no_heat_maps,
             samples=samples,
             training=_training_drawings(curves) if curves else [],
             rows=_rows(figures, positive, rest),
