@@ -51,10 +51,10 @@ def check_page(text):
     return page
 
 
-def write_job(job_dir, validations=3):
+def write_job(job_dir, validations=3, restarts=False):
     job_dir.mkdir(parents=True, exist_ok=True)
     (job_dir / "config.json").write_text(json.dumps({"monitor": "val_accuracy", "epochs": 3, "data_dir": "<D>"}))
-    lines = [{"kind": "start", "step": 0, "epoch": 1}]
+    lines = [{"kind": "start", "step": 0, "epoch": 1, "total_steps": 6}]
     for epoch in range(1, validations + 1):
         common = {"kind": "train", "epoch": epoch, "learning_rate": 0.1**epoch, "images_per_second": 9.0}
         lines.append({**common, "step": 2 * epoch - 1, "loss": 1.0, "accuracy": 0.5, "examples": 30})
@@ -63,6 +63,8 @@ def write_job(job_dir, validations=3):
             "kind": "validation", "step": 2 * epoch, "epoch": epoch, "val_loss": 0.5 / epoch,
             "val_accuracy": [0.7, 0.9, 0.9][epoch - 1], "val_auc": None, "learning_rate": 0.1,
         })  # fmt: skip
+    if restarts:
+        lines[4:4] = [{"kind": "start", "step": 3, "epoch": 2, "total_steps": 6}] * 2
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (job_dir / "metrics.jsonl").write_text(text + '{"kind": "train", "st')  # A kill cut the last line.
     return job_dir
@@ -76,7 +78,14 @@ def test_curves_weigh_examples_and_find_the_best_epoch(tmp_path):
     assert read.learning_rate.values == pytest.approx([0.1, 0.01, 0.001])
     assert read.validation["val_auc"].values == []
     assert (read.monitor, read.best_epoch) == ("val_accuracy", 2)  # The first of equals.
+    assert read.restarts == []
     assert curves.read_curves(str(tmp_path / "none")) is None
+
+
+def test_restarts_are_found_within_their_epoch(tmp_path):
+    read = curves.read_curves(str(write_job(tmp_path, restarts=True)))
+    assert read.restarts == [1.5]  # Twice at step 3, with two steps an epoch.
+    assert read.train["loss"].epochs == [1, 2, 3]
 
 
 @pytest.mark.parametrize("validations", [pytest.param(0, marks=pytest.mark.slow), 3])
@@ -100,7 +109,7 @@ def test_training_report(tmp_path, validations):
 
 
 def test_evaluation_report_with_training_curves(tmp_path, capsys):
-    job_dir = write_job(tmp_path / "job")
+    job_dir = write_job(tmp_path / "job", restarts=True)
     write_export(job_dir / "export" / "best" / "120", ["Fake", "Real"])
     data = tmp_path / "data"
     for name, reds in {"Fake": [250, 90, 180]}.items():
@@ -114,7 +123,8 @@ def test_evaluation_report_with_training_curves(tmp_path, capsys):
     capsys.readouterr()
     text = (tmp_path / "out" / "report.html").read_text()
     page = check_page(text)
-    for words in ("Confusion matrix", "Precision and recall", "Worst mistakes", "Learning rate", "best epoch: 2"):
+    for words in ("Confusion matrix", "Precision and recall", "Worst mistakes", "Learning rate", "best epoch: 2",
+                  ">restart<", ">DET<", ">Calibration<", "has no temperature"):  # fmt: skip
         assert words in text
     assert "There are no heat maps of where the model looked: it was written by an older version." in text
     alts = [image["alt"] for image in page.images]

@@ -55,7 +55,8 @@ def pictures(
         picture = pages.picture(image, files.printable(split.names[index]), caption)
         if maps and index in maps.of:
             heat, label = maps.of[index]
-            picture = dataclasses.replace(picture, heat=pages.jpeg_uri(heatmap.overlay(image, heat)), spoke_for=label)
+            says = f"what spoke for {label}" if heat.any() else f"empty, nothing spoke for {label}"
+            picture = dataclasses.replace(picture, heat=pages.jpeg_uri(heatmap.overlay(image, heat)), heat_says=says)
         found.append(picture)
     return found
 

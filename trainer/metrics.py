@@ -171,16 +171,38 @@ def squared_distance(labels: Ints, probabilities: Floats) -> Floats:
     return np.asarray(((probabilities - truth) ** 2).sum(axis=1) / halves, np.float64)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class CalibrationBins:
+    """What images say of themselves, by stated confidence; sums over the images of each bin, ``[15]``.
+
+    Attributes:
+        counts: images.
+        confidence: probabilities of the predicted classes.
+        right: images called right.
+    """
+
+    counts: Ints
+    confidence: Floats
+    right: Floats
+
+
+def calibration_bins(labels: Ints, predicted: Ints, probabilities: Floats) -> CalibrationBins:
+    """Sort images into 15 bins of equal width ``((m - 1) / 15, m / 15]`` on the probability of the predicted class."""
+    confidence = probabilities[np.arange(len(labels)), predicted]
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    right = (predicted == labels).astype(np.float64)
+    counts = np.bincount(bins, minlength=ECE_BINS).astype(np.int64)
+    stated, called = (np.bincount(bins, weights=values, minlength=ECE_BINS) for values in (confidence, right))
+    return CalibrationBins(counts, stated.astype(np.float64), called.astype(np.float64))
+
+
 def expected_calibration_error(labels: Ints, predicted: Ints, probabilities: Floats) -> float:
     """Return how far confidence is from accuracy, in [0, 1]: their gap by bin, weighted by images.
 
-    15 bins of equal width ``((m - 1) / 15, m / 15]`` on the probability of the predicted class (Guo et
-    al. 2017, arXiv:1706.04599, equation 3).
+    Over the bins of ``calibration_bins`` (Guo et al. 2017, arXiv:1706.04599, equation 3).
     """
-    confidence = probabilities[np.arange(len(labels)), predicted]
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    surplus = confidence - (predicted == labels)
-    return float(np.abs(np.bincount(bins, weights=surplus, minlength=ECE_BINS)).sum() / len(labels))
+    bins = calibration_bins(labels, predicted, probabilities)
+    return float(np.abs(bins.confidence - bins.right).sum() / len(labels))
 
 
 def _by_class(scored: Scored, undefined: dict[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, float | None]]:

@@ -26,15 +26,15 @@ Pixels = npt.NDArray[np.uint8]
 class Picture:
     """An image of a gallery: a data URI, the path relative to data_dir, and what there is to say of it.
 
-    ``heat`` is the data URI of the image under its heat map, and ``spoke_for`` the class that the map is about; both
-    are empty without one.
+    ``heat`` is the data URI of the image under its heat map, and ``heat_says`` what the map is about; both are empty
+    without one.
     """
 
     uri: str
     path: str
     caption: str
     heat: str = ""
-    spoke_for: str = ""
+    heat_says: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files, pages, plots, ranking, sections
+from trainer import files, pages, plots, sections
 from trainer.curves import Curves, read_curves
 from trainer.metrics import Scored
 from trainer.paths import JobPaths
@@ -86,6 +86,7 @@ def _training_drawings(curves: Curves) -> list[pages.Drawing]:
     captions = {
         "Loss": "Lower is better. Train is measured on augmented images with dropout, so it may lie above.",
         "Accuracy": "Higher is better. When validation stays behind while train climbs, the model memorises.",
+        "AUC": "Chance that a positive image outscores another one; 0.5 is guessing.",
         "Learning rate": "At the end of each epoch.",
     }
     figures = plots.training_parts(curves)
@@ -141,7 +142,7 @@ def write_evaluation_report(
             tiles=_tiles(figures),
             sentences=_sentences(figures, positive, rest),
             matrix=_matrix(figures),
-            drawings=_evaluation_drawings(figures, scored),
+            drawings=sections.drawings(figures, scored),
             no_ranking=figures["undefined"].get("auc", ""),
             mistakes=mistakes,
             mistakes_text=_mistakes_text(scored, len(mistakes)),
@@ -159,28 +160,6 @@ def write_evaluation_report(
         )
     )
     files.write_text(path, page)
-
-
-def _evaluation_drawings(figures: Mapping[str, Any], scored: Scored) -> list[pages.Drawing]:
-    positive = scored.class_names[scored.positive]
-    histogram = pages.draw(
-        plots.score_histogram(scored),
-        f"Histogram of the probability of {positive}, by true class",
-        "The less the two overlap, the better they can be told apart.",
-    )
-    if ranking.why_no_ranking(scored.is_positive, scored.p_fake):
-        return [histogram]
-    roc = pages.draw(
-        plots.roc(scored, figures["eer"]),
-        f"ROC curve, area {figures['auc']:.4f}",
-        f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
-    )
-    precision_recall = pages.draw(
-        plots.precision_recall(scored),
-        f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
-        f"How many of the images called {positive} are, against how many are found.",
-    )
-    return [roc, precision_recall, histogram]
 
 
 def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:
