@@ -76,6 +76,7 @@ def test_paired_differences(tmp_path, capsys):
     check_page(text)
     assert "Not all images of weak/e (120) are in common" in text
     assert text.count("<svg") == 1
+    assert "Found at 0.1% alarms: because there are fewer than 1,000 images" in text
 
 
 def test_one_model_with_two_thresholds_through_the_command(tmp_path, capsys):

@@ -27,7 +27,7 @@ LAYERS = [
      "trainer.journal", "trainer.lock", "trainer.pack.convert", "trainer.restarts", "trainer.resume",
      "trainer.savedmodel", "trainer.saver", "trainer.selftest", "trainer.serving"],
     ["trainer.audit.scan", "trainer.clips", "trainer.comparison", "trainer.data.reading", "trainer.plots",
-     "trainer.progress", "trainer.state", "trainer.sweep.request"],
+     "trainer.progress", "trainer.provenance", "trainer.state", "trainer.sweep.request"],
     ["trainer.audit.cues", "trainer.audit.duplicates", "trainer.data.cache", "trainer.data.order",
      "trainer.evaluation_plots", "trainer.export", "trainer.pack.writer", "trainer.pages", "trainer.predict",
      "trainer.robustness", "trainer.robustness_plots", "trainer.submit.request", "trainer.sweep.oracles",

@@ -6,6 +6,7 @@ import io
 import json
 import re
 
+import browser
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,6 +112,7 @@ def test_training_report(tmp_path, validations):
 def test_evaluation_report_with_training_curves(tmp_path, capsys):
     job_dir = write_job(tmp_path / "job", restarts=True)
     write_export(job_dir / "export" / "best" / "120", ["Fake", "Real"])
+    (job_dir / "result.json").write_text('["of something else"]')
     data = tmp_path / "data"
     for name, reds in {"Fake": [250, 90, 180]}.items():
         for index, red in enumerate(reds):
@@ -127,6 +129,8 @@ def test_evaluation_report_with_training_curves(tmp_path, capsys):
                   ">restart<", ">DET<", ">Calibration<", "has no temperature"):  # fmt: skip
         assert words in text
     assert "There are no heat maps of where the model looked: it was written by an older version." in text
+    for said in ("--model_dir=", "--bootstrap=50", "scikit-learn ", "Test: 3 Fake, 2 Real"):
+        assert said in text
     alts = [image["alt"] for image in page.images]
     assert alts[:2] == ["Test/Real/<b>.png", "Test/Fake/1.png"]  # Called wrong: 220 / 255, then 90 / 255.
     thumbnail = re.search(r'src="data:image/jpeg;base64,([^"]+)"', text)
@@ -162,3 +166,34 @@ def test_the_worst_mistakes_show_where_the_model_looked(tmp_path, capsys):
     )
     change = np.abs(under - before).mean(axis=(0, 2))
     assert change[:50].mean() > 5 * change[90:].mean()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
+def test_pages_in_a_browser(tmp_path, capsys):
+    job_dir = write_job(tmp_path / "job", restarts=True)
+    write_export(job_dir / "export" / "best" / "120", ["Fake", "Real"], explains=True)
+    data, long = tmp_path / "data", "a-very-long-name-without-any-place-to-break-" * 3
+    rng = np.random.default_rng(0)
+    for name, shift in (("Fake", 60), ("Real", 0)):
+        for index in range(8):
+            write_image(data / "Test" / name / f"{long}{index}.png", (int(rng.integers(40, 180)) + shift, 40, 60))
+    paths = [f"Test/{name}/{long}{index}.png" for name in ("Fake", "Real") for index in range(8)]
+    (tmp_path / "g.csv").write_text("path,camera\n" + "".join(f"{path},{len(path)}\n" for path in paths))
+    words = [f"--model_dir={job_dir}/export/best", f"--data_dir={data}", "--bootstrap=20", f"--groups={tmp_path}/g.csv"]
+    for out, more in (("all", ["--robustness"]), ("other", ["--threshold=0.4"])):
+        assert flags.run_command(evaluate.main, [*words, *more, f"--out={tmp_path}/{out}"]) == 0
+    ones = f"--compare={tmp_path}/all,{tmp_path}/other"
+    assert flags.run_command(evaluate.main, [ones, f"--out={tmp_path}/both", "--bootstrap=20"]) == 0
+    report.write_training_report(str(job_dir), np.zeros([0, 8, 8, 3], np.uint8), np.zeros([0, 8, 8, 3], np.uint8), [],
+                                 {"Train": {"Fake": 3, "Real": 4}})  # fmt: skip
+    capsys.readouterr()
+    main, both = tmp_path / "all" / "report.html", tmp_path / "both" / "compare.html"
+    training = job_dir / "report" / "index.html"
+    for page, width, dark in ((main, 360, True), (main, 1200, False), (both, 360, False), (training, 360, False)):
+        seen = browser.look(page, tmp_path, width=width, dark=dark)
+        assert (seen["width"], seen["page"], seen["wide"]) == (width, width, []), page  # Nothing is cut off.
+        assert (seen["errors"], seen["loaded"], seen["broken"]) == ([], [], []), page
+        assert seen["skip"], page  # The first press of Tab shows the way past the head.
+        red = int(re.match(r"rgb\((\d+)", seen["paper"])[1])
+        assert (red < 60) == dark, page

@@ -74,6 +74,7 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
             run: {name: _cell(found[name], _FIGURES[name][1]) for name in figures}
             for run, found in compared["differences"].items()
         },
+        undefined=_undefined(runs, figures),
         drawings=_drawings(compared, evaluations),
         interval_text=_interval_text(compared),
     )
@@ -96,7 +97,7 @@ def _number(value: float | None) -> str:
 def _sentences(compared: Mapping[str, Any]) -> list[str]:
     first = compared["runs"][0]["name"]
     sentences = [
-        f"{compared['images']:,} images are in all {len(compared['runs'])} evaluations; "
+        f"{compared['images']:,} images are in all of the {len(compared['runs'])} evaluations; "
         f"{compared['answered_differently']:,} of them get different answers."
     ]
     for run, found in compared["differences"].items():
@@ -126,8 +127,15 @@ def _warnings(compared: Mapping[str, Any]) -> list[str]:
 
 def _value(run: Mapping[str, Any], name: str) -> dict[str, str]:
     share, interval = _FIGURES[name][1], run["ci95"].get(name)
-    note = pages.span(interval, share) if interval else run["undefined"].get(name, "")
+    note = pages.span(interval, share) if interval else ""
     return {"value": pages.number(compare.value(run, name), share), "note": note}
+
+
+def _undefined(runs: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[str]:
+    """Return why figures are undefined, each reason once."""
+    reasons = (f"{_FIGURES[name][0]}: because {run['undefined'][name]}"
+               for name in figures for run in runs if name in run["undefined"])  # fmt: skip
+    return list(dict.fromkeys(reasons))
 
 
 def _cell(found: Mapping[str, Any], share: bool) -> dict[str, str]:

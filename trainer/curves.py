@@ -61,6 +61,14 @@ def read_curves(job_dir: str) -> Curves | None:
     )
 
 
+def last_start(job_dir: str) -> dict[str, Any] | None:
+    """Return the newest ``start`` line of a job; None without one."""
+    path = JobPaths(job_dir).metrics
+    lines = _records(files.read_text(path)) if files.exists(path) else []
+    starts = [line for line in lines if line.get("kind") == "start"]
+    return starts[-1] if starts else None
+
+
 def _restarts(lines: list[dict[str, Any]], epochs: int | None) -> list[float]:
     """Return the places of all starts but the first; by whole epochs where lines do not tell the steps of one."""
     starts = [line for line in lines if line.get("kind") == "start"]

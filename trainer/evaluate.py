@@ -6,7 +6,6 @@ Does not own: scoring (``serving.py``), figures (``metrics.py``), the page (``re
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -261,18 +260,20 @@ def evaluate(
     text = json.dumps(figures, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, "metrics.json"), text + "\n")
     files.write_text(files.join(request.out, "predictions.csv"), predictions_csv.to_csv(scored, split.names))
-    _write_report(export, scored, split, figures, files.join(request.out, "report.html"))
+    _write_report(export, scored, split, figures, request)
     return figures
 
 
-def _write_report(export: serving.Export, scored: "Scored", split: Split, figures: dict[str, Any], path: str) -> None:
-    from trainer import gallery, report  # Late, as above.
+def _write_report(
+    export: serving.Export, scored: "Scored", split: Split, figures: dict[str, Any], request: EvaluateFlags
+) -> None:
+    from trainer import gallery, provenance, report  # Late, as above.
     from trainer.curves import read_curves
 
-    job_dir, worst = _job_dir(export.path), gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]
+    job_dir, worst = provenance.job_of(export.path), gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]
     maps = gallery.explain(export, split, worst.tolist())
     report.write_evaluation_report(
-        path,
+        files.join(request.out, "report.html"),
         figures,
         scored,
         mistakes=gallery.pictures(split, scored, worst, maps),
@@ -280,13 +281,9 @@ def _write_report(export: serving.Export, scored: "Scored", split: Split, figure
         samples=gallery.pictures(split, scored, gallery.spread_samples(scored, _SAMPLES_OF_A_CLASS)),
         curves=read_curves(job_dir),
         details=export.details,
+        counts=provenance.counts(job_dir, figures),
+        made={**provenance.scored("trainer.evaluate", request), **provenance.trained(job_dir, export.details)},
     )
-
-
-def _job_dir(version: str) -> str:
-    """Return where a version folder's job would be: J of ``J/export/best/120``."""
-    absolute = version if files.is_remote(version) else os.path.abspath(version)
-    return absolute.rstrip("/").rsplit("/", 3)[0]
 
 
 def console() -> None:

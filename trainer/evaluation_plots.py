@@ -110,7 +110,7 @@ def reliability(scored: Scored) -> Figure:
 def rocs(curves: Mapping[str, Scored]) -> Figure:
     """Draw the ROC curves of several models on the same images; line styles and markers tell them apart."""
     positive = next(scored.class_names[scored.positive] for scored in curves.values())
-    figure = plots.new_figure((plots.SIZE[0] + 1.0, plots.SIZE[1] + 0.8))
+    figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.6))
     axes = plots.new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
     for number, (name, scored) in enumerate(curves.items()):
         false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake)

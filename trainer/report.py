@@ -71,7 +71,7 @@ def write_training_report(
             sentences=_training_sentences(curves) if curves else [],
             training=_training_drawings(curves) if curves else [],
             samples=pages.data_uri(pairs, "image/png") if pairs else "",
-            data=[pages.draw(classes, "Bars of the number of images by split and class", "Images that were found.")],
+            data=[pages.draw(classes, _spoken(counts), "Images that were found.")],
             settings=json.loads(files.read_text(paths.config)) if files.exists(paths.config) else {},
         )
     )
@@ -115,6 +115,8 @@ def write_evaluation_report(
     samples: Sequence[pages.Picture],
     curves: Curves | None,
     details: Mapping[str, Any],
+    counts: Mapping[str, Mapping[str, int]],
+    made: Mapping[str, str],
 ) -> None:
     """Write the page about one evaluation.
 
@@ -127,11 +129,13 @@ def write_evaluation_report(
         samples: some images of each class.
         curves: the course of training, if it is known.
         details: what the export says of itself.
+        counts: images by split and class.
+        made: by title, how model and evaluation came about.
     """
     positive = scored.class_names[scored.positive]
     others = [name for name in scored.class_names if name != positive]
     rest = others[0] if len(others) == 1 else "the rest"
-    known = ("step", "epoch", "monitor", "precision", "image_size", "created", "versions", "validation")
+    known = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")
     page = (
         pages.templates()
         .get_template("evaluation.html")
@@ -140,7 +144,7 @@ def write_evaluation_report(
             positive=positive,
             rest=rest,
             tiles=_tiles(figures),
-            sentences=_sentences(figures, positive, rest),
+            sentences=[*_sentences(figures, positive, rest), *sections.weakest(figures)],
             matrix=_matrix(figures),
             drawings=sections.drawings(figures, scored),
             no_ranking=figures["undefined"].get("auc", ""),
@@ -157,9 +161,20 @@ def write_evaluation_report(
             threshold_text=" ".join(sections.threshold(figures, positive)),
             about={name: _plain(details[name]) for name in known if name in details},
             settings=details.get("config") or {},
+            data=[pages.draw(plots.class_counts(counts), _spoken(counts), "Images that were found and could be read.")],
+            made=made,
         )
     )
     files.write_text(path, page)
+
+
+def _spoken(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the counts for those who do not see the drawing."""
+    splits = (
+        f"{split}: {', '.join(f'{count:,} {name}' for name, count in classes.items())}"
+        for split, classes in counts.items()
+    )
+    return f"Images by split and class. {'; '.join(splits)}"
 
 
 def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:

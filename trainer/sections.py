@@ -63,6 +63,21 @@ def _calibration(figures: Mapping[str, Any], scored: Scored) -> pages.Drawing:
     return pages.draw(evaluation_plots.reliability(scored), alt, caption)
 
 
+def weakest(figures: Mapping[str, Any]) -> list[str]:
+    """Return sentences on where figures are lowest, if groups or distorted images were asked for."""
+    found = []
+    for column, groups in figures.get("groups", {}).items():
+        worst = groups[0]
+        if len(groups) > 1:
+            found.append(
+                f"By {column} it does worst on {worst['value']}: {worst['accuracy']:.1%} of {worst['n']:,} images are "
+                "called right."
+            )
+    if "robustness" in figures:
+        found.append(f"Distorted images: {terminal.worst_fall(figures['robustness'])}")
+    return found
+
+
 def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return for each column of the groups table its name, rows of the worst groups, and a note."""
     tables = []
