@@ -25,6 +25,7 @@ INK, MUTED, LINE, WARM, COOL = "#1b1f24", "#6a737d", "#d5dae0", "#c2410c", "#0b5
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", WARM: "warm", COOL: "cool"}
 SIZE = (4.2, 3.4)  # Inches; about a phone's width, so that text stays readable there.
 _PAIRS_ABREAST = 8
+_BELOW_LEGEND = 0.62  # Share of the height that is left to curves.
 
 
 def png(figure: Figure) -> bytes:
@@ -83,7 +84,7 @@ def legend(axes: Axes, place: Any = "best") -> None:
 def training(curves: Curves) -> Figure:
     """Draw loss, accuracy, AUC and learning rate by epoch, one above the other, as one figure."""
     parts = _training_parts(curves)
-    figure = new_figure((7.2, 2.8 * len(parts)))
+    figure = new_figure((7.2, 3.3 * len(parts)))
     for axes, draw in zip(np.ravel(figure.subplots(len(parts), 1)), parts.values(), strict=True):
         draw(axes, curves)
     return figure
@@ -151,12 +152,19 @@ def _draw_validation(axes: Axes, curves: Curves, name: str) -> None:
 
 
 def _finish(axes: Axes, curves: Curves) -> None:
-    """Mark restarts by vertical lines, and add legend and whole epochs."""
+    """Mark restarts by vertical lines, and add legend and whole epochs; what is drawn keeps clear of the legend."""
+    top = 1.0
+    if axes.get_yscale() == "linear":
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        top = _BELOW_LEGEND
+        axes.set_ylim(low, low + (high - low) / top)
+        axes.set_yticks(ticks)
     for number, place in enumerate(curves.restarts):
         label = f"restart ({len(curves.restarts)})" if len(curves.restarts) > 1 else "restart"
-        axes.axvline(place, color=MUTED, linestyle="-.", linewidth=1.2, label="" if number else label)
+        axes.axvline(place, ymax=top, color=MUTED, linestyle="-.", linewidth=1.2, label="" if number else label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    legend(axes)
+    legend(axes, "best" if top == 1.0 else "upper left")
 
 
 def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
