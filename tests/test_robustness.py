@@ -78,6 +78,6 @@ def test_robustness_in_all_three_results(tmp_path, capsys):
     assert darker[1.5] == pytest.approx(4 / 6)  # 90 and 100 become 135 and 150.
     assert all(r["accuracy"] == 1.0 for r in found["kinds"]["crop"]["results"])
     page = (out / "report.html").read_text()
-    for sentence in ("No distortion lowers the AUC", "Scored on 6 of 8 images", "jpeg, quality: 30"):
+    for sentence in ("No distortion lowers the AUC", "Scored on 6 of 8 images", "JPEG, quality: 30"):
         assert sentence in page
     assert "No distortion lowers the AUC of 1.000." in printed

@@ -27,6 +27,7 @@ class Curves:
         learning_rate: of the last train line of each epoch.
         monitor: the validation value that picks the best epoch.
         best_epoch: the first epoch with the best value; None before any validation.
+        restarts: where the job was started again, in epochs: 2.5 is the middle of the third.
     """
 
     train: dict[str, Curve]
@@ -34,6 +35,7 @@ class Curves:
     learning_rate: Curve
     monitor: str
     best_epoch: int | None
+    restarts: list[float] = dataclasses.field(default_factory=list)
 
 
 def read_curves(job_dir: str) -> Curves | None:
@@ -55,7 +57,25 @@ def read_curves(job_dir: str) -> Curves | None:
         learning_rate=_last(train or validation, "learning_rate"),
         monitor=monitor,
         best_epoch=_best(after[monitor], lower_is_better=monitor == "val_loss"),
+        restarts=_restarts(lines, settings.get("epochs")),
     )
+
+
+def last_start(job_dir: str) -> dict[str, Any] | None:
+    """Return the newest ``start`` line of a job; None without one."""
+    path = JobPaths(job_dir).metrics
+    lines = _records(files.read_text(path)) if files.exists(path) else []
+    starts = [line for line in lines if line.get("kind") == "start"]
+    return starts[-1] if starts else None
+
+
+def _restarts(lines: list[dict[str, Any]], epochs: int | None) -> list[float]:
+    """Return the places of all starts but the first; by whole epochs where lines do not tell the steps of one."""
+    starts = [line for line in lines if line.get("kind") == "start"]
+    total = next((line["total_steps"] for line in reversed(starts) if line.get("total_steps")), None)
+    of_an_epoch = total / epochs if total and epochs else None
+    places = [line["step"] / of_an_epoch if of_an_epoch else float(line["epoch"]) for line in starts[1:]]
+    return sorted(set(places))
 
 
 def _records(text: str) -> Iterable[dict[str, Any]]:

@@ -4,11 +4,8 @@ The export says all that is needed; no training settings are.
 Does not own: scoring (``serving.py``), figures (``metrics.py``), the page (``report.py``).
 """
 
-import csv
 import dataclasses
-import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,6 +28,10 @@ Measure how well an exported model tells fake from real.
   python -m trainer.evaluate --model_dir=J/export/best --data_dir=D --split=Test --out=O [flags]
 
 O receives metrics.json, predictions.csv, report.html, and skipped.jsonl if images could not be decoded.
+
+  python -m trainer.evaluate --compare=O1,O2,... --out=C
+
+puts finished evaluations side by side: C receives compare.html and compare.json.
 
 Exit codes: 0 done; 2 the request is wrong, a retry cannot help; 75 gs:// did not answer, try later; 1 anything
 else."""
@@ -79,6 +80,11 @@ class EvaluateFlags:
     update_card: bool = config.setting(
         False, "Also put the figures into the export's model_card.md, in place of earlier ones of the split."
     )
+    compare: str = config.setting(
+        "",
+        "Folders of finished evaluations, separated by commas: figures on the images that all have, and differences "
+        "from the first one. Nothing is scored; only out, bootstrap, seed, groups and group_by count beside it.",
+    )
     max_bad_fraction: float = config.setting(
         0.05,
         "Exit with code 2 if more than this share of the split is unreadable.",
@@ -110,7 +116,10 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RequestError: if flags, model or data are wrong.
     """
-    request = flags.parse_request(argv, EvaluateFlags, usage=USAGE, required=("model_dir", "data_dir", "split", "out"))
+    request = flags.parse_request(argv, EvaluateFlags, usage=USAGE)
+    if request.compare:
+        return _compare(request)
+    flags.require(request, ("model_dir", "data_dir", "split", "out"))
     if files.is_remote(request.out):  # Leaves nothing behind, and listing a large bucket takes minutes.
         files.require_writable(request.out, "out")
     export = with_threshold(serving.find_export(request.model_dir), request.threshold)
@@ -132,6 +141,20 @@ def main(argv: Sequence[str]) -> int:
         from trainer import model_card  # Late, as above.
 
         print(f"  {'card':<10}{model_card.add_evaluation(export.path, export.details, figures)}")
+    return EXIT_DONE
+
+
+def _compare(request: EvaluateFlags) -> int:
+    flags.require(request, ("out",))
+    if request.model_dir or request.data_dir:
+        raise RequestError("--compare: expected no --model_dir and no --data_dir, as nothing is scored; leave them out")
+    from trainer import compare_page  # Late, as above.
+
+    found = compare_page.write(
+        request.compare, request.out, group_by=request.group_by, groups=request.groups,
+        resamples=request.bootstrap, seed=request.seed,
+    )  # fmt: skip
+    print(found)
     return EXIT_DONE
 
 
@@ -213,7 +236,7 @@ def evaluate(
         drawn: what the bootstrap draws, for each image that was scored.
         columns: of the table of groups, for each image that was scored.
     """
-    from trainer import calibration, groups, metrics  # Late, as above.
+    from trainer import calibration, groups, metrics, predictions_csv  # Late, as above.
 
     split = predictions.split
     scored = metrics.Scored.of(
@@ -245,50 +268,31 @@ def evaluate(
         )  # fmt: skip
     text = json.dumps(figures, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, "metrics.json"), text + "\n")
-    files.write_text(files.join(request.out, "predictions.csv"), to_csv(export, scored, split))
-    _write_report(export, scored, split, figures, files.join(request.out, "report.html"))
+    files.write_text(files.join(request.out, "predictions.csv"), predictions_csv.to_csv(scored, split.names))
+    _write_report(export, scored, split, figures, request)
     return figures
 
 
-def to_csv(export: serving.Export, scored: "Scored", split: Split) -> str:
-    """Return ``path,label,p_fake`` of every image, in the manifest's order; ``label`` is the true class.
-
-    For more than two classes ``predicted`` and a ``p_<class>`` of each follow.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    many = len(export.class_names) > 2
-    more = ["predicted", *(f"p_{name}" for name in export.class_names)] if many else []
-    writer.writerow(["path", "label", "p_fake", *more])
-    for name, label, predicted, probabilities in zip(
-        split.names, scored.labels, scored.predicted, scored.probabilities, strict=True
-    ):
-        numbers = [f"{value:.9g}" for value in probabilities]
-        row = [files.printable(name), export.class_names[label], numbers[export.positive]]
-        writer.writerow([*row, export.class_names[predicted], *numbers] if many else row)
-    return text.getvalue()
-
-
-def _write_report(export: serving.Export, scored: "Scored", split: Split, figures: dict[str, Any], path: str) -> None:
-    from trainer import gallery, report  # Late, as above.
+def _write_report(
+    export: serving.Export, scored: "Scored", split: Split, figures: dict[str, Any], request: EvaluateFlags
+) -> None:
+    from trainer import gallery, provenance, report  # Late, as above.
     from trainer.curves import read_curves
 
-    job_dir = _job_dir(export.path)
+    job_dir, worst = provenance.job_of(export.path), gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]
+    maps = gallery.explain(export, split, worst.tolist())
     report.write_evaluation_report(
-        path,
+        files.join(request.out, "report.html"),
         figures,
         scored,
-        mistakes=gallery.pictures(split, scored, gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]),
+        mistakes=gallery.pictures(split, scored, worst, maps),
+        no_heat_maps=maps.why_not,
         samples=gallery.pictures(split, scored, gallery.spread_samples(scored, _SAMPLES_OF_A_CLASS)),
         curves=read_curves(job_dir),
         details=export.details,
+        counts=provenance.counts(job_dir, figures),
+        made={**provenance.scored("trainer.evaluate", request), **provenance.trained(job_dir, export.details)},
     )
-
-
-def _job_dir(version: str) -> str:
-    """Return where a version folder's job would be: J of ``J/export/best/120``."""
-    absolute = version if files.is_remote(version) else os.path.abspath(version)
-    return absolute.rstrip("/").rsplit("/", 3)[0]
 
 
 def console() -> None:

@@ -84,11 +84,20 @@ def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: S
     given, rest = parse(argv, fields_of(form), usage=usage)
     refuse_words(rest)
     request = form(**given)
-    for name in required:
+    require(request, required)
+    return request
+
+
+def require(request: Any, names: Sequence[str]) -> None:
+    """Refuse a request whose fields ``names`` are empty, or hold a path that is neither local nor gs://.
+
+    Raises:
+        RequestError: naming the first one.
+    """
+    for name in names:
         if not getattr(request, name):
             raise errors.RequestError(f"expected --{name}, received none; see --help")
         files.require_form(getattr(request, name), name)
-    return request
 
 
 def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:

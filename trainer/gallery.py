@@ -1,18 +1,23 @@
-"""Images of an evaluation to look at: which ones, and what is said of each.
+"""Images of an evaluation to look at: which ones, what is said of each, and where the model looked.
 
-Does not own: how they are shown (``pages.py``, ``templates/``).
+Does not own: how they are shown (``pages.py``, ``templates/``), heat maps as numbers (``explain.py``).
 """
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer import config, files, pages
+from trainer import config, files, heatmap, pages, serving
+from trainer.data import reading
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.metrics import Scored
 from trainer.pages import Picture
 
 _THUMBNAIL = 144  # Pixels.
+_EXPLAINED_AT_ONCE = 12  # Images; gradients take more memory than answers.
 
 
 def worst_mistakes(scored: Scored) -> npt.NDArray[np.int64]:
@@ -32,15 +37,55 @@ def spread_samples(scored: Scored, of_a_class: int) -> npt.NDArray[np.int64]:
     return np.concatenate(chosen)
 
 
-def pictures(split: Split, scored: Scored, positions: npt.NDArray[np.int64]) -> list[Picture]:
-    """Load thumbnails of the images at ``positions``, with what they are and what they were called."""
+def pictures(
+    split: Split, scored: Scored, positions: npt.NDArray[np.int64], maps: "HeatMaps | None" = None
+) -> list[Picture]:
+    """Load thumbnails of the images at ``positions``, with what they are and what they were called.
+
+    Those that ``maps`` knows also get a picture of where the model looked.
+    """
     source = Images(split, config.DataConfig(image_size=_THUMBNAIL))
     images = source.load(positions).images
     positive = scored.class_names[scored.positive]
     found = []
-    for image, index in zip(images, positions, strict=True):
+    for image, index in zip(images, positions.tolist(), strict=True):
         truth, called = (scored.class_names[labels[index]] for labels in (scored.labels, scored.predicted))
         said = f"right: {called}" if truth == called else f"is {truth}, called {called}"
         caption = f"{said}; p({positive}) {scored.p_fake[index]:.3f}"
-        found.append(pages.picture(image, files.printable(split.names[index]), caption))
+        picture = pages.picture(image, files.printable(split.names[index]), caption)
+        if maps and index in maps.of:
+            heat, label = maps.of[index]
+            says = f"what spoke for {label}" if heat.any() else f"empty, nothing spoke for {label}"
+            picture = dataclasses.replace(picture, heat=pages.jpeg_uri(heatmap.overlay(image, heat)), heat_says=says)
+        found.append(picture)
     return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeatMaps:
+    """Where a model looked.
+
+    Attributes:
+        of: by position in the split, a map ``[S, S]`` in [0, 1] and the class that it is about, the export's answer.
+        why_not: why there are none; empty if there are.
+    """
+
+    of: dict[int, tuple[npt.NDArray[np.float32], str]]
+    why_not: str
+
+
+def explain(export: serving.Export, split: Split, positions: Sequence[int]) -> HeatMaps:
+    """Return the heat maps of these images alone; the export is loaded only if there are any."""
+    if not len(positions):
+        return HeatMaps({}, "")
+    try:
+        scorer = serving.Scorer(export, explain=True)
+    except serving.NoHeatMaps as missing:
+        return HeatMaps({}, missing.because)
+    reader = reading.open_reader(split)
+    found = {}
+    for answers in scorer.score(len(positions), lambda n: reader.read_one(int(positions[n])), _EXPLAINED_AT_ONCE):
+        for place, heat in answers.heatmaps.items():
+            if place not in answers.errors:
+                found[int(positions[answers.start + place])] = heat, answers.labels[place]
+    return HeatMaps(found, "")

@@ -1,7 +1,6 @@
 """Every figure about predictions: what it means, when it is undefined; scikit-learn computes what it has.
 
-Does not own: where predictions come from (``serving.py``), intervals (``bootstrap.py``), how figures are
-shown (``report.py``).  Knows neither TensorFlow nor files.
+Does not own: where predictions come from, intervals (``bootstrap.py``), pages.  Knows neither TensorFlow nor files.
 
 Shapes: ``labels [N]`` integers that index ``class_names``; ``probabilities [N, C]`` in [0, 1], rows that sum
 to 1; ``positive`` is the index of the class (Fake) that ranking figures hold against all others.
@@ -133,12 +132,11 @@ def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None =
         sources: ``[N]``, the source of each image if whole sources are to be drawn; see ``bootstrap.intervals``.
     """
     undefined: dict[str, str] = {}
-    per_image = {
-        "accuracy": (scored.predicted == scored.labels).astype(np.float64),
-        "log_loss": cross_entropy(scored.labels, scored.probabilities),
-        "brier": squared_distance(scored.labels, scored.probabilities),
+    figures: dict[str, Any] = {
+        "accuracy": float((scored.predicted == scored.labels).mean()),
+        "log_loss": float(cross_entropy(scored.labels, scored.probabilities).mean()),
+        "brier": float(squared_distance(scored.labels, scored.probabilities).mean()),
     }
-    figures: dict[str, Any] = {name: float(values.mean()) for name, values in per_image.items()}
     ranked = ranking.measure(scored.is_positive, scored.p_fake, undefined)
     figures |= {name: value for name, value in ranked.items() if name not in bootstrap.AT_FPR}
     figures["tpr_at_fpr"] = {f"{limit:g}": ranked[name] for name, limit in bootstrap.AT_FPR.items()}
@@ -152,7 +150,7 @@ def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None =
         undefined["balanced_accuracy"] = _missing(scored)
     if len(scored.class_names) > 2:
         figures["macro"]["auc"] = _macro_auc(scored, undefined)
-    figures["ci95"] = _intervals(per_image, scored, undefined, resamples, seed, sources)
+    figures["ci95"] = _intervals(scored, undefined, resamples, seed, sources)
     figures["n"] = len(scored.labels)
     figures["undefined"] = undefined
     return figures
@@ -171,16 +169,38 @@ def squared_distance(labels: Ints, probabilities: Floats) -> Floats:
     return np.asarray(((probabilities - truth) ** 2).sum(axis=1) / halves, np.float64)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class CalibrationBins:
+    """What images say of themselves, by stated confidence; sums over the images of each bin, ``[15]``.
+
+    Attributes:
+        counts: images.
+        confidence: probabilities of the predicted classes.
+        right: images called right.
+    """
+
+    counts: Ints
+    confidence: Floats
+    right: Floats
+
+
+def calibration_bins(labels: Ints, predicted: Ints, probabilities: Floats) -> CalibrationBins:
+    """Sort images into 15 bins of equal width ``((m - 1) / 15, m / 15]`` on the probability of the predicted class."""
+    confidence = probabilities[np.arange(len(labels)), predicted]
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    right = (predicted == labels).astype(np.float64)
+    counts = np.bincount(bins, minlength=ECE_BINS).astype(np.int64)
+    stated, called = (np.bincount(bins, weights=values, minlength=ECE_BINS) for values in (confidence, right))
+    return CalibrationBins(counts, stated.astype(np.float64), called.astype(np.float64))
+
+
 def expected_calibration_error(labels: Ints, predicted: Ints, probabilities: Floats) -> float:
     """Return how far confidence is from accuracy, in [0, 1]: their gap by bin, weighted by images.
 
-    15 bins of equal width ``((m - 1) / 15, m / 15]`` on the probability of the predicted class (Guo et
-    al. 2017, arXiv:1706.04599, equation 3).
+    Over the bins of ``calibration_bins`` (Guo et al. 2017, arXiv:1706.04599, equation 3).
     """
-    confidence = probabilities[np.arange(len(labels)), predicted]
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    surplus = confidence - (predicted == labels)
-    return float(np.abs(np.bincount(bins, weights=surplus, minlength=ECE_BINS)).sum() / len(labels))
+    bins = calibration_bins(labels, predicted, probabilities)
+    return float(np.abs(bins.confidence - bins.right).sum() / len(labels))
 
 
 def _by_class(scored: Scored, undefined: dict[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, float | None]]:
@@ -231,19 +251,18 @@ def _macro_auc(scored: Scored, undefined: dict[str, str]) -> float | None:
     return float(sk.roc_auc_score(truth, scored.probabilities, average="macro"))
 
 
-def _intervals(
-    per_image: dict[str, Floats],
-    scored: Scored,
-    undefined: dict[str, str],
-    resamples: int,
-    seed: int,
-    sources: Ints | None,
-) -> dict[str, list[float] | None]:
-    """Return bootstrap intervals; None for undefined figures, and for all with one image or no resamples."""
+def resampled(scored: Scored) -> bootstrap.Figures:
+    """Return what gives the figures of ``ci95`` under counts ``[R, N]`` of how often each image was drawn."""
+    right = (scored.predicted == scored.labels).astype(np.float64)
+    per_image = {
+        "accuracy": right,
+        "log_loss": cross_entropy(scored.labels, scored.probabilities),
+        "brier": squared_distance(scored.labels, scored.probabilities),
+    }
+    classes = len(scored.class_names)
 
     def figures(counts: Floats) -> dict[str, Floats]:
         values = bootstrap.mean_figures(counts, per_image)
-        right, classes = per_image["accuracy"], len(scored.class_names)
         values["balanced_accuracy"] = bootstrap.balanced_accuracy(counts, scored.labels, right, classes)
         ranked = bootstrap.ranking_figures(counts, scored.is_positive, scored.p_fake)
         values |= dict(zip(bootstrap.RANKED, ranked.T, strict=True))
@@ -255,14 +274,21 @@ def _intervals(
             values["macro.auc"] = np.mean(aucs, axis=0)
         return values
 
-    images = len(scored.labels)
+    return figures
+
+
+def _intervals(
+    scored: Scored, undefined: dict[str, str], resamples: int, seed: int, sources: Ints | None
+) -> dict[str, list[float] | None]:
+    """Return bootstrap intervals; None for undefined figures, and for all with one image or no resamples."""
+    figures, images = resampled(scored), len(scored.labels)
     drawable = images if sources is None else len(np.unique(sources))
     names = list(figures(np.ones([1, images])))
     found: dict[str, list[float] | None] = dict.fromkeys(names)
     reason = "no resamples were asked for"
     if resamples and drawable > 1:
-        found = bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=sources)
         reason = "no resample held every class"
+        found = bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=sources)
     elif drawable == 1:
         reason = "there is one image only" if images == 1 else "all images are of one source"
     for name in names:

@@ -24,11 +24,17 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image of a gallery: a data URI, the path relative to data_dir, and what there is to say of it."""
+    """An image of a gallery: a data URI, the path relative to data_dir, and what there is to say of it.
+
+    ``heat`` is the data URI of the image under its heat map, and ``heat_says`` what the map is about; both are empty
+    without one.
+    """
 
     uri: str
     path: str
     caption: str
+    heat: str = ""
+    heat_says: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +47,15 @@ class Drawing:
 
 def picture(image: Pixels | Image.Image, path: str, caption: str) -> Picture:
     """Return a gallery image of pixels ``[H, W, 3]``."""
+    return Picture(jpeg_uri(image), path, caption)
+
+
+def jpeg_uri(image: Pixels | Image.Image) -> str:
+    """Return pixels ``[H, W, 3]`` as a JPEG's data URI."""
     buffer = io.BytesIO()
     pillow = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pillow.save(buffer, format="JPEG", quality=88)
-    return Picture(data_uri(buffer.getvalue(), "image/jpeg"), path, caption)
+    return data_uri(buffer.getvalue(), "image/jpeg")
 
 
 def data_uri(content: bytes, mime: str) -> str:

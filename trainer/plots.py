@@ -2,13 +2,14 @@
 
 Figures are matplotlib objects without pyplot, so nothing global remembers them.  One drawing serves two uses:
 as a PNG on white, and as SVG whose colours are the page's CSS variables, so that it follows a dark page.
-Does not own: numbers (``metrics.py``, ``curves.py``), pages (``report.py``).
+Does not own: numbers (``metrics.py``, ``curves.py``), drawings of one evaluation (``evaluation_plots.py``), pages
+(``report.py``).
 """
 
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -17,16 +18,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from sklearn import metrics as sk
 
 from trainer.curves import Curve, Curves
-from trainer.metrics import Scored
 
 INK, MUTED, LINE, WARM, COOL = "#1b1f24", "#6a737d", "#d5dae0", "#c2410c", "#0b5fa5"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", WARM: "warm", COOL: "cool"}
 SIZE = (4.2, 3.4)  # Inches; about a phone's width, so that text stays readable there.
-_BINS = 20
 _PAIRS_ABREAST = 8
+_BELOW_LEGEND = 0.62  # Share of the height that is left to curves.
 
 
 def png(figure: Figure) -> bytes:
@@ -82,129 +81,90 @@ def legend(axes: Axes, place: Any = "best") -> None:
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc=place, handlelength=2.6)
 
 
-def roc(scored: Scored, eer: float) -> Figure:
-    """Draw the ROC curve of positive against rest, with chance, equal error rate and the answers given."""
-    positive = scored.class_names[scored.positive]
-    figure = new_figure()
-    axes = new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
-    false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake)
-    axes.plot(false_alarms, found, color=WARM, linewidth=2, label="this model")
-    axes.plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="chance")
-    axes.plot([eer], [1 - eer], "o", color=INK, markersize=8, fillstyle="none", label="equal error rate")
-    called = scored.predicted == scored.positive
-    alarmed, hit = called[~scored.is_positive].mean(), called[scored.is_positive].mean()
-    axes.plot([alarmed], [hit], "D", color=INK, label=_rule(scored))
-    _unit_square(axes)
-    legend(axes, "lower right")
-    return figure
-
-
-def precision_recall(scored: Scored) -> Figure:
-    """Draw precision against recall of the positive class, with chance and the answers given."""
-    positive = scored.class_names[scored.positive]
-    figure = new_figure()
-    x, y = f"recall: share of {positive} found", f"share of those called {positive} that are"
-    axes = new_axes(figure, title="Precision and recall", x=x, y=y)
-    precision, recall, _ = sk.precision_recall_curve(scored.is_positive, scored.p_fake)
-    axes.plot(recall, precision, color=WARM, linewidth=2, drawstyle="steps-post", label="this model")
-    share = float(scored.is_positive.mean())
-    axes.plot([0, 1], [share, share], color=MUTED, linestyle=":", label=f"chance ({share:.0%})")
-    called = scored.predicted == scored.positive
-    if called.any():
-        recalled, right = called[scored.is_positive].mean(), scored.is_positive[called].mean()
-        axes.plot([recalled], [right], "D", color=INK, label=_rule(scored))
-    _unit_square(axes)
-    legend(axes, "lower left")
-    return figure
-
-
-def _rule(scored: Scored) -> str:
-    return f"threshold {scored.threshold:.3g}" if len(scored.class_names) == 2 else "likeliest class"
-
-
-def _unit_square(axes: Axes) -> None:
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.04)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
-
-
-def score_histogram(scored: Scored) -> Figure:
-    """Draw how scores are spread: the share of each side's images in 20 bins of p_fake, and the threshold."""
-    positive = scored.class_names[scored.positive]
-    others = [name for name in scored.class_names if name != positive]
-    rest = others[0] if len(others) == 1 else f"not {positive}"
-    figure = new_figure()
-    axes = new_axes(figure, title="Scores", x=f"probability of {positive}", y="share of the class's images")
-    edges = np.linspace(0.0, 1.0, _BINS + 1)
-    for members, name, colour, hatch, line in (
-        (scored.is_positive, positive, WARM, "////", "-"),
-        (~scored.is_positive, rest, COOL, "", "--"),
-    ):
-        if members.any():
-            shares = np.histogram(scored.p_fake[members], edges)[0] / members.sum()
-            label = f"{name} ({members.sum():,})"
-            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.15)
-            bars = axes.stairs(shares, edges, fill=True, facecolor="none", edgecolor=colour, linewidth=0)
-            bars.set_hatch(hatch)
-            axes.stairs(shares, edges, color=colour, linewidth=2, linestyle=line, label=label)
-    if len(scored.class_names) == 2:
-        axes.axvline(scored.threshold, color=INK, linestyle=":", label=_rule(scored))
-    axes.set_xlim(0.0, 1.0)
-    axes.set_ylim(top=axes.get_ylim()[1] * 1.35)  # Room for the legend.
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    legend(axes, "upper left")
-    return figure
-
-
 def training(curves: Curves) -> Figure:
-    """Draw loss, accuracy and learning rate by epoch, one above the other, as one figure."""
-    figure = new_figure((7.2, 8.4))
-    loss, accuracy, rate = figure.subplots(3, 1, height_ratios=[3, 3, 1.8])
-    _draw_loss(loss, curves)
-    _draw_accuracy(accuracy, curves)
-    _draw_rate(rate, curves)
+    """Draw loss, accuracy, AUC and learning rate by epoch, one above the other, as one figure."""
+    parts = _training_parts(curves)
+    figure = new_figure((7.2, 3.3 * len(parts)))
+    for axes, draw in zip(np.ravel(figure.subplots(len(parts), 1)), parts.values(), strict=True):
+        draw(axes, curves)
     return figure
 
 
 def training_parts(curves: Curves) -> dict[str, Figure]:
-    """Draw the same as three figures by name, for pages that place them side by side."""
+    """Draw the same as figures by name, for pages that place them side by side."""
     figures = {}
-    for name, draw in {"Loss": _draw_loss, "Accuracy": _draw_accuracy, "Learning rate": _draw_rate}.items():
+    for name, draw in _training_parts(curves).items():
         figures[name] = new_figure()
         draw(figures[name].subplots(), curves)
     return figures
 
 
+def _training_parts(curves: Curves) -> dict[str, Callable[[Axes, Curves], None]]:
+    """Return what draws each part; the AUC is left out where Validation does not define it."""
+    parts: dict[str, Callable[[Axes, Curves], None]] = {
+        "Loss": _draw_loss,
+        "Accuracy": _draw_accuracy,
+        "AUC": _draw_auc,
+        "Learning rate": _draw_rate,
+    }
+    if not curves.validation["val_auc"].values:
+        del parts["AUC"]
+    return parts
+
+
 def _draw_loss(axes: Axes, curves: Curves) -> None:
     dress(axes, title="Loss", x="epoch", y="cross-entropy (nats)")
-    _draw_pair(axes, curves, curves.train["loss"], curves.validation["val_loss"])
+    _draw_line(axes, curves.train["loss"], "o-", COOL, "train (augmented)")
+    _draw_validation(axes, curves, "val_loss")
 
 
 def _draw_accuracy(axes: Axes, curves: Curves) -> None:
     dress(axes, title="Accuracy", x="epoch", y="share called right")
-    _draw_pair(axes, curves, curves.train["accuracy"], curves.validation["val_accuracy"])
+    _draw_line(axes, curves.train["accuracy"], "o-", COOL, "train (augmented)")
+    _draw_validation(axes, curves, "val_accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _draw_pair(axes: Axes, curves: Curves, train: Curve, validation: Curve) -> None:
-    style: dict[str, Any] = {"linewidth": 2, "markersize": 5}
-    axes.plot(train.epochs, train.values, "o-", color=COOL, label="train (augmented)", **style)
-    axes.plot(validation.epochs, validation.values, "s--", color=WARM, label="validation", **style)
-    if curves.best_epoch in validation.epochs:
-        best = validation.values[validation.epochs.index(curves.best_epoch)]
-        label = f"best epoch: {curves.best_epoch} ({curves.monitor})"
-        axes.axvline(curves.best_epoch, color=MUTED, linestyle=":", linewidth=1)
-        axes.plot([curves.best_epoch], [best], "*", color=INK, markersize=13, label=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    legend(axes)
+def _draw_auc(axes: Axes, curves: Curves) -> None:
+    dress(axes, title="AUC", x="epoch", y="area under the ROC curve")
+    _draw_validation(axes, curves, "val_auc")
 
 
 def _draw_rate(axes: Axes, curves: Curves) -> None:
     dress(axes, title="Learning rate", x="epoch", y="rate (log scale)")
-    axes.plot(curves.learning_rate.epochs, curves.learning_rate.values, "d-", color=INK, markersize=5)
+    _draw_line(axes, curves.learning_rate, "d-", INK, "at the epoch's end")
     axes.set_yscale("log")
+    _finish(axes, curves)
+
+
+def _draw_line(axes: Axes, curve: Curve, style: str, colour: str, label: str) -> None:
+    axes.plot(curve.epochs, curve.values, style, color=colour, label=label, linewidth=2, markersize=5)
+
+
+def _draw_validation(axes: Axes, curves: Curves, name: str) -> None:
+    curve = curves.validation[name]
+    _draw_line(axes, curve, "s--", WARM, "validation")
+    if curves.best_epoch in curve.epochs:
+        best = curve.values[curve.epochs.index(curves.best_epoch)]
+        label = f"best epoch: {curves.best_epoch} ({curves.monitor})"
+        axes.plot([curves.best_epoch], [best], "*", color=INK, markersize=13, label=label)
+    _finish(axes, curves)
+
+
+def _finish(axes: Axes, curves: Curves) -> None:
+    """Mark restarts by vertical lines, and add legend and whole epochs; what is drawn keeps clear of the legend."""
+    top = 1.0
+    if axes.get_yscale() == "linear":
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+        top = _BELOW_LEGEND
+        axes.set_ylim(low, low + (high - low) / top)
+        axes.set_yticks(ticks)
+    for number, place in enumerate(curves.restarts):
+        label = f"restart ({len(curves.restarts)})" if len(curves.restarts) > 1 else "restart"
+        axes.axvline(place, ymax=top, color=MUTED, linestyle="-.", linewidth=1.2, label="" if number else label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    legend(axes, "best" if top == 1.0 else "upper left")
 
 
 def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files, pages, plots, ranking, sections
+from trainer import files, pages, plots, sections
 from trainer.curves import Curves, read_curves
 from trainer.metrics import Scored
 from trainer.paths import JobPaths
@@ -71,7 +71,7 @@ def write_training_report(
             sentences=_training_sentences(curves) if curves else [],
             training=_training_drawings(curves) if curves else [],
             samples=pages.data_uri(pairs, "image/png") if pairs else "",
-            data=[pages.draw(classes, "Bars of the number of images by split and class", "Images that were found.")],
+            data=[pages.draw(classes, _spoken(counts), "Images that were found.")],
             settings=json.loads(files.read_text(paths.config)) if files.exists(paths.config) else {},
         )
     )
@@ -86,6 +86,7 @@ def _training_drawings(curves: Curves) -> list[pages.Drawing]:
     captions = {
         "Loss": "Lower is better. Train is measured on augmented images with dropout, so it may lie above.",
         "Accuracy": "Higher is better. When validation stays behind while train climbs, the model memorises.",
+        "AUC": "Chance that a positive image outscores another one; 0.5 is guessing.",
         "Learning rate": "At the end of each epoch.",
     }
     figures = plots.training_parts(curves)
@@ -110,9 +111,12 @@ def write_evaluation_report(
     scored: Scored,
     *,
     mistakes: Sequence[pages.Picture],
+    no_heat_maps: str,
     samples: Sequence[pages.Picture],
     curves: Curves | None,
     details: Mapping[str, Any],
+    counts: Mapping[str, Mapping[str, int]],
+    made: Mapping[str, str],
 ) -> None:
     """Write the page about one evaluation.
 
@@ -121,14 +125,17 @@ def write_evaluation_report(
         figures: what ``metrics.json`` holds.
         scored: the predictions behind it.
         mistakes: images that were called wrong, worst first.
+        no_heat_maps: why the mistakes come without them; empty if they do not.
         samples: some images of each class.
         curves: the course of training, if it is known.
         details: what the export says of itself.
+        counts: images by split and class.
+        made: by title, how model and evaluation came about.
     """
     positive = scored.class_names[scored.positive]
     others = [name for name in scored.class_names if name != positive]
     rest = others[0] if len(others) == 1 else "the rest"
-    known = ("step", "epoch", "monitor", "precision", "image_size", "created", "versions", "validation")
+    known = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")
     page = (
         pages.templates()
         .get_template("evaluation.html")
@@ -137,12 +144,13 @@ def write_evaluation_report(
             positive=positive,
             rest=rest,
             tiles=_tiles(figures),
-            sentences=_sentences(figures, positive, rest),
+            sentences=[*_sentences(figures, positive, rest), *sections.weakest(figures)],
             matrix=_matrix(figures),
-            drawings=_evaluation_drawings(figures, scored),
+            drawings=sections.drawings(figures, scored),
             no_ranking=figures["undefined"].get("auc", ""),
             mistakes=mistakes,
             mistakes_text=_mistakes_text(scored, len(mistakes)),
+            no_heat_maps=no_heat_maps,
             samples=samples,
             training=_training_drawings(curves) if curves else [],
             rows=_rows(figures, positive, rest),
@@ -153,31 +161,20 @@ def write_evaluation_report(
             threshold_text=" ".join(sections.threshold(figures, positive)),
             about={name: _plain(details[name]) for name in known if name in details},
             settings=details.get("config") or {},
+            data=[pages.draw(plots.class_counts(counts), _spoken(counts), "Images that were found and could be read.")],
+            made=made,
         )
     )
     files.write_text(path, page)
 
 
-def _evaluation_drawings(figures: Mapping[str, Any], scored: Scored) -> list[pages.Drawing]:
-    positive = scored.class_names[scored.positive]
-    histogram = pages.draw(
-        plots.score_histogram(scored),
-        f"Histogram of the probability of {positive}, by true class",
-        "The less the two overlap, the better they can be told apart.",
+def _spoken(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the counts for those who do not see the drawing."""
+    splits = (
+        f"{split}: {', '.join(f'{count:,} {name}' for name, count in classes.items())}"
+        for split, classes in counts.items()
     )
-    if ranking.why_no_ranking(scored.is_positive, scored.p_fake):
-        return [histogram]
-    roc = pages.draw(
-        plots.roc(scored, figures["eer"]),
-        f"ROC curve, area {figures['auc']:.4f}",
-        f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
-    )
-    precision_recall = pages.draw(
-        plots.precision_recall(scored),
-        f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
-        f"How many of the images called {positive} are, against how many are found.",
-    )
-    return [roc, precision_recall, histogram]
+    return f"Images by split and class. {'; '.join(splits)}"
 
 
 def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -9,13 +9,18 @@ from matplotlib.figure import Figure
 from trainer import plots
 
 
+def title(kind: str) -> str:
+    """Return the name of a kind of distortion as a heading."""
+    return "JPEG" if kind == "jpeg" else kind.capitalize()
+
+
 def curves(kind: str, what: Mapping[str, Any], clean: Mapping[str, Any]) -> Figure:
     """Draw AUC and accuracy of one kind of distortion, with intervals; the undistorted images come first."""
     figure = plots.new_figure()
-    axes = plots.new_axes(figure, title=kind.capitalize(), x=what["unit"], y="AUC, accuracy")
+    axes = plots.new_axes(figure, title=title(kind), x=what["unit"], y="AUC, accuracy")
     points = [clean, *what["results"]]
     names = ["as is", *(f"{result['strength']:g}" for result in what["results"])]
-    for name, title, colour, style, shift in (
+    for name, label, colour, style, shift in (
         ("auc", "AUC", plots.WARM, "o-", -0.04),
         ("accuracy", "accuracy", plots.COOL, "s--", 0.04),
     ):
@@ -26,7 +31,7 @@ def curves(kind: str, what: Mapping[str, Any], clean: Mapping[str, Any]) -> Figu
             )
             error = np.abs(spans.T - values)
             axes.errorbar(
-                np.arange(len(points)) + shift, values, error, fmt=style, color=colour, capsize=3, label=title
+                np.arange(len(points)) + shift, values, error, fmt=style, color=colour, capsize=3, label=label
             )
     axes.set_xticks(range(len(points)), names)
     axes.set_ylim(-0.02, 1.04)

@@ -1,4 +1,4 @@
-"""Sections of the page about an evaluation that are there only if they were asked for.
+"""Drawings of the page about an evaluation, and sections that are there only if they were asked for.
 
 Owns: what they say.  Does not own: layout (``templates/``).
 """
@@ -6,7 +6,8 @@ Owns: what they say.  Does not own: layout (``templates/``).
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import pages, robustness_plots, terminal
+from trainer import evaluation_plots, pages, ranking, robustness_plots, terminal
+from trainer.metrics import Scored
 
 _GROUPS_SHOWN = 30
 _CHOSEN = {
@@ -16,6 +17,65 @@ _CHOSEN = {
     "fpr": "most found within the allowed false alarms",
 }
 _SHARES = {"accuracy": True, "balanced_accuracy": True, "auc": False, "eer": True}
+
+
+def drawings(figures: Mapping[str, Any], scored: Scored) -> list[pages.Drawing]:
+    """Return the curves of an evaluation; those of all thresholds only where scores can be ranked."""
+    positive = scored.class_names[scored.positive]
+    always = [
+        _calibration(figures, scored),
+        pages.draw(
+            evaluation_plots.score_histogram(scored),
+            f"Histogram of the probability of {positive}, by true class",
+            "The less the two overlap, the better they can be told apart.",
+        ),
+    ]
+    if ranking.why_no_ranking(scored.is_positive, scored.p_fake):
+        return always
+    roc = pages.draw(
+        evaluation_plots.roc(scored, figures["eer"]),
+        f"ROC curve, area {figures['auc']:.4f}",
+        f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
+    )
+    precision_recall = pages.draw(
+        evaluation_plots.precision_recall(scored),
+        f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
+        f"How many of the images called {positive} are, against how many are found.",
+    )
+    det = pages.draw(
+        evaluation_plots.det(scored, figures["eer"]),
+        f"DET curve, equal error rate {figures['eer']:.2%}",
+        "Both kinds of error, on scales that spread out rare ones. Down and left is better; rates that so few images "
+        "cannot tell from 0 are at the edge.",
+    )
+    return [roc, precision_recall, det, *always]
+
+
+def _calibration(figures: Mapping[str, Any], scored: Scored) -> pages.Drawing:
+    caption = "Of the answers given with some confidence, how many are right. Below the dotted line it is too sure."
+    effect = figures.get("calibration")
+    caption += (
+        f" Confidence has a temperature of {effect['temperature']:.3g}, fitted on Validation."
+        if effect
+        else " The export has no temperature (train with --calibrate)."
+    )
+    alt = f"Calibration diagram, calibration error {figures['ece']:.1%}"
+    return pages.draw(evaluation_plots.reliability(scored), alt, caption)
+
+
+def weakest(figures: Mapping[str, Any]) -> list[str]:
+    """Return sentences on where figures are lowest, if groups or distorted images were asked for."""
+    found = []
+    for column, groups in figures.get("groups", {}).items():
+        worst = groups[0]
+        if len(groups) > 1:
+            found.append(
+                f"By {column} it does worst on {worst['value']}: {worst['accuracy']:.1%} of {worst['n']:,} images are "
+                "called right."
+            )
+    if "robustness" in figures:
+        found.append(f"Distorted images: {terminal.worst_fall(figures['robustness'])}")
+    return found
 
 
 def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -74,7 +134,12 @@ def robustness(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     rows = [{"name": "unchanged", "cells": _robust_cells(clean)}]
     for kind, what in found["kinds"].items():
         for result in what["results"]:
-            rows.append({"name": f"{kind}, {what['unit']}: {result['strength']:g}", "cells": _robust_cells(result)})
+            rows.append(
+                {
+                    "name": f"{robustness_plots.title(kind)}, {what['unit']}: {result['strength']:g}",
+                    "cells": _robust_cells(result),
+                }
+            )
     sentences = [terminal.worst_fall(found)]
     if found["images"] < found["of"]:
         sentences.append(f"Scored on {found['images']:,} of {found['of']:,} images, evenly spread over the classes.")
@@ -82,7 +147,7 @@ def robustness(figures: Mapping[str, Any]) -> dict[str, Any] | None:
         pages.draw(
             robustness_plots.curves(kind, what, clean),
             f"AUC and accuracy after {kind}, by {what['unit']}",
-            f"{kind} by {what['unit']}; bars are 95% intervals.",
+            f"{robustness_plots.title(kind)} by {what['unit']}; bars are 95% intervals.",
         )
         for kind, what in found["kinds"].items()
     ]

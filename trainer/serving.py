@@ -124,6 +124,18 @@ class Answers:
     heatmaps: dict[int, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
 
+class NoHeatMaps(RequestError):
+    """Say that an export cannot explain itself; ``because`` tells why."""
+
+    def __init__(self, path: str, because: str) -> None:
+        """Keep the reason, and say what to do."""
+        super().__init__(
+            f"--explain: expected an export with the signature explain, received {path!r} without it ({because}); "
+            "export the model again, or leave out --explain"
+        )
+        self.because = because
+
+
 class Scorer:
     """A loaded export, once on each device; batches take turns on them."""
 
@@ -136,7 +148,8 @@ class Scorer:
             num_devices: how many GPUs, or logical devices of a CPU; 0: all GPUs, or the CPU.
 
         Raises:
-            RequestError: if the folder holds no model that loads, or one without heat maps, or there are fewer GPUs.
+            NoHeatMaps: if they were asked for and the export has none.
+            RequestError: if the folder holds no model that loads, or there are fewer GPUs.
         """
         import tensorflow as tf  # Late: what comes before needs no TensorFlow.
 
@@ -156,10 +169,7 @@ class Scorer:
             ) from error
         if self._signature not in signatures:
             because = (export.details.get("explain") or {}).get("because", "it was written by an older version")
-            raise RequestError(
-                f"--explain: expected an export with the signature explain, received {export.path!r} without it "
-                f"({because}); export the model again, or leave out --explain"
-            )
+            raise NoHeatMaps(export.path, because)
 
     def _on(self, turn: int, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call a function on the device whose turn it is."""

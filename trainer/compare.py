@@ -1,0 +1,261 @@
+"""Evaluations side by side: their figures on the images that all have in common, and paired differences.
+
+Two models are compared image by image: the same resample counts for both, so what makes images hard for both cancels
+out, and a difference can be clear where the models' own intervals overlap.
+Owns: reading evaluations, which images count, differences.  Does not own: figures (``metrics.py``), how it is shown
+(``compare_page.py``).  Imports no TensorFlow.
+"""
+
+import csv
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import bootstrap, files, metrics, predictions_csv, sources
+from trainer.errors import RequestError
+from trainer.metrics import Scored
+
+FEWEST = 10  # Images in common; fewer say nothing about a difference.
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})
+_DISAGREEMENTS = 50
+_FROM_METRICS = ("split", "data_dir", "model", "threshold", "n", "drawn")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What ``trainer.evaluate`` wrote into one folder.
+
+    Attributes:
+        name: short, and different from those of the others.
+        path: the folder.
+        details: of its ``metrics.json``: split, data_dir, model, threshold, n, drawn, positive_class.
+        paths: of the images.
+        scored: the model's answers, ``[N]`` as ``paths``.
+    """
+
+    name: str
+    path: str
+    details: Mapping[str, Any]
+    paths: list[str]
+    scored: Scored
+
+
+def read_evaluations(text: str) -> list[Evaluation]:
+    """Read the folders of ``--compare``, and bring the classes of all into the first one's order.
+
+    Raises:
+        RequestError: if there are fewer than two, one is not an evaluation, or their classes differ.
+    """
+    folders = [folder.strip().rstrip("/") for folder in text.split(",") if folder.strip()]
+    if len(folders) < 2 or len(set(folders)) < len(folders):
+        raise RequestError(
+            f"--compare: expected two or more different folders of evaluations, separated by commas, received {text!r}"
+        )
+    found: list[Evaluation] = []
+    for name, folder in zip(_short_names(folders), folders, strict=True):
+        files.require_form(folder, "compare")
+        found.append(_read(name, folder, found[0] if found else None))
+    return found
+
+
+def _short_names(folders: Sequence[str]) -> list[str]:
+    """Return the shortest ends of paths that tell them apart."""
+    parts = [folder.split("/") for folder in folders]
+    for length in itertools.count(1):
+        names = ["/".join(words[-length:]) for words in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _read(name: str, folder: str, first: Evaluation | None) -> Evaluation:
+    texts = []
+    for file in ("metrics.json", "predictions.csv"):
+        try:
+            texts.append(files.read_text(files.join(folder, file)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(
+                f"--compare: expected {file} in {folder!r}, as trainer.evaluate writes it, received {error}"
+            ) from error
+    try:
+        details = json.loads(texts[0])
+        names, positive = details["class_names"], details["positive_class"]
+        same = not first or (set(names), positive) == (set(first.scored.class_names), first.details["positive_class"])
+        order = first.scored.class_names if first and same else names
+        paths, scored = predictions_csv.from_csv(texts[1], order, positive, float(details["threshold"]))
+        about = {**{name: details[name] for name in _FROM_METRICS}, "positive_class": positive}
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise RequestError(
+            f"--compare: expected metrics.json and predictions.csv of one evaluation in {folder!r}, received files "
+            f"that do not fit ({type(error).__name__}: {error}); evaluate again"
+        ) from error
+    if first and not same:
+        raise RequestError(
+            f"--compare: expected the classes of {first.path!r} ({_classes(first)}), received {', '.join(names)}; "
+            f"positive {positive} in {folder!r}; only models of the same classes can be compared"
+        )
+    return Evaluation(name, folder, about, paths, scored)
+
+
+def _classes(one: Evaluation) -> str:
+    return f"{', '.join(one.scored.class_names)}; positive {one.details['positive_class']}"
+
+
+def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Return the evaluations with only the images that all have, in the first one's order.
+
+    Raises:
+        RequestError: if there are too few, or an image is of one class here and of another one there.
+    """
+    first, *others = evaluations
+    shared = set(first.paths).intersection(*(other.paths for other in others))
+    if len(shared) < FEWEST:
+        counts = ", ".join(f"{len(one.paths):,} of {one.name}" for one in evaluations)
+        raise RequestError(
+            f"--compare: expected at least {FEWEST} images that all evaluations have, by path, received {len(shared)} "
+            f"({counts}); evaluate the models on the same split"
+        )
+    paths = [path for path in first.paths if path in shared]
+    kept = []
+    for one in evaluations:
+        places = {path: number for number, path in enumerate(one.paths)}
+        scored = one.scored.take(np.array([places[path] for path in paths], np.int64))
+        kept.append(dataclasses.replace(one, paths=paths, scored=scored))
+        wrong = np.flatnonzero(scored.labels != kept[0].scored.labels)
+        if len(wrong):
+            raise RequestError(
+                f"--compare: expected the same true classes, received {len(wrong):,} images that {first.name} and "
+                f"{one.name} disagree on, such as {paths[wrong[0]]}; these are not the same images"
+            )
+    return kept
+
+
+def find_sources(first: Evaluation, group_by: str, groups: str) -> tuple[sources.Sources, str]:
+    """Return what a resample draws, and a sentence if the first evaluation drew what cannot be told here.
+
+    Args:
+        first: with the images in common only.
+        group_by: as of ``trainer.evaluate``; ``auto`` keeps to images where the evaluation did.
+        groups: the table of groups; empty without one.
+
+    Raises:
+        RequestError: if the table is none, or lacks the column.
+    """
+    drawn = first.details["drawn"]
+    columns = sources.read_groups(groups, first.paths, first.details["split"]) if groups else {}
+    if group_by == "auto" and not groups and drawn["unit"] == "images":
+        return sources.Sources(None, "each image by itself, as in the first evaluation"), ""
+    found = sources.find_sources(group_by, first.paths, columns)
+    lost = found.numbers is None and drawn["unit"] == "sources" and group_by == "auto"
+    note = f"The first evaluation drew sources by {drawn['rule']}, which is not known here (give --groups): intervals "
+    return found, f"{note} over single images may be too narrow." if lost else ""
+
+
+def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Return what ``compare.json`` holds.
+
+    ``runs`` have their figures on the common images as in ``metrics.json``; ``differences`` of all runs but the first
+    are run minus first, with the 95% percentile interval of paired resamples and a ``verdict`` (better, worse, no clear
+    difference; None without an interval).
+
+    Args:
+        evaluations: with the images in common only, two or more.
+        drawn: what a resample draws.
+        resamples: bootstrap resamples; 0: no intervals.
+        seed: of the resamples.
+    """
+    runs = []
+    for one in evaluations:
+        figures = metrics.measure(one.scored, resamples=resamples, seed=seed, sources=drawn.numbers)
+        about = {name: one.details[name] for name in ("split", "data_dir", "model")}
+        runs.append({"name": one.name, "path": one.path, "images": one.details["n"], **about, **figures})
+    intervals = _paired(evaluations, drawn, resamples, seed)
+    differences = {
+        run["name"]: {
+            name: _difference(value(runs[0], name), value(run, name), intervals.get(f"{number}:{name}"), name)
+            for name in [*runs[0]["ci95"], "ece"]
+        }
+        for number, run in enumerate(runs[1:], start=1)
+    }
+    return {
+        "images": len(evaluations[0].paths),
+        "class_names": list(evaluations[0].scored.class_names),
+        "positive_class": evaluations[0].details["positive_class"],
+        "drawn": drawn.describe(len(evaluations[0].paths)),
+        "bootstrap": resamples,
+        "seed": seed,
+        "runs": runs,
+        "differences": differences,
+        **_disagreements(evaluations),
+    }
+
+
+def value(figures: Mapping[str, Any], name: str) -> float | None:
+    """Return a figure by its name in ``ci95``, such as ``tpr_at_fpr.0.01``."""
+    group, _, inner = name.partition(".")
+    found: float | None = figures[group][inner] if inner else figures[name]
+    return found
+
+
+def _paired(
+    evaluations: Sequence[Evaluation], drawn: sources.Sources, resamples: int, seed: int
+) -> dict[str, list[float] | None]:
+    """Return intervals of run minus first by ``<number>:<figure>``; none without resamples or with one source."""
+    images = len(evaluations[0].paths)
+    units = images if drawn.numbers is None else int(drawn.numbers.max()) + 1
+    if not resamples or units < 2:
+        return {}
+    first, *others = (metrics.resampled(one.scored) for one in evaluations)
+
+    def figures(counts: Floats) -> dict[str, Floats]:
+        base = first(counts)
+        return {
+            f"{number}:{name}": values - base[name]
+            for number, other in enumerate(others, start=1)
+            for name, values in other(counts).items()
+        }
+
+    return bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=drawn.numbers)
+
+
+def _difference(first: float | None, run: float | None, interval: list[float] | None, name: str) -> dict[str, Any]:
+    if first is None or run is None:
+        return {"difference": None, "ci95": None, "verdict": None}
+    verdict = None
+    if interval:
+        better = interval[1] < 0 if name in LOWER_IS_BETTER else interval[0] > 0
+        clear = interval[0] > 0 or interval[1] < 0
+        verdict = ("better" if better else "worse") if clear else "no clear difference"
+    return {"difference": run - first, "ci95": interval, "verdict": verdict}
+
+
+def _disagreements(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return how many images get different answers, and those whose probabilities lie farthest apart.
+
+    The distance is total variation, of two classes the difference of p_fake; of several runs the largest of a pair.
+    """
+    answers = np.stack([one.scored.predicted for one in evaluations])
+    apart = np.zeros(answers.shape[1])
+    for one, other in itertools.combinations(evaluations, 2):
+        apart = np.maximum(apart, np.abs(one.scored.probabilities - other.scored.probabilities).sum(axis=1) / 2)
+    first, worst = evaluations[0], np.argsort(-apart, kind="stable")[:_DISAGREEMENTS]
+    names = first.scored.class_names
+    rows = [
+        {
+            "path": first.paths[index],
+            "label": names[first.scored.labels[index]],
+            "distance": float(apart[index]),
+            "p_fake": {one.name: float(one.scored.p_fake[index]) for one in evaluations},
+            "predicted": {one.name: names[one.scored.predicted[index]] for one in evaluations},
+        }
+        for index in worst
+        if apart[index] > 0
+    ]
+    return {"answered_differently": int((answers != answers[0]).any(axis=0).sum()), "disagreements": rows}
