@@ -6,16 +6,19 @@
 
 ``table`` trains one small job (batch normalisation, dropout, augmentation, uneven last batch) in several topologies,
 processes x devices, and compares final weights and all losses with the first one's.  ``kills`` ends or stops one of
-three processes, tells how long the others took to exit and with which code and words, starts all again, and compares
-the weights with those of an undisturbed run.  ``messages`` counts the bytes on the loopback that one more step costs
+three processes, some of them (``@save``) while the chief is in the middle of writing a checkpoint, tells how long the
+others took to exit and with which code and words, starts all again, and compares the weights with those of an
+undisturbed run.  ``messages`` counts the bytes on the loopback that one more step costs
 and compares them with the formula of docs/scaling.md; run it in a network of its own, as above.  All print Markdown
 tables and exit with 1 if anything differs.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -45,7 +48,8 @@ def main() -> int:
     parser.add_argument("--allreduce_dtype", default="auto")
     parser.add_argument("--epochs", type=int, default=6, help="of 9 steps (default 6)")
     parser.add_argument("--peer_timeout", type=float, default=10.0, help="seconds (default 10)")
-    parser.add_argument("--disturb", default="SIGKILL:2,SIGKILL:0,SIGSTOP:1,SIGSTOP:0", help="signal:worker of kills")
+    parser.add_argument("--disturb", default="SIGKILL:2,SIGKILL:0,SIGKILL:2@save,SIGKILL:0@save,SIGSTOP:1,SIGSTOP:0",
+                        help="signal:worker of kills, @save: while the chief writes a checkpoint")  # fmt: skip
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = draw_images(Path(folder) / "data")
@@ -95,17 +99,19 @@ def kills(folder: Path, words: Sequence[str], disturbances: Sequence[str]) -> in
     print("|---" * 6 + "|", flush=True)
     good = True
     for disturbance in disturbances:
-        name, _, worker = disturbance.partition(":")
+        name, _, rest = disturbance.partition(":")
+        worker, _, moment = rest.partition("@")
         number, victim = signal.Signals[name], int(worker)
-        job = folder / f"{number.name}-{victim}"
-        codes, text = run([*words, f"--job_dir={job}"], 3, disturb=(number, victim, job))
+        job = folder / f"{number.name}-{victim}{moment}"
+        codes, text = run([*words, f"--job_dir={job}"], 3, disturb=Disturbance(number, victim, job, moment == "save"))
         seconds = codes.pop(-1)
         others = [code for index, code in enumerate(codes) if index != victim]
         said = next(line for line in text.splitlines() if line.startswith("stopped: lost")).split(";")[0]
         run([*words, f"--job_dir={job}"], 3)
         same = result_of(job)["weights_sha256"] == wanted
         good &= same and others == [75, 75]
-        print(f"| {number.name} | worker {victim} | {', '.join(map(str, others))} | {seconds:.1f} | {said} | "
+        what = number.name + (" in a save" if moment else "")
+        print(f"| {what} | worker {victim} | {', '.join(map(str, others))} | {seconds:.1f} | {said} | "
               f"{'identical' if same else 'DIFFERENT'} |", flush=True)  # fmt: skip
     return 0 if good else 1
 
@@ -145,13 +151,54 @@ def _parameters(job: Path) -> int:
         return sum(arrays[name].size for name in arrays.files if name.startswith("model/"))
 
 
-def run(words: Sequence[str], workers: int, disturb: "tuple[int, int, Path] | None" = None) -> tuple[list[Any], str]:
+@dataclasses.dataclass(frozen=True)
+class Disturbance:
+    """Which signal goes to which worker: once job_dir has two checkpoints, or in the middle of the next one."""
+
+    number: signal.Signals
+    worker: int
+    job_dir: Path
+    in_save: bool = False
+
+    def strike(self, processes: "Sequence[subprocess.Popen[str]]") -> None:
+        """Wait for the moment and send the signal."""
+        while len(list(self.job_dir.glob("checkpoints/*/COMMIT.json"))) < 2:
+            if any(process.poll() is not None for process in processes):
+                raise RuntimeError("expected a job that saves twice, received its end before that")
+            time.sleep(0.05)
+        if self.in_save:
+            pause_in_save(processes[0], self.job_dir)
+        os.kill(processes[self.worker].pid, self.number)
+        if self.in_save and self.worker:
+            os.kill(processes[0].pid, signal.SIGCONT)
+
+
+def pause_in_save(chief: "subprocess.Popen[str]", job_dir: Path) -> int:
+    """Stop the chief (SIGSTOP) while it writes a checkpoint, so that the moment of a kill is sure; return its step.
+
+    Raises:
+        RuntimeError: if the chief ends first.
+    """
+    while chief.poll() is None:
+        newest = max(job_dir.glob("checkpoints/*"), default=None)
+        if newest is not None and not (newest / "COMMIT.json").exists():
+            os.kill(chief.pid, signal.SIGSTOP)
+            while Path(f"/proc/{chief.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZ":
+                time.sleep(0.0005)
+            if not (newest / "COMMIT.json").exists():
+                return int(newest.name)
+            os.kill(chief.pid, signal.SIGCONT)
+        time.sleep(0.0005)
+    raise RuntimeError(f"expected the chief to save again, received its end with code {chief.returncode}")
+
+
+def run(words: Sequence[str], workers: int, disturb: Disturbance | None = None) -> tuple[list[Any], str]:
     """Run a job to its end.
 
     Args:
         words: flags.
         workers: processes; one alone is no cluster.
-        disturb: signal to send, to which worker, once this job_dir has a checkpoint.
+        disturb: what happens to one of them.
 
     Returns:
         Exit codes (with ``disturb`` followed by the seconds from the signal to the last exit of another worker), and
@@ -163,17 +210,14 @@ def run(words: Sequence[str], workers: int, disturb: "tuple[int, int, Path] | No
         sent = time.monotonic()
         victim = None
         if disturb is not None:
-            number, index, job = disturb
-            while len(list(job.glob("checkpoints/*/COMMIT.json"))) < 2:
-                time.sleep(0.05)
-            victim = processes[index]
-            os.kill(victim.pid, number)
+            disturb.strike(processes)
+            victim = processes[disturb.worker]
             sent = time.monotonic()
         codes: list[Any] = [process.wait() for process in processes if process is not victim]
         seconds = time.monotonic() - sent
         if victim is not None and disturb is not None:
             victim.kill()
-            codes.insert(disturb[1], victim.wait())
+            codes.insert(disturb.worker, victim.wait())
             codes.append(seconds)
         output.seek(0)
         text = output.read()

@@ -17,7 +17,8 @@ from gcs import NO_BUCKET, objects, request_of, upload
 from images import write_image_set
 from jobs import argv, result_of, run_job, values_of
 
-from trainer import files
+from trainer import files, flags
+from trainer.audit import command as audit
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,3 +185,16 @@ def test_a_packed_set_in_a_bucket_is_read_by_blocks_and_gives_the_same_weights(
     images = 3 * (48 + 12)
     reads = [request for request in gcs_server.requests[before:] if ".tfrecord" in request]
     assert 0 < len(reads) <= images / 4
+
+
+def test_an_audit_of_a_bucket_says_what_one_of_the_folder_says(bucket, data, tmp_path):
+    upload(data, f"{bucket}/faces")
+    said = []
+    for source, out in ((str(data), str(tmp_path / "audit")), (f"{bucket}/faces", f"{bucket}/audit")):
+        words = [f"--data_dir={source}", f"--out={out}", "--workers=1"]
+        assert flags.run_command(audit.main, words) == 0
+        assert "</html>" in files.read_text(f"{out}/audit.html")
+        said.append(json.loads(files.read_text(f"{out}/audit.json").replace(source, "DATA")))
+        assert said[-1]["settings"].pop("created")
+    assert said[0]["images"] == 72
+    assert said[0] == said[1]

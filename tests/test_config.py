@@ -213,3 +213,13 @@ def test_json_round_trip():
     again = json.loads(json.dumps(config.flat()))
     assert from_flat(again) == config
     assert list(again) == list(config_lib.settings())
+
+
+@pytest.mark.parametrize("address", ["localhost:5050", "grpc://", "grpc://host", "http://host:5050", "grpc://a b:1"])
+def test_a_data_service_is_an_address(address):
+    assert refused(data_service=address).startswith("--data_service: expected grpc://host:port")
+
+
+def test_a_data_service_and_a_cache_exclude_each_other():
+    assert from_flat({"data_service": "grpc://[::1]:5050"}).data.data_service == "grpc://[::1]:5050"
+    assert "--cache=none with --data_service" in refused(data_service="grpc://host:5050", cache="memory")

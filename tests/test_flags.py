@@ -21,6 +21,7 @@ SURFACE = {
     "max_image_pixels": 100_000_000,
     "cache": "none",
     "cache_bytes": 0,
+    "data_service": "",
     "augment": "notebook",
     "model": "cnn",
     "dropout": 0.2,

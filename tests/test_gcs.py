@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from gcs import FORBIDDEN, NO_BUCKET, objects, upload
 
-from trainer import files, flags, gcs, inputs, predict, train
+from trainer import files, flags, gcs, gcs_client, inputs, predict, train
 from trainer.data import manifest
 from trainer.errors import RequestError, StoppedEarly, StorageDown
 
@@ -24,7 +24,7 @@ def impatient(monkeypatch):
 @pytest.fixture
 def fast(monkeypatch):
     """Wait little between attempts."""
-    monkeypatch.setattr(gcs, "_FIRST_DELAY", 0.02)
+    monkeypatch.setattr(gcs_client, "_FIRST_DELAY", 0.02)
 
 
 def test_write_read_and_ranges(bucket):
@@ -46,7 +46,7 @@ def test_reads_from_many_threads_meet_one_client(bucket):
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         contents = list(pool.map(lambda number: files.read_range(f"{bucket}/{number}", 10, 5), range(40)))
     assert contents == [bytes([number]) * 5 for number in range(40)]
-    assert len(gcs._clients) == 1
+    assert len(gcs_client._clients) == 1
 
 
 def test_what_is_there(bucket):
@@ -159,7 +159,7 @@ def test_slow_answers_are_waited_for_and_silent_ones_asked_again(bucket, gcs_ser
     files.write_text(f"{bucket}/a", "x")
     with gcs_server.fault(seconds=0.3, times=1):
         assert files.read_text(f"{bucket}/a") == "x"
-    monkeypatch.setattr(gcs, "_REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(gcs_client, "_REQUEST_SECONDS", 0.2)
     with gcs_server.fault(seconds=2.0, times=1) as hit:
         assert files.read_text(f"{bucket}/a") == "x"
     assert hit.hits == 1

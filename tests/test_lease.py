@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from gcs import objects, request_of
 
-from trainer import files, gcs, lock
+from trainer import files, gcs, gcs_client, lock
 from trainer.errors import StoppedEarly, StorageDown
 from trainer.lease import Lease
 from trainer.paths import JobPaths
@@ -125,7 +125,7 @@ def test_a_holder_that_was_suspended_asks_before_it_writes(bucket):
 
 
 def test_an_answer_that_got_lost_costs_no_lease(bucket, gcs_server, monkeypatch):
-    monkeypatch.setattr(gcs, "_FIRST_DELAY", 0.02)
+    monkeypatch.setattr(gcs_client, "_FIRST_DELAY", 0.02)
     with gcs_server.fault(match="POST.*ifGeneration", reset=True, after=True, every=2) as hit:
         mine = take(bucket)
         time.sleep(5 * BEAT)

@@ -9,9 +9,8 @@ from trainer.loop import Ending, Plan
 class Fakes:
     """Record every call in order; the clock moves a given number of seconds with every step."""
 
-    def __init__(self, *, seconds_a_step=1.0, finish_at=None, stop_at=None, break_off_at=None):
+    def __init__(self, *, seconds_a_step=1.0, finish_at=None, stop_at=None):
         self.calls, self.needed = [], []
-        self.break_off_at = break_off_at
         self.now = 100.0
         self.seconds_a_step, self.finish_at, self.stop_at = seconds_a_step, finish_at, stop_at
 
@@ -24,7 +23,7 @@ class Fakes:
 
     def validate(self, step):
         self.calls.append(("validate", step))
-        return None if step == self.break_off_at else step == self.finish_at
+        return Ending.EARLY_STOPPING if step == self.finish_at else None
 
     def save(self, step, *, must):
         self.calls.append(("save", step))
@@ -125,7 +124,7 @@ def test_a_stop_request_wins_over_early_stopping_which_is_in_the_saved_state():
 
 def test_a_validation_that_was_broken_off_is_owed_to_the_next_start():
     plan = Plan(total_steps=4, steps_per_epoch=2)
-    fakes = Fakes(stop_at=2, break_off_at=2)
+    fakes = Fakes(stop_at=2)
     assert fakes.run(plan) is Ending.STOP_REQUEST
     assert fakes.needed == [2]
     again = Fakes()

@@ -18,6 +18,7 @@ FREE = {
     "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
     "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds", "startup_timeout_seconds",
     "threshold_by", "threshold_fpr", "calibrate",
+    "data_service",
 }  # fmt: skip
 OTHER = {
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
@@ -31,6 +32,7 @@ OTHER = {
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,
     "allreduce_dtype": "bfloat16", "peer_timeout_seconds": 5.0, "startup_timeout_seconds": 30.0,
     "threshold_by": "eer", "threshold_fpr": 0.2, "calibrate": True,
+    "data_service": "grpc://other:5050",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from manifests import ROOT, VERSIONS, pod_templates, require_golden, require_res
 
 from trainer import cluster, flags
 from trainer.submit import command, plan, render, request
+from trainer.sweep import request as sweep_request
 
 BASE = ["--name=first", "--image=europe-docker.pkg.dev/project/images/deepdetect:0.1.0",
         "--data_dir=gs://bucket/faces", "--job_dir=gs://bucket/jobs/first"]  # fmt: skip
@@ -140,6 +141,10 @@ def test_tensorboard_objects_are_valid():
         (["--platform=generic", "--spot"], "--spot on GKE only"),
         (["--env=1A=2"], "--env: expected NAME=VALUE"),
         (["--sweep_workers=2", "--", "--tuner=magic"], "--tuner: expected one of"),
+        (["--sweep_workers=2", "--", "--space=absent.yaml"], "--space: expected a readable YAML or JSON file"),
+        (["--sweep_workers=2", "--", "--space=[{name: epochs, kind: int}]"], "parameter 1 (epochs): expected range"),
+        (["--sweep_workers=2", "--", "--isolate_trial"], "did you mean 'isolate_trials'?"),
+        (["--sweep_workers=2", "--", "--tuner=hyperband", "--prune=median"], "expected no --prune"),
         (["--max_trials=3"], "received --max_trials"),
         (["--accelerators=absent.yaml"], "--accelerators: expected a YAML file"),
     ],
@@ -158,6 +163,27 @@ def test_refusals_are_one_line_and_cost_no_cluster(words, says, capsys, monkeypa
 def test_a_variable_that_the_run_sets_itself_is_refused(capsys):
     assert dry_run(["--workers=2", "--env=DEEPDETECT_PORT=1"]) == 2
     assert "DEEPDETECT_PORT" in capsys.readouterr().err
+
+
+def test_a_sweep_carries_its_space_and_every_flag_that_is_given(tmp_path):
+    local = tmp_path / "space.yaml"
+    local.write_text("- {name: dropout, kind: float, range: [0.1, 0.4]}\n- {name: xla, kind: bool}\n")
+    (tmp_path / "kept.json").write_text('{"epochs": 7, "data_dir": "/elsewhere"}')
+    words = ["--noisolate_trials", f"--space={local}", "--max_trials", "9", "--learning_rate=1e-3", "--deterministic"]
+    asked = build(["--sweep_workers=2", "--spot"], [*words, f"--config={tmp_path / 'kept.json'}"])
+    assert not any(str(tmp_path) in word for word in asked.trainer_words)
+    assert "--learning_rate=0.001" in asked.trainer_words  # The default, but given: it holds for all trials.
+    pod = sweep_request.parse(
+        ["--data_dir=gs://bucket/faces", "--job_dir=gs://bucket/jobs/first", *asked.trainer_words]
+    )
+    assert [(one.name, one.high) for one in pod.space] == [("dropout", 0.4), ("xla", 0.0)]
+    assert (pod.sweep.max_trials, pod.sweep.isolate_trials, pod.base.loop.epochs) == (9, False, 7)
+    assert pod.base.runtime.deterministic
+    assert pod.base.checkpoint.checkpoint_every_seconds == 300  # Added for a spot machine.
+    # A resumed run gives the recorded words first, and the new ones win.
+    again = build(["--sweep_workers=2"], [*asked.trainer_words, "--isolate_trials", "--max_trials=12"])
+    assert again.sweep.sweep.isolate_trials
+    assert (again.sweep.expected_trials, again.sweep.space) == (12, pod.space)
 
 
 def test_latest_with_a_digest_or_permission_is_taken():

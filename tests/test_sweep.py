@@ -1,5 +1,6 @@
 """The parts of a sweep that need no training: requests, oracles that are killed, records, disk, importance."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -174,6 +175,9 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
         (["--tuner=hyperband", "--space={epochs}"], "hyperband sets it"),
         (["--space={absent}"], "expected a readable YAML or JSON file"),
         (["--max_seconds=5"], "stop a sweep by a signal"),
+        (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops hopeless trials itself"),
+        (["--prune=median", "--epochs=2"], "--prune_warmup_epochs: expected fewer than --epochs (2)"),
+        (["--prune=mean"], "--prune: expected one of none, median"),
         (["--data_dir="], "expected --data_dir"),
         (["words"], "expected only flags"),
         ([], "absent"),  # data_dir is not there.
@@ -204,8 +208,13 @@ def test_flags_win_over_the_built_in_space_and_decide_the_rest(tmp_path):
 def test_another_sweep_in_the_same_folder_is_refused_by_name(tmp_path):
     request(tmp_path, tuner="grid", max_trials=3).write()
     request(tmp_path, tuner="grid", max_trials=9, keep_trials=1).refuse_another()
+    kept = json.loads((tmp_path / "sweep.json").read_text())
+    del kept["sweep"]["prune"]  # As a version without it wrote it.
+    (tmp_path / "sweep.json").write_text(json.dumps(kept))
+    request(tmp_path, tuner="grid", max_trials=3).refuse_another()
     for other, said in (
         (request(tmp_path, tuner="random"), r"--tuner \(was grid, now random\)"),
+        (request(tmp_path, tuner="grid", prune="median"), r"--prune \(was none, now median\)"),
         (request(tmp_path, tuner="grid", epochs=3), r"--epochs \(was 9, now 3\)"),
         (Request(SweepConfig(tuner="grid"), request(tmp_path).base, SPACE[:1]), "search space"),
         (Request(SweepConfig(tuner="grid"), request(tmp_path).base.replace(seed=7), SPACE), r"--seed \(was 0, now 7\)"),
@@ -248,6 +257,13 @@ def test_the_role_comes_from_the_environment(environment, role):
 )
 def test_the_end_of_a_trials_process_is_named(code, lines, said):
     assert trial.reason_of(code, lines).startswith(said)
+
+
+def test_a_full_disk_is_no_trials_failure():
+    for word in ("OSError: [Errno 28] No space left on device: 'x'", "[Errno 122] Disk quota exceeded"):
+        with pytest.raises(errors.JobFailed, match="the disk is full"):
+            trial.refuse_full_disk(["step 3", word])
+    trial.refuse_full_disk(["failed: the loss is not finite"])
 
 
 def ended(number, score, job=None, **settings):
@@ -299,13 +315,18 @@ def test_the_page_and_the_table_tell_every_trial(tmp_path):
     wanted = request(tmp_path, max_trials=12)
     random = np.random.default_rng(1)
     known = [ended(number, None if number == 4 else float(random.uniform())) for number in range(12)]
+    known[7] = dataclasses.replace(known[7], status=records.PRUNED, reason="pruned after epoch 2", epochs=2)
     page.write(wanted, known)
     records.write_table(wanted, known)
     text = (tmp_path / "sweep.html").read_text()
     assert text.count("<svg") == 3  # Course, settings, importance; no trial has a learning curve here.
     assert "no luck at step 3" in text
+    assert "pruned after epoch 2" in text
+    assert "1 of them failed, 1 pruned" in text
     assert "<script" not in text
-    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 13
+    rows = (tmp_path / "trials.csv").read_text().splitlines()
+    assert len(rows) == 13
+    assert rows[8].startswith("0007,pruned,0.")
     page.write(wanted, [])  # Before the first trial has ended.
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from images import write_image_set
 from jobs import checkpoints_of, float32_policy, result_of, sigterm_after  # noqa: F401
 
 from trainer import flags, handover, train, tune
+from trainer.sweep import pruning
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = """
@@ -48,6 +50,18 @@ def trials(folder):
     """Return the rows of trials.csv without what a clock and a place decide."""
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     return [{k: v for k, v in row.items() if k not in ("seconds", "job_dir", "worker")} for row in rows]
+
+
+def stop_at_a_verdict(real):
+    """Return a judge that sends this process a SIGTERM as it finds a trial hopeless."""
+
+    def call(self, epoch, values):
+        said = real(self, epoch, values)
+        if said:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return said
+
+    return call
 
 
 def start(command, **environment):
@@ -159,6 +173,39 @@ def test_failing_trials_are_told_and_the_sweep_goes_on_until_three_are_alike(dat
     assert len(trials(tmp_path / "another")) == 3
 
 
+def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tmp_path, capsys):
+    space = tmp_path / "rates.yaml"
+    space.write_text("- {name: learning_rate, kind: choice, values: [1.0e-3, 8.0e-4, 6.0e-4, 1.0e-8]}\n")
+    changes = {
+        "tuner": "grid", "space": space, "objective": "loss", "prune": "median", "prune_warmup_epochs": 1,
+        "min_learning_rate": 1e-9, "augment": "none", "max_failures": 1,
+    }  # fmt: skip
+    folder, again = tmp_path / "sweep", tmp_path / "again"
+    assert sweep(data, folder, max_trials=3, **changes) == 0
+    shutil.copytree(folder, again)
+    capsys.readouterr()
+    assert sweep(data, folder, max_trials=4, **changes) == 0
+    rows, table = trials(folder), capsys.readouterr().out
+    assert [(row["status"], row["epochs"]) for row in rows] == [("done", "2")] * 3 + [("pruned", "1")]
+    assert rows[3]["reason"].startswith("pruned after epoch 1: best loss 0.6")
+    assert rows[3]["reason"] in table
+    result = result_of(folder / "trials" / "0003")
+    assert (result["stopped_by"], result["reason"]) == ("pruned", rows[3]["reason"])
+    oracle = json.loads((folder / "oracle.json").read_text())
+    assert oracle["trials"][3]["score"] == pytest.approx(float(rows[3]["score"]))
+    assert oracle["trials"][3]["status"] == "COMPLETED"
+    # Stopped as the verdict falls, and continued: as a job of its own, which has no judge, and as a sweep.
+    with mock.patch.object(pruning.MedianJudge, "__call__", stop_at_a_verdict(pruning.MedianJudge.__call__)):
+        assert sweep(data, again, max_trials=4, **changes) == 75
+    job = again / "trials" / "0003"
+    assert not (job / "result.json").exists()
+    with mock.patch.object(handover.report, "write_training_report"):
+        assert flags.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
+    assert sweep(data, again, max_trials=4, **changes) == 0
+    assert trials(again) == rows
+    assert {**result_of(job), "images_per_second": 0} == {**result, "images_per_second": 0}
+
+
 @pytest.mark.thorough
 def test_the_best_settings_are_trained_again_with_other_seeds_once(data, tmp_path):
     folder = tmp_path / "sweep"
@@ -202,6 +249,49 @@ def test_a_chief_and_two_workers_that_are_killed_end_with_the_same_trials(data, 
     assert process.returncode == 0, output
     assert "exit codes: chief: 0, worker 0: 0, worker 1: 0" in output
     assert trials(folder) == trials(undisturbed)
+
+
+@pytest.mark.thorough
+def test_random_kills_of_chief_and_workers_change_nothing():
+    """A short run of the script that anyone can run for longer; docs/measured/sweeps.md keeps its table."""
+    process = start(["scripts/chaos_sweep.py", "--max_trials=4", "--image_size=48", "--images=40", "--epochs=1"])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert output.count("identical") == 4
+    assert all(f"| {name} |" in output for name in ("chief", "worker 0", "worker 1"))
+
+
+FULL_DISK = """
+import subprocess, sys
+from trainer import flags, tune
+disk, out, *words = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+print(flags.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
+subprocess.run(["mount", "-o", "remount,size=99m", disk], check=True)
+print(flags.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
+subprocess.run(["cp", f"{disk}/sweep/trials.csv", out], check=True)
+"""
+
+
+def test_a_full_disk_ends_the_sweep_in_one_line_and_costs_no_trial(data, undisturbed, tmp_path):
+    """On a real tmpfs that holds no checkpoint, in a mount namespace of its own; then with room."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this machine allows no mount namespace")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    argv = [*words(data, disk / "sweep", max_trials=1, keep_trials=1), f"--space={tmp_path / 'space.yaml'}"]
+    (tmp_path / "space.yaml").write_text(SPACE)
+    done = subprocess.run(
+        ["unshare", "-rm", sys.executable, "-c", FULL_DISK, str(disk), str(tmp_path), *argv], cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "codes").read_text().split() == ["1", "0"], done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "the disk is full" in line
+    assert "No space left" in line
+    assert "Traceback" not in done.stderr
+    assert trials(tmp_path) == trials(undisturbed)[:1]
 
 
 def test_a_taken_port_is_one_line(data, tmp_path):

@@ -8,6 +8,7 @@ Does not own: where values come from (``flags.py``).  Imports no TensorFlow.
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -105,6 +106,13 @@ class DataConfig:
         "of the free disk.",
         unit="bytes",
         minimum=0,
+        fixed=False,
+    )
+    data_service: str = setting(
+        "",
+        "Let a tf.data service read and decode: grpc://host:port of its dispatcher (python -m trainer.data_service), "
+        "whose workers must see data_dir at the same path. It changes speed alone. Empty: every process reads and "
+        "decodes for itself.",
         fixed=False,
     )
     augment: str = setting(
@@ -452,6 +460,14 @@ def check_together(config: Config) -> None:
         raise RequestError(
             f"expected one device with --strategy=single, received --num_devices={runtime.num_devices}; "
             "use --strategy=mirrored"
+        )
+    if data.data_service and not re.fullmatch(r"grpc://[^/\s]+:\d{1,5}", data.data_service):
+        raise RequestError(
+            f"--data_service: expected grpc://host:port of a dispatcher, or nothing; received {data.data_service!r}"
+        )
+    if data.data_service and data.cache != "none":
+        raise RequestError(
+            f"expected --cache=none with --data_service, whose pixels are not cached; received --cache={data.cache}"
         )
     if data.data_dir and data.data_dir.rstrip("/") == config.loop.job_dir.rstrip("/"):
         raise RequestError(

@@ -1,6 +1,7 @@
 """Batches on the devices of a strategy: the pipeline's elements, one for each local replica."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Generator, Iterable
 
 import tensorflow as tf
 
@@ -9,8 +10,12 @@ from trainer.data import pipeline
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
+from trainer.data.remote import Remote
 from trainer.data.skipped import Skipped
+from trainer.data.turns import Sender
 from trainer.runtime import Runtime
+
+Batches = Generator[pipeline.Batch, None, None]  # To be closed by who does not come to its end.
 
 
 class Feed:
@@ -20,37 +25,45 @@ class Feed:
         """Bind the devices, the data settings, the job's seed and the list of bad images."""
         self._strategy, self._config, self._seed, self._skipped = runtime.strategy, config, seed, skipped
         self._images: dict[Split, Images] = {}
+        self._sender = Sender()
         self._share = pipeline.Share(runtime.num_devices, runtime.first_device, runtime.local_devices)
 
-    def training(self, split: Split, start_step: int, stop_step: int) -> Iterator[pipeline.Batch]:
+    def training(self, split: Split, start_step: int, stop_step: int) -> Batches:
         """Return shuffled, augmented batches of steps ``[start_step, stop_step)``."""
         order = Order(len(split), self._config.batch_size, self._seed)
         return self._distribute(split, order, self._config.augment, start_step, stop_step)
 
-    def validation(self, split: Split) -> Iterator[pipeline.Batch]:
+    def validation(self, split: Split) -> Batches:
         """Return every image once, in the manifest's order, only resized."""
         order = Order(len(split), self._config.batch_size, shuffle=False)
         return self._distribute(split, order, "none", 0, order.steps_per_pass)
 
-    def _distribute(
-        self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int
-    ) -> Iterator[pipeline.Batch]:
+    def _distribute(self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int) -> Batches:
         if split not in self._images:  # Kept, because a cache lives in it.
             self._images[split] = Images(split, self._config)
+        images, share = self._images[split], self._share
+        remote = self._remote(split, order, stop_step * share.local) if self._config.data_service else None
         dataset = pipeline.batches(
             split,
-            self._images[split],
+            images,
             order,
             self._skipped,
             augmentation=augmentation,
-            share=self._share,
+            share=share,
             start_step=start_step,
             stop_step=stop_step,
+            remote=remote,
         )
-        return _told(self._images[split], self._strategy.distribute_datasets_from_function(lambda _: dataset))
+        return _told(images, remote, self._strategy.distribute_datasets_from_function(lambda _: dataset))
+
+    def _remote(self, split: Split, order: Order, stop: int) -> Remote:
+        """Return what decodes in place of this process, up to an element."""
+        share, count = self._share, order.batch_size // self._share.replicas
+        slots = functools.partial(share.slots, order)
+        return Remote(self._config.data_service, self._sender, split, self._images[split], slots, count, stop)
 
 
-def _told(images: Images, batches: Iterable[pipeline.Batch]) -> Iterator[pipeline.Batch]:
+def _told(images: Images, remote: Remote | None, batches: Iterable[pipeline.Batch]) -> Batches:
     """Yield the batches; if reading failed, raise what it failed with and not what TensorFlow makes of it."""
     try:
         yield from batches
@@ -58,3 +71,6 @@ def _told(images: Images, batches: Iterable[pipeline.Batch]) -> Iterator[pipelin
         if images.failure is None:
             raise
         raise images.failure from error
+    finally:
+        if remote is not None:
+            remote.close()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from trainer import gcs
+from trainer import gcs, gcs_client
 from trainer.errors import RequestError, StoppedEarly
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def require_form(path: str, flag: str) -> None:
     """
     if is_remote(path):
         with _about(flag):
-            gcs.split(path)
+            gcs_client.split(path)
 
 
 @contextlib.contextmanager

@@ -242,15 +242,16 @@ def _read_config_file(path: str) -> dict[str, Any]:
 
 def to_argv(config: config_lib.Config) -> list[str]:
     """Return the flags that give this Config: those whose value is not the default, in declaration order."""
-    words = []
-    for name, value in config.flat().items():
-        if value == config_lib.settings()[name].default:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no{name}")
-        else:
-            words.append(f"--{name}={value}")
-    return words
+    known = config_lib.settings()
+    return to_words({name: value for name, value in config.flat().items() if value != known[name].default})
+
+
+def to_words(values: Mapping[str, config_lib.Value]) -> list[str]:
+    """Return the flags that give these values."""
+    return [
+        (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
+        for name, value in values.items()
+    ]
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

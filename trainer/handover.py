@@ -68,6 +68,7 @@ class Handover:
             skipped=skipped,
             thresholds=thresholds,
             decided_by=self._config.export.decision,
+            reason=state.hopeless,
         )
 
     def _export(self) -> tuple[dict[str, str], dict[str, float]]:

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-from trainer import files, gcs
+from trainer import files, gcs_client
 from trainer.errors import StoppedEarly
 from trainer.lease import Lease
 from trainer.paths import JobPaths
@@ -32,11 +32,11 @@ def hold(paths: JobPaths) -> Iterator[None]:
 def _lease(paths: JobPaths) -> Iterator[None]:
     lease = Lease(paths.lock, protects=paths.job_dir)
     lease.take()
-    gcs.before_write = lease.check
+    gcs_client.before_write = lease.check
     try:
         yield
     finally:
-        gcs.before_write = None
+        gcs_client.before_write = None
         lease.release()
 
 

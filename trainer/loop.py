@@ -3,7 +3,10 @@
 import dataclasses
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+# Given an epoch, from 1, and its validation loss, accuracy and auc: why the job is hopeless; empty to train on.
+Judge = Callable[[int, Mapping[str, float | None]], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Ending(enum.Enum):
 
     EPOCHS = "epochs"
     EARLY_STOPPING = "early_stopping"
+    PRUNED = "pruned"
     STOP_REQUEST = "stop_request"
 
 
@@ -56,7 +60,7 @@ def run(
     *,
     train: Callable[[int], None],
     log: Callable[[int], None],
-    validate: Callable[[int], bool | None],
+    validate: Callable[[int], Ending | None],
     save: Callable[..., None],
     stop_requested: Callable[[], bool],
     validate_first: bool = False,
@@ -69,8 +73,8 @@ def run(
         start_step: steps done so far.
         train: does the step with this number, from 0.
         log: called with the steps done after every step.
-        validate: called with the steps done at the end of every epoch; True asks to stop for good, None says that it
-            broke off because of a stop request.
+        validate: called with the steps done at the end of every epoch; returns the ending if it asks to stop for good,
+            and None otherwise, also if it broke off because of a stop request.
         save: called with the steps done and ``must``: at the end of an epoch and before stopping the state must be
             saved, in between a save may be given up.  Validation comes before the save of an epoch's end, so that
             its decisions are in the checkpoint.
@@ -86,7 +90,7 @@ def run(
             log(step)
         owed = False
         epoch_ends = plan.ends_epoch(step)
-        verdict = validate(step) if epoch_ends else False
+        verdict = validate(step) if epoch_ends else None
         stopping = stop_requested()
         must = epoch_ends or stopping
         if must or _save_is_due(plan, step, clock() - saved_at):
@@ -95,7 +99,7 @@ def run(
         if stopping:
             return Ending.STOP_REQUEST
         if verdict:
-            return Ending.EARLY_STOPPING
+            return verdict
     return Ending.EPOCHS
 
 

@@ -13,7 +13,7 @@ class Result:
 
     Attributes:
         status: always ``done``; an unfinished job has no result.
-        stopped_by: ``epochs`` or ``early_stopping``.
+        stopped_by: ``epochs``, ``early_stopping``, or ``pruned`` (by the judge given to ``train.run``).
         step: steps done.
         epoch: epochs done.
         best_step: step of the best validation.
@@ -31,6 +31,7 @@ class Result:
         skipped: undecodable images of each split.
         thresholds: of each export, by kind.
         decided_by: the settings behind them; None in results of older versions.
+        reason: the judge's words; empty unless pruned.
     """
 
     status: str
@@ -52,6 +53,7 @@ class Result:
     skipped: dict[str, int]
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
     decided_by: dict[str, Any] | None = None
+    reason: str = ""
 
     def write(self, path: str) -> None:
         """Write the JSON file, whole."""

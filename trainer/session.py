@@ -71,6 +71,7 @@ class Session:
         validation: Split,
         stop: StopRequest,
         group: Alone,
+        judge: loop.Judge | None = None,
     ) -> None:
         """Set up devices, state and files; nothing is computed yet.  All processes of the job do this together.
 
@@ -80,7 +81,7 @@ class Session:
         """
         self._started, self._stopping, self._stop = time.monotonic(), False, stop
         self._divergence: Diverged | None = None  # Found by this process, not yet acted upon by all.
-        self._config, self._cluster, self._plan, self._group = config, cluster, plan, group
+        self._config, self._cluster, self._plan, self._group, self._judge = config, cluster, plan, group, judge
         self._train_split, self._validation_split = train, validation
         self._paths = JobPaths(config.loop.job_dir)
         self._positive = positive_class_index(train.class_names, config.export.positive_class)
@@ -124,7 +125,7 @@ class Session:
         """
         self._announce()
         self._stop.at_once = ""  # From here on a step is finished and saved first.
-        ending = loop.Ending.EARLY_STOPPING if self._state.stopping.stopped else self._loop()
+        ending = self._verdict() or self._loop()
         self._stop.at_once = "while exporting, all training state saved; start the same command again to go on"
         return self._hand_over(ending)
 
@@ -229,19 +230,21 @@ class Session:
     def _run_until_it_ends(self) -> loop.Ending:
         """Run the loop; a divergence goes back to the newest checkpoint if that is wanted."""
         while True:
-            self._batches = self._feed.training(self._train_split, self._state.step, self._plan.total_steps)
+            batches = self._feed.training(self._train_split, self._state.step, self._plan.total_steps)
             self._journal.resume_clock()
             try:
-                return loop.run(
-                    self._plan,
-                    self._state.step,
-                    train=self._train,
-                    log=self._log,
-                    validate=self._validate,
-                    save=self._save,
-                    stop_requested=self._should_stop,
-                    validate_first=self._plan.ends_epoch(self._state.step) and self._state.validated < self._state.step,
-                )
+                with contextlib.closing(batches) as self._batches:
+                    return loop.run(
+                        self._plan,
+                        self._state.step,
+                        train=self._train,
+                        log=self._log,
+                        validate=self._validate,
+                        save=self._save,
+                        stop_requested=self._should_stop,
+                        validate_first=self._plan.ends_epoch(self._state.step)
+                        and self._state.validated < self._state.step,
+                    )
             except Diverged as divergence:
                 self._roll_back(divergence)
 
@@ -323,7 +326,7 @@ class Session:
         for line in self._skipped.settle():
             log.warning("%s", line)
 
-    def _validate(self, done: int) -> bool | None:
+    def _validate(self, done: int) -> loop.Ending | None:
         state, figures = self._state, self._evaluate()
         if figures is None:
             return None
@@ -343,8 +346,17 @@ class Session:
         if state.schedule.update(values):
             log.info("%s stopped improving: learning rate is now %.1e",
                      self._config.optim.plateau_monitor, state.schedule.rate(done))  # fmt: skip
+        if self._judge and not state.stopping.stopped and done < self._plan.total_steps:
+            epoch = self._plan.epoch_of(done)
+            state.hopeless = self._group.share(self._judge(epoch, figures) if self._cluster.is_chief else None)
         self._journal.resume_clock()
-        return state.stopping.stopped
+        return self._verdict()
+
+    def _verdict(self) -> loop.Ending | None:
+        """Return how the job has ended for good; None if it goes on."""
+        if self._state.stopping.stopped:
+            return loop.Ending.EARLY_STOPPING
+        return loop.Ending.PRUNED if self._state.hopeless else None
 
     def _evaluate(self) -> dict[str, float | None] | None:
         """Return loss, accuracy and auc over every decodable validation image, each counted once.

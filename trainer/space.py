@@ -14,6 +14,7 @@ many values of a range a grid tries.  Owns: that format, its checks, and grids. 
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -102,13 +103,13 @@ def built_in() -> Space:
 
 
 def read(path: str) -> Space:
-    """Return the space of a YAML or JSON file, local or gs://.
+    """Return the space of a YAML or JSON file, local or gs://, or of its text, ``[{name: ...}, ...]``.
 
     Raises:
         RequestError: naming the file, the entry and what is wrong with it.
     """
     try:
-        entries = yaml.safe_load(files.read_text(path))
+        entries = yaml.safe_load(path if path.startswith("[") else files.read_text(path))
     except Exception as error:  # Local, remote and YAML errors have no type in common.
         raise RequestError(f"--space: expected a readable YAML or JSON file, received {path!r}: {error}") from error
     try:
@@ -147,6 +148,11 @@ def to_entries(space: Space) -> list[dict[str, Any]]:
             entry["condition"] = {name: list(values) for name, values in one.condition}
         entries.append(entry)
     return entries
+
+
+def to_text(space: Space) -> str:
+    """Return a space as one line that ``read`` takes in place of a file."""
+    return json.dumps(to_entries(space), separators=(",", ":"))
 
 
 def combinations(space: Space) -> Iterator[dict[str, Value]]:

@@ -23,7 +23,7 @@ class State:
     """Weights, optimizer, loss scale, schedule, early stopping and the values of the best and last epoch.
 
     ``step`` counts steps done, ``validated`` is the step of the last validation.  ``best`` and ``last`` hold
-    validation values, empty before the first one.
+    validation values, empty before the first one.  ``hopeless`` is why the judge ended the job; empty if it did not.
     """
 
     model: keras.Model
@@ -33,6 +33,7 @@ class State:
     stopping: EarlyStopping
     step: int = 0
     validated: int = 0
+    hopeless: str = ""
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     last: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -68,6 +69,7 @@ class State:
             "schedule": self.schedule.state(),
             "stopping": self.stopping.state(),
             "validated": self.validated,
+            "hopeless": self.hopeless,
         }
         return Checkpoint(self.step, arrays, {**decisions, "best": self.best, "last": self.last, **extra})
 
@@ -90,6 +92,7 @@ class State:
         self.stopping.restore(checkpoint.state["stopping"])
         self.step, self.validated = checkpoint.step, checkpoint.state["validated"]
         self.best, self.last = checkpoint.state["best"], checkpoint.state["last"]
+        self.hopeless = checkpoint.state.get("hopeless", "")  # Older checkpoints have none.
 
     def _variables(self) -> dict[str, Any]:
         named = {MODEL_PREFIX + variable.path: variable for variable in self.model.variables}

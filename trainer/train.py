@@ -16,16 +16,22 @@ from trainer import cluster as cluster_lib
 from trainer.config import Config
 from trainer.data import manifest
 from trainer.errors import EXIT_DONE
-from trainer.loop import Plan
+from trainer.loop import Ending, Judge, Plan
 from trainer.paths import JobPaths
 
 log = logging.getLogger("trainer.train")  # Also when run as __main__.
 
 
-def run(config: Config, cluster: cluster_lib.Cluster) -> result.Result:
+def run(config: Config, cluster: cluster_lib.Cluster, judge: Judge | None = None) -> result.Result:
     """Train a job to its end, continuing from what job_dir holds; a finished job is returned as it is.
 
     All processes of a cluster call this; they meet here and return the same result.
+
+    Args:
+        config: what to train.
+        cluster: who this process is.
+        judge: asked by the chief after each epoch but the last whether the job is hopeless; a job that it ends is
+            finished as after early stopping.  Either all processes have one or none.
 
     Raises:
         RequestError: if the request is wrong; a retry cannot help.
@@ -34,10 +40,13 @@ def run(config: Config, cluster: cluster_lib.Cluster) -> result.Result:
     with signals.stop_requests() as stop:
         stop.at_once = "at start-up, nothing was lost; start the same command again"
         with peers.join(cluster, config) as group:
-            return _run(config, cluster, group, stop)
+            return _run(config, cluster, group, stop, judge)
 
 
-def _run(config: Config, cluster: cluster_lib.Cluster, group: peers.Alone, stop: signals.StopRequest) -> result.Result:
+def _run(
+    config: Config, cluster: cluster_lib.Cluster, group: peers.Alone, stop: signals.StopRequest,
+    judge: Judge | None,
+) -> result.Result:  # fmt: skip
     paths = JobPaths(config.loop.job_dir)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
         files.require_writable(paths.job_dir, "job_dir")
@@ -55,7 +64,7 @@ def _run(config: Config, cluster: cluster_lib.Cluster, group: peers.Alone, stop:
         from trainer import session  # TensorFlow is loaded here, after everything that can be refused without it.
 
         with session.one_fate(group):
-            job = session.Session(config, cluster, plan, train, validation, stop, group)
+            job = session.Session(config, cluster, plan, train, validation, stop, group, judge)
             if cluster.is_chief:
                 resume.keep_settings(config, paths)
             return job.run()
@@ -95,7 +104,7 @@ def make_plan(config: Config, examples: int) -> Plan:
 
 def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
     """Tell whether a result answers the request: far enough, and with the exports it asks for."""
-    far_enough = finished.step >= plan.total_steps or finished.stopped_by == "early_stopping"
+    far_enough = finished.step >= plan.total_steps or finished.stopped_by != Ending.EPOCHS.value
     as_wanted = finished.decided_by in (None, config.export.decision) or not config.export.kinds
     return far_enough and as_wanted and set(config.export.kinds) <= finished.exports.keys()
 

@@ -18,6 +18,7 @@ from jobs import checkpoints_of, lines_of, result_of, values_of
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import local_cluster
+from multi_worker import pause_in_save
 
 pytestmark = pytest.mark.slow
 
@@ -123,16 +124,28 @@ def test_float16_and_fewer_validation_images_than_workers(tmp_path):
     assert result_of(tmp_path / "4x1")["images"]["Validation"] == {"Fake": 1, "Real": 1}
 
 
-def test_a_killed_worker_a_stop_of_one_and_another_number_of_devices_lose_nothing(data, alone, tmp_path):
+def test_kills_in_the_middle_of_a_save_a_stop_of_one_and_another_number_of_devices_lose_nothing(data, alone, tmp_path):
     job = tmp_path / "job"
     run = Run(data, job, 4, checkpoint_every_steps=2)
-    run.until(lambda: len(checkpoints_of(job)) > 1)
+    run.until(lambda: len(checkpoints_of(job)) > 0)
+    saving = pause_in_save(run.processes[0], job)
     run.processes[1].kill()
+    run.processes[0].send_signal(signal.SIGCONT)
     codes, texts = run.wait()
     assert codes == [75, -signal.SIGKILL, 75, 75]
     for index in (0, 2, 3):
         assert "stopped: lost worker 1 (127.0.0.1:" in texts[index]
         assert "Traceback" not in texts[index]
+    assert saving in checkpoints_of(job)  # The chief finished it before it ended.
+
+    run = Run(data, job, 2, checkpoint_every_steps=2)
+    run.until(lambda: checkpoints_of(job)[-1] > saving)
+    saving = pause_in_save(run.processes[0], job)
+    run.processes[0].kill()
+    codes, texts = run.wait()
+    assert codes == [-signal.SIGKILL, 75]
+    assert "stopped: lost chief, worker 0 (127.0.0.1:" in texts[1]
+    assert saving not in checkpoints_of(job)
 
     run = Run(data, job, 2, checkpoint_every_steps=2)
     begun = len((job / "metrics.jsonl").read_text().splitlines())
@@ -140,6 +153,7 @@ def test_a_killed_worker_a_stop_of_one_and_another_number_of_devices_lose_nothin
     run.processes[1].send_signal(signal.SIGTERM)
     codes, texts = run.wait()
     assert codes == [75, 75], texts
+    assert f"{saving:010d} was never finished: passed over" in texts[0]
     assert "SIGTERM of worker 1: saving step" in texts[0]
     saved = [next(line for line in text.splitlines() if "saving step" in line).split(";")[0] for text in texts]
     assert saved[0] == saved[1]
@@ -158,6 +172,29 @@ def test_a_process_that_hangs_is_named(data, tmp_path, victim):
     assert codes[1 - victim] == 75
     assert f"{victim} (127.0.0.1:" in texts[1 - victim].splitlines()[-1]
     assert "silent for" in texts[1 - victim]
+
+
+@pytest.mark.thorough
+def test_all_go_back_alike_after_a_divergence_and_pass_over_a_damaged_checkpoint(data, tmp_path):
+    wild = {"model": "cnn", "optimizer": "sgd", "lr_schedule": "constant", "dropout": 0.0, "learning_rate": 16.0,
+            "on_divergence": "rollback", "checkpoint_every_steps": 1, "epochs": 1}  # fmt: skip
+    codes, texts = Run(data, tmp_path / "wild", 2, **wild).wait()
+    assert codes == [1, 1]  # Too wild for five halvings: both give up at the same point, too.
+    ends = [[line.split("; ")[-1] for line in text.splitlines() if "; back to step" in line] for text in texts]
+    assert len(ends[0]) == 5
+    assert ends[0] == ends[1]
+
+    job = tmp_path / "job"
+    finished(data, job, 2, epochs=1, checkpoint_every_steps=4)
+    newest, before = checkpoints_of(job)[-1], checkpoints_of(job)[-2]
+    arrays = job / "checkpoints" / f"{newest:010d}" / "arrays.npz"
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrays.write_bytes(content)
+    texts = finished(data, job, 2, epochs=2, checkpoint_every_steps=4)
+    assert f"{newest:010d} is damaged" in texts[0]
+    for text in texts:
+        assert f"continuing from step {before} " in text
 
 
 def test_other_data_and_a_job_dir_of_its_own_are_refused(data, tmp_path):

@@ -31,10 +31,10 @@ class Images:
             RequestError: if the cache cannot be used.
         """
         self.failure: Exception | None = None  # Why nothing can be read any more: TensorFlow keeps only its text.
-        self.size, self._max_pixels = size or config.image_size, config.max_image_pixels
+        self.size, self.max_pixels = size or config.image_size, config.max_image_pixels
         self._reader = reading.open_reader(split)
         self._cache = (
-            cache_lib.open_cache(config.cache, config.cache_bytes, split, self.size, self._max_pixels)
+            cache_lib.open_cache(config.cache, config.cache_bytes, split, self.size, self.max_pixels)
             if cached
             else None
         )
@@ -79,4 +79,4 @@ class Images:
         self._reader.ahead(index)
 
     def _decode(self, index: Array) -> Loaded:
-        return decode.load_batch(self.encoded(index), self.size, self._max_pixels)
+        return decode.load_batch(self.encoded(index), self.size, self.max_pixels)

@@ -21,6 +21,8 @@ MANIFEST = "pack.json"
 FORMAT = "deepdetect-pack"
 VERSION = 1
 
+_RECORD_HEADER = 12  # A TFRecord's length and its checksum, before the data.
+
 Array = npt.NDArray[Any]
 
 
@@ -136,6 +138,39 @@ def read_packed(data_dir: str, split: str, manifest: dict[str, Any]) -> PackedSp
     records = Records(shards, *(index[name] for name in ("shard", "offset", "length", "crc")))
     names = Names(index["names"], index["name_ends"])
     return PackedSplit(tuple(manifest["class_names"]), names, index["labels"], records)
+
+
+def record_starts(records: Records, names: Sequence[str], labels: Array) -> Array:
+    """Return where each image's TFRecord begins in its shard, ``[N] int64``.
+
+    The index says where the image's own bytes begin.  What stands before them in a ``tf.train.Example`` of image, label
+    and name follows from lengths alone (https://protobuf.dev/programming-guides/encoding).
+    """
+    name_bytes = np.fromiter((len(name.encode("utf-8", "surrogateescape")) for name in names), np.int64, len(names))
+    contents = {"image": records.length.astype(np.int64), "label": _varint(labels.astype(np.int64)), "name": name_bytes}
+    entries = {}
+    for key, content in contents.items():  # List, feature, and an entry of the map with its key.
+        entries[key] = _field(np.int64(len(key))) + _field(_field(_field(content)))
+    features = sum(map(_field, entries.values()))
+    nested = (
+        features,
+        entries["image"],
+        _field(_field(contents["image"])),
+        _field(contents["image"]),
+        contents["image"],
+    )
+    headers = sum(_field(each) - each for each in nested) + _field(np.int64(len("image")))
+    return np.asarray(records.offset - headers - _RECORD_HEADER, np.int64)
+
+
+def _field(content: Any) -> Any:
+    """Return the bytes of a field with so many bytes of content: tag, length, content."""
+    return 1 + _varint(content) + content
+
+
+def _varint(number: Any) -> Any:
+    """Return the bytes of a number: 7 bits each."""
+    return 1 + sum((number >> bits > 0).astype(np.int64) for bits in range(7, 63, 7))
 
 
 def checksum(content: bytes) -> int:

@@ -6,16 +6,20 @@ host-side augmentation follows in the same call; prefetch comes last, to overlap
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data import augment
+from trainer.data.decode import Loaded
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
 from trainer.data.packed import Array
 from trainer.data.reading import WINDOW
+from trainer.data.remote import Remote
 from trainer.data.skipped import Skipped
 
 Batch = dict[str, tf.Tensor]
@@ -35,6 +39,12 @@ class Share:
     first: int = 0
     local: int = 1
 
+    def slots(self, order: Order, element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return what stands in the slots of an element, see ``Order.slots``: those of one replica in one step."""
+        step, replica = element // self.local, self.first + element % self.local
+        count = order.batch_size // self.replicas
+        return order.slots(step, replica * count, count)
+
 
 def batches(
     split: Split,
@@ -46,6 +56,7 @@ def batches(
     share: Share,
     start_step: int,
     stop_step: int,
+    remote: Remote | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of steps ``[start_step, stop_step)``, one element for each local replica in turn.
 
@@ -63,23 +74,29 @@ def batches(
         share: this process's replicas.
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
+        remote: decodes in place of this process, if given.
     """
     per_replica, image_size = order.batch_size // share.replicas, images.size
     steps_ahead = WINDOW // 2 // order.batch_size
     labels = tf.constant(split.labels, tf.int32)
+    looks_ahead = images.looks_ahead and remote is None
 
     def place(element: tf.Tensor) -> Batch:
-        step, replica = element // share.local, share.first + element % share.local
-        pass_number, index, real = order.slots(step, replica * per_replica, per_replica)
-        batch = {"index": index, "label": tf.gather(labels, index), "weight": tf.cast(real, tf.float32)}
+        pass_number, index, real = share.slots(order, element)
+        batch = {
+            "number": element,
+            "index": index,
+            "label": tf.gather(labels, index),
+            "weight": tf.cast(real, tf.float32),
+        }
         if augmentation != "none":
             draws = tf.numpy_function(draw, [pass_number, index], tf.float32)
             batch["draws"] = tf.ensure_shape(draws, [per_replica, augment.DRAWS])
         if augmentation == "notebook":
             affine = tf.numpy_function(find_affine, [batch["draws"]], tf.float32)
             batch["affine"] = tf.ensure_shape(affine, [per_replica, 2, 3])
-        if images.looks_ahead:
-            batch["ahead"] = order.slots(step + steps_ahead, replica * per_replica, per_replica)[1]
+        if looks_ahead:
+            batch["ahead"] = share.slots(order, element + steps_ahead * share.local)[1]
         return batch
 
     def draw(pass_number: Array, index: Array) -> Array:
@@ -89,18 +106,19 @@ def batches(
         return augment.notebook_affine(draws, image_size)
 
     def load(batch: Batch) -> Batch:
-        ahead = [batch.pop("ahead")] if images.looks_ahead else []
+        asked = [batch.pop("number"), batch["index"], batch["weight"], *([batch.pop("ahead")] if looks_ahead else [])]
         # Unlike py_function, numpy_function takes over the pixels without a copy.
-        image, good = tf.numpy_function(read, [batch["index"], batch["weight"], *ahead], [tf.uint8, tf.float32])
+        image, good = tf.numpy_function(read, asked, [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [per_replica, image_size, image_size, 3])
         if augmentation == "forensic":
             image = augment.forensic_batch(image, batch["draws"])
         return {**batch, "image": image, "weight": tf.ensure_shape(good, [per_replica])}
 
-    def read(index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
+    def read(number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
         for later in ahead:
             images.ahead(later)
-        return _read(split, images, skipped, index, weight)
+        load = functools.partial(remote.load, int(number)) if remote else images.load
+        return _read(split, load, skipped, index, weight)
 
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
@@ -110,10 +128,12 @@ def batches(
     return loaded.prefetch(2 * share.local).with_options(_options())
 
 
-def _read(split: Split, source: Images, skipped: Skipped, index: Array, weight: Array) -> tuple[Array, Array]:
+def _read(
+    split: Split, load: Callable[[Array], Loaded], skipped: Skipped, index: Array, weight: Array
+) -> tuple[Array, Array]:
     """Read the real slots of a batch; padding stays zeros, and so does what cannot be decoded."""
     real = np.flatnonzero(weight)
-    loaded = source.load(index[real])
+    loaded = load(index[real])
     good = weight.copy()
     for position, reason in loaded.errors.items():
         slot = real[position]

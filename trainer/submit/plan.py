@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -126,7 +125,7 @@ def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: i
         return [f"estimate   none: {table.path} has no speed for --model={config.model.model} on {accelerator.name}"]
     gpus = run.gpus_per_model
     speed = alone * (_TABLE_PIXELS / config.data.image_size) ** 2 * gpus * table.scaling ** math.log2(gpus)
-    trials = int(_tune_value(request, "max_trials", str(DEFAULT_TRIALS))) if run.sweep_workers else 1
+    trials = request.sweep.expected_trials or DEFAULT_TRIALS if request.sweep else 1
     hours = steps * config.data.batch_size / speed / 3600 * math.ceil(trials / max(run.sweep_workers, 1))
     if run.max_hours:
         hours = min(hours, run.max_hours)
@@ -139,8 +138,3 @@ def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: i
         f"{table.date}{trying};",
         f"           without start-up, validation, restarts, storage and traffic. Edit {Path(table.path).name}.",
     ]
-
-
-def _tune_value(request: Request, name: str, default: str) -> str:
-    found: dict[str, Any] = dict(word.lstrip("-").split("=", 1) for word in request.tune if "=" in word)
-    return str(found.get(name, default))

@@ -7,9 +7,10 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from trainer import flags, gcs
-from trainer.config import Config, setting
+from trainer import flags, gcs_client, space
+from trainer.config import Config, Value, setting
 from trainer.errors import RequestError
+from trainer.sweep import request as sweep_lib
 from trainer.sweep.request import SweepConfig
 
 PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
@@ -17,7 +18,7 @@ PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
 _LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
 _LONGEST_SWEEP_NAME = 26
-_BUCKET_PATH = re.compile(rf"gs://{gcs.BUCKET_NAME.pattern}(/[^\s]*)?")
+_BUCKET_PATH = re.compile(rf"gs://{gcs_client.BUCKET_NAME.pattern}(/[^\s]*)?")
 _REPOSITORY = r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
 _IMAGE = re.compile(
     rf"{_REPOSITORY}(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
@@ -93,17 +94,19 @@ class RunFlags(ClusterFlags):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A run that may be rendered: its own settings, and the trainer's."""
+    """A run that may be rendered: its own settings, and the trainer's.
+
+    Attributes:
+        run: its own settings.
+        config: of the training, or of all trials of a sweep but for what varies.
+        trainer_words: the command line of trainer.train or trainer.tune, data_dir and job_dir aside.
+        sweep: what trainer.tune makes of it; None for trainer.train.
+    """
 
     run: RunFlags
     config: Config
-    tune: tuple[str, ...] = ()
-
-    @property
-    def trainer_words(self) -> list[str]:
-        """The trainer's command line, data_dir and job_dir aside."""
-        words = flags.to_argv(self.config.replace(data_dir="", job_dir=""))
-        return [*words, *self.tune]
+    trainer_words: tuple[str, ...]
+    sweep: sweep_lib.Request | None = None
 
     @property
     def env(self) -> dict[str, str]:
@@ -138,12 +141,17 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
         _check_bucket_path(name, getattr(run, name))
     _check_together(run)
     parse_env(run.env)
-    tune, words = _split_tune(trainer_words) if run.sweep_workers else ((), list(trainer_words))
-    config = flags.train_config([f"--data_dir={run.data_dir}", f"--job_dir={run.job_dir}", *words])
+    words = [f"--data_dir={run.data_dir}", f"--job_dir={run.job_dir}", *trainer_words]
+    sweep = sweep_lib.parse(words) if run.sweep_workers else None
+    config = sweep.base if sweep else flags.train_config(words)
     _check_config(run, config)
+    added: dict[str, Value] = {}
     if run.spot and not (config.checkpoint.checkpoint_every_steps or config.checkpoint.checkpoint_every_seconds):
-        config = config.replace(checkpoint_every_seconds=_CHECKPOINT_SECONDS)
-    return Request(run, config, tune)
+        added["checkpoint_every_seconds"] = _CHECKPOINT_SECONDS
+    config = config.replace(**added)
+    if sweep:
+        return Request(run, config, tuple(_sweep_words(trainer_words, added, sweep.space)), sweep)
+    return Request(run, config, tuple(flags.to_argv(config.replace(data_dir="", job_dir=""))))
 
 
 def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
@@ -215,12 +223,23 @@ def parse_env(text: str) -> dict[str, str]:
     return found
 
 
-def _split_tune(words: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Take the words that are ``trainer.tune``'s own from a command line, checked."""
-    known = flags.fields_of(SweepConfig)
-    own = [word for word in words if word.partition("=")[0].lstrip("-") in known]
-    flags.parse(own, known, usage="")
-    return tuple(own), [word for word in words if word not in own]
+def _sweep_words(words: Sequence[str], added: dict[str, Value], found: space.Space) -> list[str]:
+    """Return a command line of ``trainer.tune`` that needs no file of this machine.
+
+    What is given is kept even where it is the default: a flag that is given does not vary.
+
+    Args:
+        words: as given, already checked.
+        added: settings of the trainer beside them.
+        found: the space, which takes the place of its file.
+    """
+    own = flags.fields_of(SweepConfig)
+    given, _ = flags.parse(words, {**own, **flags.train_fields()}, usage="")
+    sweep = {name: given.pop(name) for name in list(given) if name in own}
+    if sweep.get("space"):
+        sweep["space"] = space.to_text(found)
+    settings = {**flags.given_settings(given), **added}
+    return flags.to_words({**{n: v for n, v in settings.items() if n not in ("data_dir", "job_dir")}, **sweep})
 
 
 def _check_config(run: RunFlags, config: Config) -> None:

@@ -43,7 +43,7 @@ def search(request: Request, stop: StopRequest) -> list[Record]:
 
 def _oracle(request: Request) -> tuple[Any, Summary]:
     oracle = oracles.make(request)
-    summary = Summary(request, oracle, oracles.expected_trials(request))
+    summary = Summary(request, oracle, request.expected_trials)
     oracle.bind(request, summary.trial_ended)
     if oracle.trials:
         log.info("continuing a sweep of %d trials, %d of them ended", len(oracle.trials), len(oracle.end_order))

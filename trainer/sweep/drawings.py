@@ -10,7 +10,7 @@ from trainer.curves import Curve
 from trainer.plots import COOL, INK, LINE, MUTED, WARM, dress, legend, new_figure
 from trainer.space import Parameter, Space
 from trainer.sweep.importance import Importance, encode
-from trainer.sweep.records import Record
+from trainer.sweep.records import PRUNED, Record
 
 _SIZE = (7.2, 3.6)
 
@@ -23,6 +23,9 @@ def course(records: Sequence[Record], metric: str, *, maximizes: bool) -> Figure
     places = [place for place, record in enumerate(records) if record.score is not None]
     scores = [record.score for record in records if record.score is not None]
     axes.plot(places, scores, "o", color=COOL, markersize=6, label="trial")
+    pruned = [at for at in zip(places, scores, strict=True) if records[at[0]].status == PRUNED]
+    if pruned:
+        axes.plot(*zip(*pruned, strict=True), "o", color=INK, markersize=9, fillstyle="none", label="pruned")
     best = (np.maximum if maximizes else np.minimum).accumulate(np.array(scores, np.float64))
     axes.plot(places, best, "-", color=WARM, linewidth=2, drawstyle="steps-post", label="best so far")
     failed = [place for place, record in enumerate(records) if record.score is None]

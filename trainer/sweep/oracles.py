@@ -243,14 +243,6 @@ def _add(found: Any, one: space.Parameter) -> None:
         found.Choice(one.name, list(one.values))
 
 
-def expected_trials(request: Request) -> int | None:
-    """Return how many trials the sweep will have; None if only the tuner knows."""
-    if request.sweep.tuner == "grid":
-        whole = sum(1 for _ in space.combinations(request.space))
-        return min(whole, request.max_trials or whole)
-    return request.max_trials
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Send what KerasTuner prints to stderr, so that stdout holds the table alone."""

@@ -38,7 +38,10 @@ def write(request: Request, known: Sequence[Record]) -> None:
 
 def _sentences(request: Request, known: Sequence[Record], ranked: Sequence[Record]) -> list[str]:
     failed = sum(record.status == records.FAILED for record in known)
-    said = [f"{len(known)} trials by {request.sweep.tuner}, {failed} of them failed."]
+    pruned = sum(record.status == records.PRUNED for record in known)
+    said = [f"{len(known)} trials by {request.sweep.tuner}, {failed} of them failed, {pruned} pruned."]
+    if pruned:
+        said.append("A pruned trial was stopped early as hopeless; its score is the best that it had until then.")
     if ranked:
         best = ranked[0]
         chosen = ", ".join(f"{name} {value}" for name, value in best.settings.items())
@@ -84,6 +87,7 @@ def _learning(request: Request, ranked: Sequence[Record]) -> list[Drawing]:
 def _row(request: Request, record: Record) -> dict[str, Any]:
     return {
         "trial": record.trial,
+        "status": record.status,
         "score": "failed" if record.score is None else f"{record.score:.4f}",
         "settings": [record.settings.get(one.name, "") for one in request.space],
         "epochs": f"{record.best_epoch} of {record.epochs}" if record.epochs else "",

@@ -20,7 +20,7 @@ from trainer.sweep.request import Request
 
 log = logging.getLogger(__name__)
 
-DONE, FAILED = "done", "failed"
+DONE, PRUNED, FAILED = "done", "pruned", "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Record:
         trial: its id.
         job: id of the trial in whose folder it trained: its own, or the one that it continues (hyperband).
         settings: what the search chose.
-        status: ``done`` or ``failed``.
-        reason: why it failed; empty if it did not.
-        score: the objective at the best epoch.
+        status: ``done``, ``pruned`` or ``failed``.
+        reason: why it was pruned or failed; empty if it was not.
+        score: the objective at the best epoch, of a pruned trial so far.
         validation: loss (nats), accuracy and auc there.
         epochs: epochs trained, over all.
         best_epoch: the best of them.

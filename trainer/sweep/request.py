@@ -42,8 +42,8 @@ class SweepConfig:
     )
     space: str = setting(
         "",
-        "YAML or JSON file of the flags that vary (README, A sweep); empty: learning_rate, dropout, model, augment and "
-        "optimizer. All other flags hold for all trials.",
+        "YAML or JSON file of the flags that vary (README, A sweep), or its text as [{name: ...}, ...]; empty: "
+        "learning_rate, dropout, model, augment and optimizer. All other flags hold for all trials.",
         fixed=False,
     )
     keep_trials: int = setting(
@@ -63,6 +63,13 @@ class SweepConfig:
         3, "Stop (exit code 1) after so many failed trials in a row with the same reason; 0: never.",
         unit="trials", minimum=0, fixed=False,
     )  # fmt: skip
+    prune: str = setting(
+        "none",
+        "median: stop a trial after an epoch when its best objective is worse than the median of what the ended trials "
+        "had on average up to that epoch (Golovin et al. 2017), once three have ended. none: train all to the end.",
+        choices=("none", "median"),
+    )
+    prune_warmup_epochs: int = setting(2, "Epochs that every trial trains before --prune.", unit="epochs", minimum=1)
     hyperband_factor: int = setting(
         3, "Of how many trials hyperband lets one go on, and how many times longer.", minimum=2
     )
@@ -112,6 +119,14 @@ class Request:
             return self.sweep.max_trials
         return None if self.sweep.tuner in ("hyperband", "grid") else DEFAULT_TRIALS
 
+    @property
+    def expected_trials(self) -> int | None:
+        """Trials that the whole sweep will have; None if only the tuner knows."""
+        if self.sweep.tuner == "grid":
+            whole = sum(1 for _ in space.combinations(self.space))
+            return min(whole, self.max_trials or whole)
+        return self.max_trials
+
     def trial(self, values: dict[str, Value], job_dir: str) -> Config:
         """Return the settings of a trial.
 
@@ -134,7 +149,7 @@ class Request:
             return
         before, now = json.loads(files.read_text(self.paths.request)), self._as_json()
         fixed = [field.name for field in dataclasses.fields(SweepConfig) if field.metadata["fixed"]]
-        old, new = before["sweep"], now["sweep"]
+        old, new = {**dataclasses.asdict(SweepConfig()), **before["sweep"]}, now["sweep"]  # Older files name fewer.
         differing = [f"--{name} (was {old[name]}, now {new[name]})" for name in fixed if old[name] != new[name]]
         differing += ["the search space"] if before["space"] != now["space"] else []
         epochs = [config["settings"]["epochs"] for config in (before, now)]
@@ -196,8 +211,25 @@ def _check_together(request: Request, given: dict[str, Any]) -> None:
         raise RequestError("expected settings that vary, received flags for all of them; give --space=space.yaml")
     if request.sweep.tuner == "hyperband":
         _check_hyperband(request, names)
+    if request.sweep.prune != "none":
+        _check_prune(request, names)
     if request.base.loop.max_seconds:
         raise RequestError("expected no --max_seconds for a sweep, received it; stop a sweep by a signal instead")
+
+
+def _check_prune(request: Request, names: list[str]) -> None:
+    """Refuse a pruning that prunes nothing, or twice."""
+    if request.sweep.tuner == "hyperband":
+        raise RequestError(
+            "--tuner=hyperband: expected no --prune, as it stops hopeless trials itself, received "
+            f"--prune={request.sweep.prune}; leave it out or use another tuner"
+        )
+    warmup, epochs = request.sweep.prune_warmup_epochs, request.base.loop.epochs
+    if warmup >= epochs and "epochs" not in names:
+        raise RequestError(
+            f"--prune_warmup_epochs: expected fewer than --epochs ({epochs}), or nothing can be pruned, received "
+            f"{warmup}; train longer or leave --prune out"
+        )
 
 
 def _check_hyperband(request: Request, names: list[str]) -> None:

@@ -6,6 +6,7 @@ Runs in the process that holds the oracle.
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +34,7 @@ class Summary:
             expected: trials of the whole sweep, for the estimate of the time left; None if nobody knows.
         """
         self._request, self._oracle, self._expected = request, oracle, expected
+        self._stdout = sys.stdout  # Now: while the oracle answers, what it prints goes elsewhere.
         self._started, self._drawn, self._fresh, self._headed = time.monotonic(), time.monotonic(), 0, False
 
     def trial_ended(self, trial: Any) -> None:
@@ -45,7 +47,7 @@ class Summary:
         self._fresh += 1
         self._oracle.note_failure(records.kind_of(record.reason) if record.status == records.FAILED else "")
         self._write(known)
-        print(self._row(record, known), flush=True)
+        print(self._row(record, known), file=self._stdout, flush=True)
 
     def _write(self, known: Sequence[Record]) -> None:
         records.write_table(self._request, known)
@@ -95,6 +97,7 @@ class Summary:
             "reason": self._oracle.given_up,
             "trials": len(known),
             "failed": sum(one.status == records.FAILED for one in known),
+            "pruned": sum(one.status == records.PRUNED for one in known),
             "best_trial": best[0].trial if best else None,
             "best_score": best[0].score if best else None,
             "objective": self._request.metric,

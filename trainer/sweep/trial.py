@@ -11,22 +11,25 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Sequence
 from typing import IO
 
-from trainer import files, result, train
+from trainer import files, flags, result, train
 from trainer.cluster import Cluster
 from trainer.config import Config
 from trainer.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
 from trainer.paths import JobPaths
 from trainer.signals import StopRequest
+from trainer.sweep import pruning
+from trainer.sweep.pruning import MedianJudge
 
 log = logging.getLogger(__name__)
 
-# python -m trainer.train, but for asking Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by
-# preexec_fn, which is not safe beside the threads of gRPC and TensorFlow.
+# main(), which first asks Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by preexec_fn,
+# which is not safe beside the threads of gRPC and TensorFlow.
 _CHILD = (
-    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import flags, train; "
-    "sys.exit(flags.run_command(train.main))"
+    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import flags; from trainer.sweep import trial; "
+    "sys.exit(flags.run_command(trial.main))"
 )
 _KEPT_LINES = 400
 _OUT_OF_MEMORY = (
@@ -38,31 +41,54 @@ _OUT_OF_MEMORY = (
 )
 
 
+_DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
+
+
 class TrialFailed(Exception):
     """Say why a trial has no score; the sweep goes on."""
 
 
-def run_here(config: Config) -> result.Result:
-    """Run a trial in this process.
+def run_here(config: Config, judge: MedianJudge | None = None) -> result.Result:
+    """Run a trial in this process; with a judge it may be pruned.
 
     Raises:
         TrialFailed: if it cannot end with a result.
         StoppedEarly: after a stop request, with everything saved.
+        JobFailed: if the disk is full, which is no fault of the trial.
     """
     try:
-        return train.run(config, Cluster())
+        return train.run(config, Cluster(), judge)
     except StoppedEarly:
         raise
     except (RequestError, JobFailed, Diverged) as error:
+        refuse_full_disk([str(error)])
         raise TrialFailed(" ".join(str(error).split())) from error
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
+        refuse_full_disk([words])
         if is_out_of_memory(words):
             raise TrialFailed(f"out of memory: {_first_line(str(error))}") from error
         log.exception("a trial crashed")
         raise TrialFailed(f"crashed: {_first_line(words)}") from error
     finally:
         _free_memory()
+
+
+def refuse_full_disk(lines: Iterable[str]) -> None:
+    """Let a full disk end the sweep: every further trial would fail, and this one can go on when there is room.
+
+    Args:
+        lines: what a trial said last.
+
+    Raises:
+        JobFailed: if one of them speaks of a full disk.
+    """
+    for line in lines:
+        if any(sign in line for sign in _DISK_IS_FULL):
+            raise JobFailed(
+                f"the disk is full ({_first_line(line)}); free space, then start the same command again: it goes on "
+                "where it was"
+            )
 
 
 def is_out_of_memory(text: str) -> bool:
@@ -81,19 +107,27 @@ def _free_memory() -> None:
         keras.utils.clear_session(free_memory=True)
 
 
-def run_apart(config: Config, stop: StopRequest) -> result.Result:
-    """Run a trial as a process of its own; it dies with this one.
+def main(argv: Sequence[str]) -> int:
+    """Be the process of a trial: ``--config=FILE``, and a judge as JSON if there is one."""
+    judge = pruning.from_json(argv[1]) if argv[1:] else None
+    train.run(flags.train_config(argv[:1]), Cluster(), judge)
+    return EXIT_DONE
+
+
+def run_apart(config: Config, stop: StopRequest, judge: MedianJudge | None = None) -> result.Result:
+    """Run a trial as a process of its own; it dies with this one.  With a judge it may be pruned.
 
     Raises:
         TrialFailed: if it cannot end with a result; a process that was killed or ran out of memory is said to be so.
         StoppedEarly: after a stop request, with everything saved.
+        JobFailed: if the disk is full, which is no fault of the trial.
     """
     paths = JobPaths(config.loop.job_dir)
     request = files.join(config.loop.job_dir, "request.json")
     files.write_text(request, json.dumps(config.flat(), indent=1) + "\n")
     stop.at_once = ""  # From here on the trial saves first.
     process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, f"--config={request}"],
+        [sys.executable, "-c", _CHILD, f"--config={request}", *([judge.to_json()] if judge else [])],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
     )  # fmt: skip
     lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
@@ -107,6 +141,7 @@ def run_apart(config: Config, stop: StopRequest) -> result.Result:
         return finished
     if code == EXIT_STOPPED:
         raise StoppedEarly(f"{stop.reason or 'a signal to the trial'}: {_last(lines, 'stopped: ')}")
+    refuse_full_disk(reversed(lines))
     raise TrialFailed(reason_of(code, list(lines)))
 
 

@@ -19,9 +19,11 @@ import numpy as np
 from trainer import result
 from trainer.config import Config
 from trainer.errors import JobFailed, RequestError, StoppedEarly
+from trainer.loop import Ending
 from trainer.signals import StopRequest
 from trainer.sweep import hparams, oracles, records, trial
-from trainer.sweep.records import DONE, FAILED, Record
+from trainer.sweep.pruning import MedianJudge
+from trainer.sweep.records import DONE, FAILED, PRUNED, Record
 from trainer.sweep.request import Request
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
             # Rounded as the wire to a chief rounds, so that one worker and one process alone see the same.
             metrics = {self._request.metric: float(np.float32(record.score))}
             self._ask(lambda: self.oracle.update_trial(chosen.trial_id, metrics, step=record.best_epoch))
-        chosen.status = "COMPLETED" if record.status == DONE else "FAILED"
+        chosen.status = "FAILED" if record.status == FAILED else "COMPLETED"
         self._ask(lambda: self.oracle.end_trial(chosen))
 
     def _ask(self, call: Callable[[], Any]) -> Any:
@@ -112,7 +114,7 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
             config = self._config(chosen, values, job)
             log.info("trial %s: %s", chosen.trial_id, ", ".join(f"{n}={v}" for n, v in values.items()))
             with self._reporting(chosen.trial_id):
-                outcome = self._train(config)
+                outcome = self._train(config, chosen.trial_id)
             score = self._score(outcome)
         except RequestError as error:
             return Record(**common, status=FAILED, reason=" ".join(str(error).split()))
@@ -120,8 +122,9 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
             return Record(**common, status=FAILED, reason=str(failure), seconds=_since(started))
         hparams.write(config.loop.job_dir, chosen.trial_id, values, self._request.metric, score)
         return Record(
-            **common, status=DONE, score=score, validation=outcome.validation, epochs=outcome.epoch,
-            best_epoch=outcome.best_epoch, seconds=_since(started),
+            **common, status=PRUNED if outcome.stopped_by == Ending.PRUNED.value else DONE, reason=outcome.reason,
+            score=score, validation=outcome.validation, epochs=outcome.epoch, best_epoch=outcome.best_epoch,
+            seconds=_since(started),
         )  # fmt: skip
 
     def _job(self, chosen: Any) -> str:
@@ -135,13 +138,20 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         changes = {**values, **({"epochs": epochs} if epochs else {})}
         return self._request.trial(changes, self._request.paths.trial(job))
 
-    def _train(self, config: Config) -> result.Result:
+    def _train(self, config: Config, trial_id: str) -> result.Result:
         if not self._request.sweep.isolate_trials:
-            return trial.run_here(config)
+            return trial.run_here(config, self._judge(trial_id))
         try:
-            return trial.run_apart(config, self._stop)
+            return trial.run_apart(config, self._stop, self._judge(trial_id))
         finally:
             self._stop.at_once = BETWEEN
+
+    def _judge(self, trial_id: str) -> MedianJudge | None:
+        request = self._request
+        if request.sweep.prune == "none":
+            return None
+        warmup = request.sweep.prune_warmup_epochs
+        return MedianJudge(request.base.loop.job_dir, trial_id, request.metric, request.maximizes, warmup)
 
     def _score(self, outcome: result.Result) -> float:
         score = outcome.validation.get(self._request.metric)

@@ -1,0 +1,78 @@
+"""Run one server of a tf.data service, its dispatcher or, with --dispatcher, a worker.
+
+  python -m trainer.data_service --port=5050
+  python -m trainer.data_service --port=5051 --dispatcher=HOST:5050 --host=THIS_HOST
+
+Start one dispatcher and as many workers as decode fast enough, and train with --data_service=grpc://HOST:5050.  The
+servers are TensorFlow's; they run what a trainer sends them, without asking who it is: let only trainers reach them.
+SIGTERM and Ctrl-C end a server at once; nothing is lost, because trainers then decode for themselves.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from trainer.cluster import split_address
+from trainer.errors import EXIT_DONE, EXIT_REQUEST, RequestError
+
+_HEARTBEAT_MS = 5_000
+_DISPATCHER_TIMEOUT_MS = 600_000  # To wait for a dispatcher that is not there yet.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.data_service", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--port", type=int, required=True, help="to listen on")
+    parser.add_argument("--dispatcher", default="", metavar="HOST:PORT", help="be a worker of this dispatcher")
+    parser.add_argument("--host", default="localhost", help="name under which trainers reach this worker")
+    parser.add_argument("--state_dir", default="", help="where a dispatcher keeps what a restart of it needs")
+    arguments = parser.parse_args(argv)
+    try:
+        if not 0 < arguments.port < 2**16:
+            raise RequestError(f"--port: expected a port in 1..65535, received {arguments.port}")
+        if arguments.dispatcher:
+            split_address(arguments.dispatcher, "--dispatcher")
+    except RequestError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_REQUEST
+    # The servers' threads never come back to Python, so a handler there would wait for ever.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(EXIT_DONE))
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # It decodes on the CPU, and must take no card from a trainer.
+    serve(arguments.port, arguments.dispatcher, arguments.host, arguments.state_dir)
+    return EXIT_DONE
+
+
+def serve(port: int, dispatcher: str, host: str, state_dir: str) -> None:
+    """Start a server and wait for a signal; see the command's flags."""
+    import tensorflow as tf
+
+    service = tf.data.experimental.service
+    server = (
+        service.WorkerServer(
+            service.WorkerConfig(
+                dispatcher_address=dispatcher,
+                worker_address=f"{host}:{port}",
+                port=port,
+                heartbeat_interval_ms=_HEARTBEAT_MS,
+                dispatcher_timeout_ms=_DISPATCHER_TIMEOUT_MS,
+            )
+        )
+        if dispatcher
+        else service.DispatchServer(
+            service.DispatcherConfig(port=port, work_dir=state_dir or None, fault_tolerant_mode=bool(state_dir))
+        )
+    )
+    role = f"worker {host}:{port} of {dispatcher}" if dispatcher else f"dispatcher on port {port}"
+    print(f"data service: {role} is ready", flush=True)
+    while True:
+        signal.pause()
+    del server
+
+
+if __name__ == "__main__":
+    sys.exit(main())
