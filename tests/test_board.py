@@ -17,6 +17,8 @@ from trainer.config import DataConfig
 from trainer.data.manifest import read_train_and_validation
 from trainer.events import Events
 
+pytestmark = pytest.mark.slow  # Three short trainings.
+
 JOB = {"epochs": 2, "image_size": 48, "learning_rate": 0.01}  # Three steps an epoch.
 
 

@@ -151,6 +151,7 @@ def test_a_bucket_that_goes_away_ends_in_one_line_and_nothing_torn(
     assert_same(job_dir, undisturbed, tmp_path)
 
 
+@pytest.mark.thorough
 def test_an_outage_of_the_data_ends_in_one_line_and_a_later_start_goes_on(
     bucket, gcs_server, data, undisturbed, tmp_path
 ):

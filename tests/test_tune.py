@@ -173,6 +173,7 @@ def test_failing_trials_are_told_and_the_sweep_goes_on_until_three_are_alike(dat
     assert len(trials(tmp_path / "another")) == 3
 
 
+@pytest.mark.thorough  # What it decides has fast tests in test_pruning.py.
 def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tmp_path, capsys):
     space = tmp_path / "rates.yaml"
     space.write_text("- {name: learning_rate, kind: choice, values: [1.0e-3, 8.0e-4, 6.0e-4, 1.0e-8]}\n")
@@ -273,6 +274,7 @@ subprocess.run(["cp", f"{disk}/sweep/trials.csv", out], check=True)
 """
 
 
+@pytest.mark.thorough  # A sweep of its own; test_faults.py has a job's full disk.
 def test_a_full_disk_ends_the_sweep_in_one_line_and_costs_no_trial(data, undisturbed, tmp_path):
     """On a real tmpfs that holds no checkpoint, in a mount namespace of its own; then with room."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
