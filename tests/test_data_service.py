@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,11 @@ def told():
     logger.setLevel(logging.NOTSET)
 
 
+def decoded(line):
+    """Return how many images the log says were decoded by the service, and by the trainer."""
+    return [int(number) for number in re.findall(r"(\d+) (?:images decoded there|here)", line)]
+
+
 @pytest.mark.slow
 def test_any_number_of_workers_lost_ones_and_none_at_all_end_with_the_same_weights(
     data, service, tmp_path, told, monkeypatch
@@ -82,7 +88,9 @@ def test_any_number_of_workers_lost_ones_and_none_at_all_end_with_the_same_weigh
     assert run_job(data, tmp_path / "own", **JOB) == 0
     assert not told
     assert run_job(data, tmp_path / "two", data_service=address, **JOB) == 0
-    assert told[-1] == "--data_service: Train: 36 images decoded there, 0 here"
+    there, here = decoded(told[-1])  # What is late is decoded here, as is what the service lost.
+    assert there >= 18
+    assert there + here == 36
 
     workers[0].kill()
     with sigterm_after(2):
@@ -119,7 +127,9 @@ def test_packed_shards_are_read_by_the_service_too(data, tmp_path, service, told
         assert np.array_equal(there.images, here.images)
         assert there.errors == here.errors
     stream.close()
-    assert told == ["--data_service: Train: 18 images decoded there, 0 here"]
+    (line,) = told
+    assert decoded(line)[0] >= 6
+    assert sum(decoded(line)) == 18
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
 
