@@ -13,6 +13,7 @@ from tiny_export import write_export, write_image
 
 from trainer import flags, inputs, predict, serving
 from trainer.errors import RequestError
+from trainer.scorer import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +139,10 @@ def test_devices_change_neither_answers_nor_order(exports, images, tmp_path, cap
         texts.append(out.read_text())
     assert texts[0] == texts[1]
     assert texts[0].count("\n") == 7
-    scorer = serving.Scorer(serving.find_export(str(exports)), num_devices=2)
+    scorer = Scorer(serving.find_export(str(exports)), num_devices=2)
     assert [len(scorer._loaded), len(set(map(id, scorer._loaded)))] == [2, 2]
     with pytest.raises(RequestError, match="--num_devices"):
-        serving.Scorer(serving.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
+        Scorer(serving.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
 
 
 def test_heat_maps_lie_over_the_images(exports, images, tmp_path, capsys):
@@ -208,7 +209,7 @@ def test_damaged_exports(exports, tmp_path):
     metadata = (exports / "120" / "assets.extra" / "deepdetect.json").read_text()
     (broken / "assets.extra" / "deepdetect.json").write_text(metadata)
     with pytest.raises(RequestError, match="serving_default"):
-        serving.Scorer(serving.find_export(str(tmp_path)))
+        Scorer(serving.find_export(str(tmp_path)))
     (broken / "assets.extra" / "deepdetect.json").write_text('{"class_names": ["Fake", "Real"]}')
     with pytest.raises(RequestError, match="positive_class"):
         serving.find_export(str(broken))

@@ -1,6 +1,6 @@
 """Score videos: a sample of their frames, and what these say together.
 
-Does not own: decoding (``video.py``), scoring (``serving.py``).
+Does not own: decoding (``video.py``), scoring (``scorer.py``).
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import tqdm
 
 from trainer import files, serving
 from trainer.errors import RequestError
+from trainer.scorer import Scorer, first_line
 from trainer.tables import Row
 from trainer.video import Video
 
@@ -54,7 +55,7 @@ class Sampling:
 
 
 def predict(
-    export: serving.Export, scorer: serving.Scorer, paths: Sequence[str], sampling: Sampling
+    export: serving.Export, scorer: Scorer, paths: Sequence[str], sampling: Sampling
 ) -> tuple[list[Row], list[Row]]:
     """Return a row for each video, in order, and a row for each frame that was scored.
 
@@ -95,7 +96,7 @@ class _Scored:
         return round(frames / self.rate, 3) if self.rate else None
 
 
-def _score(scorer: serving.Scorer, path: str, sampling: Sampling) -> _Scored:
+def _score(scorer: Scorer, path: str, sampling: Sampling) -> _Scored:
     scored = _Scored()
     try:
         with files.local_file(path) as local, contextlib.closing(Video(local, sampling.every, sampling.most)) as video:
@@ -106,7 +107,7 @@ def _score(scorer: serving.Scorer, path: str, sampling: Sampling) -> _Scored:
                 ]
             scored.decoded, scored.error = video.decoded, video.missing
     except OSError as error:
-        scored.error = serving.first_line(error)
+        scored.error = first_line(error)
     if not scored.good and not scored.error:
         scored.error = "no frame of it could be scored" if scored.numbers else "a video without frames"
     return scored

@@ -1,7 +1,7 @@
 """Measure an exported model on a split: figures, scores of every image, and a page to read.
 
 The export says all that is needed; no training settings are.
-Does not own: scoring (``serving.py``), figures (``metrics.py``), the page (``report.py``).
+Does not own: scoring (``scorer.py``), figures (``metrics.py``), the page (``report.py``).
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from trainer import config, files, flags, serving, sources, terminal
 from trainer.data import reading
 from trainer.data.manifest import Split, read_split
 from trainer.errors import EXIT_DONE, RequestError
+from trainer.scorer import Scorer
 
 if TYPE_CHECKING:  # Their libraries are slow to import, and a wrong flag should be answered at once.
     from trainer.metrics import Scored
@@ -188,7 +189,7 @@ def predict_split(export: serving.Export, split: Split, request: EvaluateFlags) 
         RequestError: if too many cannot be decoded, or the model does not load.
     """
     reader = reading.open_reader(split)
-    scorer = serving.Scorer(export)
+    scorer = Scorer(export)
     rows: list[npt.NDArray[np.float32]] = []
     bad: dict[int, str] = {}
     with tqdm.tqdm(total=len(split), unit="image", file=sys.stderr, disable=None, leave=False) as bar:

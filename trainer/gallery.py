@@ -15,6 +15,7 @@ from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.metrics import Scored
 from trainer.pages import Picture
+from trainer.scorer import NoHeatMaps, Scorer
 
 _THUMBNAIL = 144  # Pixels.
 _EXPLAINED_AT_ONCE = 12  # Images; gradients take more memory than answers.
@@ -79,8 +80,8 @@ def explain(export: serving.Export, split: Split, positions: Sequence[int]) -> H
     if not len(positions):
         return HeatMaps({}, "")
     try:
-        scorer = serving.Scorer(export, explain=True)
-    except serving.NoHeatMaps as missing:
+        scorer = Scorer(export, explain=True)
+    except NoHeatMaps as missing:
         return HeatMaps({}, missing.because)
     reader = reading.open_reader(split)
     found = {}

@@ -1,6 +1,6 @@
 """Score images or videos with an exported model: files, folders, globs or a list, to a table, CSV or JSONL.
 
-Does not own: which files words name (``inputs.py``), how files are scored (``serving.py``), videos (``clips.py``), what
+Does not own: which files words name (``inputs.py``), how files are scored (``scorer.py``), videos (``clips.py``), what
 rows look like (``tables.py``).
 """
 
@@ -15,6 +15,7 @@ import tqdm
 from trainer import clips, config, errors, files, flags, heatmap, inputs, serving, tables, video
 from trainer.config import Value
 from trainer.errors import RequestError
+from trainer.scorer import Answers, Scorer
 from trainer.tables import Row
 
 USAGE = """\
@@ -90,9 +91,7 @@ def main(argv: Sequence[str]) -> int:
     if request.explain:
         files.require_writable(request.explain, "explain")
     if request.video:
-        rows, frames = clips.predict(
-            export, serving.Scorer(export, num_devices=request.num_devices), paths, _sampling(request)
-        )
+        rows, frames = clips.predict(export, Scorer(export, num_devices=request.num_devices), paths, _sampling(request))
         if request.frames_out:
             files.write_text(request.frames_out, render_frames(frames))
     else:
@@ -143,7 +142,7 @@ def predict(export: serving.Export, paths: Sequence[str], request: PredictFlags)
     Raises:
         RequestError: if the model does not load, or has no heat maps and they are wanted.
     """
-    scorer = serving.Scorer(export, explain=bool(request.explain), num_devices=request.num_devices)
+    scorer = Scorer(export, explain=bool(request.explain), num_devices=request.num_devices)
     contents: dict[int, bytes] = {}  # Of the images whose heat maps are not drawn yet.
 
     def read(number: int) -> bytes:
@@ -162,7 +161,7 @@ def predict(export: serving.Export, paths: Sequence[str], request: PredictFlags)
     return rows
 
 
-def _draw(folder: str, paths: Sequence[str], answers: serving.Answers, contents: Mapping[int, bytes]) -> dict[int, str]:
+def _draw(folder: str, paths: Sequence[str], answers: Answers, contents: Mapping[int, bytes]) -> dict[int, str]:
     """Write the pictures of a batch's heat maps, and return their files by the image's number."""
     wanted = [answers.start + n for n in answers.heatmaps if n not in answers.errors]
     if not wanted:
@@ -185,7 +184,7 @@ def _draw(folder: str, paths: Sequence[str], answers: serving.Answers, contents:
 def _row(
     export: serving.Export,
     path: str,
-    answers: serving.Answers,
+    answers: Answers,
     number: int,
     request: PredictFlags,
     drawn: Mapping[int, str],

@@ -23,6 +23,7 @@ from trainer.config import MAX_IMAGE_PIXELS
 from trainer.data import decode, reading
 from trainer.data.manifest import Split
 from trainer.metrics import Scored
+from trainer.scorer import Scorer
 from trainer.sources import Sources
 
 Pixels = npt.NDArray[np.uint8]
@@ -162,7 +163,7 @@ def _score(
     export: serving.Export, split: Split, numbers: Numbers, settings: list[tuple[str, float]], seed: int
 ) -> npt.NDArray[np.float32]:
     """Return probabilities ``[settings, N, C]``."""
-    scorer = serving.Scorer(export)
+    scorer = Scorer(export)
     reader = reading.open_reader(split)
     size = int(export.details["image_size"])
 
