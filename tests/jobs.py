@@ -12,7 +12,7 @@ from unittest import mock
 import keras
 import pytest
 
-from trainer import flags, handover, session, train
+from trainer import course, feed, flags, handover, train
 
 # A job that trains the notebook's CNN in seconds; every test names what it changes.
 SMALL = {"image_size": 64, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
@@ -62,14 +62,14 @@ def checkpoints_of(job_dir: str | Path) -> list[int]:
 @contextlib.contextmanager
 def sigterm_after(step: int) -> Iterator[None]:
     """Send this process a SIGTERM while it works on a step, counted from 1."""
-    real = session.Session._train
+    real = course.Course._train
 
-    def train_step(self: session.Session, number: int) -> None:
-        real(self, number)
+    def train_step(self: course.Course, batches: feed.Batches, number: int) -> None:
+        real(self, batches, number)
         if number + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with mock.patch.object(session.Session, "_train", train_step):
+    with mock.patch.object(course.Course, "_train", train_step):
         yield
 
 

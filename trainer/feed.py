@@ -1,6 +1,7 @@
 """Batches on the devices of a strategy: the pipeline's elements, one for each local replica."""
 
 import functools
+import logging
 from collections.abc import Generator, Iterable
 
 import tensorflow as tf
@@ -14,6 +15,8 @@ from trainer.data.remote import Remote
 from trainer.data.skipped import Skipped
 from trainer.data.turns import Sender
 from trainer.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 Batches = Generator[pipeline.Batch, None, None]  # To be closed by who does not come to its end.
 
@@ -37,6 +40,15 @@ class Feed:
         """Return every image once, in the manifest's order, only resized."""
         order = Order(len(split), self._config.batch_size, shuffle=False)
         return self._distribute(split, order, "none", 0, order.steps_per_pass)
+
+    def settle_skipped(self) -> None:
+        """Warn of the bad images met since the last call.
+
+        Raises:
+            RequestError: if too many are bad.
+        """
+        for line in self._skipped.settle():
+            log.warning("%s", line)
 
     def _distribute(self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int) -> Batches:
         if split not in self._images:  # Kept, because a cache lives in it.

@@ -11,6 +11,7 @@ from trainer import models
 from trainer.checkpoint import Arrays, Checkpoint
 from trainer.config import Config
 from trainer.errors import RequestError
+from trainer.loop import Ending
 from trainer.optim import Schedule, make_optimizer
 from trainer.patience import EarlyStopping
 from trainer.runtime import Runtime
@@ -57,6 +58,13 @@ class State:
             Schedule(config.optim, total_steps),
             EarlyStopping(config.loop.monitor, config.loop.early_stopping_patience),
         )
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the job has ended for good before its last epoch; None if it goes on."""
+        if self.stopping.stopped:
+            return Ending.EARLY_STOPPING
+        return Ending.PRUNED if self.hopeless else None
 
     def model_arrays(self) -> Arrays:
         """Return the model's variables in its order, by name."""
