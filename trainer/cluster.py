@@ -17,10 +17,10 @@ more port, 1000 above its own or DEEPDETECT_PEER_PORT.
 import dataclasses
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from trainer import slurm
 from trainer.errors import RequestError
 
 _KUBERNETES_PORT, _SLURM_PORT = 2222, 8888
@@ -249,10 +249,10 @@ def _slurm(environment: Environment) -> tuple[tuple[str, ...], int]:
     index = _whole_number(environment, "SLURM_PROCID")
     port = _whole_number(environment, "DEEPDETECT_PORT", _SLURM_PORT)
     nodes_from = first_of("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
-    nodes = list(_expand_nodes(environment.get(nodes_from, ""), nodes_from))
+    nodes = list(slurm.expand_nodes(environment.get(nodes_from, ""), nodes_from))
     tasks_from = first_of("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
     if environment.get(tasks_from):
-        tasks = list(_expand_tasks(environment[tasks_from], tasks_from))
+        tasks = list(slurm.expand_tasks(environment[tasks_from], tasks_from))
     elif nodes and count % len(nodes) == 0:
         tasks = [count // len(nodes)] * len(nodes)
     else:
@@ -267,36 +267,3 @@ def _slurm(environment: Environment) -> tuple[tuple[str, ...], int]:
     else:
         places = [(node, turn) for node, n in zip(nodes, tasks, strict=True) for turn in range(n)]
     return tuple(f"{node}:{port + turn}" for node, turn in places), index
-
-
-def _expand_nodes(text: str, source: str) -> Iterator[str]:
-    """Yield the names in Slurm's list, such as ``node[01-03,7],login``."""
-    parts = re.findall(r"[^,\[\]]+(?:\[[^\[\]]*\][^,\[\]]*)*", text)
-    if not parts or ",".join(parts) != text:
-        raise RequestError(f"{source}: expected a list of nodes such as node[01-03,7], received {text!r}")
-    for part in parts:
-        yield from _expand_brackets(part, text, source)
-
-
-def _expand_brackets(part: str, text: str, source: str) -> Iterator[str]:
-    found = re.search(r"\[([^\]]*)\]", part)
-    if not found:
-        yield part
-        return
-    for piece in found[1].split(","):
-        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", piece)
-        if not ends:
-            raise RequestError(f"{source}: expected a list of nodes such as node[01-03,7], received {text!r}")
-        low, high = ends[1], ends[2] or ends[1]
-        for number in range(int(low), int(high) + 1):
-            name = part[: found.start()] + str(number).zfill(len(low)) + part[found.end() :]
-            yield from _expand_brackets(name, text, source)
-
-
-def _expand_tasks(text: str, source: str) -> Iterator[int]:
-    """Yield the tasks of each node in Slurm's list, such as ``2(x3),1``."""
-    for part in text.split(","):
-        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
-        if not found:
-            raise RequestError(f"{source}: expected numbers of tasks such as 2(x3),1; received {text!r}")
-        yield from [int(found[1])] * int(found[2] or 1)
