@@ -23,7 +23,7 @@ import local_cluster  # noqa: E402
 WORKER = """
 import json, sys, time
 from trainer import agreement, cluster, config, errors, flags, peers
-from trainer.peers import Event
+from trainer.appointment import Event
 
 def work(words):
     given = json.loads(words[0])

@@ -1,13 +1,14 @@
 """Why a job leaves its loop early: a stop request, the time limit, a divergence; all processes at the same step.
 
-Does not own: listening for signals (``signals.py``), how processes agree (``peers.py``).  Imports no TensorFlow.
+Does not own: listening for signals (``signals.py``), how processes agree (``appointment.py``).  Imports no TensorFlow.
 """
 
 import time
 from collections.abc import Callable
 
+from trainer.appointment import Event
 from trainer.errors import Diverged
-from trainer.peers import Alone, Event
+from trainer.peers import Alone
 from trainer.signals import StopRequest
 
 

@@ -1,13 +1,13 @@
-"""What the processes of one job tell each other beside TensorFlow: I am here, I decided, I must end.
+"""What the processes of one job tell each other beside TensorFlow: I am here, this is my value, I must end.
 
 The chief holds one connection to each of the others.  Each side hears the other at least every second; who is silent
 for too long, or whose connection closes without a word, is lost, and then every other process ends at once: the main
 thread may be stuck in a collective for good, where Python cannot reach it, so a thread of this module decides.
+Does not own: how they meet (``rendezvous.py``), at which step they take an event (``appointment.py``).
 Imports no TensorFlow.
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainer import rendezvous
+from trainer.appointment import Appointment, Event
 from trainer.cluster import Cluster
 from trainer.config import Config
 from trainer.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, JobFailed, RequestError, StoppedEarly
@@ -28,19 +29,6 @@ _BEAT_SECONDS = 1.0
 _GRACE_SECONDS = 5.0  # For a process to come to the same end by itself, with its own words.
 _LAST_SECONDS = 10.0  # For the others to be gone before the chief goes.
 _CODES = {RequestError: EXIT_REQUEST, StoppedEarly: EXIT_STOPPED, JobFailed: EXIT_FAILED}
-
-
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """Something that all processes must do at the same point.
-
-    Attributes:
-        kind: ``stop`` or ``diverged``.
-        reason: in words, and who had it.
-    """
-
-    kind: str
-    reason: str
 
 
 class Alone:
@@ -93,16 +81,12 @@ class Group(Alone):
         self._number = 0  # Of gather and share.
         self._values: dict[int, dict[int, Any]] = {}
         self._answers: dict[int, Any] = {}
-        self._position = self._round = 0  # Polls done, and events taken.
-        self._wished = self._frozen = False
-        self._event: tuple[int, Event] | None = None
-        self._proposed: Event | None = None  # On the chief, while it asks for positions.
-        self._positions: dict[int, int] = {}
+        self._appointment = Appointment(self.index, self.size, self._changed, self._tell)
         for peer in connections:
             threading.Thread(target=self._listen, args=(peer,), name=f"peer-{peer}", daemon=True).start()
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
-    # Values.
+    # Values and events.
 
     def gather(self, value: Any) -> list[Any]:
         """See ``Alone``; values are JSON."""
@@ -130,39 +114,12 @@ class Group(Alone):
         self._tell("answer", number=number, value=answer)
         return answer
 
-    # Events.
-
     def poll(self, wish: Event | None) -> Event | None:
-        """See ``Alone``.  The chief chooses a poll that none has passed: the largest of all positions, plus one."""
-        with self._changed:
-            if wish and not self._event and not self._wished:
-                self._wished = True
-                if self.index:
-                    self._connections[0].send("wish", round=self._round, event=dataclasses.asdict(wish))
-                else:
-                    self._propose(wish)
-            self._changed.wait_for(lambda: not self._frozen and (self._event is not None or not self._wished))
-            self._position += 1
-            if self._event is None or self._position < self._event[0]:
-                return None
-            event, self._event = self._event[1], None
-            self._wished, self._round = False, self._round + 1
+        """See ``Alone``."""
+        event = self._appointment.poll(wish)
+        if event is not None:
             self._decided_end = event.kind == "stop"
-            return event
-
-    def _propose(self, event: Event) -> None:
-        """Ask all processes where they are; they stay there until the answer.  On the chief, holding the lock."""
-        if self._proposed is None and self._event is None:
-            self._proposed, self._frozen, self._positions = event, True, {0: self._position}
-            self._tell("freeze")
-
-    def _decide(self) -> None:
-        """Answer once all have said where they are.  On the chief, holding the lock."""
-        if self._proposed is not None and len(self._positions) == self.size:
-            point = max(self._positions.values()) + 1
-            self._tell("event", at=point, event=dataclasses.asdict(self._proposed))
-            self._event, self._proposed, self._frozen = (point, self._proposed), None, False
-            self._changed.notify_all()
+        return event
 
     # The end.
 
@@ -238,16 +195,8 @@ class Group(Alone):
                 self._values.setdefault(message["number"], {})[peer] = message["value"]
             elif kind == "answer":
                 self._answers[message["number"]] = message["value"]
-            elif kind == "wish" and message["round"] == self._round:
-                self._propose(Event(**message["event"]))
-            elif kind == "freeze":
-                self._frozen = True
-                self._connections[0].send("position", position=self._position)
-            elif kind == "position":
-                self._positions[peer] = message["position"]
-                self._decide()
-            elif kind == "event":
-                self._event, self._frozen = (message["at"], Event(**message["event"])), False
+            else:
+                self._appointment.take(peer, message)
             self._changed.notify_all()
 
     def _said_bye(self, peer: int, message: Message) -> None:
