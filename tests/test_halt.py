@@ -1,0 +1,77 @@
+"""When a process leaves its loop early, with a group of its own and with one that decides for it."""
+
+import time
+
+import pytest
+
+from trainer.appointment import Event
+from trainer.errors import Diverged
+from trainer.halt import Halt
+from trainer.peers import Alone
+from trainer.signals import StopRequest
+
+
+class Second(Alone):
+    """A group as the second of two processes sees it: it notes the wishes, and answers what the test has put there."""
+
+    index, size = 1, 2
+
+    def __init__(self):
+        self.wishes, self.answer = [], None
+
+    def poll(self, wish):
+        self.wishes.append(wish)
+        return self.answer
+
+
+def made(group, max_seconds=0.0, started=None):
+    stop, said = StopRequest(), []
+    started = time.monotonic() if started is None else started
+    return Halt(group, stop, max_seconds=max_seconds, started=started, announce=said.append), stop, said
+
+
+def test_a_signal_stops_and_is_announced_once():
+    halt, stop, said = made(Alone())
+    assert not halt.is_due()
+    stop.reason = "SIGTERM"
+    assert [halt.is_due(), halt.is_due()] == [True, True]
+    assert (said, halt.cause) == (["SIGTERM"], "SIGTERM")
+
+
+@pytest.mark.parametrize(("limit", "due"), [(0.0, False), (9.0, True), (3600.0, False)])
+def test_the_time_limit_counts_from_the_start(limit, due):
+    halt, _, said = made(Alone(), max_seconds=limit, started=time.monotonic() - 10.0)
+    assert halt.is_due() is due
+    assert said == (["--max_seconds"] if due else [])
+
+
+def test_a_divergence_ends_a_process_that_is_alone_at_once():
+    halt, _, _ = made(Alone())
+    with pytest.raises(Diverged, match="the loss"):
+        halt.diverged(Diverged("the loss"))
+    assert not halt.is_due()
+
+
+def test_with_others_a_divergence_waits_until_all_agree():
+    group = Second()
+    halt, _, said = made(group)
+    halt.diverged(Diverged("the loss"))
+    assert not halt.is_due()
+    group.answer = Event("diverged", "the loss")
+    with pytest.raises(Diverged, match="the loss"):
+        halt.is_due()
+    group.answer = None
+    assert not halt.is_due()  # What all have acted upon is wished no more: they may have gone back to a checkpoint.
+    assert group.wishes == [Event("diverged", "the loss")] * 2 + [None]
+    assert said == []
+
+
+def test_with_others_a_wish_names_its_process_and_nobody_is_asked_after_the_agreement():
+    group = Second()
+    halt, stop, said = made(group)
+    stop.reason = "SIGTERM"
+    assert not halt.is_due()
+    assert group.wishes == [Event("stop", "SIGTERM of worker 1")]
+    group.answer = Event("stop", "SIGTERM of worker 0")
+    assert [halt.is_due() for _ in range(3)] == [True] * 3
+    assert (len(group.wishes), said) == (2, ["SIGTERM of worker 0"])
