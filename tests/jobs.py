@@ -35,6 +35,12 @@ def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, 
         return flags.run_command(train.main, argv(data_dir, job_dir, **changes))
 
 
+def finished_job(data_dir: str | Path, job_dir: Path, **options: Any) -> Path:
+    """Run a small job to its end, see ``run_job``; return its job_dir."""
+    assert run_job(data_dir, job_dir, **options) == 0
+    return job_dir
+
+
 def result_of(job_dir: str | Path) -> dict[str, Any]:
     """Return result.json."""
     return dict(json.loads((Path(job_dir) / "result.json").read_text()))

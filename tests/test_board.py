@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from gcs import objects
 from images import write_image_set
-from jobs import float32_policy, result_of, run_job, sigterm_after, values_of  # noqa: F401  (a fixture)
+from jobs import finished_job, float32_policy, result_of, run_job, sigterm_after, values_of  # noqa: F401  (a fixture)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
@@ -29,9 +29,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(data, tmp_path_factory):
-    job_dir = tmp_path_factory.mktemp("plain") / "job"
-    assert run_job(data, job_dir, **JOB) == 0
-    return job_dir
+    return finished_job(data, tmp_path_factory.mktemp("plain") / "job", **JOB)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from gcs import NO_BUCKET, objects, request_of, upload
 from images import write_image_set
-from jobs import argv, result_of, run_job, values_of
+from jobs import argv, finished_job, result_of, run_job, values_of
 
 from trainer import files, flags
 from trainer.audit import command as audit
@@ -33,9 +33,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
     """Return the job_dir of the same job on local folders."""
-    job_dir = tmp_path_factory.mktemp("undisturbed")
-    assert run_job(data, job_dir, **JOB) == 0
-    return job_dir
+    return finished_job(data, tmp_path_factory.mktemp("undisturbed"), **JOB)
 
 
 def start(*words):

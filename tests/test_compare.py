@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from commands import answer, refusal
 from scipy import stats
 from test_report import check_page
 from tiny_export import write_export, write_image
 
-from trainer import evaluate, flags, metrics, predictions_csv
+from trainer import evaluate, metrics, predictions_csv
 from trainer.metrics import Scored
 
 TWO = ("Fake", "Real")
@@ -42,9 +43,7 @@ PATHS = [f"Test/{TWO[number % 2]}/{number}.png" for number in range(120)]
 
 
 def compare(capsys, *words):
-    code = flags.run_command(evaluate.main, list(words))
-    printed, err = capsys.readouterr()
-    return code, printed, err
+    return answer(capsys, evaluate.main, *words)
 
 
 def test_paired_differences(tmp_path, capsys):
@@ -152,9 +151,8 @@ def test_what_cannot_be_compared(tmp_path, capsys, change, said):
     labels, scores = made(1)
     write_evaluation(tmp_path / "a", PATHS, labels, of_fake(scores))
     change(tmp_path / "b")
-    code, printed, err = compare(capsys, f"--compare={tmp_path}/a,{tmp_path}/b", f"--out={tmp_path}/out")
-    assert (code, printed, err.count("\n")) == (2, "", 1)
-    assert said in err
+    words = [f"--compare={tmp_path}/a,{tmp_path}/b", f"--out={tmp_path}/out"]
+    assert said in refusal(capsys, evaluate.main, *words)
     assert not (tmp_path / "out").exists()
 
 
@@ -169,6 +167,4 @@ def test_what_cannot_be_compared(tmp_path, capsys, change, said):
     ],
 )
 def test_wrong_requests(capsys, words, said):
-    code, printed, err = compare(capsys, *words)
-    assert (code, printed, err.count("\n")) == (2, "", 1)
-    assert said in err
+    assert said in refusal(capsys, evaluate.main, *words)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import answer, refusal
 from images import write_image_set
-from jobs import SMALL, float32_policy, run_job  # noqa: F401  (a fixture)
+from jobs import SMALL, finished_job, float32_policy  # noqa: F401  (a fixture)
 
-from trainer import export, flags, portable
+from trainer import export, portable
 
 pytestmark = pytest.mark.slow  # A training, and an export that is checked in a process of its own.
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))
@@ -25,15 +26,11 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(data, tmp_path_factory):
-    job_dir = tmp_path_factory.mktemp("jobs") / "job"
-    assert run_job(data, job_dir, augment="none", epochs=1) == 0
-    return job_dir
+    return finished_job(data, tmp_path_factory.mktemp("jobs") / "job", augment="none", epochs=1)
 
 
 def run(capsys, *words):
-    code = flags.run_command(export.main, [str(word) for word in words])
-    out, err = capsys.readouterr()
-    return code, out, err
+    return answer(capsys, export.main, *words)
 
 
 def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capsys):
@@ -108,7 +105,5 @@ def test_wrong_requests_are_one_error(job, data, tmp_path, capsys, monkeypatch):
         ([f"--job_dir={job}", "--formats=onnx"], "pip install -e '.[onnx]'"),
         ([f"--job_dir={job}", f"--samples={data}/nothing"], "expected a PATH"),
     ):
-        code, out, err = run(capsys, f"--out={tmp_path / 'out'}", *words)
-        assert (code, out, err.count("\n")) == (2, "", 1), (words, err)
-        assert said in err
+        assert said in refusal(capsys, export.main, f"--out={tmp_path / 'out'}", *words)
     assert not (tmp_path / "out").exists()

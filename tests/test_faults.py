@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import argv, checkpoints_of, lines_of, result_of, run_job, values_of
+from jobs import argv, checkpoints_of, finished_job, lines_of, result_of, run_job, values_of
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,9 +18,7 @@ JOB = {"epochs": 3, "dropout": 0.2, "checkpoint_every_steps": 2}
 @pytest.fixture(scope="module")
 def undisturbed(image_set, tmp_path_factory):
     """Return the job_dir of a finished job."""
-    job_dir = tmp_path_factory.mktemp("undisturbed")
-    assert run_job(image_set, job_dir, **JOB) == 0
-    return job_dir
+    return finished_job(image_set, tmp_path_factory.mktemp("undisturbed"), **JOB)
 
 
 @pytest.fixture

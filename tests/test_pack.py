@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import refusal
 from images import write_image_set
 from jobs import float32_policy, result_of, run_job, values_of  # noqa: F401
 from PIL import Image
@@ -217,15 +218,12 @@ def test_leaks_are_left_out_of_train_and_validation(folder, tmp_path, capfd):
     ],
 )
 def test_a_wrong_request_is_answered_in_one_line(words, message, capfd):
-    assert flags.run_command(command.main, words) == 2
-    error = capfd.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
+    assert message in refusal(capfd, command.main, *words)
 
 
 def test_a_packed_set_is_not_packed_again(packed_set, tmp_path, capfd):
-    assert flags.run_command(command.main, [f"--data_dir={packed_set}", f"--out={tmp_path}"]) == 2
-    assert "expected a folder of images" in capfd.readouterr().err
+    line = refusal(capfd, command.main, f"--data_dir={packed_set}", f"--out={tmp_path}")
+    assert "expected a folder of images" in line
 
 
 @pytest.fixture

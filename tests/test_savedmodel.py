@@ -12,7 +12,7 @@ import pytest
 import rest
 import tensorflow as tf
 from images import write_image_set
-from jobs import SMALL, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
+from jobs import SMALL, finished_job, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
 
 from trainer import calibration, models, savedmodel, verify_export
 from trainer.checkpoint import CheckpointStore
@@ -39,8 +39,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def job(data, tmp_path_factory):
     job_dir = tmp_path_factory.mktemp("jobs") / "job"
-    assert run_job(data, job_dir, export="all", augment="none", epochs=4, learning_rate=0.01, keep_checkpoints=1) == 0
-    return job_dir
+    changes = {"export": "all", "augment": "none", "epochs": 4, "learning_rate": 0.01, "keep_checkpoints": 1}
+    return finished_job(data, job_dir, **changes)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import refusal
 from images import write_image_set
 from jobs import (
     SMALL,
     argv,
     checkpoints_of,
+    finished_job,
     float32_policy,  # noqa: F401  (a fixture)
     lines_of,
     result_of,
@@ -24,7 +26,7 @@ from jobs import (
     values_of,
 )
 
-from trainer import flags, train
+from trainer import train
 from trainer.data.skipped import Skipped
 from trainer.errors import RequestError
 
@@ -46,22 +48,13 @@ JOB = {"epochs": 3, "keep_checkpoints": 1, "monitor": "val_loss"}
 @pytest.fixture(scope="module")
 def job(data, tmp_path_factory):
     """Return the job_dir of a finished, undisturbed job, report included; read only."""
-    job_dir = tmp_path_factory.mktemp("jobs") / "undisturbed"
-    assert run_job(data, job_dir, report=True, **JOB) == 0
-    return job_dir
+    return finished_job(data, tmp_path_factory.mktemp("jobs") / "undisturbed", report=True, **JOB)
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Return content and time of every file but the lock, which every start takes."""
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
             for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"}  # fmt: skip
-
-
-def one_line_of(capsys) -> str:
-    """Return the only line on stderr."""
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 # What a finished job leaves.
@@ -307,11 +300,8 @@ def test_a_job_in_float16_on_two_devices_goes_on_after_a_stop(data, tmp_path):
 
 
 def refused(words: list[str], capsys) -> str:
-    """Run the command, which must exit with 2 and say why in one line; return it."""
-    assert flags.run_command(train.main, words) == 2
-    line = one_line_of(capsys)
-    assert line.startswith("error: ")
-    return line
+    """Return the line that says why."""
+    return refusal(capsys, train.main, *words)
 
 
 def test_an_unknown_flag(data, tmp_path, capsys):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from commands import answer, refusal
 from tiny_export import write_export, write_image
 
-from trainer import clips, files, flags, predict, video
+from trainer import clips, files, predict, video
 from trainer.errors import RequestError
 
 cv2 = pytest.importorskip("cv2")
@@ -50,9 +51,7 @@ def folder(tmp_path_factory):
 
 
 def run(capsys, *words):
-    code = flags.run_command(predict.main, [str(word) for word in ("--video", *words)])
-    out, err = capsys.readouterr()
-    return code, out, err
+    return answer(capsys, predict.main, "--video", *words)
 
 
 def rows_of(path):
@@ -188,20 +187,17 @@ def test_a_video_in_a_bucket(model, folder, bucket, tmp_path, capsys):
     ],
 )
 def test_wrong_requests(model, folder, capsys, words, said):
-    code = flags.run_command(predict.main, [word.format(folder=folder) for word in words] + [f"--model_dir={model}"])
-    out, err = capsys.readouterr()
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert said in err
+    filled = [word.format(folder=folder) for word in words]
+    assert said in refusal(capsys, predict.main, *filled, f"--model_dir={model}")
 
 
 def test_without_opencv_the_command_says_how_to_get_it(model, folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    code, _, err = run(capsys, folder, f"--model_dir={model}")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "pip install -e '.[video]'" in err
+    line = refusal(capsys, predict.main, "--video", folder, f"--model_dir={model}")
+    assert "pip install -e '.[video]'" in line
 
 
 def test_a_video_among_images_is_told_how(model, folder, capsys):
-    code = flags.run_command(predict.main, [str(folder / "a.avi"), f"--model_dir={model}"])
+    code, _, err = answer(capsys, predict.main, folder / "a.avi", f"--model_dir={model}")
     assert code == 1
-    assert "videos need --video" in capsys.readouterr().err
+    assert "videos need --video" in err
