@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import refusal
 
-from trainer import errors, tune
+from trainer import errors, flags, tune
 from trainer.config import from_flat
 from trainer.space import from_entries
 from trainer.sweep import importance, oracles, page, records, trial
@@ -189,7 +188,9 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(tmp_path, capsys, words,
     Path(places["space"]).write_text("- {name: learning_rate, kind: float, range: [0.1, 0.2]}")
     Path(places["epochs"]).write_text("- {name: epochs, kind: int, range: [1, 2]}")
     words = [f"--data_dir={tmp_path / 'absent'}", f"--job_dir={tmp_path / 'job'}", *words]
-    assert said in refusal(capsys, tune.main, *[word.format(**places) for word in words])
+    assert flags.run_command(tune.main, [word.format(**places) for word in words]) == errors.EXIT_REQUEST
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
     assert not (tmp_path / "job").exists()
 
 
