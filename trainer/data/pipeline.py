@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import augment
-from trainer.data.decode import Loaded
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
 from trainer.data.packed import Array
+from trainer.data.pixels import Loaded
 from trainer.data.reading import WINDOW
 from trainer.data.remote import Remote
 from trainer.data.skipped import Skipped
