@@ -25,7 +25,7 @@ from trainer.data.skipped import Skipped
 from trainer.pack import writer
 from trainer.pack.request import PackFlags
 
-PASSES = 4
+PASSES = 16  # Of ours, over one start of the pipeline, as in a job.
 STORED = 256  # Pixels; what is not resized is decoded at this size.
 
 

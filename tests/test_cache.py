@@ -10,7 +10,7 @@ from jobs import float32_policy, result_of, run_job  # noqa: F401
 
 from trainer.config import DataConfig
 from trainer.data import cache as cache_lib
-from trainer.data import decode, manifest
+from trainer.data import loading, manifest
 from trainer.data.images import Images
 from trainer.errors import RequestError
 
@@ -33,13 +33,13 @@ def data_dir(source, tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """Return the list of how many images each decoding took."""
-    counts, real = [], decode.load_batch
+    counts, real = [], loading.load_batch
 
     def load_batch(contents, *arguments):
         counts.append(len(contents))
         return real(contents, *arguments)
 
-    monkeypatch.setattr(decode, "load_batch", load_batch)
+    monkeypatch.setattr(loading, "load_batch", load_batch)
     return counts
 
 

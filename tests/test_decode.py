@@ -1,34 +1,15 @@
-"""From bytes to pixels, compared with Pillow; and what cannot be decoded is named in words, not graph nodes."""
+"""From bytes to pixels, compared with Pillow."""
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from pictures import HEIGHT, WIDTH, encoded, noise, smooth
 from PIL import Image, ImageOps
 
 from trainer.data import decode
-
-HEIGHT, WIDTH = 37, 51
-
-
-def smooth(height=HEIGHT, width=WIDTH, channels=3):
-    """Return a gradient with some texture, so that JPEG and resizing are close to lossless."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    waves = [127 + 90 * np.sin(x / (7 + channel) + channel) * np.cos(y / (9 + channel)) for channel in range(channels)]
-    return np.stack(waves, axis=-1).clip(0, 255).astype(np.uint8)
-
-
-def noise(*shape, dtype=np.uint8, seed=0):
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype=dtype)
-
-
-def encoded(image, format, **options):
-    buffer = io.BytesIO()
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, format=format, **options)
-    return buffer.getvalue()
 
 
 def decoded(data):
@@ -186,25 +167,6 @@ def test_an_exif_without_orientation_or_with_a_wrong_one_turns_nothing():
         assert np.array_equal(decoded(data), decoded(plain))
 
 
-def png_header(width, height):
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0" * 99
-
-
-def jpeg_of_claimed_size(width, height):
-    """Return a JPEG whose frame header (SOF0) announces another size."""
-    data = bytearray(encoded(smooth(), "JPEG"))
-    place = data.index(b"\xff\xc0") + 5
-    data[place : place + 4] = struct.pack(">HH", height, width)
-    return bytes(data)
-
-
-def test_an_image_that_announces_too_many_pixels_is_not_decoded():
-    for data, pixels in ((png_header(30_000, 30_000), 900_000_000), (jpeg_of_claimed_size(65_500, 65_500), 65_500**2)):
-        (reason,) = decode.load_batch([data], 48).errors.values()
-        assert reason == f"expected at most 100000000 pixels (--max_image_pixels), received {pixels}"
-
-
 @pytest.mark.parametrize(
     "format", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "lossless WEBP", "extended WEBP", "topdown BMP"]
 )
@@ -264,80 +226,3 @@ def test_a_batch_is_resized_as_each_of_it():
     together = decode.resize(tf.constant(batch), 40).numpy()
     for image, expected in zip(batch, together, strict=True):
         assert np.array_equal(decode.resize(tf.constant(image), 40).numpy(), expected)
-
-
-# --- batches --------------------------------------------------------------------------------------------------------
-
-
-def test_a_batch_is_decoded_in_order():
-    pixels = [noise(48, 48, 3, seed=seed) for seed in range(9)]
-    contents = [encoded(image, "PNG") for image in pixels]
-    assert np.array_equal(decode.load_batch(contents, 48).images, np.stack(pixels))
-    assert np.array_equal(decode.load_batch(contents[::-1], 48).images, np.stack(pixels[::-1]))
-
-
-def test_an_empty_batch():
-    loaded = decode.load_batch([], 48)
-    assert loaded.images.shape == (0, 48, 48, 3)
-    assert loaded.errors == {}
-
-
-def test_the_compiled_batch_is_the_graph_that_an_export_holds():
-    data = [encoded(noise(60, 50, 3, seed=seed), "PNG") for seed in range(3)]
-    batch = decode.decode_batch(tf.constant(data), 48).numpy()
-    assert np.array_equal(batch, decode.load_batch(data, 48).images)
-
-
-JPEG = encoded(noise(64, 64, 3), "JPEG", quality=90)
-PNG = encoded(noise(64, 64, 3), "PNG")
-BAD = {
-    "truncated.jpg": JPEG[: len(JPEG) // 2],
-    "header_only.jpg": JPEG[:20],
-    "magic.jpg": b"\xff\xd8\xff",
-    "truncated.png": PNG[: len(PNG) // 2],
-    "damaged.png": PNG[:60] + b"\0" * 40 + PNG[100:],
-    "empty.jpg": b"",
-    "text.jpg": b"this is no image, whatever its name says\n" * 10,
-    "short.bmp": b"BM",
-    "palette.bmp": encoded(Image.fromarray(smooth()).quantize(16), "BMP"),
-    "zeros.jpg": b"\0" * 5000,
-}
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    """Return a batch of good images between all kinds of bad ones, with what was put in."""
-    good = [noise(48, 48, 3, seed=seed) for seed in range(len(BAD))]
-    contents, images, names = [], [], []
-    for number, (name, data) in enumerate(BAD.items()):
-        contents += [encoded(good[number], "PNG"), data]
-        images += [good[number], np.zeros([48, 48, 3], np.uint8)]
-        names += [None, name]
-    contents.append(FileNotFoundError(2, "No such file or directory", "missing.jpg"))
-    images.append(np.zeros([48, 48, 3], np.uint8))
-    names.append("missing.jpg")
-    return decode.load_batch(contents, 48), np.stack(images), names
-
-
-def test_the_others_of_a_batch_survive(loaded):
-    batch, images, _ = loaded
-    assert np.array_equal(batch.images, images)
-
-
-def test_every_bad_file_is_reported_and_no_good_one(loaded):
-    batch, _, names = loaded
-    assert {names[position] for position in batch.errors} == {name for name in names if name}
-
-
-def test_reasons_are_words_for_people(loaded):
-    batch, _, names = loaded
-    reasons = {names[position]: reason for position, reason in batch.errors.items()}
-    for name, reason in reasons.items():
-        assert 10 < len(reason) <= 300, (name, reason)
-        for word in ("{{", "}}", "node", "[Op:", "while", "map/", "\n", "Detected at", "root error", "Graph execution"):
-            assert word not in reason, (name, reason)
-    assert "No such file" in reasons["missing.jpg"]
-    assert "palette" in reasons["palette.bmp"]
-    assert "Invalid JPEG data" in reasons["truncated.jpg"]
-    assert "Unknown image file format" in reasons["text.jpg"]
-    assert "empty" in reasons["empty.jpg"]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from trainer.config import DataConfig
-from trainer.data import augment, decode, manifest, pipeline
+from trainer.data import augment, loading, manifest, pipeline
 from trainer.data.images import Images
 from trainer.data.order import Order
 from trainer.data.pipeline import Share
@@ -65,7 +65,7 @@ def test_every_image_comes_once_with_its_own_pixels_and_label(split):
     images = together(batches, "image")
     for position in np.flatnonzero(real)[::7]:
         content = Path(split.path(int(index[position]))).read_bytes()
-        pixels = decode.load_batch([content], SIZE).images[0]
+        pixels = loading.load_batch([content], SIZE).images[0]
         assert np.array_equal(images[position], pixels)
 
 

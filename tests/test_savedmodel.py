@@ -17,7 +17,7 @@ from jobs import SMALL, finished_job, float32_policy, result_of, run_job  # noqa
 from trainer import calibration, models, savedmodel, verify_export
 from trainer.checkpoint import CheckpointStore
 from trainer.config import ExportConfig, ModelConfig
-from trainer.data import decode
+from trainer.data import decode, loading
 from trainer.errors import JobFailed
 
 pytestmark = pytest.mark.slow  # Two exports, each verified in a process of its own.
@@ -224,7 +224,7 @@ def samples(job, exports, paths, tmp_path_factory):
         path = folder / f"{kind}.npz"
         contents = [Path(name).read_bytes() for name in paths]
         encoded = savedmodel._rows(contents)
-        images = decode.load_batch(contents, SIZE).images
+        images = loading.load_batch(contents, SIZE).images
         probabilities = live_probabilities(job, int(exports[kind].name), paths)
         np.savez(path, encoded=encoded, images=images, probabilities=probabilities)
         return str(path)

@@ -129,6 +129,7 @@ def test_tensorboard_objects_are_valid():
         (["--image=deepdetect@sha256:abc"], "--image: expected NAME:TAG"),
         (["--data_dir=/home/me/faces"], "--data_dir: expected gs://BUCKET/PATH"),
         (["--job_dir=jobs/first"], "--job_dir: expected gs://BUCKET/PATH"),
+        (["--job_dir=gs://My_Bucket/first"], "a bucket's name has 3 to 222 small letters"),
         (["--name=First_Run"], "--name: expected"),
         (["--name=" + "a" * 41], "at most 40"),
         (["--name=" + "a" * 27, "--sweep_workers=2"], "at most 26"),

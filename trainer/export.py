@@ -233,10 +233,10 @@ def write(
     import tensorflow as tf
 
     from trainer import model_card, savedmodel
-    from trainer.data import decode
+    from trainer.data import loading
 
     size = job.data.image_size
-    loaded = decode.load_batch(contents, size, job.data.max_image_pixels)
+    loaded = loading.load_batch(contents, size, job.data.max_image_pixels)
     images = np.delete(loaded.images, list(loaded.errors), axis=0)
     if not len(images):
         raise RequestError("--samples: expected images that can be decoded, received none; give other ones")

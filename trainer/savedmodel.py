@@ -22,7 +22,7 @@ import tensorflow as tf
 from trainer import calibration, explain, files, models, verify_export
 from trainer.checkpoint import Arrays
 from trainer.config import ModelConfig
-from trainer.data import decode
+from trainer.data import decode, loading
 from trainer.errors import JobFailed
 from trainer.paths import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 
@@ -179,7 +179,7 @@ def _check_in_fresh_process(
     built: str, serving: ServingModel, samples: Sequence[bytes], image_size: int, scratch: str
 ) -> float:
     """Run ``verify_export`` and return the largest difference of a probability."""
-    loaded = decode.load_batch(samples, image_size)
+    loaded = loading.load_batch(samples, image_size)
     good = [i for i in range(len(samples)) if i not in loaded.errors]
     images = loaded.images[good]
     with tf.device("/CPU:0"):

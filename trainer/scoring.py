@@ -12,9 +12,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import DataConfig
-from trainer.data.decode import Loaded
 from trainer.data.images import Images
 from trainer.data.manifest import Split
+from trainer.data.pixels import Loaded
 
 _BATCH = 64
 

@@ -8,7 +8,6 @@ flipped one is decoded again.  Imports no TensorFlow.
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import threading
@@ -20,6 +19,7 @@ from trainer import files
 from trainer.data import packed, reading
 from trainer.data.manifest import Split
 from trainer.data.packed import Array
+from trainer.data.pixels import aligned_zeros
 from trainer.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Cache:
 
     def get(self, index: Array) -> tuple[Array, Array]:
         """Return ``images [n, S, S, 3]`` for ``index [n] int64`` and which of them were there, ``[n] bool``."""
-        images = _aligned_zeros((len(index), *self._shape))
+        images = aligned_zeros((len(index), *self._shape))
         known = index < len(self._has)
         known[known] = self._has[index[known]]
         for position in np.flatnonzero(known):
@@ -58,14 +58,6 @@ class Cache:
 
     def _store(self, i: int, image: Array) -> bool:
         raise NotImplementedError
-
-
-def _aligned_zeros(shape: tuple[int, ...]) -> Array:
-    """Return ``uint8`` zeros that begin at a multiple of 64 bytes: others TensorFlow copies (EIGEN_MAX_ALIGN_BYTES)."""
-    count = math.prod(shape)
-    room = np.zeros(count + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    return room[start : start + count].reshape(shape)
 
 
 class _Memory(Cache):

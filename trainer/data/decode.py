@@ -4,14 +4,10 @@ The same graph runs in training, evaluation and the exported model, so none of t
 Owns: which formats are right, the resize rule.  Does not own: which image is read when.
 """
 
-import dataclasses
 import functools
 import os
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import MAX_IMAGE_PIXELS
@@ -44,12 +40,19 @@ def decode(data: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
 def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
     with tf.control_dependencies([_not_too_large(shape[0] * shape[1], max_pixels)]):
-        # TensorFlow's default inverse DCT is the fast one, one grey level off libjpeg's accurate one on average; traces
-        # of forgery are of that size.
-        image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+        image = jpeg_pixels(data)
     header = _first_bytes(data, _EXIF_BYTES)
     has_exif = tf.reduce_any([tf.strings.substr(header, place, 4) == b"Exif" for place in _EXIF_AT])
     return tf.cond(has_exif, lambda: _upright(image, _orientation(header)), lambda: image)
+
+
+def jpeg_pixels(data: tf.Tensor) -> tf.Tensor:
+    """Decode a JPEG into ``[H, W, 3]`` uint8 as it is stored, whatever its size and its EXIF orientation.
+
+    TensorFlow's default inverse DCT is the fast one, one grey level off libjpeg's accurate one on average; traces of
+    forgery are of that size.
+    """
+    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _first_bytes(data: tf.Tensor, count: int) -> tf.Tensor:
@@ -130,17 +133,27 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     """
     shape = tf.shape(image)
     height, width = shape[-3], shape[-2]
-
-    def scaled(antialias: bool) -> tf.Tensor:
-        # The cast at the end cuts off, so the half rounds; means of bytes need no clipping.  TensorFlow resizes floats
-        # faster than bytes, and adding the half before costs nothing.
-        halfway = tf.cast(image, tf.float32) + 0.5
-        return tf.cast(tf.image.resize(halfway, [size, size], antialias=antialias), tf.uint8)
-
     shrinks = tf.maximum(height, width) > 2 * size
     same = tf.logical_and(tf.equal(height, size), tf.equal(width, size))
-    resized = tf.cond(same, lambda: image, lambda: tf.cond(shrinks, lambda: scaled(True), lambda: scaled(False)))
+    resized = tf.cond(
+        same,
+        lambda: image,
+        lambda: tf.cond(shrinks, lambda: antialiased(image, size), lambda: bilinear(image, size)),
+    )
     return tf.ensure_shape(resized, [*image.shape[:-3], size, size, 3])
+
+
+def bilinear(image: tf.Tensor, size: int, *, antialias: bool = False) -> tf.Tensor:
+    """Resize ``[..., H, W, 3]`` uint8 to ``size`` squared, uint8, rounded to the nearest level."""
+    # The cast at the end cuts off, so the half rounds; means of bytes need no clipping.  TensorFlow resizes floats
+    # faster than bytes, and adding the half before costs nothing.
+    halfway = tf.cast(image, tf.float32) + 0.5
+    return tf.cast(tf.image.resize(halfway, [size, size], antialias=antialias), tf.uint8)
+
+
+def antialiased(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Do as ``bilinear``, with a triangle filter as wide as the shrinking asks for."""
+    return bilinear(image, size, antialias=True)
 
 
 def decode_batch(encoded: tf.Tensor, size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
@@ -153,25 +166,6 @@ def decode_batch(encoded: tf.Tensor, size: int, max_pixels: int = MAX_IMAGE_PIXE
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """A batch of pixels: ``images [N, S, S, 3] uint8`` (zeros where there are none), ``errors`` by position."""
-
-    images: npt.NDArray[np.uint8]
-    errors: dict[int, str]
-
-
-@functools.cache
-def _decoder(size: int, max_pixels: int) -> Any:
-    """Return the compiled decode-resize of one batch; one for each image size."""
-    with tf.device("/CPU:0"):
-        signature = [tf.TensorSpec([None], tf.string)]
-        function = tf.function(
-            lambda encoded: decode_batch(encoded, size, max_pixels), input_signature=signature, autograph=False
-        )
-        return function.get_concrete_function()
-
-
 @functools.cache
 def decode_one(max_pixels: int) -> Any:
     """Return ``decode``, compiled, for one image at a time."""
@@ -179,31 +173,6 @@ def decode_one(max_pixels: int) -> Any:
         signature = [tf.TensorSpec([], tf.string)]
         function = tf.function(lambda data: decode(data, max_pixels), input_signature=signature, autograph=False)
         return function.get_concrete_function()
-
-
-def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> Loaded:
-    """Decode images; one that could not be read or cannot be decoded becomes zeros and an entry in ``errors``.
-
-    The whole batch goes through one call; only a batch with a bad image is taken apart to find it.
-    """
-    decoder = _decoder(size, max_pixels)
-    if contents and all(isinstance(content, bytes) for content in contents):
-        try:
-            # A view: TensorFlow keeps the pixels as long as NumPy knows them.
-            return Loaded(np.asarray(decoder(tf.constant(contents, tf.string))), {})
-        except tf.errors.InvalidArgumentError:
-            pass
-    images = np.zeros([len(contents), size, size, 3], np.uint8)
-    errors: dict[int, str] = {}
-    for position, content in enumerate(contents):
-        if isinstance(content, OSError):
-            errors[position] = content.strerror or str(content)
-            continue
-        try:
-            images[position] = np.asarray(decoder(tf.constant([content], tf.string)))[0]
-        except tf.errors.InvalidArgumentError as error:
-            errors[position] = reason(error)
-    return Loaded(images, errors)
 
 
 # What TensorFlow writes around the reason: where in the graph and in the program the op was made.

@@ -7,10 +7,10 @@ import numpy as np
 
 from trainer.config import DataConfig
 from trainer.data import cache as cache_lib
-from trainer.data import decode, reading
-from trainer.data.decode import Loaded
+from trainer.data import loading, reading
 from trainer.data.manifest import Split
 from trainer.data.packed import Array
+from trainer.data.pixels import Loaded
 from trainer.data.reading import Content
 from trainer.errors import RequestError, StoppedEarly
 
@@ -79,4 +79,4 @@ class Images:
         self._reader.ahead(index)
 
     def _decode(self, index: Array) -> Loaded:
-        return decode.load_batch(self.encoded(index), self.size, self.max_pixels)
+        return loading.load_batch(self.encoded(index), self.size, self.max_pixels)

@@ -6,14 +6,11 @@ host-side augmentation follows in the same call; prefetch comes last, to overlap
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data import augment
-from trainer.data.decode import Loaded
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
@@ -76,73 +73,91 @@ def batches(
         stop_step: step after the last.
         remote: decodes in place of this process, if given.
     """
-    per_replica, image_size = order.batch_size // share.replicas, images.size
-    steps_ahead = WINDOW // 2 // order.batch_size
-    labels = tf.constant(split.labels, tf.int32)
-    looks_ahead = images.looks_ahead and remote is None
-
-    def place(element: tf.Tensor) -> Batch:
-        pass_number, index, real = share.slots(order, element)
-        batch = {
-            "number": element,
-            "index": index,
-            "label": tf.gather(labels, index),
-            "weight": tf.cast(real, tf.float32),
-        }
-        if augmentation != "none":
-            draws = tf.numpy_function(draw, [pass_number, index], tf.float32)
-            batch["draws"] = tf.ensure_shape(draws, [per_replica, augment.DRAWS])
-        if augmentation == "notebook":
-            affine = tf.numpy_function(find_affine, [batch["draws"]], tf.float32)
-            batch["affine"] = tf.ensure_shape(affine, [per_replica, 2, 3])
-        if looks_ahead:
-            batch["ahead"] = share.slots(order, element + steps_ahead * share.local)[1]
-        return batch
-
-    def draw(pass_number: Array, index: Array) -> Array:
-        return augment.draw(order.seed, int(pass_number), index)
-
-    def find_affine(draws: Array) -> Array:
-        return augment.notebook_affine(draws, image_size)
-
-    def load(batch: Batch) -> Batch:
-        asked = [batch.pop("number"), batch["index"], batch["weight"], *([batch.pop("ahead")] if looks_ahead else [])]
-        # Unlike py_function, numpy_function takes over the pixels without a copy.
-        image, good = tf.numpy_function(read, asked, [tf.uint8, tf.float32])
-        image = tf.ensure_shape(image, [per_replica, image_size, image_size, 3])
-        if augmentation == "forensic":
-            image = augment.forensic_batch(image, batch["draws"])
-        return {**batch, "image": image, "weight": tf.ensure_shape(good, [per_replica])}
-
-    def read(number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
-        for later in ahead:
-            images.ahead(later)
-        load = functools.partial(remote.load, int(number)) if remote else images.load
-        return _read(split, load, skipped, index, weight)
-
+    labels = tf.constant(split.labels, tf.int32)  # Here, not in a graph, which may not grow with the set.
+    source = _Source(split, labels, images, order, skipped, augmentation, share, remote)
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
     plain = tf.autograph.experimental.do_not_convert
-    placed = elements.map(plain(place), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    loaded = placed.map(plain(load), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    placed = elements.map(plain(source.place), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    loaded = placed.map(plain(source.load), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return loaded.prefetch(2 * share.local).with_options(_options())
 
 
-def _read(
-    split: Split, load: Callable[[Array], Loaded], skipped: Skipped, index: Array, weight: Array
-) -> tuple[Array, Array]:
-    """Read the real slots of a batch; padding stays zeros, and so does what cannot be decoded."""
-    real = np.flatnonzero(weight)
-    loaded = load(index[real])
-    good = weight.copy()
-    for position, reason in loaded.errors.items():
-        slot = real[position]
-        good[slot] = 0.0
-        skipped.report(split.name, len(split), split.names[int(index[slot])], reason)
-    images = loaded.images
-    if len(real) < len(index):  # Padding is always at the end of the last batch.
-        images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
-    return images, good
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """The two stages of ``batches``, see there: what stands in an element's slots, and its pixels."""
+
+    split: Split
+    labels: tf.Tensor
+    images: Images
+    order: Order
+    skipped: Skipped
+    augmentation: str
+    share: Share
+    remote: Remote | None
+
+    @property
+    def _slots(self) -> int:
+        return self.order.batch_size // self.share.replicas
+
+    @property
+    def _looks_ahead(self) -> bool:
+        return self.images.looks_ahead and self.remote is None
+
+    def place(self, element: tf.Tensor) -> Batch:
+        """Return all of an element that the step's number decides."""
+        pass_number, index, real = self.share.slots(self.order, element)
+        batch = {
+            "number": element,
+            "index": index,
+            "label": tf.gather(self.labels, index),
+            "weight": tf.cast(real, tf.float32),
+        }
+        if self.augmentation != "none":
+            draws = tf.numpy_function(self._draw, [pass_number, index], tf.float32)
+            batch["draws"] = tf.ensure_shape(draws, [self._slots, augment.DRAWS])
+        if self.augmentation == "notebook":
+            affine = tf.numpy_function(self._affine, [batch["draws"]], tf.float32)
+            batch["affine"] = tf.ensure_shape(affine, [self._slots, 2, 3])
+        if self._looks_ahead:
+            steps = WINDOW // 2 // self.order.batch_size
+            batch["ahead"] = self.share.slots(self.order, element + steps * self.share.local)[1]
+        return batch
+
+    def _draw(self, pass_number: Array, index: Array) -> Array:
+        return augment.draw(self.order.seed, int(pass_number), index)
+
+    def _affine(self, draws: Array) -> Array:
+        return augment.notebook_affine(draws, self.images.size)
+
+    def load(self, batch: Batch) -> Batch:
+        """Add the pixels, and take the weight from images that have none."""
+        asked = [batch.pop("number"), batch["index"], batch["weight"]]
+        if self._looks_ahead:
+            asked.append(batch.pop("ahead"))
+        # Unlike py_function, numpy_function takes over the pixels without a copy.
+        image, good = tf.numpy_function(self._read, asked, [tf.uint8, tf.float32])
+        image = tf.ensure_shape(image, [self._slots, self.images.size, self.images.size, 3])
+        if self.augmentation == "forensic":
+            image = augment.forensic_batch(image, batch["draws"])
+        return {**batch, "image": image, "weight": tf.ensure_shape(good, [self._slots])}
+
+    def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
+        """Read the real slots of an element; padding stays zeros, and so does what cannot be decoded."""
+        for later in ahead:
+            self.images.ahead(later)
+        real = np.flatnonzero(weight)
+        wanted = index[real]
+        loaded = self.remote.load(int(number), wanted) if self.remote else self.images.load(wanted)
+        good = weight.copy()
+        for position, reason in loaded.errors.items():
+            slot = real[position]
+            good[slot] = 0.0
+            self.skipped.report(self.split.name, len(self.split), self.split.names[int(index[slot])], reason)
+        images = loaded.images
+        if len(real) < len(index):  # Padding is always at the end of the last batch.
+            images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
+        return images, good
 
 
 def _options() -> tf.data.Options:

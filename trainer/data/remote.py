@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from trainer import files
 from trainer.data import decode, packed
-from trainer.data.decode import Loaded
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.packed import Array
+from trainer.data.pixels import Loaded
 from trainer.data.turns import Sender, Turns
 
 log = logging.getLogger(__name__)

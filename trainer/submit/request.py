@@ -190,11 +190,16 @@ def _check_image(run: RunFlags) -> None:
 
 
 def _check_bucket_path(flag: str, path: str) -> None:
-    if not _BUCKET_PATH.fullmatch(path):
-        raise RequestError(
-            f"--{flag}: expected gs://BUCKET/PATH, which every machine of the cluster can reach, received {path!r}; "
-            "copy local files with: gcloud storage cp -r"
-        )
+    if _BUCKET_PATH.fullmatch(path):
+        return
+    advice = (
+        "a bucket's name has 3 to 222 small letters, digits, -, _ and ., and a path no spaces"
+        if path.startswith("gs://")
+        else "copy local files with: gcloud storage cp -r"
+    )
+    raise RequestError(
+        f"--{flag}: expected gs://BUCKET/PATH, which every machine of the cluster can reach, received {path!r}; {advice}"
+    )
 
 
 def _check_together(run: RunFlags) -> None:

@@ -1,0 +1,25 @@
+"""Decoded images as NumPy holds them.  Imports no TensorFlow."""
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A batch of pixels: ``images [N, S, S, 3] uint8`` (zeros where there are none), ``errors`` by position."""
+
+    images: Pixels
+    errors: dict[int, str]
+
+
+def aligned_zeros(shape: tuple[int, ...]) -> Pixels:
+    """Return ``uint8`` zeros that begin at a multiple of 64 bytes: others TensorFlow copies (EIGEN_MAX_ALIGN_BYTES)."""
+    count = math.prod(shape)
+    room = np.zeros(count + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + count].reshape(shape)
