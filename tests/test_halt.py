@@ -74,4 +74,4 @@ def test_with_others_a_wish_names_its_process_and_nobody_is_asked_after_the_agre
     assert group.wishes == [Event("stop", "SIGTERM of worker 1")]
     group.answer = Event("stop", "SIGTERM of worker 0")
     assert [halt.is_due() for _ in range(3)] == [True] * 3
-    assert (len(group.wishes), said) == (2, ["SIGTERM of worker 0"])
+    assert (len(group.wishes), said, halt.cause) == (2, ["SIGTERM of worker 0"], "SIGTERM of worker 0")

@@ -30,12 +30,7 @@ class Halt:
         self._group, self._stop, self._announce = group, stop, announce
         self._max_seconds, self._started = max_seconds, started
         self._divergence: Diverged | None = None  # Found by this process, not yet acted upon by all.
-        self._agreed = False
-
-    @property
-    def cause(self) -> str:
-        """What a stop that all have agreed on is called here."""
-        return self._stop.reason or "--max_seconds"
+        self.cause = ""  # Of the stop that all have agreed on: a signal's name or "--max_seconds", and whose.
 
     def is_due(self) -> bool:
         """Tell whether all processes stop here; all must call it at the same point.
@@ -43,14 +38,14 @@ class Halt:
         Raises:
             Diverged: on all, if one of them has found that the loss is no number any more.
         """
-        event = None if self._agreed else self._group.poll(self._wish())
+        event = None if self.cause else self._group.poll(self._wish())
         if event is not None and event.kind == "diverged":
             self._divergence = None
             raise Diverged(event.reason)
         if event is not None:
             self._announce(event.reason)
-            self._agreed = True
-        return self._agreed
+            self.cause = event.reason
+        return bool(self.cause)
 
     def diverged(self, divergence: Diverged) -> None:
         """End the loop for a divergence: alone at once, with others at the step that all agree on.

@@ -198,7 +198,8 @@ def _check_bucket_path(flag: str, path: str) -> None:
         else "copy local files with: gcloud storage cp -r"
     )
     raise RequestError(
-        f"--{flag}: expected gs://BUCKET/PATH, which every machine of the cluster can reach, received {path!r}; {advice}"
+        f"--{flag}: expected gs://BUCKET/PATH, which every machine of the cluster can reach, received {path!r}; "
+        f"{advice}"
     )
 
 
