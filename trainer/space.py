@@ -194,7 +194,7 @@ def _parameter(entry: Any, earlier: Sequence[Parameter]) -> Parameter:
 def _setting(name: Any, earlier: Sequence[Parameter]) -> "dataclasses.Field[Any]":
     """Return the field of a setting that trials may vary."""
     known = config_lib.settings()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = config_lib.did_you_mean(str(name), known)
         raise RequestError(f"expected the name of a flag of trainer.train, received {name!r}{near}")
     if name in (one.name for one in earlier):
