@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from images import write_image_set
 
-from trainer import errors, flags, tune
+from trainer import errors, flags, train, tune
 from trainer.config import from_flat
 from trainer.space import from_entries
 from trainer.sweep import importance, oracles, page, records, trial
@@ -221,6 +222,29 @@ def test_another_sweep_in_the_same_folder_is_refused_by_name(tmp_path):
     ):
         with pytest.raises(errors.RequestError, match=said):
             other.refuse_another()
+
+
+def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
+    data = write_image_set(tmp_path / "data", train=2, validation=2, test=0, size=48)
+    words = [f"--data_dir={data}", f"--job_dir={tmp_path / 'job'}"]
+    (tmp_path / "job").mkdir()
+    for kept, command, said in (("config.json", tune.main, "a job of trainer.train"),
+                                ("sweep.json", train.main, "a sweep of trainer.tune")):  # fmt: skip
+        path = tmp_path / "job" / kept
+        path.write_text("{}")
+        assert flags.run_command(command, words) == errors.EXIT_REQUEST
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --job_dir: expected the folder of a")
+        assert said in line
+        assert sorted(one.name for one in (tmp_path / "job").iterdir() if one.name != "lock") == [kept]
+        path.unlink()
+
+
+def test_a_request_that_is_none_any_more_is_refused_in_one_line(tmp_path):
+    for text in ("", "3", '{"sweep": {}}'):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(errors.RequestError, match="expected .*sweep.json' to hold what a sweep was asked for"):
+            request(tmp_path).refuse_another()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from trainer import config as config_lib
 from trainer import files, flags, resume, space
 from trainer.config import Config, Value, setting
 from trainer.errors import RequestError
+from trainer.paths import JobPaths
 from trainer.sweep.paths import SweepPaths
 
 DEFAULT_TRIALS = 20
@@ -143,11 +144,17 @@ class Request:
         """Compare with the request that the sweep's folder was begun with.
 
         Raises:
-            RequestError: naming what differs and would change the sweep.
+            RequestError: naming what differs and would change the sweep, or if the folder is that of a job.
         """
+        job_dir = self.base.loop.job_dir
         if not files.exists(self.paths.request):
+            if files.exists(JobPaths(job_dir).config):
+                raise RequestError(
+                    f"--job_dir: expected the folder of a sweep or a new one, received {job_dir!r}, which holds a job "
+                    "of trainer.train; use another --job_dir"
+                )
             return
-        before, now = json.loads(files.read_text(self.paths.request)), self._as_json()
+        before, now = self._kept(), self._as_json()
         fixed = [field.name for field in dataclasses.fields(SweepConfig) if field.metadata["fixed"]]
         old, new = {**dataclasses.asdict(SweepConfig()), **before["sweep"]}, now["sweep"]  # Older files name fewer.
         differing = [f"--{name} (was {old[name]}, now {new[name]})" for name in fixed if old[name] != new[name]]
@@ -157,10 +164,20 @@ class Request:
             differing.append(f"--epochs (was {epochs[0]}, now {epochs[1]})")
         if differing:
             raise RequestError(
-                f"expected the sweep that {self.base.loop.job_dir!r} was begun with, received another "
+                f"expected the sweep that {job_dir!r} was begun with, received another "
                 f"{', '.join(differing)}; use the same again, another --job_dir, or --resume=never to start over"
             )
-        resume.refuse_other_settings(self.base, before["settings"], self.base.loop.job_dir)
+        resume.refuse_other_settings(self.base, before["settings"], job_dir)
+
+    def _kept(self) -> dict[str, Any]:
+        try:
+            kept = json.loads(files.read_text(self.paths.request))
+            return {name: kept[name] for name in self._as_json()}
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"expected {self.paths.request!r} to hold what a sweep was asked for, received something else "
+                f"({error}); use another --job_dir, or --resume=never to start over"
+            ) from error
 
     def _as_json(self) -> dict[str, Any]:
         sweep = {**dataclasses.asdict(self.sweep), "objective": self.metric}
