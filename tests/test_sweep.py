@@ -243,7 +243,7 @@ def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
 def test_a_request_that_is_none_any_more_is_refused_in_one_line(tmp_path):
     for text in ("", "3", '{"sweep": {}}'):
         (tmp_path / "sweep.json").write_text(text)
-        with pytest.raises(errors.RequestError, match="expected .*sweep.json' to hold what a sweep was asked for"):
+        with pytest.raises(errors.RequestError, match=r"expected .*sweep\.json' to hold what a sweep was asked for"):
             request(tmp_path).refuse_another()
 
 
