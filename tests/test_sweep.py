@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import browser
 import numpy as np
 import pytest
 from images import write_image_set
@@ -346,12 +347,45 @@ def test_the_page_and_the_table_tell_every_trial(tmp_path):
     assert text.count("<svg") == 3  # Course, settings, importance; no trial has a learning curve here.
     assert "no luck at step 3" in text
     assert "pruned after epoch 2" in text
-    assert "1 of them failed, 1 pruned" in text
+    assert "12 trials by random: 10 done, 1 pruned, 1 failed." in text
     assert "<script" not in text
     rows = (tmp_path / "trials.csv").read_text().splitlines()
     assert len(rows) == 13
     assert rows[8].startswith("0007,pruned,0.")
     page.write(wanted, [])  # Before the first trial has ended.
+
+
+def test_the_page_says_why_trials_failed_what_was_searched_and_nothing_of_many_where_there_is_one(tmp_path):
+    wanted = request(tmp_path, max_trials=3)
+    page.write(wanted, [ended(0, None), ended(2, None)])
+    text = (tmp_path / "sweep.html").read_text()
+    assert "2 trials by random: 0 done, 0 pruned, 2 failed." in text
+    assert "Failed (0000, 0002): no luck at step 3" in text
+    assert "<svg" not in text
+    page.write(wanted, [ended(0, 0.5)])
+    text = (tmp_path / "sweep.html").read_text()
+    assert "1 trial by random: 1 done, 0 pruned, 0 failed." in text
+    assert text.count("<svg") == 1  # No parallel coordinates of one line.
+    assert "best of many" not in text
+    varied, same = text.split("The same in all trials")
+    assert "0.0001 to 0.01, by its logarithm" in varied
+    assert "0.1 to 0.5; if lr_schedule is plateau" in varied
+    assert "<code>batch_size</code>" not in same
+    assert "<code>image_size</code>" in same
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
+def test_the_page_in_a_browser(tmp_path):
+    wanted = request(tmp_path, max_trials=24)
+    known = [ended(number, None if number == 4 else 0.5 + number / 100, batch_size=8 + number) for number in range(24)]
+    known[4] = dataclasses.replace(known[4], reason="out of memory: " + "/job:localhost/replica:0/device:GPU:0" * 5)
+    known[7] = dataclasses.replace(known[7], status=records.PRUNED, reason="pruned after epoch 2: " + "words " * 20)
+    page.write(wanted, known)
+    for width, dark in ((360, True), (1200, False)):
+        seen = browser.look(tmp_path / "sweep.html", tmp_path, width=width, dark=dark)
+        assert (seen["width"], seen["page"], seen["wide"]) == (width, width, [])  # Nothing is cut off.
+        assert (seen["errors"], seen["loaded"], seen["broken"]) == ([], [], [])
 
 
 def test_reasons_that_differ_in_numbers_are_one_kind():
