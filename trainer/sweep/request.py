@@ -158,7 +158,7 @@ class Request:
         fixed = [field.name for field in dataclasses.fields(SweepConfig) if field.metadata["fixed"]]
         old, new = {**dataclasses.asdict(SweepConfig()), **before["sweep"]}, now["sweep"]  # Older files name fewer.
         differing = [f"--{name} (was {old[name]}, now {new[name]})" for name in fixed if old[name] != new[name]]
-        differing += ["the search space"] if before["space"] != now["space"] else []
+        differing += ["search space"] if before["space"] != now["space"] else []
         epochs = [config["settings"]["epochs"] for config in (before, now)]
         if epochs[0] != epochs[1]:
             differing.append(f"--epochs (was {epochs[0]}, now {epochs[1]})")
