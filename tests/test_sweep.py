@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import socket
 from pathlib import Path
 
 import browser
@@ -266,6 +267,19 @@ def test_the_role_comes_from_the_environment(environment, role):
     else:
         with pytest.raises(errors.RequestError, match="KERASTUNER_"):
             tune.role_of(given)
+
+
+def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
+    data = write_image_set(tmp_path / "data", train=2, validation=2, test=0, size=48)
+    with socket.create_server(("127.0.0.1", 0)) as chief:  # Nothing is asked of it but whether it is there.
+        for name, value in (("IP", "127.0.0.1"), ("PORT", str(chief.getsockname()[1]))):
+            monkeypatch.setenv(f"KERASTUNER_ORACLE_{name}", value)
+        monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+        words = [f"--data_dir={data}", f"--job_dir={tmp_path / 'job'}"]
+        for epochs, said in (("3", "folder that chief and workers share"), ("4", "--epochs (was 3, now 4)")):
+            assert flags.run_command(tune.main, [*words, f"--epochs={epochs}"]) == errors.EXIT_REQUEST
+            assert said in capsys.readouterr().err.splitlines()[-1]
+            request_lib.parse([*words, "--epochs=3"]).write()
 
 
 @pytest.mark.parametrize(
