@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from images import write_image_set
 
-from trainer import errors, flags, train, tune
+from trainer import errors, flags, lock, train, tune
 from trainer.config import from_flat
+from trainer.paths import JobPaths
+from trainer.signals import StopRequest
 from trainer.space import from_entries
 from trainer.sweep import importance, oracles, page, records, trial
 from trainer.sweep import request as request_lib
@@ -78,6 +80,15 @@ def test_a_sweep_that_is_killed_at_every_step_is_the_undisturbed_one(tmp_path, t
     assert len(undisturbed) == trials
     assert course(request(tmp_path / "b", tuner=tuner, max_trials=limit), killed=True) == undisturbed
     assert [one[0] for one in undisturbed] == [f"{number:04d}" for number in range(trials)]
+
+
+def test_of_a_grid_that_is_too_large_the_first_trials_can_be_had(tmp_path):
+    names = ("dropout", "learning_rate", "plateau_factor")
+    wide = [{"name": name, "kind": "float", "range": [0.1, 0.5], "points": 1000} for name in names]
+    wanted = request(tmp_path, tuner="grid", max_trials=2)
+    wanted = Request(wanted.sweep, wanted.base, from_entries(wide))
+    assert wanted.expected_trials == 2
+    assert [values["plateau_factor"] for _, values, _ in course(wanted, killed=False)] == [0.1, 0.1004]
 
 
 def test_another_seed_makes_another_sweep_and_zero_is_a_seed(tmp_path):
@@ -176,6 +187,7 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
         (["--space={space}", "--learning_rate=0.1"], "expected --learning_rate as a flag or in --space"),
         (["--tuner=hyperband", "--lr_schedule=cosine"], "expected lr_schedule plateau or constant"),
         (["--tuner=hyperband", "--space={epochs}"], "hyperband sets it"),
+        (["--tuner=grid", "--space={many}"], "expected at most 100000 combinations, received 1000000000"),
         (["--space={absent}"], "expected a readable YAML or JSON file"),
         (["--max_seconds=5"], "stop a sweep by a signal"),
         (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops hopeless trials itself"),
@@ -187,9 +199,12 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
     ],
 )
 def test_a_wrong_request_is_one_line_and_writes_nothing(tmp_path, capsys, words, said):
-    places = {name: str(tmp_path / f"{name}.yaml") for name in ("space", "epochs", "absent")}
+    places = {name: str(tmp_path / f"{name}.yaml") for name in ("space", "epochs", "many", "absent")}
     Path(places["space"]).write_text("- {name: learning_rate, kind: float, range: [0.1, 0.2]}")
     Path(places["epochs"]).write_text("- {name: epochs, kind: int, range: [1, 2]}")
+    wide = ("learning_rate", "dropout", "min_learning_rate")
+    entries = [f"- {{name: {name}, kind: float, range: [1e-4, 1e-3], points: 1000}}" for name in wide]
+    Path(places["many"]).write_text("\n".join(entries))
     words = [f"--data_dir={tmp_path / 'absent'}", f"--job_dir={tmp_path / 'job'}", *words]
     assert flags.run_command(tune.main, [word.format(**places) for word in words]) == errors.EXIT_REQUEST
     (line,) = capsys.readouterr().err.splitlines()
@@ -296,6 +311,16 @@ def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(
 )
 def test_the_end_of_a_trials_process_is_named(code, lines, said):
     assert trial.reason_of(code, lines).startswith(said)
+
+
+@pytest.mark.slow  # A process.
+def test_an_isolated_trial_that_cannot_go_on_now_stops_the_sweep_with_its_own_words(tmp_path):
+    data = write_image_set(tmp_path / "data", train=2, validation=2, test=0, size=48)
+    config = from_flat({"data_dir": data, "job_dir": str(tmp_path / "job")})
+    (tmp_path / "job").mkdir()
+    live = lock.hold(JobPaths(config.loop.job_dir))
+    with live, pytest.raises(errors.StoppedEarly, match=r"^expected '.*' to be free"):
+        trial.run_apart(config, StopRequest())
 
 
 def test_a_full_disk_is_no_trials_failure():

@@ -206,7 +206,7 @@ def make(request: Request) -> Any:
         return _Hyperband(max_epochs=request.base.loop.epochs, factor=request.sweep.hyperband_factor, **common)
     if tuner == "grid":
         oracle = _Grid(max_trials=None, **common)
-        oracle.combinations = list(space.combinations(request.space))
+        oracle.combinations = list(request.combinations())
         return oracle
     if tuner == "bayesian":
         first = max(3, min(3 * len(request.space), (request.max_trials or 0) // 3))

@@ -5,8 +5,10 @@ again is known.  Imports no TensorFlow.
 """
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer import config as config_lib
@@ -17,6 +19,7 @@ from trainer.paths import JobPaths
 from trainer.sweep.paths import SweepPaths
 
 DEFAULT_TRIALS = 20
+_LARGEST_GRID = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +126,11 @@ class Request:
     @property
     def expected_trials(self) -> int | None:
         """Trials that the whole sweep will have; None if only the tuner knows."""
-        if self.sweep.tuner == "grid":
-            whole = sum(1 for _ in space.combinations(self.space))
-            return min(whole, self.max_trials or whole)
-        return self.max_trials
+        return sum(1 for _ in self.combinations()) if self.sweep.tuner == "grid" else self.max_trials
+
+    def combinations(self) -> Iterator[dict[str, Value]]:
+        """Yield the settings of a grid's trials, as far as --max_trials goes."""
+        return itertools.islice(space.combinations(self.space), self.max_trials)
 
     def trial(self, values: dict[str, Value], job_dir: str) -> Config:
         """Return the settings of a trial.
@@ -226,12 +230,24 @@ def _check_together(request: Request, given: dict[str, Any]) -> None:
         raise RequestError(f"expected --{both[0]} as a flag or in --space, received both; leave one of them out")
     if not names:
         raise RequestError("expected settings that vary, received flags for all of them; give --space=space.yaml")
+    if request.sweep.tuner == "grid":
+        _check_grid(request)
     if request.sweep.tuner == "hyperband":
         _check_hyperband(request, names)
     if request.sweep.prune != "none":
         _check_prune(request, names)
     if request.base.loop.max_seconds:
         raise RequestError("expected no --max_seconds for a sweep, received it; stop a sweep by a signal instead")
+
+
+def _check_grid(request: Request) -> None:
+    """Refuse more trials than anybody can wait for, which would fill the memory before the first one began."""
+    size = math.prod(len(one.grid()) for one in request.space)  # At most: a condition can leave some out.
+    if min(size, request.max_trials or size) > _LARGEST_GRID:
+        raise RequestError(
+            f"--tuner=grid: expected at most {_LARGEST_GRID} combinations, received {size}; lower points in --space or "
+            "give --max_trials"
+        )
 
 
 def _check_prune(request: Request, names: list[str]) -> None:
