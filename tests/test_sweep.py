@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import browser
+import keras_tuner as kt
 import numpy as np
 import pytest
 from images import write_image_set
@@ -80,6 +81,26 @@ def test_a_sweep_that_is_killed_at_every_step_is_the_undisturbed_one(tmp_path, t
     assert len(undisturbed) == trials
     assert course(request(tmp_path / "b", tuner=tuner, max_trials=limit), killed=True) == undisturbed
     assert [one[0] for one in undisturbed] == [f"{number:04d}" for number in range(trials)]
+
+
+@pytest.mark.parametrize("tuner", ["random", "hyperband", "grid"])
+@pytest.mark.parametrize("switch", [{"kind": "bool"}, {"kind": "bool", "values": [True]},
+                                    {"kind": "choice", "values": [True, False]}])  # fmt: skip
+def test_switches_stay_switches_also_on_the_wire(tmp_path, tuner, switch):
+    entries = [
+        {"name": "xla", **switch},
+        {"name": "dropout", "kind": "choice", "values": [0, 0.5]},
+        {"name": "model", "kind": "choice", "values": ["cnn", "cnn_bn"], "condition": {"xla": [True]}},
+    ]
+    wanted = request(tmp_path, tuner=tuner, max_trials=3)
+    wanted = Request(wanted.sweep, wanted.base, from_entries(entries))
+    oracle = bound(wanted)
+    for number in range(3):
+        chosen = oracle.create_trial(f"worker{number}")
+        values = oracles.values_of(kt.engine.trial.Trial.from_proto(chosen.to_proto()))
+        assert values == oracles.values_of(chosen)
+        config = wanted.trial(values, "J")
+        assert (type(config.runtime.xla), "model" in values) == (bool, config.runtime.xla)
 
 
 def test_of_a_grid_that_is_too_large_the_first_trials_can_be_had(tmp_path):
