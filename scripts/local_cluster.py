@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for thread in threads:
         thread.join()
     print("exit codes: " + ", ".join(f"{name}: {code}" for name, code in zip(processes, codes, strict=True)))
-    if arguments.sweep and codes[0]:  # Workers that were still starting were ended by our signal.
+    if arguments.sweep and codes[0] not in (0, 75):  # Workers that were still starting were ended by our signal.
         codes = [codes[0], *(code for code in codes[1:] if code != 128 + signal.SIGTERM)]
     return worst(codes)
 
@@ -169,15 +169,18 @@ def wait(processes: "Sequence[subprocess.Popen[str]]", *, all_need_first: bool =
         processes: that ``start`` returned.
         all_need_first: whether the others are asked to stop when the first one has failed (a sweep's chief).
     """
+    passed_on = False
 
     def pass_on(number: int = 0, _: FrameType | None = None) -> None:
+        nonlocal passed_on
+        passed_on = True
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if processes[0].wait() and all_need_first:
+        if processes[0].wait() and all_need_first and not passed_on:  # A second signal would end them without saving.
             pass_on()
         codes = [process.wait() for process in processes]
     finally:

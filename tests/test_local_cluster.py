@@ -1,9 +1,12 @@
 """The launcher of sweeps: whose exit code counts, and which GPUs a worker gets; no trial runs."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,42 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import local_cluster
 
-# Stands for trainer.tune: the chief refuses, a worker is still starting and does not listen to signals yet.
-REFUSING_CHIEF = """
+# Stand for trainer.tune.  This chief refuses, and its workers do not listen to signals yet.
+REFUSED = """
 import os, sys, time
 if os.environ["KERASTUNER_TUNER_ID"] == "chief":
     sys.exit(2)
 time.sleep(60)
 """
+# These are asked to stop; the chief has nothing to save, and workers take their time, as with a checkpoint.
+STOPPED = """
+import os, pathlib, signal, sys, time
+
+def stop(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if os.environ["KERASTUNER_TUNER_ID"] != "chief":
+        time.sleep(2)
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1], os.environ["KERASTUNER_TUNER_ID"]).touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Return what lets a script stand for trainer.tune."""
+    real = subprocess.Popen
+
+    def replace(script, *more):
+        def start(words, **options):
+            assert words[1:3] == ["-m", "trainer.tune"]
+            return real([sys.executable, "-c", script, *more], **options)
+
+        monkeypatch.setattr(local_cluster.subprocess, "Popen", start)
+
+    return replace
 
 
 def launch(*words, **environment):
@@ -28,16 +60,22 @@ def launch(*words, **environment):
     )  # fmt: skip
 
 
-def test_a_refused_sweep_is_told_by_its_chief_and_not_by_workers_that_were_still_starting(monkeypatch, capsys):
-    real = subprocess.Popen
-
-    def start(words, **options):
-        assert words[1:3] == ["-m", "trainer.tune"]
-        return real([sys.executable, "-c", REFUSING_CHIEF], **options)
-
-    monkeypatch.setattr(local_cluster.subprocess, "Popen", start)
+def test_a_refused_sweep_is_told_by_its_chief_and_not_by_workers_that_were_still_starting(stand_in, capsys):
+    stand_in(REFUSED)
     assert local_cluster.main(["-n", "2", "--sweep"]) == 2
     assert "exit codes: chief: 2, worker 0: 143, worker 1: 143" in capsys.readouterr().out
+
+
+def test_a_stop_is_passed_on_once_so_that_workers_can_save(stand_in, tmp_path, capsys):
+    def ask():
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stand_in(STOPPED, str(tmp_path))
+    threading.Thread(target=ask, daemon=True).start()
+    assert local_cluster.main(["-n", "2", "--sweep"]) == 75
+    assert "exit codes: chief: 75, worker 0: 75, worker 1: 75" in capsys.readouterr().out
 
 
 def test_too_few_gpus_are_refused_in_one_line():
