@@ -6,12 +6,14 @@
 Finds free ports, gives each process its TF_CONFIG, or a sweep's chief and workers KerasTuner's variables, and shows all
 logs with [worker N] in front.  Ctrl-C and SIGTERM
 are passed on once to every process, which saves and exits; a second one ends them at once.  Prints all exit codes and
-exits with the worst: 1 before 2 before 75 before 0.  Nothing is left behind when it ends.
+exits with the worst: 1 before 2 before 75 before 0; a sweep's worker that was still starting when the chief failed, and
+is ended by SIGTERM (143), does not count.  Nothing is left behind when it ends.
 """
 
 import argparse
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -44,7 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.devices_per_trial < 0 or (arguments.devices_per_trial and not arguments.sweep):
         parser.error(f"expected GPUs of a sweep's workers, received --devices_per_trial={arguments.devices_per_trial}")
     if arguments.sweep:
-        described = sweep_environments(arguments.workers, arguments.devices_per_trial)
+        found, wanted = gpus() if arguments.devices_per_trial else [], arguments.workers * arguments.devices_per_trial
+        if len(found) < wanted:  # CUDA would show these workers none, and they would train on the CPU.
+            parser.exit(
+                2,
+                f"error: expected --workers x --devices_per_trial GPUs ({wanted}), found {len(found)} "
+                "(nvidia-smi -L, CUDA_VISIBLE_DEVICES); ask for fewer, or leave --devices_per_trial out\n",
+            )
+        described = sweep_environments(arguments.workers, arguments.devices_per_trial, found)
     else:
         described = {f"worker {index}": one for index, one in enumerate(environments(arguments.workers))}
     module = "trainer.tune" if arguments.sweep else "trainer.train"
@@ -59,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for thread in threads:
         thread.join()
     print("exit codes: " + ", ".join(f"{name}: {code}" for name, code in zip(processes, codes, strict=True)))
+    if arguments.sweep and codes[0] not in (0, 75):  # Workers that were still starting were ended by our signal.
+        codes = [codes[0], *(code for code in codes[1:] if code != 128 + signal.SIGTERM)]
     return worst(codes)
 
 
@@ -75,19 +86,38 @@ def environments(workers: int) -> list[dict[str, str]]:
     ]
 
 
-def sweep_environments(workers: int, devices: int = 0) -> dict[str, dict[str, str]]:
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        words = [word.strip() for word in given.split(",")]
+        # As CUDA does, which shows nothing from the first name on that is none.
+        return list(itertools.takewhile(lambda word: word not in ("", "-1", "NoDevFiles"), words))
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [str(index) for index in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+
+
+def sweep_environments(workers: int, devices: int = 0, found: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Return the variables of a sweep's chief and workers by name; each worker sees ``devices`` GPUs (0: all).
 
     The ids are the same at every start, so that a worker gets its own trial back.
+
+    Args:
+        workers: how many.
+        devices: GPUs of each worker; 0: all.
+        found: names of the GPUs to share out, ``workers * devices`` at least.
     """
     (port,) = free_ports(1)
     oracle = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port), "TF_CONFIG": ""}
-    found = {"chief": {**oracle, "KERASTUNER_TUNER_ID": "chief", "CUDA_VISIBLE_DEVICES": "-1"}}
+    described = {"chief": {**oracle, "KERASTUNER_TUNER_ID": "chief", "CUDA_VISIBLE_DEVICES": "-1"}}
     for index in range(workers):
-        own = range(index * devices, (index + 1) * devices)
-        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, own))} if devices else {}
-        found[f"worker {index}"] = {**oracle, "KERASTUNER_TUNER_ID": f"worker{index}", **gpus}
-    return found
+        visible = ",".join(found[index * devices : (index + 1) * devices])
+        own = {"CUDA_VISIBLE_DEVICES": visible} if devices else {}
+        described[f"worker {index}"] = {**oracle, "KERASTUNER_TUNER_ID": f"worker{index}", **own}
+    return described
 
 
 def free_ports(count: int) -> list[int]:
@@ -139,15 +169,18 @@ def wait(processes: "Sequence[subprocess.Popen[str]]", *, all_need_first: bool =
         processes: that ``start`` returned.
         all_need_first: whether the others are asked to stop when the first one has failed (a sweep's chief).
     """
+    passed_on = False
 
     def pass_on(number: int = 0, _: FrameType | None = None) -> None:
+        nonlocal passed_on
+        passed_on = True
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if processes[0].wait() and all_need_first:
+        if processes[0].wait() and all_need_first and not passed_on:  # A second signal would end them without saving.
             pass_on()
         codes = [process.wait() for process in processes]
     finally:

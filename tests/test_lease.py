@@ -108,6 +108,31 @@ def test_a_holder_that_lost_its_lease_writes_nothing_more(bucket, monkeypatch, h
     assert files.exists(paths.lock) == (how == "replaced")  # Another one's lock is not removed at the end.
 
 
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_a_sweep_that_lost_its_lease_writes_nothing_more_whatever_its_trials_hold(bucket, monkeypatch, when):
+    monkeypatch.setenv("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", str(BEAT))
+
+    def lose():
+        gcs.remove(f"{bucket}/lock", fenced=False)
+        time.sleep(3 * BEAT)
+
+    with lock.hold(JobPaths(bucket)):
+        if when == "before":
+            lose()
+        with lock.hold(JobPaths(f"{bucket}/trials/0000")):
+            if when == "during":
+                lose()
+            if when != "after":
+                with pytest.raises(StoppedEarly, match=f"lost its lock on '{bucket}'"):
+                    files.write_text(f"{bucket}/trials/0000/result.json", "{}")
+        if when == "after":
+            lose()
+        with pytest.raises(StoppedEarly, match=f"lost its lock on '{bucket}'"):
+            files.write_text(f"{bucket}/oracle.json", "{}")
+    assert objects(bucket) == []
+    files.write_text(f"{bucket}/free", "")
+
+
 def test_a_holder_that_was_suspended_asks_before_it_writes(bucket):
     mine = lease(bucket)
     mine.take()

@@ -48,6 +48,7 @@ def test_the_built_in_space_fits_the_settings():
     ("entry", "said"),
     [
         ("{name: learning_rat, kind: float, range: [0.1, 0.2]}", "did you mean 'learning_rate'?"),
+        ("{name: [dropout], kind: float, range: [0.1, 0.2]}", "name of a flag of trainer.train, received ['dropout']"),
         ("{name: learning_rate, kind: flaot, range: [0.1, 0.2]}", "expected a kind out of float, int, choice, bool"),
         ("{name: learning_rate, kind: int, range: [1, 2]}", "expected kind: float, received int"),
         ("{name: learning_rate, kind: float, range: [0.2, 0.1]}", "low < high"),
@@ -57,7 +58,8 @@ def test_the_built_in_space_fits_the_settings():
         ("{name: dropout, kind: float, range: [0.1]}", "range: [low, high]"),
         ("{name: dropout, kind: float, rang: [0.1, 0.2]}", "did you mean 'range'?"),
         ("{name: dropout, kind: float, range: [a, b]}", "--dropout: expected float, received 'a'"),
-        ("{name: dropout, kind: float, range: [0.1, 0.2], points: 0}", "points: 1 or more"),
+        ("{name: dropout, kind: float, range: [0.1, 0.2], points: 0}", "points: 1 to 1000"),
+        ("{name: dropout, kind: float, range: [0.1, 0.2], points: 3000000000}", "received 3000000000"),
         ("{name: optimizer, kind: choice, values: [adam, lion]}", "--optimizer: expected one of adam"),
         ("{name: optimizer, kind: choice}", "expected values"),
         ("{name: optimizer, kind: bool}", "kind: choice"),
@@ -67,6 +69,7 @@ def test_the_built_in_space_fits_the_settings():
         ("{name: seed, kind: int, range: [0, 9]}", "--retrain_best"),
         ("{name: validation_fraction, kind: float, range: [0.1, 0.2]}", "different images"),
         ("{name: xla, kind: bool, condition: {model: [cnn]}}", "an earlier choice or bool"),
+        ("{name: plateau_factor, kind: float, range: [0.1, 0.5], condition: {plateau_factor: [0.1]}}", "an earlier"),
         ("just words", "expected 'name: ..., kind: ...'"),
     ],
 )
@@ -90,6 +93,15 @@ def test_a_missing_file_and_a_name_twice_are_refused(tmp_path):
     twice = "- {name: xla, kind: bool}\n" * 2
     with pytest.raises(RequestError, match=r"parameter 2 \(xla\).*once"):
         space.read(written(tmp_path, twice))
+
+
+def test_conditions_in_a_circle_are_refused(tmp_path):
+    text = """
+- {name: xla, kind: bool, condition: {lr_schedule: [plateau]}}
+- {name: lr_schedule, kind: choice, values: [plateau, constant], condition: {xla: [true]}}
+"""
+    with pytest.raises(RequestError, match=r"parameter 1 \(xla\): condition: expected an earlier .* 'lr_schedule'"):
+        space.read(written(tmp_path, text))
 
 
 def test_a_grid_has_every_combination_once_and_leaves_out_what_does_not_count(tmp_path):

@@ -2,13 +2,19 @@
 
 import dataclasses
 import json
+import socket
 from pathlib import Path
 
+import browser
+import keras_tuner as kt
 import numpy as np
 import pytest
+from images import write_image_set
 
-from trainer import errors, flags, tune
+from trainer import errors, flags, lock, train, tune
 from trainer.config import from_flat
+from trainer.paths import JobPaths
+from trainer.signals import StopRequest
 from trainer.space import from_entries
 from trainer.sweep import importance, oracles, page, records, trial
 from trainer.sweep import request as request_lib
@@ -75,6 +81,35 @@ def test_a_sweep_that_is_killed_at_every_step_is_the_undisturbed_one(tmp_path, t
     assert len(undisturbed) == trials
     assert course(request(tmp_path / "b", tuner=tuner, max_trials=limit), killed=True) == undisturbed
     assert [one[0] for one in undisturbed] == [f"{number:04d}" for number in range(trials)]
+
+
+@pytest.mark.parametrize("tuner", ["random", "hyperband", "grid"])
+@pytest.mark.parametrize("switch", [{"kind": "bool"}, {"kind": "bool", "values": [True]},
+                                    {"kind": "choice", "values": [True, False]}])  # fmt: skip
+def test_switches_stay_switches_also_on_the_wire(tmp_path, tuner, switch):
+    entries = [
+        {"name": "xla", **switch},
+        {"name": "dropout", "kind": "choice", "values": [0, 0.5]},
+        {"name": "model", "kind": "choice", "values": ["cnn", "cnn_bn"], "condition": {"xla": [True]}},
+    ]
+    wanted = request(tmp_path, tuner=tuner, max_trials=3)
+    wanted = Request(wanted.sweep, wanted.base, from_entries(entries))
+    oracle = bound(wanted)
+    for number in range(3):
+        chosen = oracle.create_trial(f"worker{number}")
+        values = oracles.values_of(kt.engine.trial.Trial.from_proto(chosen.to_proto()))
+        assert values == oracles.values_of(chosen)
+        config = wanted.trial(values, "J")
+        assert (type(config.runtime.xla), "model" in values) == (bool, config.runtime.xla)
+
+
+def test_of_a_grid_that_is_too_large_the_first_trials_can_be_had(tmp_path):
+    names = ("dropout", "learning_rate", "plateau_factor")
+    wide = [{"name": name, "kind": "float", "range": [0.1, 0.5], "points": 1000} for name in names]
+    wanted = request(tmp_path, tuner="grid", max_trials=2)
+    wanted = Request(wanted.sweep, wanted.base, from_entries(wide))
+    assert wanted.expected_trials == 2
+    assert [values["plateau_factor"] for _, values, _ in course(wanted, killed=False)] == [0.1, 0.1004]
 
 
 def test_another_seed_makes_another_sweep_and_zero_is_a_seed(tmp_path):
@@ -173,6 +208,7 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
         (["--space={space}", "--learning_rate=0.1"], "expected --learning_rate as a flag or in --space"),
         (["--tuner=hyperband", "--lr_schedule=cosine"], "expected lr_schedule plateau or constant"),
         (["--tuner=hyperband", "--space={epochs}"], "hyperband sets it"),
+        (["--tuner=grid", "--space={many}"], "expected at most 100000 combinations, received 1000000000"),
         (["--space={absent}"], "expected a readable YAML or JSON file"),
         (["--max_seconds=5"], "stop a sweep by a signal"),
         (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops hopeless trials itself"),
@@ -184,9 +220,12 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
     ],
 )
 def test_a_wrong_request_is_one_line_and_writes_nothing(tmp_path, capsys, words, said):
-    places = {name: str(tmp_path / f"{name}.yaml") for name in ("space", "epochs", "absent")}
+    places = {name: str(tmp_path / f"{name}.yaml") for name in ("space", "epochs", "many", "absent")}
     Path(places["space"]).write_text("- {name: learning_rate, kind: float, range: [0.1, 0.2]}")
     Path(places["epochs"]).write_text("- {name: epochs, kind: int, range: [1, 2]}")
+    wide = ("learning_rate", "dropout", "min_learning_rate")
+    entries = [f"- {{name: {name}, kind: float, range: [1e-4, 1e-3], points: 1000}}" for name in wide]
+    Path(places["many"]).write_text("\n".join(entries))
     words = [f"--data_dir={tmp_path / 'absent'}", f"--job_dir={tmp_path / 'job'}", *words]
     assert flags.run_command(tune.main, [word.format(**places) for word in words]) == errors.EXIT_REQUEST
     (line,) = capsys.readouterr().err.splitlines()
@@ -223,6 +262,29 @@ def test_another_sweep_in_the_same_folder_is_refused_by_name(tmp_path):
             other.refuse_another()
 
 
+def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
+    data = write_image_set(tmp_path / "data", train=2, validation=2, test=0, size=48)
+    words = [f"--data_dir={data}", f"--job_dir={tmp_path / 'job'}"]
+    (tmp_path / "job").mkdir()
+    for kept, command, said in (("config.json", tune.main, "a job of trainer.train"),
+                                ("sweep.json", train.main, "a sweep of trainer.tune")):  # fmt: skip
+        path = tmp_path / "job" / kept
+        path.write_text("{}")
+        assert flags.run_command(command, words) == errors.EXIT_REQUEST
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --job_dir: expected the folder of a")
+        assert said in line
+        assert sorted(one.name for one in (tmp_path / "job").iterdir() if one.name != "lock") == [kept]
+        path.unlink()
+
+
+def test_a_request_that_is_none_any_more_is_refused_in_one_line(tmp_path):
+    for text in ("", "3", '{"sweep": {}}'):
+        (tmp_path / "sweep.json").write_text(text)
+        with pytest.raises(errors.RequestError, match=r"expected .*sweep\.json' to hold what a sweep was asked for"):
+            request(tmp_path).refuse_another()
+
+
 @pytest.mark.parametrize(
     ("environment", "role"),
     [
@@ -243,6 +305,19 @@ def test_the_role_comes_from_the_environment(environment, role):
             tune.role_of(given)
 
 
+def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
+    data = write_image_set(tmp_path / "data", train=2, validation=2, test=0, size=48)
+    with socket.create_server(("127.0.0.1", 0)) as chief:  # Nothing is asked of it but whether it is there.
+        for name, value in (("IP", "127.0.0.1"), ("PORT", str(chief.getsockname()[1]))):
+            monkeypatch.setenv(f"KERASTUNER_ORACLE_{name}", value)
+        monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
+        words = [f"--data_dir={data}", f"--job_dir={tmp_path / 'job'}"]
+        for epochs, said in (("3", "folder that chief and workers share"), ("4", "--epochs (was 3, now 4)")):
+            assert flags.run_command(tune.main, [*words, f"--epochs={epochs}"]) == errors.EXIT_REQUEST
+            assert said in capsys.readouterr().err.splitlines()[-1]
+            request_lib.parse([*words, "--epochs=3"]).write()
+
+
 @pytest.mark.parametrize(
     ("code", "lines", "said"),
     [
@@ -257,6 +332,16 @@ def test_the_role_comes_from_the_environment(environment, role):
 )
 def test_the_end_of_a_trials_process_is_named(code, lines, said):
     assert trial.reason_of(code, lines).startswith(said)
+
+
+@pytest.mark.slow  # A process.
+def test_an_isolated_trial_that_cannot_go_on_now_stops_the_sweep_with_its_own_words(tmp_path):
+    data = write_image_set(tmp_path / "data", train=2, validation=2, test=0, size=48)
+    config = from_flat({"data_dir": data, "job_dir": str(tmp_path / "job")})
+    (tmp_path / "job").mkdir()
+    live = lock.hold(JobPaths(config.loop.job_dir))
+    with live, pytest.raises(errors.StoppedEarly, match=r"^expected '.*' to be free"):
+        trial.run_apart(config, StopRequest())
 
 
 def test_a_full_disk_is_no_trials_failure():
@@ -322,12 +407,45 @@ def test_the_page_and_the_table_tell_every_trial(tmp_path):
     assert text.count("<svg") == 3  # Course, settings, importance; no trial has a learning curve here.
     assert "no luck at step 3" in text
     assert "pruned after epoch 2" in text
-    assert "1 of them failed, 1 pruned" in text
+    assert "12 trials by random: 10 done, 1 pruned, 1 failed." in text
     assert "<script" not in text
     rows = (tmp_path / "trials.csv").read_text().splitlines()
     assert len(rows) == 13
     assert rows[8].startswith("0007,pruned,0.")
     page.write(wanted, [])  # Before the first trial has ended.
+
+
+def test_the_page_says_why_trials_failed_what_was_searched_and_nothing_of_many_where_there_is_one(tmp_path):
+    wanted = request(tmp_path, max_trials=3)
+    page.write(wanted, [ended(0, None), ended(2, None)])
+    text = (tmp_path / "sweep.html").read_text()
+    assert "2 trials by random: 0 done, 0 pruned, 2 failed." in text
+    assert "Failed (0000, 0002): no luck at step 3" in text
+    assert "<svg" not in text
+    page.write(wanted, [ended(0, 0.5)])
+    text = (tmp_path / "sweep.html").read_text()
+    assert "1 trial by random: 1 done, 0 pruned, 0 failed." in text
+    assert text.count("<svg") == 1  # No parallel coordinates of one line.
+    assert "best of many" not in text
+    varied, same = text.split("The same in all trials")
+    assert "0.0001 to 0.01, by its logarithm" in varied
+    assert "0.1 to 0.5; if lr_schedule is plateau" in varied
+    assert "<code>batch_size</code>" not in same
+    assert "<code>image_size</code>" in same
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
+def test_the_page_in_a_browser(tmp_path):
+    wanted = request(tmp_path, max_trials=24)
+    known = [ended(number, None if number == 4 else 0.5 + number / 100, batch_size=8 + number) for number in range(24)]
+    known[4] = dataclasses.replace(known[4], reason="out of memory: " + "/job:localhost/replica:0/device:GPU:0" * 5)
+    known[7] = dataclasses.replace(known[7], status=records.PRUNED, reason="pruned after epoch 2: " + "words " * 20)
+    page.write(wanted, known)
+    for width, dark in ((360, True), (1200, False)):
+        seen = browser.look(tmp_path / "sweep.html", tmp_path, width=width, dark=dark)
+        assert (seen["width"], seen["page"], seen["wide"]) == (width, width, [])  # Nothing is cut off.
+        assert (seen["errors"], seen["loaded"], seen["broken"]) == ([], [], [])
 
 
 def test_reasons_that_differ_in_numbers_are_one_kind():

@@ -207,6 +207,37 @@ def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tm
     assert {**result_of(job), "images_per_second": 0} == {**result, "images_per_second": 0}
 
 
+@pytest.mark.thorough  # test_hopeless_trials_... in processes of their own, by workers.
+def test_workers_prune_isolated_trials_and_a_kill_right_after_a_prune_changes_nothing(data, tmp_path):
+    folder = tmp_path / "sweep"
+    space = tmp_path / "rates.yaml"
+    space.write_text("- {name: learning_rate, kind: choice, values: [1e-3, 9e-4, 8e-4, 7e-4, 1e-8, 2e-8]}\n")
+    changes = {
+        "tuner": "grid", "space": space, "objective": "loss", "prune": "median", "prune_warmup_epochs": 1,
+        "min_learning_rate": 1e-9, "augment": "none", "isolate_trials": "true", "keep_trials": 1,
+    }  # fmt: skip
+    command = ["scripts/local_cluster.py", "-n", "2", "--sweep", "--", *words(data, folder, **changes)]
+    process = start(command)
+    while not any('"pruned"' in path.read_text() for path in folder.glob("trials/*/result.json")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    process.kill()  # Between result.json and trial.json, or soon after.
+    process.communicate()
+    known = {path: path.read_bytes() for path in folder.glob("trials/*/trial.json")}
+    assert len(known) >= 3
+    pruned = {path: path.read_bytes() for path in folder.glob("trials/*/result.json") if '"pruned"' in path.read_text()}
+    process = start(command)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert {path: path.read_bytes() for path in [*known, *pruned]} == {**known, **pruned}
+    rows = trials(folder)
+    assert [row["status"] for row in rows[:3] + rows[4:]] == ["done"] * 3 + ["pruned"] * 2
+    assert all(row["reason"].startswith("pruned after epoch 1: best loss 0.") for row in rows[4:])
+    assert [path.parent.name for path in folder.glob("trials/*/checkpoints")] == [
+        min(rows, key=lambda row: float(row["score"]))["trial"]
+    ]
+
+
 @pytest.mark.thorough
 def test_the_best_settings_are_trained_again_with_other_seeds_once(data, tmp_path):
     folder = tmp_path / "sweep"

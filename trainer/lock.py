@@ -1,7 +1,8 @@
 """One job at a time in a job_dir, with nothing to delete by hand when it dies.
 
 On a local path the operating system holds the lock and drops it when the process dies: the file stays, the lock does
-not.  On gs:// it is a lease (``lease.py``), and no object is written unless it is still ours.
+not.  On gs:// it is a lease (``lease.py``), and no object is written unless it is still ours; inside a sweep's, a trial
+holds its own as well, and no object is written unless both are.
 Imports no TensorFlow.
 """
 
@@ -32,11 +33,18 @@ def hold(paths: JobPaths) -> Iterator[None]:
 def _lease(paths: JobPaths) -> Iterator[None]:
     lease = Lease(paths.lock, protects=paths.job_dir)
     lease.take()
-    gcs_client.before_write = lease.check
+    outer = gcs_client.before_write  # Of the sweep whose trial this is.
+
+    def check() -> None:
+        if outer is not None:
+            outer()
+        lease.check()
+
+    gcs_client.before_write = check
     try:
         yield
     finally:
-        gcs_client.before_write = None
+        gcs_client.before_write = outer
         lease.release()
 
 

@@ -7,18 +7,24 @@ from trainer import config as config_lib
 from trainer import files
 from trainer.errors import RequestError
 from trainer.paths import JobPaths
+from trainer.sweep.paths import SweepPaths
 
 
 def prepare(config: config_lib.Config, paths: JobPaths) -> None:
     """Make a writable job_dir ready for this request.
 
     Raises:
-        RequestError: if job_dir holds a job with other settings that decide its result.
+        RequestError: if job_dir holds a job with other settings that decide its result, or a sweep.
     """
     if config.checkpoint.resume == "never":
         _move_aside(paths)
     elif files.exists(paths.config):
         refuse_other_settings(config, _read_settings(paths.config), paths.job_dir)
+    elif files.exists(SweepPaths(paths.job_dir).request):
+        raise RequestError(
+            f"--job_dir: expected the folder of a job or a new one, received {paths.job_dir!r}, which holds a sweep of "
+            "trainer.tune; use another --job_dir"
+        )
 
 
 def keep_settings(config: config_lib.Config, paths: JobPaths) -> None:

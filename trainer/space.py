@@ -28,6 +28,7 @@ from trainer.errors import RequestError
 
 KINDS = ("float", "int", "choice", "bool")
 _KEYS = ("name", "kind", "range", "values", "log", "condition", "points")
+_MOST_POINTS = 1000
 _DIGITS = 6  # Significant digits of a float: what a person would write, and what every file and wire keeps.
 
 # Settings that a job must keep, and that yet must be the same in all trials of a sweep, each with the reason.
@@ -186,15 +187,15 @@ def _parameter(entry: Any, earlier: Sequence[Parameter]) -> Parameter:
     log, points = entry.get("log", False), entry.get("points", 3)
     if not isinstance(log, bool) or (log and low <= 0):
         raise RequestError(f"expected log: true with a range above 0, received log: {log!r}, range from {low:g}")
-    if type(points) is not int or points < 1:
-        raise RequestError(f"expected points: 1 or more, received {points!r}")
+    if type(points) is not int or not 1 <= points <= _MOST_POINTS:
+        raise RequestError(f"expected points: 1 to {_MOST_POINTS}, received {points!r}")
     return Parameter(field.name, kind, low, high, log, condition=condition, points=points)
 
 
 def _setting(name: Any, earlier: Sequence[Parameter]) -> "dataclasses.Field[Any]":
     """Return the field of a setting that trials may vary."""
     known = config_lib.settings()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = config_lib.did_you_mean(str(name), known)
         raise RequestError(f"expected the name of a flag of trainer.train, received {name!r}{near}")
     if name in (one.name for one in earlier):

@@ -155,8 +155,17 @@ def work(request: Request, stop: StopRequest) -> None:
     """Run trials that the chief chooses, until there are no more.
 
     Raises:
+        RequestError: if the chief was asked for another sweep, or keeps it in a folder that is not this process's.
         StoppedEarly: after a stop request, with everything saved; or if no chief answers in time.
     """
+    if not _meet(request, stop):
+        return
+    if not files.exists(request.paths.request):  # The chief writes it before it listens.
+        raise RequestError(
+            f"--job_dir: expected a folder that chief and workers share, received {request.base.loop.job_dir!r}, which "
+            "holds no sweep although the chief answers; give all of them the same"
+        )
+    request.refuse_another()
     Tuner(request, oracles.make(request), stop, lambda: _meet(request, stop)).search()
 
 

@@ -7,17 +7,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainer.curves import Curve
-from trainer.plots import COOL, INK, LINE, MUTED, WARM, dress, legend, new_figure
+from trainer.plots import COOL, INK, LINE, MUTED, SIZE, WARM, dress, legend, new_figure
 from trainer.space import Parameter, Space
 from trainer.sweep.importance import Importance, encode
 from trainer.sweep.records import PRUNED, Record
 
-_SIZE = (7.2, 3.6)
+_COLUMN = 1.1  # Inches of a setting in the parallel coordinates.
 
 
 def course(records: Sequence[Record], metric: str, *, maximizes: bool) -> Figure:
     """Draw each trial's score and the best so far, by trial."""
-    figure = new_figure(_SIZE)
+    figure = new_figure()
     axes = figure.subplots()
     dress(axes, title="Scores", x="trial", y=f"validation {metric}")
     places = [place for place, record in enumerate(records) if record.score is not None]
@@ -34,13 +34,20 @@ def course(records: Sequence[Record], metric: str, *, maximizes: bool) -> Figure
         axes.plot(failed, [worst] * len(failed), "x", color=INK, markersize=8, label="failed")
     axes.set_xticks(range(len(records)), [record.trial.lstrip("0") or "0" for record in records])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    legend(axes)
+    _legend_below(figure, 2)
     return figure
+
+
+def _legend_below(figure: Figure, columns: int) -> None:
+    """Add a legend where it cannot stand on a trial."""
+    figure.legend(
+        loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK, handlelength=2.6
+    )
 
 
 def parallel(space: Space, ranked: Sequence[Record], metric: str) -> Figure:
     """Draw each trial as a line through its settings and its score; ``ranked`` holds scored trials, best first."""
-    figure = new_figure((max(7.2, 1.6 * (len(space) + 1)), 4.2))
+    figure = new_figure((_COLUMN * (len(space) + 1), SIZE[1]))
     axes = figure.subplots()
     dress(axes, title="Settings and scores", x="", y="")
     axes.grid(visible=False, axis="y")
@@ -57,14 +64,14 @@ def parallel(space: Space, ranked: Sequence[Record], metric: str) -> Figure:
         )  # fmt: skip
     axes.set_xticks(range(len(columns)), [*(one.name for one in space), metric], rotation=20, ha="right")
     axes.set_yticks([])
-    axes.set_ylim(-0.12, 1.4)  # Room for the legend.
+    axes.set_ylim(-0.12, 1.12)
     for place, one in enumerate(space):
         for height, text in _marks(one, ranked):
             axes.annotate(text, (place, height), (4, 2), textcoords="offset points", fontsize=8, color=INK)
         axes.axvline(place, color=LINE, linewidth=1)
     for score, height in ((scores.max(), 1.0), (scores.min(), 0.0)):
         axes.annotate(f"{score:.4g}", (len(space), height), (4, 2), textcoords="offset points", fontsize=8, color=INK)
-    legend(axes, "upper left")
+    _legend_below(figure, 3)
     return figure
 
 
@@ -92,9 +99,9 @@ def _words(value: object) -> str:
 
 def importance(found: Sequence[Importance]) -> Figure:
     """Draw the importance of each setting with its interval, largest on top."""
-    figure = new_figure((7.2, 1.2 + 0.4 * len(found)))
+    figure = new_figure((SIZE[0], 1.2 + 0.4 * len(found)))
     axes = figure.subplots()
-    dress(axes, title="Importance", x="growth of the squared error, in variances of the score", y="")
+    dress(axes, title="Importance", x="growth of the squared error,\nin variances of the score", y="")
     for row, one in enumerate(found):
         axes.plot([one.low, one.high], [row, row], color=COOL, linewidth=2)
         axes.plot([one.median], [row], "o", color=INK, markersize=6)
@@ -106,15 +113,18 @@ def importance(found: Sequence[Importance]) -> Figure:
 
 def learning(curves: Sequence[tuple[str, Curve]], metric: str) -> Figure:
     """Draw validation by epoch; the curves come best first, the best one thick, the others thin."""
-    figure = new_figure(_SIZE)
+    figure = new_figure()
     axes = figure.subplots()
     dress(axes, title="Learning curves", x="epoch", y=f"validation {metric}")
-    for place, (trial, curve) in reversed(list(enumerate(curves))):
+    for place, (trial, curve) in enumerate(curves):
         colour, width, line = (
             (WARM, 2.5, "o-") if place == 0 else (COOL, 1.5, "s--") if place < 3 else (MUTED, 1.0, ".:")
         )
-        label = f"trial {trial}" if place < 3 else None
-        axes.plot(curve.epochs, curve.values, line, color=colour, linewidth=width, markersize=4, label=label)
+        label = f"trial {trial}{', the best' * (place == 0)}" if place < 3 else None
+        axes.plot(
+            curve.epochs, curve.values, line, color=colour, linewidth=width, markersize=4, label=label,
+            zorder=4 - min(place, 2),
+        )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend(axes)
     return figure

@@ -206,7 +206,7 @@ def make(request: Request) -> Any:
         return _Hyperband(max_epochs=request.base.loop.epochs, factor=request.sweep.hyperband_factor, **common)
     if tuner == "grid":
         oracle = _Grid(max_trials=None, **common)
-        oracle.combinations = list(space.combinations(request.space))
+        oracle.combinations = list(request.combinations())
         return oracle
     if tuner == "bayesian":
         first = max(3, min(3 * len(request.space), (request.max_trials or 0) // 3))
@@ -237,8 +237,8 @@ def _add(found: Any, one: space.Parameter) -> None:
         found.Float(one.name, one.low, one.high, sampling=sampling)
     elif one.kind == "int":
         found.Int(one.name, int(one.low), int(one.high), sampling=sampling)
-    elif one.kind == "bool" and len(one.values) == 2:
-        found.Boolean(one.name)
+    elif isinstance(one.values[0], bool):  # KerasTuner's Choice would make 0 and 1 of them.
+        found.Boolean(one.name) if len(one.values) == 2 else found.Fixed(one.name, one.values[0])
     else:
         found.Choice(one.name, list(one.values))
 

@@ -5,17 +5,21 @@ again is known.  Imports no TensorFlow.
 """
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer import config as config_lib
 from trainer import files, flags, resume, space
 from trainer.config import Config, Value, setting
 from trainer.errors import RequestError
+from trainer.paths import JobPaths
 from trainer.sweep.paths import SweepPaths
 
 DEFAULT_TRIALS = 20
+_LARGEST_GRID = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +126,11 @@ class Request:
     @property
     def expected_trials(self) -> int | None:
         """Trials that the whole sweep will have; None if only the tuner knows."""
-        if self.sweep.tuner == "grid":
-            whole = sum(1 for _ in space.combinations(self.space))
-            return min(whole, self.max_trials or whole)
-        return self.max_trials
+        return sum(1 for _ in self.combinations()) if self.sweep.tuner == "grid" else self.max_trials
+
+    def combinations(self) -> Iterator[dict[str, Value]]:
+        """Yield the settings of a grid's trials, as far as --max_trials goes."""
+        return itertools.islice(space.combinations(self.space), self.max_trials)
 
     def trial(self, values: dict[str, Value], job_dir: str) -> Config:
         """Return the settings of a trial.
@@ -143,24 +148,40 @@ class Request:
         """Compare with the request that the sweep's folder was begun with.
 
         Raises:
-            RequestError: naming what differs and would change the sweep.
+            RequestError: naming what differs and would change the sweep, or if the folder is that of a job.
         """
+        job_dir = self.base.loop.job_dir
         if not files.exists(self.paths.request):
+            if files.exists(JobPaths(job_dir).config):
+                raise RequestError(
+                    f"--job_dir: expected the folder of a sweep or a new one, received {job_dir!r}, which holds a job "
+                    "of trainer.train; use another --job_dir"
+                )
             return
-        before, now = json.loads(files.read_text(self.paths.request)), self._as_json()
+        before, now = self._kept(), self._as_json()
         fixed = [field.name for field in dataclasses.fields(SweepConfig) if field.metadata["fixed"]]
         old, new = {**dataclasses.asdict(SweepConfig()), **before["sweep"]}, now["sweep"]  # Older files name fewer.
         differing = [f"--{name} (was {old[name]}, now {new[name]})" for name in fixed if old[name] != new[name]]
-        differing += ["the search space"] if before["space"] != now["space"] else []
+        differing += ["search space"] if before["space"] != now["space"] else []
         epochs = [config["settings"]["epochs"] for config in (before, now)]
         if epochs[0] != epochs[1]:
             differing.append(f"--epochs (was {epochs[0]}, now {epochs[1]})")
         if differing:
             raise RequestError(
-                f"expected the sweep that {self.base.loop.job_dir!r} was begun with, received another "
+                f"expected the sweep that {job_dir!r} was begun with, received another "
                 f"{', '.join(differing)}; use the same again, another --job_dir, or --resume=never to start over"
             )
-        resume.refuse_other_settings(self.base, before["settings"], self.base.loop.job_dir)
+        resume.refuse_other_settings(self.base, before["settings"], job_dir)
+
+    def _kept(self) -> dict[str, Any]:
+        try:
+            kept = json.loads(files.read_text(self.paths.request))
+            return {name: kept[name] for name in self._as_json()}
+        except (ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"expected {self.paths.request!r} to hold what a sweep was asked for, received something else "
+                f"({error}); use another --job_dir, or --resume=never to start over"
+            ) from error
 
     def _as_json(self) -> dict[str, Any]:
         sweep = {**dataclasses.asdict(self.sweep), "objective": self.metric}
@@ -209,12 +230,24 @@ def _check_together(request: Request, given: dict[str, Any]) -> None:
         raise RequestError(f"expected --{both[0]} as a flag or in --space, received both; leave one of them out")
     if not names:
         raise RequestError("expected settings that vary, received flags for all of them; give --space=space.yaml")
+    if request.sweep.tuner == "grid":
+        _check_grid(request)
     if request.sweep.tuner == "hyperband":
         _check_hyperband(request, names)
     if request.sweep.prune != "none":
         _check_prune(request, names)
     if request.base.loop.max_seconds:
         raise RequestError("expected no --max_seconds for a sweep, received it; stop a sweep by a signal instead")
+
+
+def _check_grid(request: Request) -> None:
+    """Refuse more trials than anybody can wait for, which would fill the memory before the first one began."""
+    size = math.prod(len(one.grid()) for one in request.space)  # At most: a condition can leave some out.
+    if min(size, request.max_trials or size) > _LARGEST_GRID:
+        raise RequestError(
+            f"--tuner=grid: expected at most {_LARGEST_GRID} combinations, received {size}; lower points in --space or "
+            "give --max_trials"
+        )
 
 
 def _check_prune(request: Request, names: list[str]) -> None:

@@ -140,7 +140,7 @@ def run_apart(config: Config, stop: StopRequest, judge: MedianJudge | None = Non
     if code == EXIT_DONE and finished is not None:
         return finished
     if code == EXIT_STOPPED:
-        raise StoppedEarly(f"{stop.reason or 'a signal to the trial'}: {_last(lines, 'stopped: ')}")
+        raise StoppedEarly(_last(lines, "stopped: ") or f"{stop.reason or 'a signal'} stopped the trial")
     refuse_full_disk(reversed(lines))
     raise TrialFailed(reason_of(code, list(lines)))
 
