@@ -76,6 +76,7 @@ def test_without_predictions_the_card_says_what_the_loop_measured():
     assert "without intervals" in card
     assert "The threshold was not chosen on Validation" in card
     assert "The numbers of images are not recorded." in card
+    assert "No audit of the data" in section(card, "Data")
 
 
 def test_odd_names_stay_in_their_cell():

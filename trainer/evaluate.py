@@ -8,9 +8,11 @@ Owns: the command, from its flags to what it prints.  Does not own: answers (``s
 import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from trainer import files, flags, serving, sources, split_scores, terminal
-from trainer.data.manifest import read_split
+from trainer import files, flags, provenance, serving, sources, split_scores, terminal
+from trainer.audit import digest
+from trainer.data.manifest import Split, read_split
 from trainer.errors import EXIT_DONE, RequestError
 from trainer.evaluate_request import USAGE, EvaluateFlags
 
@@ -35,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         )
     columns = sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
     drawn = sources.find_sources(request.group_by, split.names, columns)
+    audit = find_audit(export, split, request)
     files.require_writable(request.out, "out")
     if request.update_card:
         files.require_writable(export.path, "update_card")
@@ -42,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     columns = {name: [values[i] for i in predictions.numbers] for name, values in columns.items()}
     from trainer import evaluation  # Its libraries are slow to import, and a wrong flag should be answered at once.
 
-    figures = evaluation.write(export, predictions, request, drawn.take(predictions.numbers), columns)
+    figures = evaluation.write(export, predictions, request, drawn.take(predictions.numbers), columns, audit)
     print(terminal.summary(figures, request.out))
     if request.update_card:
         from trainer import model_card  # Late, as above.
@@ -63,6 +66,19 @@ def _compare(request: EvaluateFlags) -> int:
     )  # fmt: skip
     print(found)
     return EXIT_DONE
+
+
+def find_audit(export: serving.Export, split: Split, request: EvaluateFlags) -> dict[str, Any] | None:
+    """Return what there is to tell of an audit of the data, with ``differences`` from what is evaluated here.
+
+    Raises:
+        RequestError: if ``--audit`` names none.
+    """
+    found = digest.find(request.audit, (request.data_dir, provenance.job_of(export.path)))
+    if found is None:
+        return None
+    here, trained = digest.listings(split.names), export.details.get("listings")
+    return {**found, "differences": digest.differences(found["listings"], here, trained)}
 
 
 def with_threshold(export: serving.Export, text: str) -> serving.Export:

@@ -55,6 +55,11 @@ class EvaluateFlags:
     robustness_images: int = config.setting(
         2000, "Images for that at most, evenly spread over the classes; 0: all.", unit="images", minimum=0
     )
+    audit: str = config.setting(
+        "",
+        "audit.json of scripts/prepare_data.py audit, or the folder that holds it: report and model card tell what it "
+        "found. Empty: data_dir/audit.json, else the one in the model's job_dir, if there is one.",
+    )
     update_card: bool = config.setting(
         False, "Also put the figures into the export's model_card.md, in place of earlier ones of the split."
     )

@@ -35,6 +35,7 @@ def write(
     request: EvaluateFlags,
     drawn: sources.Sources,
     columns: sources.Columns,
+    audit: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Write the three files; return what ``metrics.json`` holds.
 
@@ -44,6 +45,7 @@ def write(
         request: settings.
         drawn: what the bootstrap draws, for each image that was scored.
         columns: of the table of groups, for each image that was scored.
+        audit: of the data, see ``audit/digest.py``; None without one.
     """
     split = predictions.split
     scored = Scored.of(split.labels, predictions.probabilities, export.class_names, export.positive, export.threshold)
@@ -53,6 +55,8 @@ def write(
         **metrics.measure(scored, resamples=request.bootstrap, seed=request.seed, sources=drawn.numbers),
         "threshold_choice": export.details.get("threshold_choice"),
     }
+    if audit:
+        figures["audit"] = audit
     if export.details.get("temperature", 1.0) != 1.0:
         figures["calibration"] = calibration.effect(scored, export.details["temperature"])
     if columns:

@@ -75,7 +75,7 @@ def render(figures: Mapping[str, Any], scored: Scored, beside: Beside) -> str:
         positive=positive,
         rest=rest,
         tiles=_tiles(figures),
-        sentences=[*_sentences(figures, positive, rest), *sections.weakest(figures)],
+        sentences=[*_sentences(figures, positive, rest), *sections.weakest(figures), *sections.doubts(figures)],
         matrix=_matrix(figures),
         drawings=sections.drawings(figures, scored),
         no_ranking=figures["undefined"].get("auc", ""),
@@ -92,6 +92,7 @@ def render(figures: Mapping[str, Any], scored: Scored, beside: Beside) -> str:
         threshold_text=" ".join(sections.threshold(figures, positive)),
         about={name: _plain(beside.details[name]) for name in _FROM_EXPORT if name in beside.details},
         settings=beside.details.get("config") or {},
+        audit=sections.audit(figures),
         data=[pages.draw(counts, report.spoken(beside.counts), "Images that were found and could be read.")],
         made=beside.made,
     )

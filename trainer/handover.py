@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer import __version__, calibration, files, model_card, preview, report, savedmodel, scoring
+from trainer.audit import digest
 from trainer.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
 from trainer.data.images import Images
@@ -123,11 +124,15 @@ class Handover:
         weights = {name: array for name, array in arrays.items() if name.startswith(savedmodel.MODEL_PREFIX)}
         names = [split.names[number] for number in numbers.tolist()]
         lines = files.read_text(self._paths.metrics).splitlines()
+        audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
+        if audit:
+            audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
         facts = model_card.Facts(
             images={one.name: one.counts for one in (self._train, split)},
             skipped=skipped,
             held_out=not split.names[0].startswith(f"{split.name}/"),
             figures=model_card.measure(split.labels[numbers], probabilities, names, metadata) if names else None,
+            audit=audit,
             made={
                 "Devices": f"{runtime.num_devices} x {runtime.device_kind}",
                 "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
@@ -158,6 +163,7 @@ class Handover:
             "validation": _summary(values),
             "precision": self._runtime.precision,
             "config": self._config.flat(),
+            "listings": digest.listings([*self._train.names, *self._validation.names]),
             "versions": {"deepdetect": __version__, "tensorflow": tf.__version__},
             "created": now(),
         }

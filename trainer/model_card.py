@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal
+from trainer.audit import verdicts
 from trainer.paths import EXPORT_CARD
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Facts:
         held_out: whether Validation was taken out of Train.
         figures: of Validation, see ``measure``; None if it was not scored for the export.
         made: further rows of how the model was made.
+        audit: of the data, see ``audit/digest.py``; None without one.
     """
 
     images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
@@ -59,6 +61,7 @@ class Facts:
     held_out: bool = False
     figures: Mapping[str, Any] | None = None
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    audit: Mapping[str, Any] | None = None
 
 
 class Markdown(str):
@@ -132,6 +135,7 @@ def render(metadata: Mapping[str, Any], facts: Facts) -> str:
             images=facts.images,
             skipped=facts.skipped,
             held_out=facts.held_out,
+            audit=_audit(facts.audit),
             figures=rows(facts.figures) if facts.figures else [],
             scored=facts.figures["n"] if facts.figures else 0,
             intervals=_intervals(facts.figures) if facts.figures else "",
@@ -164,6 +168,14 @@ def _intervals(figures: Mapping[str, Any]) -> str:
     drawn = figures["drawn"]
     rule = f" ({drawn['rule']})" if drawn["unit"] == "sources" else ""
     return f"Intervals are bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} resamples."
+
+
+def _audit(found: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
+    """Return the audit of the data in words; None without one."""
+    if not found:
+        return None
+    about, page = verdicts.about(found), verdicts.page(found)
+    return {"about": about, "page": page, "lines": verdicts.lines(found, split, auc)}
 
 
 def _rare(choice: Mapping[str, Any]) -> str:
@@ -241,6 +253,7 @@ def _section(figures: Mapping[str, Any]) -> str:
             intervals=_intervals(figures),
             threshold=sections.threshold(figures, figures["positive_class"]),
             matrix=list(zip(figures["class_names"], figures["confusion_matrix"], strict=True)),
+            audit=_audit(figures.get("audit"), figures["split"], figures["auc"]),
             robustness=[(kind, strength, *_cells(result)) for kind, strength, result in table],
             worst=terminal.worst_fall(found) if found else "",
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer import evaluation_plots, pages, ranking, robustness_plots, terminal
+from trainer.audit import verdicts
 from trainer.metrics import Scored
 
 _GROUPS_SHOWN = 30
@@ -76,6 +77,25 @@ def weakest(figures: Mapping[str, Any]) -> list[str]:
     if "robustness" in figures:
         found.append(f"Distorted images: {terminal.worst_fall(figures['robustness'])}")
     return found
+
+
+def doubts(figures: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on what an audit of the data found against these figures, if there was one."""
+    text = terminal.audit_problems(figures)
+    return [f"The audit of the data names {text} that these figures may owe something to; see Data."] if text else []
+
+
+def audit(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the audit of the data found, in words; None without one."""
+    found = figures.get("audit")
+    if not found:
+        return None
+    return {
+        "about": verdicts.about(found),
+        "page": verdicts.page(found),
+        "counts": found["counts"],
+        "lines": verdicts.lines(found, figures["split"], figures["auc"]),
+    }
 
 
 def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
