@@ -112,10 +112,9 @@ def test_where_validation_cannot_decide_it_is_a_half_and_says_why(labels, p, val
 
 def test_more_than_two_classes_keep_the_likeliest():
     labels, p = sample(classes=3)
-    assert not calibration.needs_scores(settings(), 3)
-    assert calibration.needs_scores(settings(by="none", calibrate=True), 3)
-    assert calibration.needs_scores(settings(), 2)
-    assert not calibration.needs_scores(settings(by="none"), 2)
+    assert calibration.needs_scores(settings(by="none", calibrate=True))
+    assert calibration.needs_scores(settings())
+    assert not calibration.needs_scores(settings(by="none"))
     decision = choose(labels, p, calibrate=True)
     assert decision.threshold == 0.5
     assert "likeliest" in decision.threshold_choice["why"]

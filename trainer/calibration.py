@@ -44,9 +44,12 @@ class Decision:
         return dataclasses.asdict(self)
 
 
-def needs_scores(settings: ExportConfig, classes: int) -> bool:
-    """Tell whether ``decide`` looks at Validation at all."""
-    return settings.calibrate or (settings.threshold_by != "none" and classes == 2)
+def needs_scores(settings: ExportConfig) -> bool:
+    """Tell whether Validation is scored for an export: to decide on it, and for the card's figures.
+
+    Of more than two classes no threshold is chosen, but the card has the same figures as of two.
+    """
+    return settings.calibrate or settings.threshold_by != "none"
 
 
 def decide(

@@ -100,9 +100,9 @@ class Handover:
         return exports, {kind: decision.threshold for kind, decision in decisions.items()}
 
     def _score(self, arrays: Arrays) -> tuple[Numbers, Probabilities]:
-        """Return numbers and float32 predictions of the Validation images; none if nothing is decided on them."""
+        """Return numbers and float32 predictions of the Validation images; none if ``needs_scores`` says no."""
         config, classes = self._config, len(self._train.class_names)
-        if not calibration.needs_scores(config.export, classes):
+        if not calibration.needs_scores(config.export):
             return np.zeros(0, np.int64), np.zeros([0, classes], np.float32)
         model = savedmodel.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
         return scoring.score_split(model, self._validation, config.data)
