@@ -79,11 +79,13 @@ class Handover:
     def _export(self, skipped: dict[str, int]) -> tuple[dict[str, str], dict[str, float]]:
         steps = {"best": self._state.stopping.best_step, "last": self._state.step}
         values = {"best": self._state.best, "last": self._state.last}
-        exports, decisions = {}, {}
+        exports, decisions, scores = {}, {}, {}
         for kind in self._config.export.kinds:
             target = files.join(self._paths.exports(kind), str(steps[kind]))
             arrays = self._arrays(steps[kind])
-            scored = self._score(arrays)
+            if steps[kind] not in scores:  # Best and last are often the same.
+                scores[steps[kind]] = self._score(arrays)
+            scored = scores[steps[kind]]
             decisions[kind] = self._decide(*scored)
             metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
             difference = savedmodel.write(
