@@ -8,30 +8,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import pages, plots, report, sections
+from trainer import pages, plots, report, sections, wording
 from trainer.curves import Curves
 from trainer.metrics import Scored
 
+_TILES = ("accuracy", "auc", "average_precision", "eer")
 _FROM_EXPORT = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")
-
-# Name in metrics.json, title, whether it is a share, and what it is.
-_FIGURES = (
-    ("accuracy", "Accuracy", True, "Share of images called right."),
-    (
-        "auc",
-        "AUC",
-        False,
-        "Chance that a {positive} image outscores one of {rest}; 0.5 is guessing.",
-    ),
-    ("average_precision", "Average precision", False, "Area under the precision-recall curve."),
-    ("eer", "Equal error rate", True, "Error where missed {positive} and false alarms are equally frequent."),
-    ("balanced_accuracy", "Balanced accuracy", True, "Mean over the classes of the share called right."),
-    ("tpr_at_fpr.0.01", "Found at 1% alarms", True, "Share of {positive} found if 1% of {rest} may be called so."),
-    ("tpr_at_fpr.0.001", "Found at 0.1% alarms", True, "The same if 0.1% may be; it needs 1,000 images of {rest}."),
-    ("log_loss", "Log loss", False, "Mean cross-entropy in nats, as in training; 0 is perfect, 0.69 a coin."),
-    ("brier", "Brier score", False, "Mean squared error of the probabilities; 0 is perfect."),
-    ("ece", "Calibration error", True, "How far stated confidence is from accuracy, on average (15 bins)."),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +67,7 @@ def render(figures: Mapping[str, Any], scored: Scored, beside: Beside) -> str:
         samples=beside.samples,
         training=report.drawings(beside.curves) if beside.curves else [],
         rows=_rows(figures, positive, rest),
-        interval_text=_interval_text(figures),
+        interval_text=wording.intervals(figures),
         by_class=_by_class(figures),
         groups=sections.groups(figures),
         robustness=sections.robustness(figures),
@@ -100,19 +82,18 @@ def render(figures: Mapping[str, Any], scored: Scored, beside: Beside) -> str:
 
 def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     tiles = []
-    for name, title, share, _ in _FIGURES[:4]:
-        interval = figures["ci95"].get(name)
-        note = f"95% interval {pages.span(interval, share)}" if interval else ""
-        reason = figures["undefined"].get(name)
-        tiles.append({"name": title, "value": pages.number(figures[name], share), "note": reason or note})
+    for name in _TILES:
+        cell = wording.cell(figures, name)
+        note = f"95% interval {cell['note']}" if figures["ci95"][name] else cell["note"]
+        tiles.append({"name": wording.FIGURES[name].title, "value": cell["value"], "note": note})
     return tiles
 
 
-def _value(figures: Mapping[str, Any], name: str) -> float | None:
-    """Return a figure by its name in ``ci95``, such as ``tpr_at_fpr.0.01``."""
-    group, _, inner = name.partition(".")
-    value: float | None = figures[group][inner] if inner else figures[name]
-    return value
+def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str, str]]:
+    return [
+        {**row, "meaning": wording.FIGURES[row["name"]].meaning.format(positive=positive, rest=rest)}
+        for row in wording.rows(figures)
+    ]
 
 
 def _sentences(figures: Mapping[str, Any], positive: str, rest: str) -> list[str]:
@@ -169,33 +150,6 @@ def _mistakes_text(scored: Scored, shown: int) -> str:
     wrong = int((scored.predicted != scored.labels).sum())
     text = f"{wrong:,} of {len(scored.labels):,} images were called wrong"
     return f"{text}; {shown} are shown." if shown < wrong else f"{text}."
-
-
-def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str, str]]:
-    rows = []
-    for name, title, share, meaning in _FIGURES:
-        interval = figures["ci95"].get(name)
-        rows.append(
-            {
-                "name": title,
-                "value": pages.number(_value(figures, name), share),
-                "interval": pages.span(interval, share) if interval else "",
-                "meaning": meaning.format(positive=positive, rest=rest),
-            }
-        )
-    return rows
-
-
-def _interval_text(figures: Mapping[str, Any]) -> str:
-    if not any(figures["ci95"].values()):
-        return "There are no intervals here."
-    drawn = figures["drawn"]
-    rule = f" by {drawn['rule']}" if drawn["unit"] == "sources" else ""
-    return (
-        f"Intervals: percentile bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} "
-        f"resamples, seed {figures['seed']}. They tell how much chance is in the choice of these images, not how the "
-        "model fares on other kinds of images."
-    )
 
 
 def _by_class(figures: Mapping[str, Any]) -> list[dict[str, Any]]:

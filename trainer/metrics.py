@@ -7,7 +7,7 @@ to 1; ``positive`` is the index of the class (Fake) that ranking figures hold ag
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,13 @@ def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None =
     figures["n"] = len(scored.labels)
     figures["undefined"] = undefined
     return figures
+
+
+def by_name(figures: Mapping[str, Any], name: str) -> float | None:
+    """Return a figure by its name in ``ci95``, such as ``tpr_at_fpr.0.01``."""
+    group, _, inner = name.partition(".")
+    value: float | None = figures[group][inner] if inner else figures[name]
+    return value
 
 
 def cross_entropy(labels: Ints, probabilities: Floats) -> Floats:

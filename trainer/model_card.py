@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal
+from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal, wording
 from trainer.audit import verdicts
 from trainer.paths import EXPORT_CARD
 
@@ -30,17 +30,6 @@ _RARE = 0.01  # Share of forgeries where the card says what a call is worth.
 _BEGIN = "<!-- evaluations: trainer.evaluate writes between this line and the end -->"
 _END = "<!-- end of evaluations -->"
 _SECTION_END = "<!-- end of split -->"
-_FIGURES = (  # Name in metrics.json, title, whether it is a share.
-    ("accuracy", "Accuracy", True),
-    ("balanced_accuracy", "Balanced accuracy", True),
-    ("auc", "AUC", False),
-    ("average_precision", "Average precision", False),
-    ("eer", "Equal error rate", True),
-    ("tpr_at_fpr.0.01", "Found at 1% false alarms", True),
-    ("log_loss", "Log loss", False),
-    ("brier", "Brier score", False),
-    ("ece", "Calibration error", True),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +125,9 @@ def render(metadata: Mapping[str, Any], facts: Facts) -> str:
             skipped=facts.skipped,
             held_out=facts.held_out,
             audit=_audit(facts.audit),
-            figures=rows(facts.figures) if facts.figures else [],
+            figures=wording.rows(facts.figures) if facts.figures else [],
             scored=facts.figures["n"] if facts.figures else 0,
-            intervals=_intervals(facts.figures) if facts.figures else "",
+            intervals=wording.intervals(facts.figures) if facts.figures else "",
             measured=[(name, pages.number(value, False)) for name, value in metadata.get("validation", {}).items()],
             threshold=sections.threshold(about, positive),
             temperature=metadata.get("temperature", 1.0),
@@ -149,25 +138,6 @@ def render(metadata: Mapping[str, Any], facts: Facts) -> str:
             end=Markdown(_END),
         )
     )
-
-
-def rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return title, value and interval of the figures that a card shows; why, where one is undefined."""
-    found = []
-    for name, title, share in _FIGURES:
-        group, _, inner = name.partition(".")
-        value, interval = figures[group][inner] if inner else figures[group], figures["ci95"].get(name)
-        why = figures["undefined"].get(name, "") if value is None else ""
-        found.append((title, pages.number(value, share), pages.span(interval, share) if interval else why))
-    return found
-
-
-def _intervals(figures: Mapping[str, Any]) -> str:
-    if not any(figures["ci95"].values()):
-        return "No intervals were drawn."
-    drawn = figures["drawn"]
-    rule = f" ({drawn['rule']})" if drawn["unit"] == "sources" else ""
-    return f"Intervals are bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} resamples."
 
 
 def _audit(found: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
@@ -249,8 +219,8 @@ def _section(figures: Mapping[str, Any]) -> str:
         .get_template("model_card_evaluation.md")
         .render(
             figures=figures,
-            rows=rows(figures),
-            intervals=_intervals(figures),
+            rows=wording.rows(figures),
+            intervals=wording.intervals(figures),
             threshold=sections.threshold(figures, figures["positive_class"]),
             matrix=list(zip(figures["class_names"], figures["confusion_matrix"], strict=True)),
             audit=_audit(figures.get("audit"), figures["split"], figures["auc"]),
@@ -263,8 +233,5 @@ def _section(figures: Mapping[str, Any]) -> str:
 
 
 def _cells(result: Mapping[str, Any]) -> list[str]:
-    cells = []
-    for name, share in (("auc", False), ("accuracy", True)):
-        interval = result["ci95"][name]
-        cells.append(pages.number(result[name], share) + (f" ({pages.span(interval, share)})" if interval else ""))
-    return cells
+    cells = [wording.cell(result, name) for name in ("auc", "accuracy")]
+    return [f"{cell['value']} ({cell['note']})" if cell["note"] else cell["value"] for cell in cells]
