@@ -9,7 +9,7 @@ from test_report import check_page
 from tiny_export import write_export, write_image
 
 from trainer import evaluate, flags, metrics, predictions_csv
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 TWO = ("Fake", "Real")
 

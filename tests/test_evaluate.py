@@ -13,7 +13,7 @@ from tiny_export import write_export, write_image
 from trainer import evaluate, flags, gallery, serving, split_scores
 from trainer.data.manifest import read_split
 from trainer.evaluate_request import EvaluateFlags
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 
 @pytest.fixture(scope="module")

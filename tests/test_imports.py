@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # A module imports only what stands in an earlier layer; those of one layer are siblings and do not know each other.
 LAYERS = [
     ["trainer", "trainer.audit", "trainer.data", "trainer.pack", "trainer.submit", "trainer.sweep"],
-    ["trainer.audit.measure", "trainer.audit.verdicts", "trainer.bootstrap", "trainer.data.augment",
-     "trainer.data.turns", "trainer.errors", "trainer.heatmap", "trainer.logs", "trainer.loop", "trainer.patience",
-     "trainer.verify_export", "trainer.wire"],
+    ["trainer.audit.measure", "trainer.audit.verdicts", "trainer.bootstrap", "trainer.confidence",
+     "trainer.data.augment", "trainer.data.turns", "trainer.errors", "trainer.heatmap", "trainer.logs",
+     "trainer.loop", "trainer.patience", "trainer.scored", "trainer.verify_export", "trainer.wire"],
     ["trainer.cluster", "trainer.config", "trainer.gcs_client", "trainer.portable", "trainer.ranking",
      "trainer.signals", "trainer.submit.api", "trainer.video"],
     ["trainer.data.decode", "trainer.data_service", "trainer.evaluate_request", "trainer.gcs", "trainer.metrics",

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from trainer import metrics
+from trainer import confidence, metrics
 from trainer.config import ExportConfig
+from trainer.scored import Scored
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -98,7 +99,7 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
 
 
-def effect(scored: metrics.Scored, temperature: float) -> dict[str, Any]:
+def effect(scored: Scored, temperature: float) -> dict[str, Any]:
     """Return log loss and calibration error before and after a temperature that ``scored`` already has.
 
     Probabilities that float32 rounded to 0 or 1 come back as these, so "before" is as exact as they are.
@@ -106,7 +107,7 @@ def effect(scored: metrics.Scored, temperature: float) -> dict[str, Any]:
     before = temper(scored.probabilities, 1.0 / temperature)
     found: dict[str, Any] = {"temperature": temperature}
     for name, probabilities in (("before", before), ("after", scored.probabilities)):
-        ece = metrics.expected_calibration_error(scored.labels, scored.predicted, probabilities)
+        ece = confidence.error(scored.labels, scored.predicted, probabilities)
         found[name] = {"log_loss": _log_loss(scored.labels, probabilities), "ece": ece}
     return found
 

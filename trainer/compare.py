@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from trainer import bootstrap, files, metrics, predictions_csv, sources
 from trainer.errors import RequestError
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 FEWEST = 10  # Images in common; fewer say nothing about a difference.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})
@@ -182,7 +182,7 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
             name: _difference(
                 metrics.by_name(runs[0], name), metrics.by_name(run, name), intervals.get(f"{number}:{name}"), name
             )
-            for name in [*runs[0]["ci95"], "ece"]
+            for name in runs[0]["ci95"]
         }
         for number, run in enumerate(runs[1:], start=1)
     }

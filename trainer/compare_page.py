@@ -48,7 +48,7 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
         note: a sentence on what a resample could not draw; empty without one.
     """
     runs = compared["runs"]
-    figures = [name for name in FIGURES if name in runs[0]["ci95"] or name == "ece"]
+    figures = [name for name in FIGURES if name in runs[0]["ci95"]]
     page = pages.templates().get_template("compare.html")
     return page.render(
         compared=compared,

@@ -21,7 +21,7 @@ from trainer import (
 from trainer.curves import read_curves
 from trainer.data.manifest import Split
 from trainer.evaluate_request import EvaluateFlags
-from trainer.metrics import Scored
+from trainer.scored import Scored
 from trainer.split_scores import Predictions
 
 _MISTAKES_SHOWN = 36

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer import pages, plots, report, sections, wording
 from trainer.curves import Curves
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 _TILES = ("accuracy", "auc", "average_precision", "eer")
 _FROM_EXPORT = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")

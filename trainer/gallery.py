@@ -13,8 +13,8 @@ from trainer import config, files, heatmap, pages, serving
 from trainer.data import reading
 from trainer.data.images import Images
 from trainer.data.manifest import Split
-from trainer.metrics import Scored
 from trainer.pages import Picture
+from trainer.scored import Scored
 
 _THUMBNAIL = 144  # Pixels.
 _EXPLAINED_AT_ONCE = 12  # Images; gradients take more memory than answers.

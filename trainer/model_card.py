@@ -22,6 +22,7 @@ import numpy.typing as npt
 from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal, wording
 from trainer.audit import verdicts
 from trainer.paths import EXPORT_CARD
+from trainer.scored import Scored
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,7 @@ def measure(
     """
     classes, temperature = metadata["class_names"], metadata["temperature"]
     tempered = calibration.temper(np.asarray(probabilities, np.float64), temperature)
-    scored = metrics.Scored.of(
-        labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"]
-    )
+    scored = Scored.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
     drawn = sources.find_sources("auto", names, {})
     figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
     figures |= {"drawn": drawn.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}

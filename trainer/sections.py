@@ -9,7 +9,7 @@ from typing import Any
 from trainer import evaluation_plots, pages, ranking, robustness_plots, terminal, wording
 from trainer.audit import verdicts
 from trainer.groups import FIGURES
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 _GROUPS_SHOWN = 30
 _CHOSEN = {

@@ -39,7 +39,12 @@ FIGURES = {
     ),
     "log_loss": Figure("Log loss", False, "Mean cross-entropy in nats, as in training; 0 is perfect, 0.69 a coin."),
     "brier": Figure("Brier score", False, "Mean squared error of the probabilities; 0 is perfect."),
-    "ece": Figure("Calibration error", True, "How far stated confidence is from accuracy, on average (15 bins)."),
+    "ece": Figure(
+        "Calibration error",
+        True,
+        "How far stated confidence is from accuracy, on average (15 bins). Chance makes it larger, in few images and "
+        "more so in their resamples, so it may lie below its interval.",
+    ),
 }
 
 
