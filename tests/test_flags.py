@@ -1,6 +1,8 @@
 """The command line of ``trainer.train``: what others build on, so every change of it is a line in a diff here."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import logging
 import random
@@ -333,6 +335,20 @@ def test_help_prints_and_succeeds(capsys):
 def test_a_command_returns_its_own_code():
     assert flags.run_command(lambda argv: len(argv), ["a", "b"]) == 2
     assert logging.getLogger("trainer").handlers
+
+
+def test_the_log_follows_stderr(capsys):
+    def command(_):
+        logging.getLogger("trainer.of_this_test").warning("a word")
+        return 0
+
+    for _ in range(2):
+        with contextlib.redirect_stderr(io.StringIO()) as other:
+            assert flags.run_command(command, []) == 0
+            assert other.getvalue() == "a word\n"
+        other.close()
+    assert flags.run_command(command, []) == 0
+    assert capsys.readouterr() == ("", "a word\n")
 
 
 def test_parsing_leaves_no_trace_in_the_process():
