@@ -117,7 +117,7 @@ def _resamples(labels, p, called, figures):
 
 def _check_intervals(figures, expected, drawn):
     wanted = {"accuracy", "log_loss", "brier", "balanced_accuracy", "auc", "average_precision", "eer",
-              "tpr_at_fpr.0.01", "tpr_at_fpr.0.001"}  # fmt: skip
+              "tpr_at_fpr.0.01", "tpr_at_fpr.0.001", "ece"}  # fmt: skip
     assert figures["ci95"].keys() == wanted | ({"macro.auc"} if len(figures["class_names"]) > 2 else set())
     for name, interval in figures["ci95"].items():
         values = np.array([resample[name] for resample in drawn])

@@ -1,6 +1,7 @@
 """What TensorBoard reads: event files of whole jobs read back, and a job that does not notice that it is looked at."""
 
 import importlib.util
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import tensorflow as tf
 from gcs import objects
 from images import write_image_set
 from jobs import finished_job, float32_policy, result_of, run_job, sigterm_after, values_of  # noqa: F401  (a fixture)
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
-from trainer import preview, profiling
+from trainer import preview, profiling, session
 from trainer.config import DataConfig
 from trainer.data.manifest import read_train_and_validation
 from trainer.events import Events
@@ -59,6 +61,12 @@ def events(shown):
     return found, plugins
 
 
+def steps_of(path, tag):
+    """Return the steps at which TensorBoard shows a tag of a file or folder, in its order."""
+    accumulator = plugin_event_accumulator.EventAccumulator(str(path), size_guidance={"tensors": 0}).Reload()
+    return [event.step for event in accumulator.Tensors(tag)]
+
+
 def test_looking_changes_nothing(plain, shown):
     assert result_of(shown)["weights_sha256"] == result_of(plain)["weights_sha256"]
     assert values_of(shown) == values_of(plain)
@@ -71,6 +79,32 @@ def test_scalars_alone_by_default(plain):
     assert {tag.split("/")[0] for tag in tags} == {"train", "validation"}
     assert all(accumulator.SummaryMetadata(tag).plugin_data.plugin_name == "scalars" for tag in tags)
     assert not accumulator.Tags()["graph"]
+
+
+def test_no_step_is_shown_twice_after_a_kill(data, tmp_path):
+    """Killed in step 6 with a checkpoint of step 3, so that three steps are done, and written, again."""
+    real = session.Session._train
+
+    def until_6(self, number):
+        real(self, number)
+        self._journal.fetch(force=True)  # As a slow machine does: every step is an event.
+        if number == 5:
+            raise MemoryError
+
+    settings = {**JOB, "epochs": 3}
+    with mock.patch.object(session.Session, "_train", until_6), pytest.raises(MemoryError):
+        run_job(data, tmp_path / "job", **settings)
+    folder = tmp_path / "job" / "tensorboard"
+    assert steps_of(folder, "train/loss") == [1, 2, 3, 4, 5, 6]
+    assert run_job(data, tmp_path / "job", **settings) == 0
+    assert len(list(folder.iterdir())) == 2
+    again = [step for path in sorted(folder.iterdir()) for step in steps_of(path, "train/loss")]
+    assert len(again) > len(set(again))  # In the files they stand twice.
+    for tag in ("train/loss", "validation/accuracy"):
+        shown = steps_of(folder, tag)
+        assert shown == sorted(set(shown)), tag
+    assert steps_of(folder, "train/loss")[:3] == [1, 2, 3]
+    assert steps_of(folder, "validation/accuracy") == [3, 6, 9]
 
 
 def test_precision_recall_of_every_validation_once(shown, events):

@@ -10,6 +10,7 @@ from jobs import float32_policy  # noqa: F401  (a fixture)
 
 from trainer import calibration, metrics, savedmodel
 from trainer.config import ExportConfig
+from trainer.scored import Scored, decide
 
 
 def settings(by="accuracy", fpr=0.01, calibrate=False):
@@ -84,7 +85,7 @@ def test_neighbouring_scores_are_told_apart():
     p = rows(np.r_[np.full(10, high), np.full(10, low)])
     decision = choose([0] * 10 + [1] * 10, p)
     assert decision.threshold_choice["accuracy"] == 1.0
-    assert metrics.decide(p.astype(np.float64), 0, decision.threshold).tolist() == [0] * 10 + [1] * 10
+    assert decide(p.astype(np.float64), 0, decision.threshold).tolist() == [0] * 10 + [1] * 10
 
 
 @pytest.mark.parametrize(
@@ -112,10 +113,9 @@ def test_where_validation_cannot_decide_it_is_a_half_and_says_why(labels, p, val
 
 def test_more_than_two_classes_keep_the_likeliest():
     labels, p = sample(classes=3)
-    assert not calibration.needs_scores(settings(), 3)
-    assert calibration.needs_scores(settings(by="none", calibrate=True), 3)
-    assert calibration.needs_scores(settings(), 2)
-    assert not calibration.needs_scores(settings(by="none"), 2)
+    assert calibration.needs_scores(settings(by="none", calibrate=True))
+    assert calibration.needs_scores(settings())
+    assert not calibration.needs_scores(settings(by="none"))
     decision = choose(labels, p, calibrate=True)
     assert decision.threshold == 0.5
     assert "likeliest" in decision.threshold_choice["why"]
@@ -162,9 +162,9 @@ def test_the_threshold_is_chosen_after_the_temperature():
 def test_the_effect_is_recovered_from_tempered_scores():
     labels, p = sample(500, sharpness=3.0)
     tempered = calibration.temper(p.astype(np.float64), 3.0).astype(np.float32)
-    scored = metrics.Scored.of(labels, tempered, ("Fake", "Real"), 0, 0.5)
+    scored = Scored.of(labels, tempered, ("Fake", "Real"), 0, 0.5)
     effect = calibration.effect(scored, 3.0)
-    before = metrics.measure(metrics.Scored.of(labels, p, ("Fake", "Real"), 0, 0.5), resamples=0, seed=0)
+    before = metrics.measure(Scored.of(labels, p, ("Fake", "Real"), 0, 0.5), resamples=0, seed=0)
     after = metrics.measure(scored, resamples=0, seed=0)
     for name in ("log_loss", "ece"):
         assert effect["before"][name] == pytest.approx(before[name], rel=1e-3)

@@ -10,7 +10,7 @@ from test_report import check_page
 from tiny_export import write_export, write_image
 
 from trainer import evaluate, metrics, predictions_csv
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 TWO = ("Fake", "Real")
 

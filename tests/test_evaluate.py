@@ -11,9 +11,10 @@ from PIL import Image
 from sklearn import metrics as sk
 from tiny_export import write_export, write_image
 
-from trainer import evaluate, gallery, serving
+from trainer import evaluate, gallery, serving, split_scores
 from trainer.data.manifest import read_split
-from trainer.metrics import Scored
+from trainer.evaluate_request import EvaluateFlags
+from trainer.scored import Scored
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +215,8 @@ def test_every_image_counts_in_any_batch_size(two, tmp_path):
     split = read_split(str(tmp_path), "Test", export.class_names)
     scores = []
     for batch_size in (1, 7, 64):
-        request = evaluate.EvaluateFlags(out=str(tmp_path), batch_size=batch_size)
-        scores.append(evaluate.predict_split(export, split, request).probabilities)
+        request = EvaluateFlags(out=str(tmp_path), batch_size=batch_size)
+        scores.append(split_scores.predict_split(export, split, request).probabilities)
     assert scores[0].shape == (18, 2)
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
     np.testing.assert_allclose(scores[2], scores[0], atol=1e-6)

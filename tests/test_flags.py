@@ -1,5 +1,8 @@
 """The command line of ``trainer.train``: what others build on, so every change of it is a line in a diff here."""
 
+import contextlib
+import dataclasses
+import io
 import json
 import logging
 import random
@@ -7,9 +10,10 @@ import random
 import pytest
 
 from trainer import config as config_lib
-from trainer import flags
+from trainer import evaluate, flags
 from trainer.config import from_flat
 from trainer.errors import JobFailed, RequestError, StoppedEarly
+from trainer.evaluate_request import EvaluateFlags
 
 # Every flag and its default.  A new one, a changed default or a lost one must be changed here on purpose.
 SURFACE = {
@@ -64,6 +68,12 @@ SURFACE = {
     "config": "",
 }
 
+EVALUATE = {
+    "model_dir": "", "data_dir": "", "split": "Test", "out": "", "batch_size": 64, "bootstrap": 1000, "seed": 0,
+    "group_by": "auto", "groups": "", "threshold": "", "robustness": False, "robustness_images": 2000, "audit": "",
+    "update_card": False, "compare": "", "max_bad_fraction": 0.05,
+}  # fmt: skip
+
 # The contract's line in DESIGN.md.
 CONTRACT = {
     "image_size": 224, "batch_size": 32, "epochs": 5, "steps_per_epoch": 0, "seed": 0, "model": "cnn", "dropout": 0.2,
@@ -91,6 +101,13 @@ def test_the_flag_surface_is_frozen():
     assert {name: field.default for name, field in flags.train_fields().items()} == SURFACE
     types = {name: field.type for name, field in flags.train_fields().items()}
     assert types == {name: type(default) for name, default in SURFACE.items()}
+
+
+def test_the_flags_of_evaluate_are_frozen(capsys):
+    assert {field.name: field.default for field in dataclasses.fields(EvaluateFlags)} == EVALUATE
+    assert flags.run_command(evaluate.main, ["--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(f"  --{name}" in page for name in EVALUATE)
 
 
 def test_the_contracts_flags_exist_with_the_contracts_defaults():
@@ -318,6 +335,20 @@ def test_help_prints_and_succeeds(capsys):
 def test_a_command_returns_its_own_code():
     assert flags.run_command(lambda argv: len(argv), ["a", "b"]) == 2
     assert logging.getLogger("trainer").handlers
+
+
+def test_the_log_follows_stderr(capsys):
+    def command(_):
+        logging.getLogger("trainer.of_this_test").warning("a word")
+        return 0
+
+    for _ in range(2):
+        with contextlib.redirect_stderr(io.StringIO()) as other:
+            assert flags.run_command(command, []) == 0
+            assert other.getvalue() == "a word\n"
+        other.close()
+    assert flags.run_command(command, []) == 0
+    assert capsys.readouterr() == ("", "a word\n")
 
 
 def test_parsing_leaves_no_trace_in_the_process():

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainer import bootstrap, metrics, ranking
+from trainer import bootstrap, confidence, metrics, ranking
+from trainer.scored import Scored, decide
 
 NAMES = ("Fake", "Real")
 
 
 def two(p_fake, labels, threshold=0.5):
     p = np.asarray(p_fake, np.float32)
-    return metrics.Scored.of(np.asarray(labels), np.stack([p, 1 - p], axis=1), NAMES, 0, threshold)
+    return Scored.of(np.asarray(labels), np.stack([p, 1 - p], axis=1), NAMES, 0, threshold)
 
 
 def random_scored(n=400, classes=2, seed=0):
@@ -27,7 +28,7 @@ def random_scored(n=400, classes=2, seed=0):
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     p = np.round(p, 2).astype(np.float32)  # Ties.
     p /= p.sum(1, keepdims=True)
-    return metrics.Scored.of(labels, p, ("Fake", "Real", "Drawn")[:classes], 0, 0.5)
+    return Scored.of(labels, p, ("Fake", "Real", "Drawn")[:classes], 0, 0.5)
 
 
 def test_validation_summary_by_hand():
@@ -96,17 +97,17 @@ def test_figures_by_brute_force(classes):
     assert figures["confusion_matrix"] == matrix
     f1 = [figures["per_class"][name]["f1"] for name in scored.class_names]
     assert figures["macro"]["f1"] == pytest.approx(np.mean(f1))
-    ece, confidence = 0.0, p[np.arange(len(labels)), predicted]
+    ece, stated = 0.0, p[np.arange(len(labels)), predicted]
     for low in np.arange(15) / 15:
-        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        inside = (stated > low) & (stated <= low + 1 / 15)
         if inside.any():
-            ece += inside.mean() * abs(confidence[inside].mean() - (predicted == labels)[inside].mean())
+            ece += inside.mean() * abs(stated[inside].mean() - (predicted == labels)[inside].mean())
     assert figures["ece"] == pytest.approx(ece, abs=2e-3)  # Scores on an edge of a bin may round either way.
 
 
 def test_threshold_decides_two_classes_only():
     assert two([0.3, 0.2], [0, 1], threshold=0.3).predicted.tolist() == [0, 1]  # 0.3 is no float32.
-    three = metrics.decide(np.array([[0.4, 0.35, 0.25], [0.1, 0.2, 0.7]]), 0, 0.9)
+    three = decide(np.array([[0.4, 0.35, 0.25], [0.1, 0.2, 0.7]]), 0, 0.9)
     assert three.tolist() == [0, 2]
 
 
@@ -191,7 +192,7 @@ def test_calibration_bins_count_what_the_error_weighs():
     p_fake = np.array([1.0, 0.6, 0.39, 0.9])
     labels = np.array([0, 1, 1, 0])
     probabilities = np.stack([p_fake, 1 - p_fake], axis=1)
-    bins = metrics.calibration_bins(labels, np.array([0, 0, 1, 0]), probabilities)
+    bins = confidence.bins_of(labels, np.array([0, 0, 1, 0]), probabilities)
     assert {int(bin): int(bins.counts[bin]) for bin in np.flatnonzero(bins.counts)} == {8: 1, 9: 1, 13: 1, 14: 1}
     assert bins.right[[8, 9, 13, 14]].tolist() == [0, 1, 1, 1]
     assert bins.confidence[[8, 9, 13, 14]].tolist() == pytest.approx([0.6, 0.61, 0.9, 1.0])

@@ -1,5 +1,6 @@
 """The model card: every figure is the one that was measured, odd names do no harm, an evaluation has one section."""
 
+import html
 import json
 import re
 
@@ -76,6 +77,7 @@ def test_without_predictions_the_card_says_what_the_loop_measured():
     assert "without intervals" in card
     assert "The threshold was not chosen on Validation" in card
     assert "The numbers of images are not recorded." in card
+    assert "No audit of the data" in section(card, "Data")
 
 
 def test_odd_names_stay_in_their_cell():
@@ -125,6 +127,13 @@ def test_an_evaluation_goes_into_the_card(tmp_path, capsys, names):
     ((value, interval),) = cells(section(card, "Test and robustness"), "Accuracy")
     assert value == f"{figures['accuracy']:.1%}"
     assert interval == " to ".join(f"{bound:.1%}" for bound in figures["ci95"]["accuracy"])
+    page = html.unescape((tmp_path / "out" / "report.html").read_text())
+    told = re.findall(r'<tr><th scope="row">([^<]+)</th><td class="number">([^<]+)</td><td>([^<]*)</td><td>', page)
+    assert len(told) == len(figures["ci95"])
+    for title, *row in told:  # Report and card say the same of every figure.
+        assert cells(section(card, "Test and robustness"), title) == [row]
+    (sentence,) = re.findall(r'<p class="note">(Intervals: [^<]+)</p>', page)
+    assert escape(sentence) in card
     for name, counts in zip(names, figures["confusion_matrix"], strict=True):
         assert [str(count) for count in counts] in cells(card, name)
     results = figures["robustness"]["kinds"]["blur"]["results"]

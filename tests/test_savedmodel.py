@@ -14,7 +14,7 @@ import tensorflow as tf
 from images import write_image_set
 from jobs import SMALL, finished_job, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
 
-from trainer import calibration, models, savedmodel, verify_export
+from trainer import calibration, models, savedmodel, scoring, verify_export
 from trainer.checkpoint import CheckpointStore
 from trainer.config import ExportConfig, ModelConfig
 from trainer.data import decode, loading
@@ -132,6 +132,25 @@ def test_each_export_has_its_card(job, exports, data):
         assert "| Starts of the job | 1 |" in card
         assert f"| Step | {path.name} |" in card
         assert (result["weights_sha256"] in card) == (kind == "last")
+
+
+def test_three_classes_have_their_figures_in_the_card_and_equal_steps_are_scored_once(tmp_path):
+    classes = ("Drawn", "Fake", "Real")
+    data = write_image_set(tmp_path / "data", train=8, validation=4, test=0, classes=classes)
+    with mock.patch.object(scoring, "score_split", wraps=scoring.score_split) as scored:
+        assert run_job(data, tmp_path / "job", export="all", epochs=1, batch_size=12) == 0
+    assert scored.call_count == 1
+    exported = [next((tmp_path / "job" / "export" / kind).iterdir()) for kind in ("best", "last")]
+    images = sorted(Path(data, "Validation").rglob("*.jpg"))
+    model = tf.saved_model.load(str(exported[0]))
+    answers = model.signatures["serving_default"](image_bytes=tf.constant([path.read_bytes() for path in images]))
+    labels = [label.decode() for label in answers["label"].numpy()]
+    accuracy = np.mean([label == path.parent.name for label, path in zip(labels, images, strict=True)])
+    for version in exported:
+        card = (version / "assets.extra" / "model_card.md").read_text()
+        assert f"| Accuracy | {accuracy:.1%} | " in card
+        assert "12 images, scored with exactly the exported weights" in card
+        assert "With more than two classes the likeliest class is the answer." in card
 
 
 @pytest.mark.parametrize("kind", ["best", "last"])

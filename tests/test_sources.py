@@ -5,6 +5,7 @@ import pytest
 
 from trainer import bootstrap, groups, metrics, sources
 from trainer.errors import RequestError
+from trainer.scored import Scored
 
 
 def names_of(*stems, folder="Test/Fake"):
@@ -91,7 +92,7 @@ def scored(n=300, copies=1, seed=0):
     labels = rng.integers(2, size=n)
     p = 1 / (1 + np.exp(rng.normal(size=n) + 1.5 * labels - 0.7))
     labels, p = np.repeat(labels, copies), np.repeat(p, copies)
-    return metrics.Scored.of(labels, np.stack([p, 1 - p], 1), ("Fake", "Real"), 0, 0.5)
+    return Scored.of(labels, np.stack([p, 1 - p], 1), ("Fake", "Real"), 0, 0.5)
 
 
 def width(interval):

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from trainer import metrics
+from trainer import confidence, metrics
 from trainer.config import ExportConfig
+from trainer.scored import Scored
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -44,9 +45,12 @@ class Decision:
         return dataclasses.asdict(self)
 
 
-def needs_scores(settings: ExportConfig, classes: int) -> bool:
-    """Tell whether ``decide`` looks at Validation at all."""
-    return settings.calibrate or (settings.threshold_by != "none" and classes == 2)
+def needs_scores(settings: ExportConfig) -> bool:
+    """Tell whether Validation is scored for an export: to decide on it, and for the card's figures.
+
+    Of more than two classes no threshold is chosen, but the card has the same figures as of two.
+    """
+    return settings.calibrate or settings.threshold_by != "none"
 
 
 def decide(
@@ -95,7 +99,7 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
 
 
-def effect(scored: metrics.Scored, temperature: float) -> dict[str, Any]:
+def effect(scored: Scored, temperature: float) -> dict[str, Any]:
     """Return log loss and calibration error before and after a temperature that ``scored`` already has.
 
     Probabilities that float32 rounded to 0 or 1 come back as these, so "before" is as exact as they are.
@@ -103,7 +107,7 @@ def effect(scored: metrics.Scored, temperature: float) -> dict[str, Any]:
     before = temper(scored.probabilities, 1.0 / temperature)
     found: dict[str, Any] = {"temperature": temperature}
     for name, probabilities in (("before", before), ("after", scored.probabilities)):
-        ece = metrics.expected_calibration_error(scored.labels, scored.predicted, probabilities)
+        ece = confidence.error(scored.labels, scored.predicted, probabilities)
         found[name] = {"log_loss": _log_loss(scored.labels, probabilities), "ece": ece}
     return found
 

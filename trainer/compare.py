@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from trainer import bootstrap, files, metrics, predictions_csv, sources
 from trainer.errors import RequestError
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 FEWEST = 10  # Images in common; fewer say nothing about a difference.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})
@@ -179,8 +179,10 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
     intervals = _paired(evaluations, drawn, resamples, seed)
     differences = {
         run["name"]: {
-            name: _difference(value(runs[0], name), value(run, name), intervals.get(f"{number}:{name}"), name)
-            for name in [*runs[0]["ci95"], "ece"]
+            name: _difference(
+                metrics.by_name(runs[0], name), metrics.by_name(run, name), intervals.get(f"{number}:{name}"), name
+            )
+            for name in runs[0]["ci95"]
         }
         for number, run in enumerate(runs[1:], start=1)
     }
@@ -195,13 +197,6 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
         "differences": differences,
         **_disagreements(evaluations),
     }
-
-
-def value(figures: Mapping[str, Any], name: str) -> float | None:
-    """Return a figure by its name in ``ci95``, such as ``tpr_at_fpr.0.01``."""
-    group, _, inner = name.partition(".")
-    found: float | None = figures[group][inner] if inner else figures[name]
-    return found
 
 
 def _paired(

@@ -7,23 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import compare, evaluation_plots, files, pages
+from trainer import compare, evaluation_plots, files, metrics, pages
 from trainer.compare import Evaluation
+from trainer.wording import FIGURES
 
-# Name in compare.json, title, whether it is a share.
-_FIGURES = {
-    "accuracy": ("Accuracy", True),
-    "balanced_accuracy": ("Balanced accuracy", True),
-    "auc": ("AUC", False),
-    "macro.auc": ("AUC, mean of classes", False),
-    "average_precision": ("Average precision", False),
-    "eer": ("Equal error rate", True),
-    "tpr_at_fpr.0.01": ("Found at 1% alarms", True),
-    "tpr_at_fpr.0.001": ("Found at 0.1% alarms", True),
-    "log_loss": ("Log loss", False),
-    "brier": ("Brier score", False),
-    "ece": ("Calibration error", True),
-}
 _TOLD = ("accuracy", "auc")  # In the sentences and on the terminal.
 
 
@@ -61,17 +48,17 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
         note: a sentence on what a resample could not draw; empty without one.
     """
     runs = compared["runs"]
-    figures = [name for name in _FIGURES if name in runs[0]["ci95"] or name == "ece"]
+    figures = [name for name in FIGURES if name in runs[0]["ci95"]]
     page = pages.templates().get_template("compare.html")
     return page.render(
         compared=compared,
         first=runs[0]["name"],
         sentences=[*_sentences(compared), *_warnings(compared), *([note] if note else [])],
-        titles={name: _FIGURES[name][0] for name in figures},
+        titles={name: FIGURES[name].title for name in figures},
         lower=compare.LOWER_IS_BETTER,
         values={name: [_value(run, name) for run in runs] for name in figures},
         differences={
-            run: {name: _cell(found[name], _FIGURES[name][1]) for name in figures}
+            run: {name: _cell(found[name], FIGURES[name].share) for name in figures}
             for run, found in compared["differences"].items()
         },
         undefined=_undefined(runs, figures),
@@ -85,7 +72,7 @@ def to_text(compared: Mapping[str, Any]) -> str:
     lines = [f"{compared['images']:,} images in common"]
     width = max(len(run["name"]) for run in compared["runs"])
     for run in compared["runs"]:
-        shown = [f"{_FIGURES[name][0]} {_number(compare.value(run, name))}" for name in _TOLD]
+        shown = [f"{FIGURES[name].title} {_number(metrics.by_name(run, name))}" for name in _TOLD]
         lines.append(f"  {run['name']:<{width}}  {'  '.join(shown)}")
     return "\n".join([*lines, *(f"  {sentence}" for sentence in _sentences(compared)[1:])])
 
@@ -102,8 +89,8 @@ def _sentences(compared: Mapping[str, Any]) -> list[str]:
     ]
     for run, found in compared["differences"].items():
         for name in _TOLD:
-            title, share = _FIGURES[name]
-            cell = _cell(found[name], share)
+            title = FIGURES[name].title
+            cell = _cell(found[name], FIGURES[name].share)
             if found[name]["verdict"]:
                 how = f"{cell['value']}; 95% interval {cell['note']}"
                 sentences.append(f"{title} of {run} against {first}: {cell['verdict']} ({how}).")
@@ -126,14 +113,14 @@ def _warnings(compared: Mapping[str, Any]) -> list[str]:
 
 
 def _value(run: Mapping[str, Any], name: str) -> dict[str, str]:
-    share, interval = _FIGURES[name][1], run["ci95"].get(name)
+    share, interval = FIGURES[name].share, run["ci95"].get(name)
     note = pages.span(interval, share) if interval else ""
-    return {"value": pages.number(compare.value(run, name), share), "note": note}
+    return {"value": pages.number(metrics.by_name(run, name), share), "note": note}
 
 
 def _undefined(runs: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[str]:
     """Return why figures are undefined, each reason once."""
-    reasons = (f"{_FIGURES[name][0]}: because {run['undefined'][name]}"
+    reasons = (f"{FIGURES[name].title}: because {run['undefined'][name]}"
                for name in figures for run in runs if name in run["undefined"])  # fmt: skip
     return list(dict.fromkeys(reasons))
 

@@ -13,8 +13,8 @@ from matplotlib.ticker import PercentFormatter
 from scipy import stats
 from sklearn import metrics as sk
 
-from trainer import metrics, plots
-from trainer.metrics import Scored
+from trainer import confidence, plots
+from trainer.scored import Scored
 
 _BINS = 20
 _FEW = 10  # Images of a bin whose share says little.
@@ -70,24 +70,24 @@ def det(scored: Scored, eer: float) -> Figure:
 
 def reliability(scored: Scored) -> Figure:
     """Draw the share called right by stated confidence, in the 15 bins of the calibration error, above its counts."""
-    bins = metrics.calibration_bins(scored.labels, scored.predicted, scored.probabilities)
+    bins = confidence.bins_of(scored.labels, scored.predicted, scored.probabilities)
     filled = bins.counts > 0
     counts = bins.counts[filled]
-    confidence, right = (sums[filled] / counts for sums in (bins.confidence, bins.right))
-    edges = np.linspace(0.0, 1.0, metrics.ECE_BINS + 1)
+    stated, right = (sums[filled] / counts for sums in (bins.confidence, bins.right))
+    edges = np.linspace(0.0, 1.0, confidence.BINS + 1)
     figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.9))
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1.1], sharex=True)
     plots.dress(upper, title="Calibration", x="", y="share called right")
     plots.dress(lower, title="", x="stated confidence of the answer", y="images")
     upper.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="as stated")
-    upper.vlines(confidence, confidence, right, color=plots.WARM, linewidth=1.2)
+    upper.vlines(stated, stated, right, color=plots.WARM, linewidth=1.2)
     for members, fill, label in (
         (counts >= _FEW, "full", "this model"),
         (counts < _FEW, "none", f"under {_FEW} images"),
     ):
         if members.any():
             upper.plot(
-                confidence[members], right[members], "o", color=plots.WARM, markersize=6, fillstyle=fill, label=label
+                stated[members], right[members], "o", color=plots.WARM, markersize=6, fillstyle=fill, label=label
             )
     lower.stairs(bins.counts, edges, fill=True, facecolor=plots.COOL, alpha=0.3)
     lower.stairs(bins.counts, edges, color=plots.COOL, linewidth=1.2)

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ class Events:
         except tf.errors.OpError as error:
             log.warning("TensorBoard events cannot be written (%s): none from here on", error.message)
             self._writer = None
+
+    def continue_from(self, step: int) -> None:
+        """Tell readers that what stands here of later steps is void, as these steps will be done again.
+
+        TensorBoard drops what it read of the steps from a "start" event's on.  ``tf.summary`` cannot write one, and
+        the public op that can needs the writer's handle, which has no public name.
+        """
+        writer = self._writer
+        if writer is None:
+            return
+        log_start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        event = tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=log_start).SerializeToString()
+        self.add(step, lambda: tf.raw_ops.ImportEvent(writer=writer._resource, event=event))
 
     def send(self) -> None:
         """Bring a gs:// folder up to date."""

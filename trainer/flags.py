@@ -285,7 +285,7 @@ def _show_log() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_nvidia else "3")
     package_log = logging.getLogger("trainer")
     if not package_log.handlers:
-        handler = logging.StreamHandler()
+        handler = logs.StderrHandler()
         handler.setFormatter(logs.formatter())
         package_log.addHandler(handler)
         package_log.setLevel(logging.INFO)

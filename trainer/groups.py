@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trainer import metrics
-from trainer.metrics import Scored
+from trainer.scored import Scored
 from trainer.sources import Columns, Sources
 
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "eer")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer import __version__, calibration, files, model_card, preview, report, savedmodel, scoring
+from trainer.audit import digest
 from trainer.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
 from trainer.data.images import Images
@@ -78,11 +79,13 @@ class Handover:
     def _export(self, skipped: dict[str, int]) -> tuple[dict[str, str], dict[str, float]]:
         steps = {"best": self._state.stopping.best_step, "last": self._state.step}
         values = {"best": self._state.best, "last": self._state.last}
-        exports, decisions = {}, {}
+        exports, decisions, scores = {}, {}, {}
         for kind in self._config.export.kinds:
             target = files.join(self._paths.exports(kind), str(steps[kind]))
             arrays = self._arrays(steps[kind])
-            scored = self._score(arrays)
+            if steps[kind] not in scores:  # Best and last are often the same.
+                scores[steps[kind]] = self._score(arrays)
+            scored = scores[steps[kind]]
             decisions[kind] = self._decide(*scored)
             metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
             difference = savedmodel.write(
@@ -99,9 +102,9 @@ class Handover:
         return exports, {kind: decision.threshold for kind, decision in decisions.items()}
 
     def _score(self, arrays: Arrays) -> tuple[Numbers, Probabilities]:
-        """Return numbers and float32 predictions of the Validation images; none if nothing is decided on them."""
+        """Return numbers and float32 predictions of the Validation images; none if ``needs_scores`` says no."""
         config, classes = self._config, len(self._train.class_names)
-        if not calibration.needs_scores(config.export, classes):
+        if not calibration.needs_scores(config.export):
             return np.zeros(0, np.int64), np.zeros([0, classes], np.float32)
         model = savedmodel.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
         return scoring.score_split(model, self._validation, config.data)
@@ -123,11 +126,15 @@ class Handover:
         weights = {name: array for name, array in arrays.items() if name.startswith(savedmodel.MODEL_PREFIX)}
         names = [split.names[number] for number in numbers.tolist()]
         lines = files.read_text(self._paths.metrics).splitlines()
+        audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
+        if audit:
+            audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
         facts = model_card.Facts(
             images={one.name: one.counts for one in (self._train, split)},
             skipped=skipped,
             held_out=not split.names[0].startswith(f"{split.name}/"),
             figures=model_card.measure(split.labels[numbers], probabilities, names, metadata) if names else None,
+            audit=audit,
             made={
                 "Devices": f"{runtime.num_devices} x {runtime.device_kind}",
                 "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
@@ -158,6 +165,7 @@ class Handover:
             "validation": _summary(values),
             "precision": self._runtime.precision,
             "config": self._config.flat(),
+            "listings": digest.listings([*self._train.names, *self._validation.names]),
             "versions": {"deepdetect": __version__, "tensorflow": tf.__version__},
             "created": now(),
         }

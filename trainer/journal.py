@@ -76,7 +76,8 @@ class Journal:
         self.seconds = 0.0
 
     def continue_from(self, step: int) -> None:
-        """Drop the lines of steps that will be done again, so that every step stands there once."""
+        """Drop the lines and events of steps that will be done again, so that every step stands there once."""
+        self.events.continue_from(step)
         self._pending = []
         self._lines.flush()
         if not self._write or not files.exists(self._paths.metrics):

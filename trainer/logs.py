@@ -20,6 +20,23 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({"severity": severity, "time": time, "message": message, "logger": record.name})
 
 
+class StderrHandler(logging.Handler):
+    """Writes to what ``sys.stderr`` is at that moment.
+
+    ``logging.StreamHandler`` keeps the stream that it found when it was made, which others may replace and close since.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; what fails is told as every handler of ``logging`` tells it."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+
 def formatter() -> logging.Formatter:
     """Return JSON if DEEPDETECT_LOG=json, or in a Kubernetes pod without a terminal; else plain."""
     in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not sys.stderr.isatty()

@@ -6,15 +6,15 @@ Shapes: ``labels [N]`` integers that index ``class_names``; ``probabilities [N, 
 to 1; ``positive`` is the index of the class (Fake) that ranking figures hold against all others.
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
-from trainer import bootstrap, ranking
+from trainer import bootstrap, confidence, ranking
+from trainer.scored import Scored
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -23,7 +23,6 @@ Bools = npt.NDArray[np.bool_]
 # Keras clips probabilities at its backend epsilon before the logarithm; with the same floor here,
 # log_loss of a split and the loss seen in training are the same figure.
 EPSILON = 1e-7
-ECE_BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 2.
 
 
 def validation_summary(
@@ -53,67 +52,6 @@ def validation_summary(
     }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scored:
-    """Images with their true class and the model's answer.
-
-    ``probabilities`` are normalised in float64, so that figures can be recomputed from
-    ``predictions.csv``: for two classes they are p_fake and 1 - p_fake.
-    """
-
-    class_names: tuple[str, ...]
-    positive: int
-    threshold: float
-    labels: Ints
-    probabilities: Floats
-
-    @classmethod
-    def of(
-        cls,
-        labels: npt.NDArray[np.integer[Any]],
-        probabilities: npt.NDArray[np.floating[Any]],
-        class_names: Sequence[str],
-        positive: int,
-        threshold: float,
-    ) -> "Scored":
-        """Take a model's float32 output ``[N, C]``, N >= 1, and bring it into the form above."""
-        raw = np.asarray(probabilities, np.float64)
-        if len(class_names) == 2:
-            exact = np.empty_like(raw)
-            exact[:, positive], exact[:, 1 - positive] = raw[:, positive], 1.0 - raw[:, positive]
-        else:
-            exact = raw / raw.sum(axis=1, keepdims=True)
-        return cls(tuple(class_names), positive, threshold, np.asarray(labels, np.int64), exact)
-
-    def take(self, indices: Ints) -> "Scored":
-        """Return only these images."""
-        return dataclasses.replace(self, labels=self.labels[indices], probabilities=self.probabilities[indices])
-
-    @property
-    def p_fake(self) -> Floats:
-        """Probability of the positive class, ``[N]``."""
-        return np.asarray(self.probabilities[:, self.positive], np.float64)
-
-    @property
-    def is_positive(self) -> Bools:
-        """Whether an image truly is of the positive class, ``[N]``."""
-        return np.asarray(self.labels == self.positive, np.bool_)
-
-    @property
-    def predicted(self) -> Ints:
-        """The class that the model answers, ``[N]``; see ``decide``."""
-        return decide(self.probabilities, self.positive, self.threshold)
-
-
-def decide(probabilities: Floats, positive: int, threshold: float) -> Ints:
-    """Return predicted classes ``[N]``: of two, the positive from the threshold; of more, the likeliest."""
-    if probabilities.shape[1] == 2:
-        # In float32, as the export compares: a score on the threshold itself must fall to the same side.
-        called = probabilities[:, positive].astype(np.float32) >= np.float32(threshold)
-        return np.where(called, positive, 1 - positive).astype(np.int64)
-    return np.asarray(probabilities.argmax(axis=1), np.int64)
-
-
 def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None = None) -> dict[str, Any]:
     """Return all figures of a split, ready for JSON: None where undefined, and why under ``undefined``.
 
@@ -140,7 +78,7 @@ def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None =
     ranked = ranking.measure(scored.is_positive, scored.p_fake, undefined)
     figures |= {name: value for name, value in ranked.items() if name not in bootstrap.AT_FPR}
     figures["tpr_at_fpr"] = {f"{limit:g}": ranked[name] for name, limit in bootstrap.AT_FPR.items()}
-    figures["ece"] = expected_calibration_error(scored.labels, scored.predicted, scored.probabilities)
+    figures["ece"] = confidence.error(scored.labels, scored.predicted, scored.probabilities)
     figures["threshold"] = scored.threshold
     matrix = sk.confusion_matrix(scored.labels, scored.predicted, labels=list(range(len(scored.class_names))))
     figures["confusion_matrix"] = matrix.tolist()
@@ -156,6 +94,13 @@ def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None =
     return figures
 
 
+def by_name(figures: Mapping[str, Any], name: str) -> float | None:
+    """Return a figure by its name in ``ci95``, such as ``tpr_at_fpr.0.01``."""
+    group, _, inner = name.partition(".")
+    value: float | None = figures[group][inner] if inner else figures[name]
+    return value
+
+
 def cross_entropy(labels: Ints, probabilities: Floats) -> Floats:
     """Return ``[N]`` in nats: minus the logarithm of the true class's probability, clipped as Keras does."""
     chosen = probabilities[np.arange(len(labels)), labels]
@@ -167,40 +112,6 @@ def squared_distance(labels: Ints, probabilities: Floats) -> Floats:
     truth = np.eye(probabilities.shape[1])[labels]
     halves = 2.0 if probabilities.shape[1] == 2 else 1.0
     return np.asarray(((probabilities - truth) ** 2).sum(axis=1) / halves, np.float64)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CalibrationBins:
-    """What images say of themselves, by stated confidence; sums over the images of each bin, ``[15]``.
-
-    Attributes:
-        counts: images.
-        confidence: probabilities of the predicted classes.
-        right: images called right.
-    """
-
-    counts: Ints
-    confidence: Floats
-    right: Floats
-
-
-def calibration_bins(labels: Ints, predicted: Ints, probabilities: Floats) -> CalibrationBins:
-    """Sort images into 15 bins of equal width ``((m - 1) / 15, m / 15]`` on the probability of the predicted class."""
-    confidence = probabilities[np.arange(len(labels)), predicted]
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    right = (predicted == labels).astype(np.float64)
-    counts = np.bincount(bins, minlength=ECE_BINS).astype(np.int64)
-    stated, called = (np.bincount(bins, weights=values, minlength=ECE_BINS) for values in (confidence, right))
-    return CalibrationBins(counts, stated.astype(np.float64), called.astype(np.float64))
-
-
-def expected_calibration_error(labels: Ints, predicted: Ints, probabilities: Floats) -> float:
-    """Return how far confidence is from accuracy, in [0, 1]: their gap by bin, weighted by images.
-
-    Over the bins of ``calibration_bins`` (Guo et al. 2017, arXiv:1706.04599, equation 3).
-    """
-    bins = calibration_bins(labels, predicted, probabilities)
-    return float(np.abs(bins.confidence - bins.right).sum() / len(labels))
 
 
 def _by_class(scored: Scored, undefined: dict[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, float | None]]:
@@ -259,10 +170,12 @@ def resampled(scored: Scored) -> bootstrap.Figures:
         "log_loss": cross_entropy(scored.labels, scored.probabilities),
         "brier": squared_distance(scored.labels, scored.probabilities),
     }
+    gaps = confidence.gaps(scored.labels, scored.predicted, scored.probabilities)
     classes = len(scored.class_names)
 
     def figures(counts: Floats) -> dict[str, Floats]:
         values = bootstrap.mean_figures(counts, per_image)
+        values["ece"] = confidence.errors(counts, gaps)
         values["balanced_accuracy"] = bootstrap.balanced_accuracy(counts, scored.labels, right, classes)
         ranked = bootstrap.ranking_figures(counts, scored.is_positive, scored.p_fake)
         values |= dict(zip(bootstrap.RANKED, ranked.T, strict=True))

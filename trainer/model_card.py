@@ -19,8 +19,10 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal
+from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal, wording
+from trainer.audit import verdicts
 from trainer.paths import EXPORT_CARD
+from trainer.scored import Scored
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +31,6 @@ _RARE = 0.01  # Share of forgeries where the card says what a call is worth.
 _BEGIN = "<!-- evaluations: trainer.evaluate writes between this line and the end -->"
 _END = "<!-- end of evaluations -->"
 _SECTION_END = "<!-- end of split -->"
-_FIGURES = (  # Name in metrics.json, title, whether it is a share.
-    ("accuracy", "Accuracy", True),
-    ("balanced_accuracy", "Balanced accuracy", True),
-    ("auc", "AUC", False),
-    ("average_precision", "Average precision", False),
-    ("eer", "Equal error rate", True),
-    ("tpr_at_fpr.0.01", "Found at 1% false alarms", True),
-    ("log_loss", "Log loss", False),
-    ("brier", "Brier score", False),
-    ("ece", "Calibration error", True),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +43,7 @@ class Facts:
         held_out: whether Validation was taken out of Train.
         figures: of Validation, see ``measure``; None if it was not scored for the export.
         made: further rows of how the model was made.
+        audit: of the data, see ``audit/digest.py``; None without one.
     """
 
     images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
@@ -59,6 +51,7 @@ class Facts:
     held_out: bool = False
     figures: Mapping[str, Any] | None = None
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    audit: Mapping[str, Any] | None = None
 
 
 class Markdown(str):
@@ -96,9 +89,7 @@ def measure(
     """
     classes, temperature = metadata["class_names"], metadata["temperature"]
     tempered = calibration.temper(np.asarray(probabilities, np.float64), temperature)
-    scored = metrics.Scored.of(
-        labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"]
-    )
+    scored = Scored.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
     drawn = sources.find_sources("auto", names, {})
     figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
     figures |= {"drawn": drawn.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
@@ -132,9 +123,10 @@ def render(metadata: Mapping[str, Any], facts: Facts) -> str:
             images=facts.images,
             skipped=facts.skipped,
             held_out=facts.held_out,
-            figures=rows(facts.figures) if facts.figures else [],
+            audit=_audit(facts.audit),
+            figures=wording.rows(facts.figures) if facts.figures else [],
             scored=facts.figures["n"] if facts.figures else 0,
-            intervals=_intervals(facts.figures) if facts.figures else "",
+            intervals=wording.intervals(facts.figures) if facts.figures else "",
             measured=[(name, pages.number(value, False)) for name, value in metadata.get("validation", {}).items()],
             threshold=sections.threshold(about, positive),
             temperature=metadata.get("temperature", 1.0),
@@ -147,23 +139,12 @@ def render(metadata: Mapping[str, Any], facts: Facts) -> str:
     )
 
 
-def rows(figures: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return title, value and interval of the figures that a card shows; why, where one is undefined."""
-    found = []
-    for name, title, share in _FIGURES:
-        group, _, inner = name.partition(".")
-        value, interval = figures[group][inner] if inner else figures[group], figures["ci95"].get(name)
-        why = figures["undefined"].get(name, "") if value is None else ""
-        found.append((title, pages.number(value, share), pages.span(interval, share) if interval else why))
-    return found
-
-
-def _intervals(figures: Mapping[str, Any]) -> str:
-    if not any(figures["ci95"].values()):
-        return "No intervals were drawn."
-    drawn = figures["drawn"]
-    rule = f" ({drawn['rule']})" if drawn["unit"] == "sources" else ""
-    return f"Intervals are bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} resamples."
+def _audit(found: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
+    """Return the audit of the data in words; None without one."""
+    if not found:
+        return None
+    about, page = verdicts.about(found), verdicts.page(found)
+    return {"about": about, "page": page, "lines": verdicts.lines(found, split, auc)}
 
 
 def _rare(choice: Mapping[str, Any]) -> str:
@@ -237,10 +218,11 @@ def _section(figures: Mapping[str, Any]) -> str:
         .get_template("model_card_evaluation.md")
         .render(
             figures=figures,
-            rows=rows(figures),
-            intervals=_intervals(figures),
+            rows=wording.rows(figures),
+            intervals=wording.intervals(figures),
             threshold=sections.threshold(figures, figures["positive_class"]),
             matrix=list(zip(figures["class_names"], figures["confusion_matrix"], strict=True)),
+            audit=_audit(figures.get("audit"), figures["split"], figures["auc"]),
             robustness=[(kind, strength, *_cells(result)) for kind, strength, result in table],
             worst=terminal.worst_fall(found) if found else "",
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -250,8 +232,5 @@ def _section(figures: Mapping[str, Any]) -> str:
 
 
 def _cells(result: Mapping[str, Any]) -> list[str]:
-    cells = []
-    for name, share in (("auc", False), ("accuracy", True)):
-        interval = result["ci95"][name]
-        cells.append(pages.number(result[name], share) + (f" ({pages.span(interval, share)})" if interval else ""))
-    return cells
+    cells = [wording.cell(result, name) for name in ("auc", "accuracy")]
+    return [f"{cell['value']} ({cell['note']})" if cell["note"] else cell["value"] for cell in cells]

@@ -1,7 +1,7 @@
 """Parts of pages that people read: each page one self-contained HTML file, light and dark, for phone and keyboard.
 
-Owns: pictures and drawings inside a page.  Does not own: what a page says (``report.py``, ``audit/page.py``), layout
-and style (``templates/``).
+Owns: pictures and drawings inside a page.  Does not own: what a page says (``report.py``, ``evaluation_page.py``,
+``audit/page.py``), layout and style (``templates/``).
 """
 
 import base64

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer import files
-from trainer.metrics import Scored
+from trainer.scored import Scored
 
 
 def to_csv(scored: Scored, names: Sequence[str]) -> str:

@@ -1,41 +1,20 @@
-"""The pages about a training job and an evaluation.
+"""The page about a training job: ``index.html`` and its plots in ``job_dir/report``.
 
-Owns: what they say in words.  Does not own: figures (``metrics.py``), drawings (``plots.py``), parts of pages
-(``pages.py``), layout and style (``templates/``).  Imports no TensorFlow; images come as arrays.
+Owns: what it says in words.  Does not own: drawings (``plots.py``), parts of pages (``pages.py``), layout and style
+(``templates/``).  Imports no TensorFlow; images come as arrays.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files, pages, plots, sections
+from trainer import files, pages, plots
 from trainer.curves import Curves, read_curves
-from trainer.metrics import Scored
 from trainer.paths import JobPaths
 
 Pixels = npt.NDArray[np.uint8]
-
-# Name in metrics.json, title, whether it is a share, and what it is.
-_FIGURES = (
-    ("accuracy", "Accuracy", True, "Share of images called right."),
-    (
-        "auc",
-        "AUC",
-        False,
-        "Chance that a {positive} image outscores one of {rest}; 0.5 is guessing.",
-    ),
-    ("average_precision", "Average precision", False, "Area under the precision-recall curve."),
-    ("eer", "Equal error rate", True, "Error where missed {positive} and false alarms are equally frequent."),
-    ("balanced_accuracy", "Balanced accuracy", True, "Mean over the classes of the share called right."),
-    ("tpr_at_fpr.0.01", "Found at 1% alarms", True, "Share of {positive} found if 1% of {rest} may be called so."),
-    ("tpr_at_fpr.0.001", "Found at 0.1% alarms", True, "The same if 0.1% may be; it needs 1,000 images of {rest}."),
-    ("log_loss", "Log loss", False, "Mean cross-entropy in nats, as in training; 0 is perfect, 0.69 a coin."),
-    ("brier", "Brier score", False, "Mean squared error of the probabilities; 0 is perfect."),
-    ("ece", "Calibration error", True, "How far stated confidence is from accuracy, on average (15 bins)."),
-)
 
 
 def write_training_report(
@@ -68,10 +47,10 @@ def write_training_report(
         .get_template("training.html")
         .render(
             job_dir=job_dir,
-            sentences=_training_sentences(curves) if curves else [],
-            training=_training_drawings(curves) if curves else [],
+            sentences=_sentences(curves) if curves else [],
+            training=drawings(curves) if curves else [],
             samples=pages.data_uri(pairs, "image/png") if pairs else "",
-            data=[pages.draw(classes, _spoken(counts), "Images that were found.")],
+            data=[pages.draw(classes, spoken(counts), "Images that were found.")],
             settings=json.loads(files.read_text(paths.config)) if files.exists(paths.config) else {},
         )
     )
@@ -82,7 +61,8 @@ def write_training_report(
             files.write_bytes(files.join(paths.report, name), content)
 
 
-def _training_drawings(curves: Curves) -> list[pages.Drawing]:
+def drawings(curves: Curves) -> list[pages.Drawing]:
+    """Return the course of training: loss, accuracy, AUC and learning rate by epoch."""
     captions = {
         "Loss": "Lower is better. Train is measured on augmented images with dropout, so it may lie above.",
         "Accuracy": "Higher is better. When validation stays behind while train climbs, the model memorises.",
@@ -93,7 +73,7 @@ def _training_drawings(curves: Curves) -> list[pages.Drawing]:
     return [pages.draw(figure, f"{name} by epoch", captions[name]) for name, figure in figures.items()]
 
 
-def _training_sentences(curves: Curves) -> list[str]:
+def _sentences(curves: Curves) -> list[str]:
     if curves.best_epoch is None:
         return ["No epoch was validated yet."]
     sentence = f"Best of {len(curves.validation[curves.monitor].epochs)} epochs by {curves.monitor}: epoch "
@@ -105,183 +85,10 @@ def _training_sentences(curves: Curves) -> list[str]:
     return [f"{sentence}{curves.best_epoch}, with validation {', '.join(values)}."]
 
 
-def write_evaluation_report(
-    path: str,
-    figures: Mapping[str, Any],
-    scored: Scored,
-    *,
-    mistakes: Sequence[pages.Picture],
-    no_heat_maps: str,
-    samples: Sequence[pages.Picture],
-    curves: Curves | None,
-    details: Mapping[str, Any],
-    counts: Mapping[str, Mapping[str, int]],
-    made: Mapping[str, str],
-) -> None:
-    """Write the page about one evaluation.
-
-    Args:
-        path: file to write.
-        figures: what ``metrics.json`` holds.
-        scored: the predictions behind it.
-        mistakes: images that were called wrong, worst first.
-        no_heat_maps: why the mistakes come without them; empty if they do not.
-        samples: some images of each class.
-        curves: the course of training, if it is known.
-        details: what the export says of itself.
-        counts: images by split and class.
-        made: by title, how model and evaluation came about.
-    """
-    positive = scored.class_names[scored.positive]
-    others = [name for name in scored.class_names if name != positive]
-    rest = others[0] if len(others) == 1 else "the rest"
-    known = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")
-    page = (
-        pages.templates()
-        .get_template("evaluation.html")
-        .render(
-            figures=figures,
-            positive=positive,
-            rest=rest,
-            tiles=_tiles(figures),
-            sentences=[*_sentences(figures, positive, rest), *sections.weakest(figures)],
-            matrix=_matrix(figures),
-            drawings=sections.drawings(figures, scored),
-            no_ranking=figures["undefined"].get("auc", ""),
-            mistakes=mistakes,
-            mistakes_text=_mistakes_text(scored, len(mistakes)),
-            no_heat_maps=no_heat_maps,
-            samples=samples,
-            training=_training_drawings(curves) if curves else [],
-            rows=_rows(figures, positive, rest),
-            interval_text=_interval_text(figures),
-            by_class=_by_class(figures),
-            groups=sections.groups(figures),
-            robustness=sections.robustness(figures),
-            threshold_text=" ".join(sections.threshold(figures, positive)),
-            about={name: _plain(details[name]) for name in known if name in details},
-            settings=details.get("config") or {},
-            data=[pages.draw(plots.class_counts(counts), _spoken(counts), "Images that were found and could be read.")],
-            made=made,
-        )
-    )
-    files.write_text(path, page)
-
-
-def _spoken(counts: Mapping[str, Mapping[str, int]]) -> str:
+def spoken(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Return the counts for those who do not see the drawing."""
     splits = (
         f"{split}: {', '.join(f'{count:,} {name}' for name, count in classes.items())}"
         for split, classes in counts.items()
     )
     return f"Images by split and class. {'; '.join(splits)}"
-
-
-def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:
-    tiles = []
-    for name, title, share, _ in _FIGURES[:4]:
-        interval = figures["ci95"].get(name)
-        note = f"95% interval {pages.span(interval, share)}" if interval else ""
-        reason = figures["undefined"].get(name)
-        tiles.append({"name": title, "value": pages.number(figures[name], share), "note": reason or note})
-    return tiles
-
-
-def _value(figures: Mapping[str, Any], name: str) -> float | None:
-    """Return a figure by its name in ``ci95``, such as ``tpr_at_fpr.0.01``."""
-    group, _, inner = name.partition(".")
-    value: float | None = figures[group][inner] if inner else figures[name]
-    return value
-
-
-def _sentences(figures: Mapping[str, Any], positive: str, rest: str) -> list[str]:
-    """Say in plain words what the main figures mean."""
-    sentences = [f"Of 100 images like these, the model calls about {100 * figures['accuracy']:.0f} right."]
-    interval = figures["ci95"]["accuracy"]
-    if interval:
-        low, high = (100 * value for value in interval)
-        sentences[0] += f" The choice of images leaves room for {low:.0f} to {high:.0f} (95% interval)."
-    recall, precision = (figures["per_class"][positive][name] for name in ("recall", "precision"))
-    if recall is not None and precision is not None:
-        sentences.append(
-            f"Of 100 {positive} images it finds about {100 * recall:.0f}; of 100 images that it calls "
-            f"{positive}, about {100 * precision:.0f} are (in a mix like this split's)."
-        )
-    if figures["auc"] is not None:
-        sentences.append(
-            f"Shown one {positive} image and one of {rest}, it gives the {positive} one the higher score in "
-            f"{100 * figures['auc']:.1f} of 100 cases."
-        )
-    sentences.append(
-        f"Its stated confidence is off by {100 * figures['ece']:.1f} percentage points on average. All this "
-        "holds for images like these; other cameras, faces or ways of forging can be harder."
-    )
-    return sentences
-
-
-def _plain(value: Any) -> str:
-    """Return a detail of the export for a person to read."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = []
-    for index, name in enumerate(figures["class_names"]):
-        counts = figures["confusion_matrix"][index]
-        total = sum(counts)
-        cells = [
-            {
-                "count": count,
-                "share": f"{count / total if total else 0:.3f}",
-                "percent": f"{count / total:.1%}" if total else "no images",
-                "right": column == index,
-            }
-            for column, count in enumerate(counts)
-        ]
-        rows.append({"name": name, "cells": cells})
-    return rows
-
-
-def _mistakes_text(scored: Scored, shown: int) -> str:
-    wrong = int((scored.predicted != scored.labels).sum())
-    text = f"{wrong:,} of {len(scored.labels):,} images were called wrong"
-    return f"{text}; {shown} are shown." if shown < wrong else f"{text}."
-
-
-def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str, str]]:
-    rows = []
-    for name, title, share, meaning in _FIGURES:
-        interval = figures["ci95"].get(name)
-        rows.append(
-            {
-                "name": title,
-                "value": pages.number(_value(figures, name), share),
-                "interval": pages.span(interval, share) if interval else "",
-                "meaning": meaning.format(positive=positive, rest=rest),
-            }
-        )
-    return rows
-
-
-def _interval_text(figures: Mapping[str, Any]) -> str:
-    if not any(figures["ci95"].values()):
-        return "There are no intervals here."
-    drawn = figures["drawn"]
-    rule = f" by {drawn['rule']}" if drawn["unit"] == "sources" else ""
-    return (
-        f"Intervals: percentile bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} "
-        f"resamples, seed {figures['seed']}. They tell how much chance is in the choice of these images, not how the "
-        "model fares on other kinds of images."
-    )
-
-
-def _by_class(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the table by class, with the plain average below."""
-    average = ("average", {**figures["macro"], "n": figures["n"]})
-    rows = []
-    for name, values in [*figures["per_class"].items(), average]:
-        shown = [pages.number(values[figure], share=True) for figure in ("precision", "recall", "f1")]
-        rows.append({"name": name, "shown": [*shown, f"{values['n']:,}"]})
-    return rows

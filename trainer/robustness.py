@@ -22,7 +22,7 @@ from trainer import groups, metrics, serving
 from trainer.config import MAX_IMAGE_PIXELS
 from trainer.data import decode, reading
 from trainer.data.manifest import Split
-from trainer.metrics import Scored
+from trainer.scored import Scored
 from trainer.scorer import Scorer
 from trainer.sources import Sources
 

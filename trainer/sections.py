@@ -6,8 +6,10 @@ Owns: what they say.  Does not own: layout (``templates/``).
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import evaluation_plots, pages, ranking, robustness_plots, terminal
-from trainer.metrics import Scored
+from trainer import evaluation_plots, pages, ranking, robustness_plots, terminal, wording
+from trainer.audit import verdicts
+from trainer.groups import FIGURES
+from trainer.scored import Scored
 
 _GROUPS_SHOWN = 30
 _CHOSEN = {
@@ -16,7 +18,6 @@ _CHOSEN = {
     "eer": "misses as frequent as false alarms",
     "fpr": "most found within the allowed false alarms",
 }
-_SHARES = {"accuracy": True, "balanced_accuracy": True, "auc": False, "eer": True}
 
 
 def drawings(figures: Mapping[str, Any], scored: Scored) -> list[pages.Drawing]:
@@ -78,24 +79,37 @@ def weakest(figures: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def doubts(figures: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on what an audit of the data found against these figures, if there was one."""
+    text = terminal.audit_problems(figures)
+    return [f"The audit of the data names {text} that these figures may owe something to; see Data."] if text else []
+
+
+def audit(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the audit of the data found, in words; None without one."""
+    found = figures.get("audit")
+    if not found:
+        return None
+    return {
+        "about": verdicts.about(found),
+        "page": verdicts.page(found),
+        "counts": found["counts"],
+        "lines": verdicts.lines(found, figures["split"], figures["auc"]),
+    }
+
+
 def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return for each column of the groups table its name, rows of the worst groups, and a note."""
     tables = []
     for column, found in figures.get("groups", {}).items():
-        rows = [{"name": group["value"], "n": f"{group['n']:,}", "cells": _cells(group)} for group in found]
+        rows = [
+            {"name": group["value"], "n": f"{group['n']:,}", "cells": [wording.cell(group, name) for name in FIGURES]}
+            for group in found
+        ]
         hidden = len(rows) - _GROUPS_SHOWN
         note = f"The {hidden:,} groups with a higher accuracy are in metrics.json." if hidden > 0 else ""
         tables.append({"column": column, "rows": rows[:_GROUPS_SHOWN], "note": note})
     return tables
-
-
-def _cells(group: Mapping[str, Any]) -> list[dict[str, str]]:
-    cells = []
-    for name, share in _SHARES.items():
-        interval = group["ci95"][name]
-        note = pages.span(interval, share) if interval else group["undefined"].get(name, "")
-        cells.append({"value": pages.number(group[name], share), "note": note})
-    return cells
 
 
 def threshold(figures: Mapping[str, Any], positive: str) -> list[str]:
@@ -155,9 +169,4 @@ def robustness(figures: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _robust_cells(result: Mapping[str, Any]) -> list[dict[str, str]]:
-    cells = []
-    for name in ("auc", "accuracy"):
-        interval = result["ci95"][name]
-        note = pages.span(interval, name == "accuracy") if interval else result["undefined"].get(name, "")
-        cells.append({"value": pages.number(result[name], name == "accuracy"), "note": note})
-    return cells
+    return [wording.cell(result, name) for name in ("auc", "accuracy")]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer import files
+from trainer.audit import verdicts
 
 _GROUPS_SHOWN = 5
 
@@ -21,7 +22,16 @@ def summary(figures: Mapping[str, Any], out: str) -> str:
         lines += _groups(column, groups)
     if "robustness" in figures:
         lines.append(worst_fall(figures["robustness"]))
+    if "audit" in figures:
+        lines.append(f"  {'audit':<10}{audit_problems(figures) or 'no problem'}, see the report's data")
     return "\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"])
+
+
+def audit_problems(figures: Mapping[str, Any]) -> str:
+    """Return how many problems the audit of the data names; empty if none."""
+    found = figures.get("audit")
+    problems = sum(line["kind"] == "bad" for line in verdicts.lines(found)) if found else 0
+    return f"{problems} problem{'s' if problems > 1 else ''}" if problems else ""
 
 
 def worst_fall(found: Mapping[str, Any]) -> str:

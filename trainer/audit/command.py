@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
 def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
     """Write ``audit.json`` and ``audit.html``; return what the first holds."""
     # Late: their libraries are slow to import, and a wrong flag should be answered at once.
-    from trainer.audit import cues, duplicates, page, scan
+    from trainer.audit import cues, digest, duplicates, page, scan
     from trainer.audit import summary as summaries
 
     records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
@@ -88,7 +88,7 @@ def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
     }
     summary = summaries.summarise(found, findings, settings)
     text = json.dumps(summary, indent=1, allow_nan=False)
-    files.write_text(files.join(request.out, "audit.json"), text + "\n")
+    files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
     files.write_text(files.join(request.out, "audit.html"), page.render(found, findings, summary))
     return summary
 

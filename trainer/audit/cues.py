@@ -115,7 +115,7 @@ CUES = (
     Cue("mode", "Colour mode", FILE, _text("mode"), "Convert all images alike, to RGB for instance."),
     Cue("extension", "File extension", FILE, _text("extension"), _STRIP),
     Cue("exif", "Has EXIF", FILE, _text("exif"), _STRIP),
-    Cue("orientation", "EXIF orientation", FILE, _text("orientation"), "Turn the pixels; training ignores the tag."),
+    Cue("orientation", "EXIF orientation", FILE, _text("orientation"), "Turn the pixels; training turns JPEGs only."),
     Cue("icc", "Has a colour profile", FILE, _text("icc"), "Convert all images to sRGB."),
     Cue("other_metadata", "Has XMP or comments", FILE, _text("other_metadata"), _STRIP),
     Cue("brightness", "Brightness", PICTURE, _field("brightness"), _LIGHT),

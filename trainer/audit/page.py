@@ -98,7 +98,7 @@ def _verdicts(found: Duplicates, findings: Sequence[Finding], summary: Mapping[s
         count = len(summary["training_skips"])
         lines.append(("do", f"{count:,} good images are in a form that training does not read; convert them."))
     if summary["rotated"]:
-        lines.append(("do", f"{summary['rotated']:,} images ask to be turned by EXIF, which training does not do."))
+        lines.append(("do", f"{summary['rotated']:,} images ask to be turned by EXIF; training turns JPEG files only."))
     if not found.complete:
         lines.append(("do", "So many images look alike that not all pairs were compared; there are more."))
     return [{"kind": kind, "text": text} for kind, text in lines]

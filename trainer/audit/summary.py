@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import files
+from trainer.audit import digest
 from trainer.audit.cues import Finding
 from trainer.audit.duplicates import MIN_CORRELATION, Duplicates, to_drop
 from trainer.audit.scan import Records, Table
 
-SCHEMA = 1
 _FIGURES = ("bytes", "width", "height", "brightness", "contrast")
 _TRAINING_READS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
@@ -24,10 +24,11 @@ def summarise(found: Duplicates, findings: list[Finding], settings: Mapping[str,
     records = found.records
     table = records.table
     return {
-        "schema": SCHEMA,
+        "schema": digest.SCHEMA,
         "settings": dict(settings),
         "class_names": list(records.class_names),
         "images": len(table),
+        "listings": digest.listings(records.names),
         "counts": _by_split_and_class(records, lambda part: {"images": len(part), "bad": int((~part["ok"]).sum())}),
         "figures": _by_split_and_class(records, _figures),
         "formats": _by_split_and_class(records, lambda part: _tally(part, "format")),
