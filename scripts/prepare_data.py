@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from trainer import errors, flags
+from trainer import entry, errors, flags
 
 COMMANDS = {
     "audit": "trainer.audit.command",
@@ -38,4 +38,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(flags.run_command(main))
+    sys.exit(entry.run_command(main))

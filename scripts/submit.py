@@ -5,8 +5,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from trainer import flags
+from trainer import entry
 from trainer.submit import command
 
 if __name__ == "__main__":
-    sys.exit(flags.run_command(command.main))
+    sys.exit(entry.run_command(command.main))

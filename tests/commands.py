@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer import errors, flags
+from trainer import entry, errors
 
 Capture = pytest.CaptureFixture[str]
 
 
 def answer(capture: Capture, main: Callable[[Sequence[str]], int], *words: str | Path) -> tuple[int, str, str]:
     """Run a command; return its exit code and what it wrote to stdout and stderr."""
-    code = flags.run_command(main, [str(word) for word in words])
+    code = entry.run_command(main, [str(word) for word in words])
     out, err = capture.readouterr()
     return code, out, err
 

@@ -12,7 +12,7 @@ from unittest import mock
 import keras
 import pytest
 
-from trainer import course, feed, flags, handover, train
+from trainer import course, entry, feed, handover, train
 
 # A job that trains the notebook's CNN in seconds; every test names what it changes.
 SMALL = {"image_size": 64, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
@@ -32,7 +32,7 @@ def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, 
     with contextlib.ExitStack() as stack:
         if not report:
             stack.enter_context(mock.patch.object(handover.report, "write_training_report"))
-        return flags.run_command(train.main, argv(data_dir, job_dir, **changes))
+        return entry.run_command(train.main, argv(data_dir, job_dir, **changes))
 
 
 def finished_job(data_dir: str | Path, job_dir: Path, **options: Any) -> Path:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainer.appointment import Appointment, Event
+from trainer.processes.appointment import Appointment, Event
 
 STOP = Event("stop", "SIGTERM of worker 1")
 

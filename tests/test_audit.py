@@ -12,22 +12,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import refusal
 from images import write_image_set
 from PIL import Image
 from test_report import check_page
 
-from trainer import flags
+from trainer import entry
 from trainer.audit import command, cues, duplicates, measure, scan, summary
 from trainer.config import MAX_IMAGE_PIXELS
 from trainer.data.manifest import Split, read_all_splits, read_split
+from trainer.pack.request import PackFlags
+from trainer.pack.writer import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def audit(data_dir, out, *words):
     """Run the command on one process; return its exit code and audit.json."""
-    code = flags.run_command(command.main, [f"--data_dir={data_dir}", f"--out={out}", "--workers=1", *words])
+    code = entry.run_command(command.main, [f"--data_dir={data_dir}", f"--out={out}", "--workers=1", *words])
     return code, json.loads((Path(out) / "audit.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_packed_set_is_refused_and_not_called_broken(clean, tmp_path, capsys):
+    pack(PackFlags(data_dir=str(clean), out=str(tmp_path / "packed")), read_all_splits(str(clean)))
+    assert "packed set" in refusal(
+        capsys, command.main, f"--data_dir={tmp_path / 'packed'}", f"--out={tmp_path / 'out'}"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def records_of(data_dir):

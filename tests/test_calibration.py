@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 from jobs import float32_policy  # noqa: F401  (a fixture)
 
-from trainer import calibration, metrics, savedmodel
+from trainer import metrics, savedmodel
 from trainer.config import ExportConfig
-from trainer.scored import Scored, decide
+from trainer.evaluation import calibration
+from trainer.evaluation.scored import Scored, decide
 
 
 def settings(by="accuracy", fpr=0.01, calibrate=False):

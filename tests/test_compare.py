@@ -9,8 +9,9 @@ from scipy import stats
 from test_report import check_page
 from tiny_export import write_export, write_image
 
-from trainer import evaluate, metrics, predictions_csv
-from trainer.scored import Scored
+from trainer import evaluate, metrics
+from trainer.evaluation import predictions_csv
+from trainer.evaluation.scored import Scored
 
 TWO = ("Fake", "Real")
 

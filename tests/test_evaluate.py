@@ -11,10 +11,11 @@ from PIL import Image
 from sklearn import metrics as sk
 from tiny_export import write_export, write_image
 
-from trainer import evaluate, gallery, serving, split_scores
+from trainer import evaluate, serving
 from trainer.data.manifest import read_split
-from trainer.evaluate_request import EvaluateFlags
-from trainer.scored import Scored
+from trainer.evaluation import gallery, split_scores
+from trainer.evaluation.request import EvaluateFlags
+from trainer.evaluation.scored import Scored
 
 
 @pytest.fixture(scope="module")

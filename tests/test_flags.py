@@ -1,19 +1,16 @@
 """The command line of ``trainer.train``: what others build on, so every change of it is a line in a diff here."""
 
-import contextlib
 import dataclasses
-import io
 import json
-import logging
 import random
 
 import pytest
 
 from trainer import config as config_lib
-from trainer import evaluate, flags
+from trainer import entry, evaluate, flags
 from trainer.config import from_flat
-from trainer.errors import JobFailed, RequestError, StoppedEarly
-from trainer.evaluate_request import EvaluateFlags
+from trainer.errors import RequestError
+from trainer.evaluation.request import EvaluateFlags
 
 # Every flag and its default.  A new one, a changed default or a lost one must be changed here on purpose.
 SURFACE = {
@@ -105,7 +102,7 @@ def test_the_flag_surface_is_frozen():
 
 def test_the_flags_of_evaluate_are_frozen(capsys):
     assert {field.name: field.default for field in dataclasses.fields(EvaluateFlags)} == EVALUATE
-    assert flags.run_command(evaluate.main, ["--help"]) == 0
+    assert entry.run_command(evaluate.main, ["--help"]) == 0
     page = capsys.readouterr().out
     assert all(f"  --{name}" in page for name in EVALUATE)
 
@@ -301,54 +298,6 @@ def test_to_argv_round_trip(seed):
 
 def test_to_argv_spells_switches():
     assert flags.to_argv(from_flat({"xla": True, "epochs": 6})) == ["--epochs=6", "--xla"]
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "printed"),
-    [
-        (RequestError("expected a,\n  received b"), 2, "error: expected a, received b\n"),
-        (StoppedEarly("at step 3"), 75, "stopped: at step 3\n"),
-        (JobFailed("the loss is not finite"), 1, "failed: the loss is not finite\n"),
-    ],
-)
-def test_errors_become_exit_codes_and_one_line(capsys, error, code, printed):
-    def command(_):
-        raise error
-
-    assert flags.run_command(command, []) == code
-    assert capsys.readouterr() == ("", printed)
-
-
-def test_other_errors_stay_loud():
-    def command(_):
-        raise KeyError("bug")
-
-    with pytest.raises(KeyError):
-        flags.run_command(command, [])
-
-
-def test_help_prints_and_succeeds(capsys):
-    assert flags.run_command(lambda argv: flags.train_config(argv) and 1, ["--help"]) == 0
-    assert "python -m trainer.train" in capsys.readouterr().out
-
-
-def test_a_command_returns_its_own_code():
-    assert flags.run_command(lambda argv: len(argv), ["a", "b"]) == 2
-    assert logging.getLogger("trainer").handlers
-
-
-def test_the_log_follows_stderr(capsys):
-    def command(_):
-        logging.getLogger("trainer.of_this_test").warning("a word")
-        return 0
-
-    for _ in range(2):
-        with contextlib.redirect_stderr(io.StringIO()) as other:
-            assert flags.run_command(command, []) == 0
-            assert other.getvalue() == "a word\n"
-        other.close()
-    assert flags.run_command(command, []) == 0
-    assert capsys.readouterr() == ("", "a word\n")
 
 
 def test_parsing_leaves_no_trace_in_the_process():

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from gcs import FORBIDDEN, NO_BUCKET, objects, upload
 
-from trainer import files, flags, gcs, gcs_client, inputs, predict, train
+from trainer import entry, files, flags, gcs, gcs_client, inputs, predict, train
 from trainer.data import manifest
 from trainer.errors import RequestError, StoppedEarly, StorageDown
 
@@ -214,10 +214,10 @@ def test_require_writable_leaves_nothing(bucket):
     ["gs:/b/x", "gs://", "gs:///x", "gcs://b/x", "s3://b/x", "gs://Upper/x", "https://b/x", "gs://a/x", "file:///x"],
 )
 def test_wrong_forms_are_refused_at_once(path, tmp_path, capsys):
-    assert flags.run_command(train.main, [f"--data_dir={path}", f"--job_dir={tmp_path}"]) == 2
-    assert flags.run_command(train.main, [f"--data_dir={tmp_path}", f"--job_dir={path}"]) == 2
-    assert flags.run_command(train.main, [f"--config={path}"]) == 2
-    assert flags.run_command(predict.main, [f"--model_dir={path}", "x.jpg"]) == 2
+    assert entry.run_command(train.main, [f"--data_dir={path}", f"--job_dir={tmp_path}"]) == 2
+    assert entry.run_command(train.main, [f"--data_dir={tmp_path}", f"--job_dir={path}"]) == 2
+    assert entry.run_command(train.main, [f"--config={path}"]) == 2
+    assert entry.run_command(predict.main, [f"--model_dir={path}", "x.jpg"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["--data_dir", "--job_dir", "--config", "--model_dir"]
     assert all(f"expected a local path or gs://BUCKET/PATH (bucket names are lower case), received {path!r}" in line
@@ -226,10 +226,10 @@ def test_wrong_forms_are_refused_at_once(path, tmp_path, capsys):
 
 def test_a_job_is_refused_before_its_data_are_listed(bucket, gcs_server, capsys):
     command = ["--image_size=64", f"--data_dir={bucket}/data"]
-    assert flags.run_command(train.main, [*command, "--job_dir=gs://no-such-bucket/j"]) == 2
-    assert flags.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
+    assert entry.run_command(train.main, [*command, "--job_dir=gs://no-such-bucket/j"]) == 2
+    assert entry.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
     with gcs_server.fault(status=404, message=NO_BUCKET):
-        assert flags.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
+        assert entry.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].startswith("error: --job_dir: expected the bucket 'no-such-bucket' to exist")
     assert errors[1].startswith(f"error: --data_dir: expected '{bucket}/data' to hold Train/<class>/* images")

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from trainer.appointment import Event
 from trainer.errors import Diverged
 from trainer.halt import Halt
-from trainer.peers import Alone
+from trainer.processes.appointment import Event
+from trainer.processes.peers import Alone
 from trainer.signals import StopRequest
 
 

@@ -11,37 +11,41 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports only what stands in an earlier layer; those of one layer are siblings and do not know each other.
 LAYERS = [
-    ["trainer", "trainer.audit", "trainer.data", "trainer.pack", "trainer.submit", "trainer.sweep"],
-    ["trainer.audit.measure", "trainer.audit.verdicts", "trainer.bootstrap", "trainer.confidence",
-     "trainer.data.augment", "trainer.data.pixels", "trainer.data.turns", "trainer.errors", "trainer.heatmap",
-     "trainer.logs", "trainer.loop", "trainer.patience", "trainer.scored", "trainer.verify_export", "trainer.wire"],
-    ["trainer.appointment", "trainer.gcs_client", "trainer.portable", "trainer.ranking", "trainer.setting",
-     "trainer.signals", "trainer.slurm", "trainer.submit.api", "trainer.video"],
+    ["trainer", "trainer.audit", "trainer.data", "trainer.evaluation", "trainer.pack", "trainer.processes",
+     "trainer.submit", "trainer.sweep"],
+    ["trainer.audit.measure", "trainer.audit.verdicts", "trainer.data.augment", "trainer.data.pixels",
+     "trainer.data.turns", "trainer.errors", "trainer.evaluation.bootstrap", "trainer.evaluation.confidence",
+     "trainer.evaluation.scored", "trainer.heatmap", "trainer.logs", "trainer.loop", "trainer.patience",
+     "trainer.processes.wire", "trainer.verify_export"],
+    ["trainer.evaluation.ranking", "trainer.gcs_client", "trainer.portable", "trainer.processes.appointment",
+     "trainer.processes.slurm", "trainer.setting", "trainer.signals", "trainer.submit.api", "trainer.video"],
     ["trainer.cluster", "trainer.config_learning", "trainer.config_running", "trainer.gcs", "trainer.metrics"],
     ["trainer.config", "trainer.data_service", "trainer.files", "trainer.lease"],
-    ["trainer.audit.digest", "trainer.calibration", "trainer.checkpoint", "trainer.data.decode", "trainer.data.packed",
-     "trainer.data.skipped", "trainer.evaluate_request", "trainer.events", "trainer.flags", "trainer.inputs",
-     "trainer.models", "trainer.optim", "trainer.pack.request", "trainer.paths", "trainer.predictions_csv",
-     "trainer.profiling", "trainer.rendezvous", "trainer.result", "trainer.runtime", "trainer.sources", "trainer.space",
-     "trainer.sweep.hparams", "trainer.sweep.paths", "trainer.tables", "trainer.terminal"],
-    ["trainer.compare", "trainer.curves", "trainer.data.loading", "trainer.data.manifest", "trainer.explain",
-     "trainer.groups", "trainer.lock", "trainer.pack.convert", "trainer.peers", "trainer.restarts", "trainer.resume",
-     "trainer.saver", "trainer.selftest", "trainer.serving", "trainer.step"],
-    ["trainer.agreement", "trainer.audit.scan", "trainer.comparison", "trainer.data.reading", "trainer.halt",
-     "trainer.journal", "trainer.plots", "trainer.provenance", "trainer.savedmodel", "trainer.scorer",
-     "trainer.sweep.request"],
+    ["trainer.audit.digest", "trainer.checkpoint", "trainer.data.decode", "trainer.data.packed", "trainer.data.skipped",
+     "trainer.evaluation.calibration", "trainer.evaluation.predictions_csv", "trainer.evaluation.request",
+     "trainer.evaluation.sources", "trainer.evaluation.terminal", "trainer.events", "trainer.flags", "trainer.inputs",
+     "trainer.models", "trainer.optim", "trainer.pack.request", "trainer.paths", "trainer.processes.rendezvous",
+     "trainer.profiling", "trainer.result", "trainer.runtime", "trainer.space", "trainer.sweep.hparams",
+     "trainer.sweep.paths", "trainer.tables"],
+    ["trainer.curves", "trainer.data.loading", "trainer.data.manifest", "trainer.entry", "trainer.evaluation.compare",
+     "trainer.evaluation.groups", "trainer.explain", "trainer.lock", "trainer.pack.convert", "trainer.processes.peers",
+     "trainer.restarts", "trainer.resume", "trainer.saver", "trainer.selftest", "trainer.serving", "trainer.step"],
+    ["trainer.audit.scan", "trainer.comparison", "trainer.data.reading", "trainer.evaluation.provenance",
+     "trainer.halt", "trainer.journal", "trainer.plots", "trainer.processes.agreement", "trainer.savedmodel",
+     "trainer.scorer", "trainer.sweep.request"],
     ["trainer.audit.cues", "trainer.audit.duplicates", "trainer.clips", "trainer.data.cache", "trainer.data.order",
-     "trainer.evaluation_plots", "trainer.pack.writer", "trainer.pages", "trainer.progress", "trainer.robustness",
-     "trainer.robustness_plots", "trainer.split_scores", "trainer.state", "trainer.submit.request",
-     "trainer.sweep.oracles", "trainer.sweep.records"],
-    ["trainer.audit.charts", "trainer.audit.summary", "trainer.data.images", "trainer.keeper", "trainer.pack.command",
-     "trainer.predict", "trainer.report", "trainer.submit.plan", "trainer.sweep.importance", "trainer.sweep.pruning",
-     "trainer.wording"],
-    ["trainer.audit.page", "trainer.compare_page", "trainer.data.remote", "trainer.gallery", "trainer.preview",
-     "trainer.scoring", "trainer.sections", "trainer.submit.render", "trainer.sweep.drawings"],
-    ["trainer.audit.command", "trainer.board", "trainer.data.pipeline", "trainer.evaluation_page", "trainer.model_card",
+     "trainer.evaluation.plots", "trainer.evaluation.robustness", "trainer.evaluation.robustness_plots",
+     "trainer.evaluation.split_scores", "trainer.pack.writer", "trainer.pages", "trainer.progress", "trainer.state",
+     "trainer.submit.request", "trainer.sweep.oracles", "trainer.sweep.records"],
+    ["trainer.audit.charts", "trainer.audit.summary", "trainer.data.images", "trainer.evaluation.wording",
+     "trainer.keeper", "trainer.pack.command", "trainer.predict", "trainer.report", "trainer.submit.plan",
+     "trainer.sweep.importance", "trainer.sweep.pruning"],
+    ["trainer.audit.page", "trainer.data.remote", "trainer.evaluation.compare_page", "trainer.evaluation.gallery",
+     "trainer.evaluation.sections", "trainer.preview", "trainer.scoring", "trainer.submit.render",
+     "trainer.sweep.drawings"],
+    ["trainer.audit.command", "trainer.board", "trainer.data.pipeline", "trainer.evaluation.page", "trainer.model_card",
      "trainer.submit.runs", "trainer.sweep.page"],
-    ["trainer.evaluation", "trainer.export", "trainer.feed", "trainer.handover", "trainer.submit.follow",
+    ["trainer.evaluation.results", "trainer.export", "trainer.feed", "trainer.handover", "trainer.submit.follow",
      "trainer.sweep.summary"],
     ["trainer.evaluate", "trainer.submit.launch", "trainer.validation"],
     ["trainer.course", "trainer.submit.command"],
@@ -116,16 +120,15 @@ def test_no_relative_imports():
 
 LIGHT = ["trainer", "trainer.config", "trainer.flags", "trainer.cluster", "trainer.paths", "trainer.files",
          "trainer.gcs", "trainer.gcs_client", "trainer.lock", "trainer.errors", "trainer.patience", "trainer.result",
-         "trainer.resume",
-         "trainer.loop", "trainer.inputs", "trainer.signals", "trainer.wire", "trainer.rendezvous", "trainer.peers",
-         "trainer.halt", "trainer.agreement", "trainer.data", "trainer.data.manifest", "trainer.data.packed",
-         "trainer.data.reading", "trainer.data.cache", "trainer.data.skipped", "trainer.data.turns",
-         "trainer.data_service", "trainer.logs", "trainer.selftest", "trainer.serving", "trainer.scorer",
-         "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
+         "trainer.resume", "trainer.loop", "trainer.inputs", "trainer.signals", "trainer.processes.wire",
+         "trainer.processes.rendezvous", "trainer.processes.peers", "trainer.halt", "trainer.processes.agreement",
+         "trainer.data", "trainer.data.manifest", "trainer.data.packed", "trainer.data.reading", "trainer.data.cache",
+         "trainer.data.skipped", "trainer.data.turns", "trainer.data_service", "trainer.logs", "trainer.selftest",
+         "trainer.serving", "trainer.scorer", "trainer.submit", "trainer.submit.request", "trainer.submit.plan",
          "trainer.submit.render", "trainer.submit.api", "trainer.submit.runs", "trainer.submit.follow",
-         "trainer.submit.launch", "trainer.submit.command", "trainer.train", "trainer.space",
-         "trainer.sweep.request", "trainer.sweep.records", "trainer.sweep.pruning", "trainer.sweep.trial",
-         "trainer.tune"]  # fmt: skip
+         "trainer.submit.launch", "trainer.submit.command", "trainer.train", "trainer.space", "trainer.sweep.request",
+         "trainer.sweep.records", "trainer.sweep.pruning", "trainer.sweep.trial", "trainer.tune",
+         "trainer.processes", "trainer.entry"]  # fmt: skip
 
 CODE = """
 import importlib, sys
@@ -148,7 +151,7 @@ def test_what_submits_a_job_imports_no_tensorflow():
 
 def test_a_wrong_request_and_help_cost_no_tensorflow(tmp_path):
     code = (
-        "import sys\nfrom trainer import flags, train\ncode = flags.run_command(train.main, sys.argv[1:])\n"
+        "import sys\nfrom trainer import entry, train\ncode = entry.run_command(train.main, sys.argv[1:])\n"
         "assert 'tensorflow' not in sys.modules\nsys.exit(code)"
     )
     data = tmp_path / "data"

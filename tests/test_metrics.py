@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainer import bootstrap, confidence, metrics, ranking
-from trainer.scored import Scored, decide
+from trainer import metrics
+from trainer.evaluation import bootstrap, confidence, ranking
+from trainer.evaluation.scored import Scored, decide
 
 NAMES = ("Fake", "Real")
 

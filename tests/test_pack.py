@@ -16,7 +16,7 @@ from jobs import float32_policy, result_of, run_job, values_of  # noqa: F401
 from PIL import Image
 from tiny_export import write_export
 
-from trainer import evaluate, flags
+from trainer import entry, evaluate
 from trainer.config import DataConfig
 from trainer.data import manifest, packed, reading
 from trainer.data.images import Images
@@ -183,7 +183,7 @@ def test_another_packed_set_is_not_overwritten(folder, packed_set):
 def test_the_command_says_what_it_did_and_does_it_once(folder, tmp_path, capfd):
     words = [f"--data_dir={folder}", f"--out={tmp_path}", "--drop_bad"]
     for _ in range(2):
-        assert flags.run_command(command.main, words) == 0
+        assert entry.run_command(command.main, words) == 0
         out, err = capfd.readouterr()
         assert "Train       Fake 15, Real 14; 1 shards" in out
         assert "4 converted" in out
@@ -198,7 +198,7 @@ def test_leaks_are_left_out_of_train_and_validation(folder, tmp_path, capfd):
     with Image.open(data / "Test/Real/00001.jpg") as image:
         image.save(data / "Validation/Real/again.jpg", quality=70)
     words = [f"--data_dir={data}", f"--out={tmp_path / 'out'}", "--drop_leaks"]
-    assert flags.run_command(command.main, words) == 0
+    assert entry.run_command(command.main, words) == 0
     assert packed.read_manifest(str(tmp_path / "out"))["dropped"] == [
         "Train/Fake/leak.jpg", "Validation/Real/again.jpg"
     ]  # fmt: skip
@@ -315,7 +315,7 @@ def test_evaluation_of_the_packed_set_gives_the_same_scores(folder, packed_set, 
     for name, data_dir in (("folder", folder), ("packed", packed_set)):
         words = [f"--model_dir={model}", f"--data_dir={data_dir}", "--split=Train", f"--out={tmp_path / name}",
                  "--bootstrap=0", "--max_bad_fraction=0.2"]  # fmt: skip
-        assert flags.run_command(evaluate.main, words) == 0
+        assert entry.run_command(evaluate.main, words) == 0
     scores = [(tmp_path / name / "predictions.csv").read_text() for name in ("folder", "packed")]
     assert scores[0] == scores[1]
     assert len(scores[0].splitlines()) > 25

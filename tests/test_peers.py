@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import cluster, config, rendezvous
+from trainer import cluster, config
 from trainer.errors import StoppedEarly
+from trainer.processes import rendezvous
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -22,8 +23,9 @@ import local_cluster  # noqa: E402
 # A worker: joins, then does what its words say, printing one JSON line for each.
 WORKER = """
 import json, sys, time
-from trainer import agreement, cluster, config, errors, flags, peers
-from trainer.appointment import Event
+from trainer import cluster, config, entry, errors
+from trainer.processes import agreement, peers
+from trainer.processes.appointment import Event
 
 def work(words):
     given = json.loads(words[0])
@@ -47,7 +49,7 @@ def polls(group, count, wish_at=None, kind="stop"):
 def fail(kind):
     raise getattr(errors, kind)("on purpose")
 
-sys.exit(flags.run_command(work, sys.argv[1:]))
+sys.exit(entry.run_command(work, sys.argv[1:]))
 """
 
 

@@ -213,7 +213,7 @@ def test_damaged_exports(exports, tmp_path):
 
 def test_wrong_requests_are_answered_before_tensorflow():
     code = (
-        "import sys, trainer.predict as p, trainer.evaluate as e, trainer.flags as f\n"
+        "import sys, trainer.predict as p, trainer.evaluate as e, trainer.entry as f\n"
         "codes = f.run_command(p.main, ['x.png', '--model_dir=none']), f.run_command(e.main, ['--nonsense'])\n"
         "sys.exit(codes != (2, 2) or 'tensorflow' in sys.modules)"
     )

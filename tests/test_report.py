@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tiny_export import write_export, write_image
 
-from trainer import curves, evaluate, flags, report
+from trainer import curves, entry, evaluate, report
 
 
 class Page(html.parser.HTMLParser):
@@ -121,7 +121,7 @@ def test_evaluation_report_with_training_curves(tmp_path, capsys):
     write_image(data / "Test" / "Real" / "1.png", (20, 40, 60))
     model = f"--model_dir={job_dir}/export/best"
     words = [model, f"--data_dir={data}", f"--out={tmp_path}/out", "--bootstrap=50"]
-    assert flags.run_command(evaluate.main, words) == 0
+    assert entry.run_command(evaluate.main, words) == 0
     capsys.readouterr()
     text = (tmp_path / "out" / "report.html").read_text()
     page = check_page(text)
@@ -149,7 +149,7 @@ def test_the_worst_mistakes_show_where_the_model_looked(tmp_path, capsys):
     half[:, :7, 0] = 250
     Image.fromarray(half).save(data / "Test" / "Fake" / "half.png")
     words = [f"--model_dir={tmp_path}/best", f"--data_dir={data}", f"--out={tmp_path}/out", "--bootstrap=0"]
-    assert flags.run_command(evaluate.main, words) == 0
+    assert entry.run_command(evaluate.main, words) == 0
     capsys.readouterr()
     page = check_page((tmp_path / "out" / "report.html").read_text())
     worst = ["Test/Real/1.png", "Test/Fake/1.png", "Test/Fake/half.png"]
@@ -182,9 +182,9 @@ def test_pages_in_a_browser(tmp_path, capsys):
     (tmp_path / "g.csv").write_text("path,camera\n" + "".join(f"{path},{len(path)}\n" for path in paths))
     words = [f"--model_dir={job_dir}/export/best", f"--data_dir={data}", "--bootstrap=20", f"--groups={tmp_path}/g.csv"]
     for out, more in (("all", ["--robustness"]), ("other", ["--threshold=0.4"])):
-        assert flags.run_command(evaluate.main, [*words, *more, f"--out={tmp_path}/{out}"]) == 0
+        assert entry.run_command(evaluate.main, [*words, *more, f"--out={tmp_path}/{out}"]) == 0
     ones = f"--compare={tmp_path}/all,{tmp_path}/other"
-    assert flags.run_command(evaluate.main, [ones, f"--out={tmp_path}/both", "--bootstrap=20"]) == 0
+    assert entry.run_command(evaluate.main, [ones, f"--out={tmp_path}/both", "--bootstrap=20"]) == 0
     report.write_training_report(str(job_dir), np.zeros([0, 8, 8, 3], np.uint8), np.zeros([0, 8, 8, 3], np.uint8), [],
                                  {"Train": {"Fake": 3, "Real": 4}})  # fmt: skip
     capsys.readouterr()

@@ -14,11 +14,12 @@ import tensorflow as tf
 from images import write_image_set
 from jobs import SMALL, finished_job, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
 
-from trainer import calibration, models, savedmodel, scoring, verify_export
+from trainer import models, savedmodel, scoring, verify_export
 from trainer.checkpoint import CheckpointStore
 from trainer.config import ExportConfig, ModelConfig
 from trainer.data import decode, loading
 from trainer.errors import JobFailed
+from trainer.evaluation import calibration
 
 pytestmark = pytest.mark.slow  # Two exports, each verified in a process of its own.
 SIZE = SMALL["image_size"]

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from trainer import bootstrap, groups, metrics, sources
+from trainer import metrics
 from trainer.errors import RequestError
-from trainer.scored import Scored
+from trainer.evaluation import bootstrap, groups, sources
+from trainer.evaluation.scored import Scored
 
 
 def names_of(*stems, folder="Test/Fake"):

@@ -10,7 +10,7 @@ import yaml
 from commands import refusal
 from manifests import ROOT, VERSIONS, pod_templates, require_golden, require_restricted, validate
 
-from trainer import cluster, flags
+from trainer import cluster, entry, flags
 from trainer.submit import command, plan, render, request
 from trainer.sweep import request as sweep_request
 
@@ -41,7 +41,7 @@ def dry(words):
 
 
 def dry_run(words):
-    return flags.run_command(command.main, dry(words))
+    return entry.run_command(command.main, dry(words))
 
 
 def build(words, trainer_words=()):
@@ -82,7 +82,7 @@ def test_the_trainer_understands_its_own_command_line(capsys):
 @needs_kubectl
 def test_overlays_and_submit_agree(capsys):
     # The overlay is the same base and components with placeholders: filled with them, submit prints the overlay.
-    assert flags.run_command(command.main, ["run", "--name=train", "--image=deepdetect:0.1.0", "--data_dir=gs://bucket/f",
+    assert entry.run_command(command.main, ["run", "--name=train", "--image=deepdetect:0.1.0", "--data_dir=gs://bucket/f",
                                             "--job_dir=gs://bucket/j", "--dry_run"]) == 0  # fmt: skip
     (mine,) = yaml.safe_load_all(capsys.readouterr().out)
     environment = {**os.environ, "KUBECONFIG": os.devnull}
@@ -101,8 +101,9 @@ def test_worker_pods_describe_the_cluster_that_the_trainer_reads(capsys):
     pod = pod_templates(jobset)[0]["spec"]
     labels = {"metadata.labels['jobset.sigs.k8s.io/jobset-name']": "first"}
     environment = {"JOB_COMPLETION_INDEX": "3", "HOSTNAME": "first-workers-0-3"}
-    for entry in pod["containers"][0]["env"]:
-        environment[entry["name"]] = entry.get("value") or labels[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+    for variable in pod["containers"][0]["env"]:
+        told = variable.get("value") or labels[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        environment[variable["name"]] = told
     if not hasattr(cluster, "split_address"):
         pytest.skip("this trainer.cluster reads no Kubernetes environment yet")
     found = cluster.from_environment(environment)

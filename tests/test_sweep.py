@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from images import write_image_set
 
-from trainer import errors, flags, lock, train, tune
+from trainer import entry, errors, lock, train, tune
 from trainer.config import from_flat
 from trainer.paths import JobPaths
 from trainer.signals import StopRequest
@@ -227,7 +227,7 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(tmp_path, capsys, words,
     entries = [f"- {{name: {name}, kind: float, range: [1e-4, 1e-3], points: 1000}}" for name in wide]
     Path(places["many"]).write_text("\n".join(entries))
     words = [f"--data_dir={tmp_path / 'absent'}", f"--job_dir={tmp_path / 'job'}", *words]
-    assert flags.run_command(tune.main, [word.format(**places) for word in words]) == errors.EXIT_REQUEST
+    assert entry.run_command(tune.main, [word.format(**places) for word in words]) == errors.EXIT_REQUEST
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (tmp_path / "job").exists()
@@ -270,7 +270,7 @@ def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
                                 ("sweep.json", train.main, "a sweep of trainer.tune")):  # fmt: skip
         path = tmp_path / "job" / kept
         path.write_text("{}")
-        assert flags.run_command(command, words) == errors.EXIT_REQUEST
+        assert entry.run_command(command, words) == errors.EXIT_REQUEST
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: --job_dir: expected the folder of a")
         assert said in line
@@ -313,7 +313,7 @@ def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(
         monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
         words = [f"--data_dir={data}", f"--job_dir={tmp_path / 'job'}"]
         for epochs, said in (("3", "folder that chief and workers share"), ("4", "--epochs (was 3, now 4)")):
-            assert flags.run_command(tune.main, [*words, f"--epochs={epochs}"]) == errors.EXIT_REQUEST
+            assert entry.run_command(tune.main, [*words, f"--epochs={epochs}"]) == errors.EXIT_REQUEST
             assert said in capsys.readouterr().err.splitlines()[-1]
             request_lib.parse([*words, "--epochs=3"]).write()
 

@@ -16,7 +16,7 @@ from gcs import objects, upload
 from images import write_image_set
 from jobs import float32_policy  # noqa: F401
 
-from trainer import files, flags, handover, train, tune
+from trainer import entry, files, handover, train, tune
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB = {
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def command(main, argv):
     """Run a command in this process, without the drawings of each job, which cost seconds."""
     with mock.patch.object(handover.report, "write_training_report"):
-        return flags.run_command(main, argv)
+        return entry.run_command(main, argv)
 
 
 def lines(job_dir, kind):

@@ -439,8 +439,8 @@ def test_a_wrong_request_exits_with_2_and_no_traceback(data, tmp_path):
 @pytest.mark.slow
 def test_help_and_refusals_need_no_tensorflow(data, tmp_path):
     script = (
-        "import sys; from trainer import flags, train; "
-        "code = flags.run_command(train.main, sys.argv[1:]); "
+        "import sys; from trainer import entry, train; "
+        "code = entry.run_command(train.main, sys.argv[1:]); "
         "sys.exit(99 if 'tensorflow' in sys.modules else code)"
     )
     done = command(["-c", script, "--help"])

@@ -16,7 +16,7 @@ import pytest
 from images import write_image_set
 from jobs import checkpoints_of, float32_policy, result_of, sigterm_after  # noqa: F401
 
-from trainer import flags, handover, train, tune
+from trainer import entry, handover, train, tune
 from trainer.sweep import pruning
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +43,7 @@ def words(data, folder, **changes):
 def sweep(data, folder, **changes):
     """Run a sweep in this process, without the drawings of each trial, which cost seconds."""
     with mock.patch.object(handover.report, "write_training_report"):
-        return flags.run_command(tune.main, words(data, folder, **changes))
+        return entry.run_command(tune.main, words(data, folder, **changes))
 
 
 def trials(folder):
@@ -101,7 +101,7 @@ def test_a_sweep_hands_over_what_it_found(data, undisturbed, capsys):
     again = undisturbed.parent / "again"
     with mock.patch.object(handover.report, "write_training_report"):
         argv = [f"--config={undisturbed / 'best_config.json'}", f"--job_dir={again}"]
-        assert flags.run_command(train.main, argv) == 0
+        assert entry.run_command(train.main, argv) == 0
     kept = result_of(undisturbed / "trials" / best["trial"])
     assert result_of(again)["weights_sha256"] == kept["weights_sha256"]
     # And a sweep that is done says so, without another trial.
@@ -153,7 +153,7 @@ def test_hyperband_continues_the_best_of_a_round(data, tmp_path):
     plain = tmp_path / "plain"
     with mock.patch.object(handover.report, "write_training_report"):
         argv = [f"--config={Path(best['job_dir']) / 'config.json'}", f"--job_dir={plain}"]
-        assert flags.run_command(train.main, argv) == 0
+        assert entry.run_command(train.main, argv) == 0
     assert result_of(plain)["weights_sha256"] == result_of(best["job_dir"])["weights_sha256"]
 
 
@@ -201,7 +201,7 @@ def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tm
     job = again / "trials" / "0003"
     assert not (job / "result.json").exists()
     with mock.patch.object(handover.report, "write_training_report"):
-        assert flags.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
+        assert entry.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
     assert sweep(data, again, max_trials=4, **changes) == 0
     assert trials(again) == rows
     assert {**result_of(job), "images_per_second": 0} == {**result, "images_per_second": 0}
@@ -264,7 +264,7 @@ def test_isolated_trials_give_the_same_and_stop_as_well(data, undisturbed, tmp_p
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 75, output
-    assert flags.run_command(tune.main, argv) == 0
+    assert entry.run_command(tune.main, argv) == 0
     assert trials(folder) == trials(undisturbed)
 
 
@@ -298,9 +298,9 @@ import subprocess, sys
 from trainer import flags, tune
 disk, out, *words = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
-print(flags.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
+print(entry.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
 subprocess.run(["mount", "-o", "remount,size=99m", disk], check=True)
-print(flags.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
+print(entry.run_command(tune.main, words), file=open(f"{out}/codes", "a"))
 subprocess.run(["cp", f"{disk}/sweep/trials.csv", out], check=True)
 """
 

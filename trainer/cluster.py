@@ -20,8 +20,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import slurm
 from trainer.errors import RequestError
+from trainer.processes import slurm
 
 _KUBERNETES_PORT, _SLURM_PORT = 2222, 8888
 _PEER_PORT_OFFSET, _LAST_PORT = 1000, 65535

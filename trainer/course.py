@@ -11,7 +11,7 @@ import time
 
 import tensorflow as tf
 
-from trainer import agreement, loop
+from trainer import loop
 from trainer.data.manifest import Split
 from trainer.data.skipped import Skipped
 from trainer.errors import Diverged
@@ -19,7 +19,8 @@ from trainer.feed import Batches, Feed
 from trainer.halt import Halt
 from trainer.journal import Journal
 from trainer.keeper import Keeper
-from trainer.peers import Alone
+from trainer.processes import agreement
+from trainer.processes.peers import Alone
 from trainer.profiling import Profile
 from trainer.progress import Progress
 from trainer.state import State

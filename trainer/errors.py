@@ -1,6 +1,6 @@
 """Errors that end a command, and the exit codes of the contract.
 
-Owns: what a process exit code means.  Does not own: printing (``flags.run_command`` does that once for all commands).
+Owns: what a process exit code means.  Does not own: printing (``entry.run_command`` does that once for all commands).
 """
 
 EXIT_DONE = 0

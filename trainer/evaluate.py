@@ -2,7 +2,7 @@
 
 The export says all that is needed; no training settings are.
 Owns: the command, from its flags to what it prints.  Does not own: answers (``split_scores.py``), what is written
-(``evaluation.py``).
+(``evaluation/results.py``).
 """
 
 import dataclasses
@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainer import files, flags, provenance, serving, sources, split_scores, terminal
+from trainer import entry, files, flags, serving
 from trainer.audit import digest
 from trainer.data.manifest import Split, read_split
 from trainer.errors import EXIT_DONE, RequestError
-from trainer.evaluate_request import USAGE, EvaluateFlags
+from trainer.evaluation import provenance, sources, split_scores, terminal
+from trainer.evaluation.request import USAGE, EvaluateFlags
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
         files.require_writable(export.path, "update_card")
     predictions = split_scores.predict_split(export, split, request)
     columns = {name: [values[i] for i in predictions.numbers] for name, values in columns.items()}
-    from trainer import evaluation  # Its libraries are slow to import, and a wrong flag should be answered at once.
+    from trainer.evaluation import results  # Late: its libraries are slow, and a wrong flag should be answered at once.
 
-    figures = evaluation.write(export, predictions, request, drawn.take(predictions.numbers), columns, audit)
+    figures = results.write(export, predictions, request, drawn.take(predictions.numbers), columns, audit)
     print(terminal.summary(figures, request.out))
     if request.update_card:
         from trainer import model_card  # Late, as above.
@@ -58,7 +59,7 @@ def _compare(request: EvaluateFlags) -> int:
     flags.require(request, ("out",))
     if request.model_dir or request.data_dir:
         raise RequestError("--compare: expected no --model_dir and no --data_dir, as nothing is scored; leave them out")
-    from trainer import compare_page  # Late, as above.
+    from trainer.evaluation import compare_page  # Late, as above.
 
     found = compare_page.write(
         request.compare, request.out, group_by=request.group_by, groups=request.groups,
@@ -106,7 +107,7 @@ def with_threshold(export: serving.Export, text: str) -> serving.Export:
 
 def console() -> None:
     """Serve as the console script."""
-    sys.exit(flags.run_command(main))
+    sys.exit(entry.run_command(main))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import __version__, comparison, config, files, flags, inputs, portable, result, serving
+from trainer import __version__, comparison, config, entry, files, flags, inputs, portable, result, serving
 from trainer.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from trainer.config import Config
 from trainer.data.manifest import positive_class_index, read_train_and_validation
@@ -279,7 +279,7 @@ def _convert(request: ExportFlags, form: str, frozen: Any) -> tuple[portable.Run
 
 def console() -> None:
     """Serve as the console script."""
-    sys.exit(flags.run_command(main))
+    sys.exit(entry.run_command(main))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """absl flags made from config fields, and back: flags -> values, Config -> argv.
 
 Flags live in a ``FlagValues`` of their own, so importing or parsing leaves no trace in the process.
-Owns: parsing, ``--help``, and how a command turns errors into exit codes.  Imports no TensorFlow.
+Owns: parsing and ``--help``.  Imports no TensorFlow.
 """
 
 import dataclasses
 import json
-import logging
-import os
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,7 +13,7 @@ from typing import Any, TypeVar
 from absl import flags
 
 from trainer import config as config_lib
-from trainer import errors, files, logs
+from trainer import errors, files
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 T = TypeVar("T")
@@ -252,41 +249,3 @@ def to_words(values: Mapping[str, config_lib.Value]) -> list[str]:
         (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
         for name, value in values.items()
     ]
-
-
-def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command on the words after the program's name and return its exit code.
-
-    A wrong request becomes one line on stderr and code 2, never a traceback; any other exception stays loud.
-    """
-    _show_log()
-    try:
-        return command(sys.argv[1:] if argv is None else argv)
-    except HelpRequested as page:
-        print(page)
-        return errors.EXIT_DONE
-    except errors.RequestError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return errors.EXIT_REQUEST
-    except errors.JobFailed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        return errors.EXIT_FAILED
-    except errors.StoppedEarly as stop:
-        print(f"stopped: {stop}", file=sys.stderr)
-        return errors.EXIT_STOPPED
-
-
-def _show_log() -> None:
-    """Show this package's log on stderr, one plain line a message, and quiet TensorFlow's.
-
-    Without an NVIDIA device TensorFlow reports the missing driver as an error at every start, which nobody needs.
-    """
-    has_nvidia = os.path.exists("/dev/nvidiactl")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_nvidia else "3")
-    package_log = logging.getLogger("trainer")
-    if not package_log.handlers:
-        handler = logs.StderrHandler()
-        handler.setFormatter(logs.formatter())
-        package_log.addHandler(handler)
-        package_log.setLevel(logging.INFO)
-        package_log.propagate = False

@@ -6,9 +6,9 @@ Does not own: listening for signals (``signals.py``), how processes agree (``app
 import time
 from collections.abc import Callable
 
-from trainer.appointment import Event
 from trainer.errors import Diverged
-from trainer.peers import Alone
+from trainer.processes.appointment import Event
+from trainer.processes.peers import Alone
 from trainer.signals import StopRequest
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import __version__, calibration, files, model_card, preview, report, savedmodel, scoring
+from trainer import __version__, files, model_card, preview, report, savedmodel, scoring
 from trainer.audit import digest
 from trainer.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.config import Config
 from trainer.data.images import Images
 from trainer.data.manifest import Split, positive_class_index
 from trainer.errors import JobFailed, StoppedEarly
+from trainer.evaluation import calibration
 from trainer.loop import Ending, Plan
 from trainer.paths import JobPaths
 from trainer.result import Result

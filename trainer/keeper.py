@@ -8,13 +8,13 @@ import logging
 
 import numpy as np
 
-from trainer import agreement
 from trainer.checkpoint import Checkpoint, CheckpointStore
 from trainer.config import Config
 from trainer.errors import Diverged, JobFailed, RequestError
 from trainer.journal import Journal
 from trainer.paths import JobPaths
-from trainer.peers import Alone
+from trainer.processes import agreement
+from trainer.processes.peers import Alone
 from trainer.saver import Saver
 from trainer.state import State
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
-from trainer import bootstrap, confidence, ranking
-from trainer.scored import Scored
+from trainer.evaluation import bootstrap, confidence, ranking
+from trainer.evaluation.scored import Scored
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

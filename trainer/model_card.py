@@ -19,10 +19,11 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from trainer import __version__, calibration, files, metrics, pages, sections, sources, terminal, wording
+from trainer import __version__, files, metrics, pages
 from trainer.audit import verdicts
+from trainer.evaluation import calibration, sections, sources, terminal, wording
+from trainer.evaluation.scored import Scored
 from trainer.paths import EXPORT_CARD
-from trainer.scored import Scored
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Parts of pages that people read: each page one self-contained HTML file, light and dark, for phone and keyboard.
 
-Owns: pictures and drawings inside a page.  Does not own: what a page says (``report.py``, ``evaluation_page.py``,
+Owns: pictures and drawings inside a page.  Does not own: what a page says (``report.py``, ``evaluation/page.py``,
 ``audit/page.py``), layout and style (``templates/``).
 """
 

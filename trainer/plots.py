@@ -2,8 +2,8 @@
 
 Figures are matplotlib objects without pyplot, so nothing global remembers them.  One drawing serves two uses:
 as a PNG on white, and as SVG whose colours are the page's CSS variables, so that it follows a dark page.
-Does not own: numbers (``metrics.py``, ``curves.py``), drawings of one evaluation (``evaluation_plots.py``), pages
-(``report.py``, ``evaluation_page.py``).
+Does not own: numbers (``metrics.py``, ``curves.py``), drawings of one evaluation (``evaluation/plots.py``), pages
+(``report.py``, ``evaluation/page.py``).
 """
 
 import html

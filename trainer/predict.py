@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 
-from trainer import clips, config, errors, files, flags, heatmap, inputs, serving, tables, video
+from trainer import clips, config, entry, errors, files, flags, heatmap, inputs, serving, tables, video
 from trainer.config import Value
 from trainer.errors import RequestError
 from trainer.scorer import Answers, Scorer
@@ -228,7 +228,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
 
 def console() -> None:
     """Serve as the console script."""
-    sys.exit(flags.run_command(main))
+    sys.exit(entry.run_command(main))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import calibration, explain, files, models, verify_export
+from trainer import explain, files, models, verify_export
 from trainer.checkpoint import Arrays
 from trainer.config import ModelConfig
 from trainer.data import decode, loading
 from trainer.errors import JobFailed
+from trainer.evaluation import calibration
 from trainer.paths import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 
 MODEL_PREFIX = "model/"

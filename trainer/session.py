@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from trainer import __version__, agreement, loop, restarts
+from trainer import __version__, loop, restarts
 from trainer import result as result_lib
 from trainer import runtime as runtime_lib
 from trainer.board import Board
@@ -29,7 +29,8 @@ from trainer.handover import Handover, now
 from trainer.journal import Journal
 from trainer.keeper import Keeper
 from trainer.paths import JobPaths
-from trainer.peers import Alone, Group
+from trainer.processes import agreement
+from trainer.processes.peers import Alone, Group
 from trainer.profiling import Profile
 from trainer.progress import Progress
 from trainer.signals import StopRequest

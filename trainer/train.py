@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer import agreement, files, flags, lock, peers, result, resume, signals
 from trainer import cluster as cluster_lib
+from trainer import entry, files, flags, lock, result, resume, signals
 from trainer.config import Config
 from trainer.data import manifest
 from trainer.errors import EXIT_DONE, RequestError
 from trainer.loop import Ending, Judge, Plan
 from trainer.paths import JobPaths
+from trainer.processes import agreement, peers
 
 log = logging.getLogger("trainer.train")  # Also when run as __main__.
 
@@ -141,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> None:
     """Be the console script."""
-    sys.exit(flags.run_command(main))
+    sys.exit(entry.run_command(main))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer import cluster as cluster_lib
-from trainer import files, flags, lock, resume, signals
+from trainer import entry, files, lock, resume, signals
 from trainer.data import manifest
 from trainer.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.paths import JobPaths
@@ -107,7 +107,7 @@ def _say(request: Request, best: Any) -> None:
 
 def console() -> None:
     """Be the console script."""
-    sys.exit(flags.run_command(main))
+    sys.exit(entry.run_command(main))
 
 
 if __name__ == "__main__":

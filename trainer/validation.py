@@ -16,7 +16,7 @@ from trainer.feed import Feed
 from trainer.halt import Halt
 from trainer.journal import Journal
 from trainer.loop import Ending, Judge, Plan
-from trainer.peers import Alone
+from trainer.processes.peers import Alone
 from trainer.progress import Progress
 from trainer.state import State
 from trainer.step import Steps

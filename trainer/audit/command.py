@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer import config, files, flags
 from trainer.data.manifest import Split, read_all_splits
-from trainer.errors import EXIT_DONE, EXIT_FAILED
+from trainer.errors import EXIT_DONE, EXIT_FAILED, RequestError
 
 USAGE = """\
 Look at a data set before training on it.
@@ -66,6 +66,11 @@ def main(argv: Sequence[str]) -> int:
     """
     request = flags.parse_request(argv, AuditFlags, usage=USAGE, required=("data_dir", "out"))
     splits = read_all_splits(request.data_dir)
+    if any(split.records is not None for split in splits):
+        raise RequestError(
+            f"--data_dir: expected a folder of images, received a packed set, {request.data_dir!r}; audit the folder "
+            "that it was packed from"
+        )
     files.require_writable(request.out, "out")
     summary = audit(splits, request)
     print(_table(summary, request.out))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import config as config_lib
-from trainer import evaluate, files, flags, result
+from trainer import entry, evaluate, files, result
 from trainer.config import Config
 from trainer.data.manifest import TEST, has_split
 from trainer.errors import JobFailed
@@ -69,7 +69,7 @@ def _test(config: Config, outcome: result.Result) -> dict[str, float]:
     if not files.exists(kept):
         model = JobPaths(config.loop.job_dir).exports("best")
         argv = [f"--model_dir={model}", f"--data_dir={config.data.data_dir}", f"--split={TEST}", f"--out={out}"]
-        flags.run_command(evaluate.main, argv)
+        entry.run_command(evaluate.main, argv)
     return _numbers(json.loads(files.read_text(kept))) if files.exists(kept) else {}
 
 

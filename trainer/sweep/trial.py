@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 # main(), which first asks Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by preexec_fn,
 # which is not safe beside the threads of gRPC and TensorFlow.
 _CHILD = (
-    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import flags; from trainer.sweep import trial; "
-    "sys.exit(flags.run_command(trial.main))"
+    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import entry; from trainer.sweep import trial; "
+    "sys.exit(entry.run_command(trial.main))"
 )
 _KEPT_LINES = 400
 _OUT_OF_MEMORY = (

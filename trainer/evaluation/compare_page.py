@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import compare, evaluation_plots, files, metrics, pages
-from trainer.compare import Evaluation
-from trainer.wording import FIGURES
+from trainer import files, metrics, pages
+from trainer.evaluation import compare, plots
+from trainer.evaluation.compare import Evaluation
+from trainer.evaluation.wording import FIGURES
 
 _TOLD = ("accuracy", "auc")  # In the sentences and on the terminal.
 
@@ -143,7 +144,7 @@ def _drawings(compared: Mapping[str, Any], evaluations: Sequence[Evaluation]) ->
     areas = ", ".join(f"{run['name']} {run['auc']:.3f}" for run in compared["runs"])
     return [
         pages.draw(
-            evaluation_plots.rocs({one.name: one.scored for one in evaluations}),
+            plots.rocs({one.name: one.scored for one in evaluations}),
             f"ROC curves of all evaluations; areas: {areas}",
             f"On the images in common. Areas: {areas}.",
         )

@@ -17,7 +17,7 @@ from trainer import __version__
 from trainer.cluster import Cluster, split_address
 from trainer.config import Config
 from trainer.errors import RequestError, StoppedEarly
-from trainer.wire import Closed, Connection, Message
+from trainer.processes.wire import Closed, Connection, Message
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer import files
-from trainer.scored import Scored
+from trainer.evaluation.scored import Scored
 
 
 def to_csv(scored: Scored, names: Sequence[str]) -> str:

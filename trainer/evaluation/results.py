@@ -1,28 +1,18 @@
 """The results of an evaluation, from a model's answers: ``metrics.json``, ``predictions.csv`` and ``report.html``.
 
-Does not own: answers (``split_scores.py``), figures (``metrics.py``), what the page says (``evaluation_page.py``).
+Does not own: answers (``split_scores.py``), figures (``metrics.py``), what the page says (``page.py``).
 """
 
 import json
 from typing import Any
 
-from trainer import (
-    calibration,
-    evaluation_page,
-    files,
-    gallery,
-    groups,
-    metrics,
-    predictions_csv,
-    provenance,
-    serving,
-    sources,
-)
+from trainer import files, metrics, serving
 from trainer.curves import read_curves
 from trainer.data.manifest import Split
-from trainer.evaluate_request import EvaluateFlags
-from trainer.scored import Scored
-from trainer.split_scores import Predictions
+from trainer.evaluation import calibration, gallery, groups, page, predictions_csv, provenance, sources
+from trainer.evaluation.request import EvaluateFlags
+from trainer.evaluation.scored import Scored
+from trainer.evaluation.split_scores import Predictions
 
 _MISTAKES_SHOWN = 36
 _SAMPLES_OF_A_CLASS = 6
@@ -62,7 +52,7 @@ def write(
     if columns:
         figures["groups"] = groups.measure(scored, columns, drawn, resamples=request.bootstrap, seed=request.seed)
     if request.robustness:
-        from trainer import robustness  # Loads TensorFlow.
+        from trainer.evaluation import robustness  # Loads TensorFlow.
 
         figures["robustness"] = robustness.measure(
             export, split, predictions.numbers, drawn,
@@ -94,7 +84,7 @@ def _write_page(
 ) -> None:
     job_dir, worst = provenance.job_of(export.path), gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]
     maps = gallery.explain(export, split, worst.tolist())
-    beside = evaluation_page.Beside(
+    beside = page.Beside(
         mistakes=gallery.pictures(split, scored, worst, maps),
         no_heat_maps=maps.why_not,
         samples=gallery.pictures(split, scored, gallery.spread_samples(scored, _SAMPLES_OF_A_CLASS)),
@@ -103,4 +93,4 @@ def _write_page(
         counts=provenance.counts(job_dir, figures),
         made={**provenance.scored("trainer.evaluate", request), **provenance.trained(job_dir, export.details)},
     )
-    files.write_text(files.join(request.out, "report.html"), evaluation_page.render(figures, scored, beside))
+    files.write_text(files.join(request.out, "report.html"), page.render(figures, scored, beside))

@@ -1,6 +1,6 @@
 """How an evaluation came about: the command, versions, machines, and how many images of which split.
 
-Does not own: how it is shown (``evaluation_page.py``).
+Does not own: how it is shown (``page.py``).
 """
 
 import dataclasses

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainer import rendezvous
-from trainer.appointment import Appointment, Event
 from trainer.cluster import Cluster
 from trainer.config import Config
 from trainer.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, EXIT_STOPPED, JobFailed, RequestError, StoppedEarly
-from trainer.wire import Closed, Connection, Message
+from trainer.processes import rendezvous
+from trainer.processes.appointment import Appointment, Event
+from trainer.processes.wire import Closed, Connection, Message
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,14 @@ import tensorflow as tf
 import tqdm
 from PIL import Image, ImageFilter
 
-from trainer import groups, metrics, serving
+from trainer import metrics, serving
 from trainer.config import MAX_IMAGE_PIXELS
 from trainer.data import decode, reading
 from trainer.data.manifest import Split
-from trainer.scored import Scored
+from trainer.evaluation import groups
+from trainer.evaluation.scored import Scored
+from trainer.evaluation.sources import Sources
 from trainer.scorer import Scorer
-from trainer.sources import Sources
 
 Pixels = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]

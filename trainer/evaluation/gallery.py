@@ -13,8 +13,8 @@ from trainer import config, files, heatmap, pages, serving
 from trainer.data import reading
 from trainer.data.images import Images
 from trainer.data.manifest import Split
+from trainer.evaluation.scored import Scored
 from trainer.pages import Picture
-from trainer.scored import Scored
 from trainer.scorer import NoHeatMaps, Scorer
 
 _THUMBNAIL = 144  # Pixels.

@@ -6,10 +6,11 @@ Owns: what they say.  Does not own: layout (``templates/``).
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import evaluation_plots, pages, ranking, robustness_plots, terminal, wording
+from trainer import pages
 from trainer.audit import verdicts
-from trainer.groups import FIGURES
-from trainer.scored import Scored
+from trainer.evaluation import plots, ranking, robustness_plots, terminal, wording
+from trainer.evaluation.groups import FIGURES
+from trainer.evaluation.scored import Scored
 
 _GROUPS_SHOWN = 30
 _CHOSEN = {
@@ -26,7 +27,7 @@ def drawings(figures: Mapping[str, Any], scored: Scored) -> list[pages.Drawing]:
     always = [
         _calibration(figures, scored),
         pages.draw(
-            evaluation_plots.score_histogram(scored),
+            plots.score_histogram(scored),
             f"Histogram of the probability of {positive}, by true class",
             "The less the two overlap, the better they can be told apart.",
         ),
@@ -34,17 +35,17 @@ def drawings(figures: Mapping[str, Any], scored: Scored) -> list[pages.Drawing]:
     if ranking.why_no_ranking(scored.is_positive, scored.p_fake):
         return always
     roc = pages.draw(
-        evaluation_plots.roc(scored, figures["eer"]),
+        plots.roc(scored, figures["eer"]),
         f"ROC curve, area {figures['auc']:.4f}",
         f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
     )
     precision_recall = pages.draw(
-        evaluation_plots.precision_recall(scored),
+        plots.precision_recall(scored),
         f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
         f"How many of the images called {positive} are, against how many are found.",
     )
     det = pages.draw(
-        evaluation_plots.det(scored, figures["eer"]),
+        plots.det(scored, figures["eer"]),
         f"DET curve, equal error rate {figures['eer']:.2%}",
         "Both kinds of error, on scales that spread out rare ones. Down and left is better; rates that so few images "
         "cannot tell from 0 are at the edge.",
@@ -61,7 +62,7 @@ def _calibration(figures: Mapping[str, Any], scored: Scored) -> pages.Drawing:
         else " The export has no temperature (train with --calibrate)."
     )
     alt = f"Calibration diagram, calibration error {figures['ece']:.1%}"
-    return pages.draw(evaluation_plots.reliability(scored), alt, caption)
+    return pages.draw(plots.reliability(scored), alt, caption)
 
 
 def weakest(figures: Mapping[str, Any]) -> list[str]:

@@ -13,8 +13,9 @@ from matplotlib.ticker import PercentFormatter
 from scipy import stats
 from sklearn import metrics as sk
 
-from trainer import confidence, plots
-from trainer.scored import Scored
+from trainer import plots
+from trainer.evaluation import confidence
+from trainer.evaluation.scored import Scored
 
 _BINS = 20
 _FEW = 10  # Images of a bin whose share says little.

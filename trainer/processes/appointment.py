@@ -9,7 +9,7 @@ import dataclasses
 import threading
 from collections.abc import Callable
 
-from trainer.wire import Message
+from trainer.processes.wire import Message
 
 
 @dataclasses.dataclass(frozen=True)

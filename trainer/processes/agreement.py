@@ -10,7 +10,7 @@ from trainer import files
 from trainer.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from trainer.data.skipped import Skipped
 from trainer.errors import RequestError
-from trainer.peers import Alone
+from trainer.processes.peers import Alone
 
 _SEEN_WITHIN_SECONDS = 20.0  # Network file systems show a new file late.
 

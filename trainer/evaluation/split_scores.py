@@ -1,6 +1,6 @@
 """A model's answer for every image of a split, and a name for each image that has none.
 
-Does not own: the model (``scorer.py``), what the answers are worth (``evaluation.py``).
+Does not own: the model (``scorer.py``), what the answers are worth (``results.py``).
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from trainer import files, serving
 from trainer.data import reading
 from trainer.data.manifest import Split
 from trainer.errors import RequestError
-from trainer.evaluate_request import EvaluateFlags
+from trainer.evaluation.request import EvaluateFlags
 from trainer.scorer import Scorer
 
 

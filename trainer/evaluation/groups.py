@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from trainer import metrics
-from trainer.scored import Scored
-from trainer.sources import Columns, Sources
+from trainer.evaluation.scored import Scored
+from trainer.evaluation.sources import Columns, Sources
 
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "eer")
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import bootstrap, files, metrics, predictions_csv, sources
+from trainer import files, metrics
 from trainer.errors import RequestError
-from trainer.scored import Scored
+from trainer.evaluation import bootstrap, predictions_csv, sources
+from trainer.evaluation.scored import Scored
 
 FEWEST = 10  # Images in common; fewer say nothing about a difference.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})

@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import pages, plots, report, sections, wording
+from trainer import pages, plots, report
 from trainer.curves import Curves
-from trainer.scored import Scored
+from trainer.evaluation import sections, wording
+from trainer.evaluation.scored import Scored
 
 _TILES = ("accuracy", "auc", "average_precision", "eer")
 _FROM_EXPORT = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
-from trainer import bootstrap
+from trainer.evaluation import bootstrap
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from trainer import confidence, metrics
+from trainer import metrics
 from trainer.config import ExportConfig
-from trainer.scored import Scored
+from trainer.evaluation import confidence
+from trainer.evaluation.scored import Scored
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
