@@ -125,6 +125,7 @@ def test_without_an_audit_the_page_says_what_is_not_known(planted, tmp_path, cap
     assert "No audit of the data was found, so nothing is known of leakage" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -153,6 +154,7 @@ def test_an_audit_of_other_data_is_said_to_be_one(data, audited, tmp_path, capsy
     assert said in (job / "export/best/120/assets.extra/model_card.md").read_text()
 
 
+@pytest.mark.slow
 def test_it_is_found_beside_data_and_job_and_a_stranger_is_left_out(data, audited, tmp_path, capsys, package_log):
     file, job = audited[0] / "audit.json", export(tmp_path, audited[1])
     shutil.copy(file, job)

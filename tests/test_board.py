@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.pr_curve import metadata as pr_metadata
 
-from trainer import preview, profiling, session
+from trainer import course, preview, profiling
 from trainer.config import DataConfig
 from trainer.data.manifest import read_train_and_validation
 from trainer.events import Events
@@ -83,16 +83,16 @@ def test_scalars_alone_by_default(plain):
 
 def test_no_step_is_shown_twice_after_a_kill(data, tmp_path):
     """Killed in step 6 with a checkpoint of step 3, so that three steps are done, and written, again."""
-    real = session.Session._train
+    real = course.Course._train
 
-    def until_6(self, number):
-        real(self, number)
-        self._journal.fetch(force=True)  # As a slow machine does: every step is an event.
+    def until_6(self, batches, number):
+        real(self, batches, number)
+        self.journal.fetch(force=True)  # As a slow machine does: every step is an event.
         if number == 5:
             raise MemoryError
 
     settings = {**JOB, "epochs": 3}
-    with mock.patch.object(session.Session, "_train", until_6), pytest.raises(MemoryError):
+    with mock.patch.object(course.Course, "_train", until_6), pytest.raises(MemoryError):
         run_job(data, tmp_path / "job", **settings)
     folder = tmp_path / "job" / "tensorboard"
     assert steps_of(folder, "train/loss") == [1, 2, 3, 4, 5, 6]

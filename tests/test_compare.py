@@ -79,6 +79,7 @@ def test_paired_differences(tmp_path, capsys):
     assert "Found at 0.1% alarms: because there are fewer than 1,000 images" in text
 
 
+@pytest.mark.slow
 def test_one_model_with_two_thresholds_through_the_command(tmp_path, capsys):
     write_export(tmp_path / "best" / "1", ["Fake", "Real"])
     data = tmp_path / "data"

@@ -40,13 +40,25 @@ def test_write_read_and_ranges(bucket):
     assert objects(bucket) == ["a/b.bin"]
 
 
-def test_reads_from_many_threads_meet_one_client(bucket):
+def test_reads_from_many_threads_meet_one_client(bucket, monkeypatch):
+    made, real = [], gcs_client._new_client
+    monkeypatch.setattr(gcs_client, "_clients", {})
+    monkeypatch.setattr(gcs_client, "_new_client", lambda: made.append(real()) or made[-1])
     for number in range(40):
         files.write_bytes(f"{bucket}/{number}", bytes([number]) * 1000)
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         contents = list(pool.map(lambda number: files.read_range(f"{bucket}/{number}", 10, 5), range(40)))
     assert contents == [bytes([number]) * 5 for number in range(40)]
-    assert len(gcs_client._clients) == 1
+    assert len(made) == 1
+
+
+def test_without_credentials_google_is_asked_anonymously(monkeypatch, tmp_path):
+    for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    asked = gcs_client.client()._connection.build_api_url("/b/a-public-bucket")  # Every request begins with it.
+    assert asked.startswith("https://storage.googleapis.com/storage/v1/b/a-public-bucket")
 
 
 def test_what_is_there(bucket):

@@ -303,7 +303,7 @@ def test_cancel_deletes_after_the_pods_and_says_how_to_go_on(server, capsys):
 
 
 @needs_kubectl
-def test_resume_keeps_the_job_dir_under_a_new_name(server, capsys):
+def test_resume_keeps_the_job_dir_under_a_new_name(server, capsys, bucket):  # No bucket of Google's is asked.
     assert submit(*RUN, "--nofollow", "--spot", "--", "--epochs=3") == 0
     assert submit("resume", "first", "--nofollow") == 2  # It is still live.
     assert "of run first" in capsys.readouterr().err
@@ -335,7 +335,8 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(server, tmp_path):
     server.put("jobs", job(active=1))
     server.watches = [[lambda: time.sleep(60)]]
     process = subprocess.Popen([sys.executable, str(ROOT / "scripts/submit.py"), "logs", "first", "-f"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     deadline = time.monotonic() + 30
     while server.watches and time.monotonic() < deadline:
         time.sleep(0.05)

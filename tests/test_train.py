@@ -31,6 +31,7 @@ from trainer.data.skipped import Skipped
 from trainer.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[1]
+HANDLERS = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +150,7 @@ def test_a_stopped_job_goes_on_as_if_nothing_had_happened(job, data, tmp_path, c
 
 
 def test_signal_handlers_are_put_back(job):
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == HANDLERS
 
 
 @pytest.mark.slow

@@ -49,17 +49,19 @@ def split(path: str) -> tuple[str, str]:
     return bucket, name
 
 
-# One client a process: a fork must not share connections.
-_clients: dict[int, Any] = {}
+# One client a process, as a fork must not share connections, and service: Google's, or the one that the variable names.
+_clients: dict[tuple[int, str], Any] = {}
+_SERVICE = "STORAGE_EMULATOR_HOST"
 _making = threading.Lock()
 
 
 def client() -> Any:
     """Return the storage client of this process."""
     with _making:
-        if os.getpid() not in _clients:
-            _clients[os.getpid()] = _new_client()
-        return _clients[os.getpid()]
+        key = os.getpid(), os.environ.get(_SERVICE, "")
+        if key not in _clients:
+            _clients[key] = _new_client()
+        return _clients[key]
 
 
 def _new_client() -> Any:
@@ -71,6 +73,7 @@ def _new_client() -> Any:
     credentials = _credentials(storage.Client.SCOPE)
     if isinstance(credentials, google.auth.credentials.AnonymousCredentials):
         session = requests.Session()  # The other one fails to refresh what is none, and hides Google's answer.
+        session.is_mtls = False  # type: ignore[attr-defined]  # The client asks the other one for it.
     else:
         session = google.auth.transport.requests.AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
     for scheme in ("https://", "http://"):
@@ -84,7 +87,7 @@ def _credentials(scopes: tuple[str, ...]) -> Any:
     import google.auth.exceptions
 
     anonymous = google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
+    if os.environ.get(_SERVICE):
         return anonymous
     try:
         return google.auth.default(scopes=scopes)[0]
