@@ -117,6 +117,32 @@ def test_the_recipe_with_a_kill_in_the_middle(bucket, data, undisturbed, tmp_pat
 
 
 @pytest.mark.thorough
+def test_a_job_in_a_bucket_is_exported_again_and_its_evaluations_are_compared(bucket, data):
+    upload(data, f"{bucket}/faces")
+    job_dir, out = f"{bucket}/job", f"{bucket}/exported"
+    assert run(*training(f"{bucket}/faces", job_dir, export="best"))[0] == 0
+    code, told, err = run("trainer.export", f"--job_dir={job_dir}", f"--out={out}", "--formats=savedmodel,tflite")
+    assert code == 0, err
+    assert "tflite" in told
+    compared = json.loads(files.read_text(f"{out}/comparison.json"))
+    assert list(compared["forms"]) == ["savedmodel", "tflite"]
+    assert {"model.tflite", "deepdetect.json", "model_card.md"} <= set(objects(out))
+
+    found = [f"{bucket}/evaluation{number}" for number in (1, 2)]
+    for model, evaluation in zip((f"{job_dir}/export/best", f"{out}/savedmodel"), found, strict=True):
+        words = (f"--model_dir={model}", f"--data_dir={bucket}/faces", "--split=Test", f"--out={evaluation}")
+        code, _, err = run("trainer.evaluate", *words, "--bootstrap=100")
+        assert code == 0, err
+    code, _, err = run(
+        "trainer.evaluate", f"--compare={','.join(found)}", f"--out={bucket}/compared", "--bootstrap=100"
+    )
+    assert code == 0, err
+    first, second = json.loads(files.read_text(f"{bucket}/compared/compare.json"))["runs"]
+    assert first["log_loss"] == second["log_loss"]  # The same model, exported twice.
+    assert files.exists(f"{bucket}/compared/compare.html")
+
+
+@pytest.mark.thorough
 def test_bursts_of_faults_change_no_weight(bucket, gcs_server, data, undisturbed, tmp_path):
     upload(data, f"{bucket}/faces")
     with gcs_server.fault(status=503, every=9) as errors, gcs_server.fault(reset=True, every=14, after=True) as resets:

@@ -309,7 +309,7 @@ def test_a_bomb_is_not_converted(folder, tmp_path):
     assert "900000000" in told["bad"]["Train/Fake/bomb.png"]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_evaluation_of_the_packed_set_gives_the_same_scores(folder, packed_set, tmp_path):
     model = write_export(tmp_path / "best" / "1", ["Fake", "Real"])
     for name, data_dir in (("folder", folder), ("packed", packed_set)):

@@ -113,6 +113,7 @@ def test_topologies_agree_to_the_last_bit(data, alone, tmp_path, workers, device
     assert "epoch 3/3" not in texts[1]
 
 
+@pytest.mark.thorough
 def test_float16_and_fewer_validation_images_than_workers(tmp_path):
     data = write_image_set(tmp_path / "data", train=25, validation=1, test=0)
     changes = {"precision": "mixed_float16", "image_size": 46, "epochs": 2, "max_bad_fraction": 0.05}
