@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import __version__, files, metrics, pages
-from trainer.audit import verdicts
 from trainer.evaluation import calibration, sections, sources, terminal, wording
 from trainer.evaluation.scored import Scored
 from trainer.paths import EXPORT_CARD
@@ -124,7 +123,7 @@ def render(metadata: Mapping[str, Any], facts: Facts) -> str:
             images=facts.images,
             skipped=facts.skipped,
             held_out=facts.held_out,
-            audit=_audit(facts.audit),
+            audit=sections.audit(facts.audit),
             figures=wording.rows(facts.figures) if facts.figures else [],
             scored=facts.figures["n"] if facts.figures else 0,
             intervals=wording.intervals(facts.figures) if facts.figures else "",
@@ -138,14 +137,6 @@ def render(metadata: Mapping[str, Any], facts: Facts) -> str:
             end=Markdown(_END),
         )
     )
-
-
-def _audit(found: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
-    """Return the audit of the data in words; None without one."""
-    if not found:
-        return None
-    about, page = verdicts.about(found), verdicts.page(found)
-    return {"about": about, "page": page, "lines": verdicts.lines(found, split, auc)}
 
 
 def _rare(choice: Mapping[str, Any]) -> str:
@@ -223,7 +214,7 @@ def _section(figures: Mapping[str, Any]) -> str:
             intervals=wording.intervals(figures),
             threshold=sections.threshold(figures, figures["positive_class"]),
             matrix=list(zip(figures["class_names"], figures["confusion_matrix"], strict=True)),
-            audit=_audit(figures.get("audit"), figures["split"], figures["auc"]),
+            audit=sections.audit(figures.get("audit"), figures["split"], figures["auc"]),
             robustness=[(kind, strength, *_cells(result)) for kind, strength, result in table],
             worst=terminal.worst_fall(found) if found else "",
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),

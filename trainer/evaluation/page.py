@@ -75,7 +75,7 @@ def render(figures: Mapping[str, Any], scored: Scored, beside: Beside) -> str:
         threshold_text=" ".join(sections.threshold(figures, positive)),
         about={name: _plain(beside.details[name]) for name in _FROM_EXPORT if name in beside.details},
         settings=beside.details.get("config") or {},
-        audit=sections.audit(figures),
+        audit=sections.audit(figures.get("audit"), figures["split"], figures["auc"]),
         data=[pages.draw(counts, report.spoken(beside.counts), "Images that were found and could be read.")],
         made=beside.made,
     )

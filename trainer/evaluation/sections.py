@@ -86,16 +86,21 @@ def doubts(figures: Mapping[str, Any]) -> list[str]:
     return [f"The audit of the data names {text} that these figures may owe something to; see Data."] if text else []
 
 
-def audit(figures: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what the audit of the data found, in words; None without one."""
-    found = figures.get("audit")
+def audit(found: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
+    """Return what the audit of the data found, in words; None without one.
+
+    Args:
+        found: see ``audit/digest.py``.
+        split: that a model was measured on, if any.
+        auc: of the model there, to stand beside the cues'.
+    """
     if not found:
         return None
     return {
         "about": verdicts.about(found),
         "page": verdicts.page(found),
         "counts": found["counts"],
-        "lines": verdicts.lines(found, figures["split"], figures["auc"]),
+        "lines": verdicts.lines(found, split, auc),
     }
 
 

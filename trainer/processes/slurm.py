@@ -18,7 +18,7 @@ def expand_nodes(text: str, source: str) -> Iterator[str]:
     """
     parts = re.findall(r"[^,\[\]]+(?:\[[^\[\]]*\][^,\[\]]*)*", text)
     if not parts or ",".join(parts) != text:
-        raise RequestError(f"{source}: expected a list of nodes such as node[01-03,7], received {text!r}")
+        raise _no_nodes(text, source)
     for part in parts:
         yield from _expand_brackets(part, text, source)
 
@@ -31,11 +31,15 @@ def _expand_brackets(part: str, text: str, source: str) -> Iterator[str]:
     for piece in found[1].split(","):
         ends = re.fullmatch(r"(\d+)(?:-(\d+))?", piece)
         if not ends:
-            raise RequestError(f"{source}: expected a list of nodes such as node[01-03,7], received {text!r}")
+            raise _no_nodes(text, source)
         low, high = ends[1], ends[2] or ends[1]
         for number in range(int(low), int(high) + 1):
             name = part[: found.start()] + str(number).zfill(len(low)) + part[found.end() :]
             yield from _expand_brackets(name, text, source)
+
+
+def _no_nodes(text: str, source: str) -> RequestError:
+    return RequestError(f"{source}: expected a list of nodes such as node[01-03,7], received {text!r}")
 
 
 def expand_tasks(text: str, source: str) -> Iterator[int]:
