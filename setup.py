@@ -6,7 +6,9 @@ from setuptools import find_packages, setup
 TRAIN = [
     "tensorflow>=2.21,<2.22",
     "keras>=3.15,<3.16",
+    "simplejpeg>=1.9,<2",
     "scikit-learn>=1.5,<2",
+    "joblib>=1.4,<2",
     "scipy>=1.13,<2",
     "matplotlib>=3.9,<4",
     "Jinja2>=3.1,<4",

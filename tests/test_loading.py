@@ -1,15 +1,18 @@
 """Batches of encoded images: the exported model's pixels, and words, not graph nodes, for what cannot be decoded."""
 
+import functools
 import struct
 import zlib
+from random import Random
 
 import numpy as np
 import pytest
+import simplejpeg
 import tensorflow as tf
 from pictures import encoded, noise, smooth
 from PIL import Image
 
-from trainer.data import decode, loading
+from trainer.data import decode, jpeg, loading
 
 
 def test_a_batch_is_decoded_in_order():
@@ -55,6 +58,69 @@ def test_pixels_are_to_the_bit_those_of_the_graph_that_an_export_holds():
         loaded = loading.load_batch(EVERY_WAY * times, 48)
         assert loaded.errors == {}
         assert np.array_equal(loaded.images, np.tile(expected, [times, 1, 1, 1]))
+
+
+def jpegs():
+    """Return JPEGs with chroma stored in every way, of odd sizes, grey, with restarts, progressive, CMYK and RGB."""
+    chroma = ("444", "422", "420", "440", "411")
+    ways = [simplejpeg.encode_jpeg(noise(33, 47, 3), 75, colorsubsampling=way) for way in chroma]
+    options = [{}, {"restart_marker_blocks": 2}, {"optimize": True}, {"progressive": True}, {"keep_rgb": True}]
+    ways += [encoded(smooth(50, 31), "JPEG", quality=90, **option) for option in options]
+    grey = encoded(noise(9, 17), "JPEG")
+    return [*ways, grey, encoded(noise(1, 1, 3), "JPEG"), encoded(Image.fromarray(smooth()).convert("CMYK"), "JPEG")]
+
+
+def damaged(content, random):
+    """Return a file with some bytes changed, left out, put in, or its end cut off."""
+    content = bytearray(content)
+    for _ in range(random.choice([1, 1, 3])):
+        at = random.randrange(len(content))
+        match random.randrange(5):
+            case 0:
+                del content[at : at + random.randrange(20)]
+            case 1:
+                content[at:at] = random.randbytes(random.randrange(1, 9))
+            case 2:
+                content[at : at + 2] = bytes([0xFF, random.choice([0xC0, 0xC1, 0xC2, 0xC4, 0xD9, 0xDA, 0xDB, 0xE1])])
+            case 3 if at:
+                del content[at:]
+            case _:
+                content[at] = random.randrange(256)
+    return bytes(content)
+
+
+def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
+    """Two decoders must not disagree on any file: neither on its pixels nor on whether it is one."""
+    assert loading._decoders_agree()
+    random = Random(0)
+    whole = jpegs()
+    contents = whole + [damaged(random.choice(whole), random) for _ in range(400)]
+    loaded = loading.load_batch(contents, 48)
+    for position, content in enumerate(contents):
+        try:
+            expected = decode.decode_batch(tf.constant([content]), 48).numpy()[0]
+        except tf.errors.InvalidArgumentError:
+            expected = None
+        assert (position in loaded.errors) == (expected is None), content
+        assert expected is None or np.array_equal(loaded.images[position], expected), content
+    fast = sum(jpeg.plain_shape(content) != jpeg.NOT_PLAIN for content in contents)
+    assert len(loaded.errors) > 50
+    assert fast > 100
+
+
+def test_where_the_decoders_disagree_the_one_of_the_export_decides(monkeypatch, caplog):
+    def brighter(pixels, content):
+        done = decode_into(pixels, content)
+        pixels |= 1
+        return done
+
+    decode_into = jpeg.decode_into
+    monkeypatch.setattr(jpeg, "decode_into", brighter)
+    monkeypatch.setattr(loading, "_decoders_agree", functools.cache(loading._decoders_agree.__wrapped__))
+    with caplog.at_level("WARNING"):
+        loaded = loading.load_batch(EVERY_WAY, 48)
+    assert np.array_equal(loaded.images, decode.decode_batch(tf.constant(EVERY_WAY), 48).numpy())
+    assert [record.message for record in caplog.records if "differently" in record.message]
 
 
 JPEG = encoded(noise(64, 64, 3), "JPEG", quality=90)

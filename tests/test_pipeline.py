@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
+from trainer import runtime
 from trainer.config import DataConfig
 from trainer.data import augment, loading, manifest, pipeline
 from trainer.data.images import Images
@@ -142,6 +144,26 @@ def test_the_notebooks_augmentation_leaves_the_images_to_the_device(split):
     )
     assert np.array_equal(plain, notebook)
     assert not np.array_equal(plain, forensic)
+
+
+def test_nothing_that_a_strategy_iterates_over_has_autotune(split, monkeypatch):
+    """Who drops an iterator that has it often waits for it, up to a minute (TensorFlow 2.21)."""
+
+    def kept(*arguments):
+        datasets.append(create(*arguments))
+        return datasets[-1]
+
+    runtime._tune_nothing()
+    datasets, create = [], runtime.device_iterators._create_device_dataset
+    monkeypatch.setattr(runtime.device_iterators, "_create_device_dataset", kept)
+    datasets.append(
+        pipeline.batches(split, Images(split, DataConfig(image_size=SIZE)), Order(30, 8), None, augmentation="none",
+                         share=Share(), start_step=0, stop_step=2)
+    )  # fmt: skip
+    for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), tf.distribute.MirroredStrategy(["CPU:0"])):
+        assert len(list(strategy.distribute_datasets_from_function(lambda _: datasets[0]))) == 2
+    assert len(datasets) >= 3
+    assert [dataset.options().autotune.enabled for dataset in datasets] == [False] * len(datasets)
 
 
 def test_images_are_resized_on_the_way(split):

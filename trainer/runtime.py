@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops as device_iterators  # See _tune_nothing.
 from tensorflow.python.distribute import collective_all_reduce_strategy as multi_worker  # See _multi_worker.
 from tensorflow.python.eager import context
 
@@ -60,6 +61,7 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
     os.environ.pop("TF_CONFIG", None)  # Known by now (``cluster.py``); MirroredStrategy would read it, too.
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    _tune_nothing()
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:  # Take memory as needed, so that an evaluation can share the card.
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -85,6 +87,19 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
         gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
         wire_dtype=tf.dtypes.as_dtype(wire),
     )
+
+
+@functools.cache
+def _tune_nothing() -> None:
+    """Take tf.data's autotune from the iterators that a strategy puts on its devices, whose options are not public.
+
+    TensorFlow 2.21 often loses the message that an iterator is given up, and whoever drops it waits until autotune's
+    thread looks again, after up to a minute: after each validation, and after SIGTERM.  There is nothing to tune.
+    """
+    create = device_iterators._create_device_dataset
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    device_iterators._create_device_dataset = lambda *arguments: create(*arguments).with_options(options)
 
 
 def gradient_shards(batch_size: int, replicas: int) -> int:

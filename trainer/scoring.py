@@ -3,9 +3,11 @@
 Other processes of a job take no part, so the chief can use it while they wait.
 """
 
+import collections
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import joblib
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -49,12 +51,15 @@ def score_split(
 
 
 def _batches(images: Images, count: int) -> Iterator[tuple[npt.NDArray[np.int64], Loaded]]:
-    """Yield index and pixels of batches; the next one is read while the model works."""
-    indices = [np.arange(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-    with ThreadPoolExecutor(1) as reader:
-        ahead = [reader.submit(images.load, index) for index in indices[:1]]
-        for index, following in zip(indices, [*indices[1:], None], strict=True):
-            loaded = ahead.pop()
-            if following is not None:
-                ahead.append(reader.submit(images.load, following))
+    """Yield index and pixels of batches; the next ones are read, one on each core, while the model works."""
+    cores = joblib.cpu_count()
+    waiting: collections.deque[tuple[npt.NDArray[np.int64], Future[Loaded]]] = collections.deque()
+    with ThreadPoolExecutor(cores) as readers:
+        for start in range(0, count, _BATCH):
+            index = np.arange(start, min(start + _BATCH, count))
+            waiting.append((index, readers.submit(images.load, index)))
+            if len(waiting) > cores:
+                index, loaded = waiting.popleft()
+                yield index, loaded.result()
+        for index, loaded in waiting:
             yield index, loaded.result()

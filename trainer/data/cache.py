@@ -19,7 +19,7 @@ from trainer import files
 from trainer.data import packed, reading
 from trainer.data.manifest import Split
 from trainer.data.packed import Array
-from trainer.data.pixels import aligned_zeros
+from trainer.data.pixels import aligned_empty
 from trainer.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Cache:
 
     def get(self, index: Array) -> tuple[Array, Array]:
         """Return ``images [n, S, S, 3]`` for ``index [n] int64`` and which of them were there, ``[n] bool``."""
-        images = aligned_zeros((len(index), *self._shape))
+        images = aligned_empty((len(index), *self._shape))
         known = index < len(self._has)
         known[known] = self._has[index[known]]
         for position in np.flatnonzero(known):

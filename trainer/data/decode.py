@@ -16,7 +16,7 @@ _JPEG, _PNG, _GIF, _BMP = b"\xff\xd8\xff", b"\x89PN", b"GIF", b"BM"
 _HEADER = 32  # Bytes that hold the dimensions in every format but JPEG.
 
 # Where "Exif" stands if its segment is the first of a JPEG, or the first after JFIF's; a TIFF header follows.
-_EXIF_AT = (6, 24)
+EXIF_AT = (6, 24)
 _EXIF_BYTES = 2048
 # Tag 0x0112, type 3 (16 bits), count 1: the orientation's entry, the value follows (TIFF 6.0, Exif 2.3).
 _ORIENTATION = {b"II": b"\x12\x01\x03\x00\x01\x00\x00\x00", b"MM": b"\x01\x12\x00\x03\x00\x00\x00\x01\x00"}
@@ -42,7 +42,7 @@ def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     with tf.control_dependencies([_not_too_large(shape[0] * shape[1], max_pixels)]):
         image = jpeg_pixels(data)
     header = _first_bytes(data, _EXIF_BYTES)
-    has_exif = tf.reduce_any([tf.strings.substr(header, place, 4) == b"Exif" for place in _EXIF_AT])
+    has_exif = tf.reduce_any([tf.strings.substr(header, place, 4) == b"Exif" for place in EXIF_AT])
     return tf.cond(has_exif, lambda: _upright(image, _orientation(header)), lambda: image)
 
 
@@ -62,7 +62,7 @@ def _first_bytes(data: tf.Tensor, count: int) -> tf.Tensor:
 
 def _orientation(header: tf.Tensor) -> tf.Tensor:
     """Return the EXIF orientation (1 to 8, int32) from a JPEG's first bytes; 1 if they do not tell."""
-    begin = tf.where(tf.strings.substr(header, _EXIF_AT[0], 4) == b"Exif", *_EXIF_AT)
+    begin = tf.where(tf.strings.substr(header, EXIF_AT[0], 4) == b"Exif", *EXIF_AT)
     tiff = tf.strings.substr(header, begin + 6, _EXIF_BYTES)
     entry = tf.where(tf.strings.substr(tiff, 0, 2) == b"II", *_ORIENTATION.values())
     # The byte after the entry's first bytes; b"\x01", upright, if there is no such entry.

@@ -1,12 +1,13 @@
 """Batches of tensors for the replicas of one process, from any step on.
 
-Order of stages, and why: the step number decides the examples (order), so nothing before it needs state; files are
-read and decoded a replica's batch at a time, several batches at once, in fixed order (``deterministic=True``);
-host-side augmentation follows in the same call; prefetch comes last, to overlap all of it with the device.
+The step number decides the examples (order), so nothing before it needs state.  A replica's batch is read, decoded
+and augmented in one call, one call for each core at once, and they leave in fixed order (``deterministic=True``);
+prefetch comes last, to overlap all of it with the device.
 """
 
 import dataclasses
 
+import joblib
 import numpy as np
 import tensorflow as tf
 
@@ -77,15 +78,14 @@ def batches(
     source = _Source(split, labels, images, order, skipped, augmentation, share, remote)
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
-    plain = tf.autograph.experimental.do_not_convert
-    placed = elements.map(plain(source.place), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    loaded = placed.map(plain(source.load), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    whole = tf.autograph.experimental.do_not_convert(source.element)
+    loaded = elements.map(whole, num_parallel_calls=joblib.cpu_count(), deterministic=True)
     return loaded.prefetch(2 * share.local).with_options(_options())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """The two stages of ``batches``, see there: what stands in an element's slots, and its pixels."""
+    """Makes one element of ``batches``, see there: what stands in its slots, and the pixels."""
 
     split: Split
     labels: tf.Tensor
@@ -104,8 +104,12 @@ class _Source:
     def _looks_ahead(self) -> bool:
         return self.images.looks_ahead and self.remote is None
 
-    def place(self, element: tf.Tensor) -> Batch:
-        """Return all of an element that the step's number decides."""
+    def element(self, number: tf.Tensor) -> Batch:
+        """Return an element, which its number decides."""
+        return self._load(self._place(number))
+
+    def _place(self, element: tf.Tensor) -> Batch:
+        """Return all of an element but its pixels."""
         pass_number, index, real = self.share.slots(self.order, element)
         batch = {
             "number": element,
@@ -130,7 +134,7 @@ class _Source:
     def _affine(self, draws: Array) -> Array:
         return augment.notebook_affine(draws, self.images.size)
 
-    def load(self, batch: Batch) -> Batch:
+    def _load(self, batch: Batch) -> Batch:
         """Add the pixels, and take the weight from images that have none."""
         asked = [batch.pop("number"), batch["index"], batch["weight"]]
         if self._looks_ahead:
@@ -163,6 +167,7 @@ class _Source:
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # It would come to one call for each core, too; see runtime.py for its price.
     # Every process asks for its own slots, so TensorFlow must not divide the elements again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

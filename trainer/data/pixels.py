@@ -17,9 +17,9 @@ class Loaded:
     errors: dict[int, str]
 
 
-def aligned_zeros(shape: tuple[int, ...]) -> Pixels:
-    """Return ``uint8`` zeros that begin at a multiple of 64 bytes: others TensorFlow copies (EIGEN_MAX_ALIGN_BYTES)."""
+def aligned_empty(shape: tuple[int, ...]) -> Pixels:
+    """Return unset memory that begins at a multiple of 64 bytes: other TensorFlow copies (EIGEN_MAX_ALIGN_BYTES)."""
     count = math.prod(shape)
-    room = np.zeros(count + 64, np.uint8)
+    room = np.empty(count + 64, np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + count].reshape(shape)

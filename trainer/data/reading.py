@@ -108,15 +108,16 @@ class _LocalShards(Reader):
         self._open: dict[int, int] = {}
 
     def read(self, index: Array) -> list[Content]:
-        return [self._read(i) for i in index.tolist()]
+        records = self._records.take(index)
+        columns = (records.shard, records.length, records.offset, records.crc)
+        return [self._read(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
-    def _read(self, i: int) -> Content:
-        records = self._records
+    def _read(self, shard: int, length: int, offset: int, crc: int) -> Content:
         try:
-            content = os.pread(self._descriptor(int(records.shard[i])), int(records.length[i]), int(records.offset[i]))
+            content = os.pread(self._open.get(shard) or self._descriptor(shard), length, offset)
         except OSError as error:
             return error
-        return _checked(content, records, i)
+        return _checked(content, crc, self._records.shards[shard])
 
     def _descriptor(self, shard: int) -> int:
         with self._lock:
@@ -165,16 +166,15 @@ class _RemoteShards(Reader):
         members = range(number * BLOCK, min((number + 1) * BLOCK, len(records.shard)))
         contents: list[Content] = []
         for run in _runs(records, members):
-            start = int(records.offset[run[0]])
+            start, shard = int(records.offset[run[0]]), records.shards[int(records.shard[run[0]])]
             try:
-                span = files.read_range(
-                    records.shards[int(records.shard[run[0]])], start, _end(records, run[-1]) - start
-                )
+                span = files.read_range(shard, start, _end(records, run[-1]) - start)
             except OSError as error:
                 contents += [error] * len(run)
                 continue
-            pieces = [span[int(records.offset[i]) - start : _end(records, i) - start] for i in run]
-            contents += [_checked(piece, records, i) for i, piece in zip(run, pieces, strict=True)]
+            for i in run:
+                piece = span[int(records.offset[i]) - start : _end(records, i) - start]
+                contents.append(_checked(piece, int(records.crc[i]), shard))
         return contents
 
 
@@ -198,7 +198,5 @@ def _end(records: Records, i: int) -> int:
     return int(records.offset[i] + records.length[i])
 
 
-def _checked(content: bytes, records: Records, i: int) -> Content:
-    if packed.checksum(content) != int(records.crc[i]):
-        return OSError(f"other bytes than were packed in {records.shards[int(records.shard[i])]}")
-    return content
+def _checked(content: bytes, crc: int, shard: str) -> Content:
+    return content if packed.checksum(content) == crc else OSError(f"other bytes than were packed in {shard}")
