@@ -228,6 +228,7 @@ def test_the_search_of_many_images_stays_small():
 # Cues.
 
 
+@pytest.mark.slow
 def test_a_planted_jpeg_quality_is_found_and_unplanted_cues_are_not(tmp_path):
     random = np.random.default_rng(0)
     for split, count in (("Train", 60), ("Test", 30)):
@@ -403,6 +404,7 @@ def test_a_file_without_permission_is_bad(data):
     assert scan.bad_images(records_of(data)) == {"Train/Real/00000.jpg": "cannot be read: Permission denied"}
 
 
+@pytest.mark.slow
 def test_images_that_training_does_not_read_are_listed(data, tmp_path):
     picture = Image.open(data / "Train/Real/00000.jpg")
     picture.save(data / "Train/Real/a.tiff")
@@ -422,6 +424,7 @@ def test_images_that_training_does_not_read_are_listed(data, tmp_path):
 ODD = ["with space.jpg", "ümlaut 😀.jpg", "line\nbreak.jpg", "-leading.jpg", "<b>&amp;\"'.jpg", "no extension"]
 
 
+@pytest.mark.slow
 def test_odd_names_and_links_work_everywhere(data, tmp_path):
     folder = data / "Train/Fake"
     for number, name in enumerate(ODD):
@@ -493,6 +496,7 @@ def test_the_defaults_of_the_command_are_those_of_the_functions():
     assert default.cue_auc == cues.FLAG_AUC
 
 
+@pytest.mark.slow
 def test_train_alone_and_three_classes(tmp_path):
     data_dir = write_image_set(tmp_path / "data", train=8, validation=0, test=0, classes=("a", "b", "c d"))
     code, report = audit(data_dir, tmp_path / "out", "--strict")
@@ -502,6 +506,7 @@ def test_train_alone_and_three_classes(tmp_path):
     assert not (set(Path(data_dir).iterdir()) - {Path(data_dir) / "Train"})
 
 
+@pytest.mark.slow
 def test_an_empty_class_of_test_is_no_fault(data, tmp_path):
     shutil.rmtree(data / "Test/Real")
     _, report = audit(data, tmp_path / "out")

@@ -101,6 +101,7 @@ def test_report_card_and_terminal_tell_what_was_found(planted, audited, tmp_path
             assert f'{row}<td class="number">{count["bad"]}</td>' in page
 
 
+@pytest.mark.slow
 def test_clean_data_are_said_to_be_so(tmp_path, capsys):
     data = tmp_path / "data"
     for seed, name in enumerate(CLASSES):  # Both of pictures without a square.
@@ -119,6 +120,7 @@ def test_clean_data_are_said_to_be_so(tmp_path, capsys):
     assert "  audit     no problem" in printed
 
 
+@pytest.mark.slow
 def test_without_an_audit_the_page_says_what_is_not_known(planted, tmp_path, capsys):
     code, figures, page, printed, _ = run(capsys, export(tmp_path), planted, tmp_path / "out")
     assert (code, "audit" in figures, "  audit  " in printed) == (0, False, False)

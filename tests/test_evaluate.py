@@ -75,6 +75,7 @@ def test_two_classes_from_predictions_alone(two, tmp_path, capsys):
     assert not (out / "skipped.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_three_classes_from_predictions_alone(three, tmp_path, capsys):
     data, out = tmp_path / "data", tmp_path / "out"
     rng = np.random.default_rng(0)
@@ -115,6 +116,7 @@ def test_groups_in_all_three_results(two, tmp_path, capsys):
     assert "(method, video)" in err
 
 
+@pytest.mark.slow
 def test_another_threshold(two, tmp_path, capsys):
     data, out = write_split(tmp_path / "data", REDS), tmp_path / "out"
     assert run(capsys, two, data, out, "--bootstrap=20", "--threshold=0.2")[0] == 0
@@ -125,6 +127,7 @@ def test_another_threshold(two, tmp_path, capsys):
     assert "given by --threshold instead of the export" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_a_temperature_changed_is_told(tmp_path, capsys):
     choice = {"by": "fpr", "why": "", "images": 2000}
     write_export(tmp_path / "1", ["Fake", "Real"], temperature=2.0, threshold_choice=choice)
@@ -164,6 +167,7 @@ def test_bad_images_are_skipped_named_and_limited(two, tmp_path, capsys):
     assert (out / "skipped.jsonl").read_text() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reds", "ranked"),
     [
@@ -185,6 +189,7 @@ def test_degenerate_splits_are_undefined_not_nan(two, tmp_path, capsys, reds, ra
     assert "nan" not in (out / "metrics.json").read_text().lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["Fake", "Real"], ["Fake", "Drawn"], ["Real"]])
 def test_a_class_of_three_may_be_absent(three, tmp_path, capsys, names):
     data, out = tmp_path / "data", tmp_path / "out"
@@ -205,6 +210,7 @@ def test_worst_mistakes_come_first():
     assert gallery.spread_samples(scored, 2).tolist() == [0, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_every_image_counts_in_any_batch_size(two, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("Fake", "Real"):

@@ -67,6 +67,7 @@ def test_a_heat_map_points_at_what_decided(tmp_path):
         assert quarters[corner].sum() / heat.sum() > 0.99
 
 
+@pytest.mark.slow
 def test_a_heat_map_without_evidence_is_zero_not_nan(tmp_path):
     save(looks_for_colours(), tmp_path / "1", threshold=0.0)  # All are called Fake, blue or not.
     answers = answers_of(tmp_path / "1", planted(2, 2)[np.newaxis])

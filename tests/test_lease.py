@@ -172,6 +172,7 @@ def test_without_an_answer_a_holder_in_doubt_does_not_write(bucket, gcs_server, 
     mine.release()
 
 
+@pytest.mark.slow
 def test_a_live_process_is_named_and_a_killed_one_is_replaced(bucket, monkeypatch):
     monkeypatch.setenv("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", "0.3")
     paths = JobPaths(f"{bucket}/job")

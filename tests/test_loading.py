@@ -94,7 +94,7 @@ def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
     assert loading._decoders_agree()
     random = Random(0)
     whole = jpegs()
-    contents = whole + [damaged(random.choice(whole), random) for _ in range(400)]
+    contents = whole + [damaged(random.choice(whole), random) for _ in range(200)]
     loaded = loading.load_batch(contents, 48)
     for position, content in enumerate(contents):
         try:
@@ -104,8 +104,8 @@ def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
         assert (position in loaded.errors) == (expected is None), content
         assert expected is None or np.array_equal(loaded.images[position], expected), content
     fast = sum(jpeg.plain_shape(content) != jpeg.NOT_PLAIN for content in contents)
-    assert len(loaded.errors) > 50
-    assert fast > 100
+    assert len(loaded.errors) > 40
+    assert fast > 60
 
 
 def test_where_the_decoders_disagree_the_one_of_the_export_decides(monkeypatch, caplog):

@@ -53,6 +53,7 @@ def test_cnn_is_the_notebooks_layer_by_layer():
     assert next(layer.rate for layer in model.layers if isinstance(layer, models.SlotDropout)) == 0.2
 
 
+@pytest.mark.slow
 def test_weights_depend_on_the_seed_alone_whatever_other_threads_draw():
     # Retries, uploads and temporary names draw from Python's global generator.
     expected, ending = build().get_weights(), threading.Event()

@@ -109,6 +109,7 @@ def test_training_report(tmp_path, validations):
         assert len(image.convert("L").getcolors()) > 20  # Not blank.
 
 
+@pytest.mark.slow
 def test_evaluation_report_with_training_curves(tmp_path, capsys):
     job_dir = write_job(tmp_path / "job", restarts=True)
     write_export(job_dir / "export" / "best" / "120", ["Fake", "Real"])
@@ -138,6 +139,7 @@ def test_evaluation_report_with_training_curves(tmp_path, capsys):
     assert red.mean() == pytest.approx(220, abs=3)
 
 
+@pytest.mark.slow
 def test_the_worst_mistakes_show_where_the_model_looked(tmp_path, capsys):
     write_export(tmp_path / "best" / "1", ["Fake", "Real"], explains=True)
     data = tmp_path / "data"

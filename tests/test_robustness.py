@@ -56,6 +56,7 @@ def test_images_are_chosen_by_class():
     assert robustness.choose(labels, 0).tolist() == list(range(1000))
 
 
+@pytest.mark.slow
 def test_robustness_in_all_three_results(tmp_path, capsys):
     write_export(tmp_path / "best" / "1", ["Fake", "Real"])
     for name, reds in {"Fake": [250, 200, 180, 140], "Real": [40, 60, 100, 90]}.items():

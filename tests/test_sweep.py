@@ -381,6 +381,7 @@ def test_of_equal_scores_the_earlier_is_better_and_losses_fall():
     assert [one.trial for one in records.by_score(known, maximizes=False)] == ["0000", "0001", "0003"]
 
 
+@pytest.mark.slow
 def test_importance_finds_the_setting_that_decides_and_says_what_is_unsure():
     random = np.random.default_rng(0)
     known = []
@@ -396,6 +397,7 @@ def test_importance_finds_the_setting_that_decides_and_says_what_is_unsure():
     assert importance.importances(SPACE, [ended(n, 0.5) for n in range(20)]) == []
 
 
+@pytest.mark.slow
 def test_the_page_and_the_table_tell_every_trial(tmp_path):
     wanted = request(tmp_path, max_trials=12)
     random = np.random.default_rng(1)

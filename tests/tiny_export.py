@@ -21,15 +21,15 @@ class MeanColour(tf.Module):
         self.names, self.threshold = tf.constant(class_names), threshold
         self.binary = len(class_names) == 2
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes):
         return self._score(decode.decode_batch(image_bytes, SIZE))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images):
         return self._score(images)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def explain(self, image_bytes):
         """Say that what is red spoke for the label, whatever it is."""
         images = decode.decode_batch(image_bytes, SIZE)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer import serving
+from trainer.data.pixels import Pixels
 from trainer.errors import JobFailed
 from trainer.portable import Run
 
@@ -19,7 +19,7 @@ _TIMED_SECONDS = 1.0
 
 
 def compare(
-    runs: Mapping[str, tuple[Run, int]], images: npt.NDArray[np.uint8], export: serving.Export, quantize: str
+    runs: Mapping[str, tuple[Run, int]], images: Pixels, export: serving.Export, quantize: str
 ) -> dict[str, Any]:
     """Return how far each form is from the SavedModel, and how fast.
 
@@ -46,7 +46,7 @@ def compare(
     return {"images": len(images), "forms": forms}
 
 
-def _rate(run: Run, images: npt.NDArray[np.uint8]) -> float:
+def _rate(run: Run, images: Pixels) -> float:
     """Return images a second of a form that has run once."""
     begin, batches = time.perf_counter(), 0
     while not batches or time.perf_counter() - begin < _TIMED_SECONDS:

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from trainer.data.pixels import Pixels
+
 _LARGEST = 1024  # Pixels of the longer side of a picture.
 _STRENGTH = 0.65  # Share of the colour where the map is 1; the image must stay visible below it.
 _LINE = 0.5  # The value that the line runs along.
 _STEM = 60  # Characters of a file's name that are kept.
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def overlay(image: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:

@@ -13,13 +13,10 @@ from typing import Any
 
 import jinja2
 import markupsafe
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from trainer import plots
-
-Pixels = npt.NDArray[np.uint8]
+from trainer.data.pixels import Pixels
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from trainer.curves import Curve, Curves
+from trainer.data.pixels import Pixels
 
 INK, MUTED, LINE, WARM, COOL = "#1b1f24", "#6a737d", "#d5dae0", "#c2410c", "#0b5fa5"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", WARM: "warm", COOL: "cool"}
@@ -187,7 +187,7 @@ def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     return figure
 
 
-def augmentation_pairs(before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], labels: Sequence[str]) -> Figure:
+def augmentation_pairs(before: Pixels, after: Pixels, labels: Sequence[str]) -> Figure:
     """Draw images ``[N, S, S, 3]``, N >= 1, above their augmented selves, with the class of each."""
     abreast = min(len(labels), _PAIRS_ABREAST)
     blocks = -(-len(labels) // abreast)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.pixels import Pixels
 from trainer.errors import RequestError
 
 QUANTIZE = ("none", "float16", "dynamic")
 
 _OPSET = 17  # Of ONNX; understood by runtimes since 2022.
 
-Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+Run = Callable[[Pixels], npt.NDArray[np.float32]]
 
 
 def require_onnx() -> None:
@@ -71,7 +72,7 @@ def run_tflite(content: bytes) -> Run:
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
     taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
-    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def run(images: Pixels) -> npt.NDArray[np.float32]:
         interpreter.resize_tensor_input(taken, images.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(taken, images)

@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import DataConfig
@@ -12,8 +10,7 @@ from trainer.data import augment
 from trainer.data.images import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
-
-Pixels = npt.NDArray[np.uint8]
+from trainer.data.pixels import Pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

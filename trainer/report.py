@@ -7,14 +7,10 @@ Owns: what it says in words.  Does not own: drawings (``plots.py``), parts of pa
 import json
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from trainer import files, pages, plots
 from trainer.curves import Curves, read_curves
+from trainer.data.pixels import Pixels
 from trainer.paths import JobPaths
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def write_training_report(

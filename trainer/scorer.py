@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import files
+from trainer.data.pixels import Pixels
 from trainer.errors import RequestError
 from trainer.serving import Export, Probabilities
 
@@ -117,7 +118,7 @@ class Scorer:
             finally:  # Whoever stops early does not wait for files that nobody needs.
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def score_pixels(self, batches: Iterator[npt.NDArray[np.uint8]]) -> Iterator[Answers]:
+    def score_pixels(self, batches: Iterator[Pixels]) -> Iterator[Answers]:
         """Yield the answers to batches of ``[n, H, W, 3]`` RGB images, in order; few are taken ahead.
 
         Raises:
@@ -129,7 +130,7 @@ class Scorer:
             )
         yield from self._in_order(functools.partial(self._answer_pixels, images=images) for images in batches)
 
-    def _answer_pixels(self, turn: int, *, images: npt.NDArray[np.uint8]) -> Answers:
+    def _answer_pixels(self, turn: int, *, images: Pixels) -> Answers:
         output = self._on(
             turn, self._loaded[turn].signatures["serve_images"], images=self._tf.constant(images, self._tf.uint8)
         )

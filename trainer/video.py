@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from trainer.data.pixels import Pixels
 from trainer.errors import RequestError
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
@@ -85,14 +85,14 @@ class Video:
             return ""
         return f"ends after {self.decoded} of about {self._announced:.0f} frames"
 
-    def batches(self, count: int) -> Iterator[tuple[list[int], npt.NDArray[np.uint8]]]:
+    def batches(self, count: int) -> Iterator[tuple[list[int], Pixels]]:
         """Yield sampled frames, in order: their numbers in the video, and ``[n, H, W, 3]`` RGB.
 
         Args:
             count: frames of a batch; fewer if they are large, so that a batch has 32 MB or one frame.
         """
         numbers: list[int] = []
-        images: list[npt.NDArray[np.uint8]] = []
+        images: list[Pixels] = []
         for number, image in self._sampled():
             if images and (image.shape != images[0].shape or len(images) == self._room(images[0], count)):
                 yield numbers, np.stack(images)
@@ -102,10 +102,10 @@ class Video:
         if images:
             yield numbers, np.stack(images)
 
-    def _room(self, image: npt.NDArray[np.uint8], count: int) -> int:
+    def _room(self, image: Pixels, count: int) -> int:
         return max(min(count, _BATCH_BYTES // image.nbytes), 1)
 
-    def _sampled(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    def _sampled(self) -> Iterator[tuple[int, Pixels]]:
         taken = 0
         while not self._most or taken < self._most:
             if not self._capture.grab():

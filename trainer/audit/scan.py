@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import PurePosixPath
 from typing import Any
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import tqdm
@@ -87,7 +88,7 @@ def scan(
     work = functools.partial(_measure_files, max_image_pixels=max_image_pixels)
     start = 0
     with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=quiet or None, leave=False) as bar:
-        for part, bad in _map(work, chunks, workers or len(os.sched_getaffinity(0))):
+        for part, bad in _map(work, chunks, workers or joblib.cpu_count()):
             table[start : start + len(part)] = part
             reasons |= {start + position: reason for position, reason in bad.items()}
             start += len(part)

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from trainer.data.pixels import Pixels
+
 Floats = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 DRAWS = 8
 

@@ -22,12 +22,12 @@ from trainer import metrics, serving
 from trainer.config import MAX_IMAGE_PIXELS
 from trainer.data import decode, reading
 from trainer.data.manifest import Split
+from trainer.data.pixels import Pixels
 from trainer.evaluation import groups
 from trainer.evaluation.scored import Scored
 from trainer.evaluation.sources import Sources
 from trainer.scorer import Scorer
 
-Pixels = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
 
 FIGURES = ("accuracy", "auc")

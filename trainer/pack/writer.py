@@ -7,12 +7,12 @@ import collections
 import dataclasses
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
+import joblib
 import numpy as np
 import tensorflow as tf
 import tqdm
@@ -108,7 +108,7 @@ def _make(shards: Sequence[_Shard], request: PackFlags, key: str) -> dict[str, _
     notes: dict[str, _Note] = {}
     with (
         tqdm.tqdm(total=total, unit="image", desc="packing", file=sys.stderr, disable=None) as bar,
-        ThreadPoolExecutor(request.workers or os.cpu_count()) as pool,
+        ThreadPoolExecutor(request.workers or joblib.cpu_count()) as pool,
     ):
         futures = {pool.submit(_make_one, shard, request, key): shard for shard in shards}
         try:
