@@ -1,5 +1,6 @@
 """The validation at the end of an epoch: its figures, and what they decide of the job's future."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -90,10 +91,11 @@ class Validation:
     def _figures(self) -> dict[str, float | None] | None:
         """Return loss, accuracy and auc over every decodable image, each counted once; None if it was broken off."""
         outputs = []
-        for batch in self.feed.validation(self.split):
-            outputs.append(self.steps.evaluate(batch).numpy())
-            if self.halt.is_due():
-                return None
+        with contextlib.closing(self.feed.validation(self.split)) as batches:
+            for batch in batches:
+                outputs.append(self.steps.evaluate(batch).numpy())
+                if self.halt.is_due():
+                    return None
         self.feed.settle_skipped()
         rows = np.concatenate(outputs)[: len(self.split)]
         real = rows[:, -1] > 0.0
