@@ -9,6 +9,7 @@ import collections
 import hashlib
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -106,6 +107,8 @@ class _LocalShards(Reader):
         self._records = records
         self._lock = threading.Lock()
         self._open: dict[int, int] = {}
+        # Not at the end of the process, when a pipeline's threads may still be reading.
+        weakref.finalize(self, _close, self._open).atexit = False
 
     def read(self, index: Array) -> list[Content]:
         records = self._records.take(index)
@@ -125,9 +128,10 @@ class _LocalShards(Reader):
                 self._open[shard] = os.open(self._records.shards[shard], os.O_RDONLY)
             return self._open[shard]
 
-    def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+
+def _close(descriptors: dict[int, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
 
 
 class _RemoteShards(Reader):
