@@ -39,7 +39,7 @@ class Cache:
         self._has = np.zeros(count, bool)
 
     def get(self, index: Array) -> tuple[Array, Array]:
-        """Return ``images [n, S, S, 3]`` for ``index [n] int64`` and which of them were there, ``[n] bool``."""
+        """Return ``images [n, S, S, 3]`` for ``index [n] int64``, unset where the second, ``[n] bool``, is False."""
         images = aligned_empty((len(index), *self._shape))
         known = index < len(self._has)
         known[known] = self._has[index[known]]

@@ -40,19 +40,12 @@ def decode(data: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
 def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
     with tf.control_dependencies([_not_too_large(shape[0] * shape[1], max_pixels)]):
-        image = jpeg_pixels(data)
+        # TensorFlow's default inverse DCT is the fast one, one grey level off libjpeg's accurate one on average; traces
+        # of forgery are of that size.
+        image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     header = _first_bytes(data, _EXIF_BYTES)
     has_exif = tf.reduce_any([tf.strings.substr(header, place, 4) == b"Exif" for place in EXIF_AT])
     return tf.cond(has_exif, lambda: _upright(image, _orientation(header)), lambda: image)
-
-
-def jpeg_pixels(data: tf.Tensor) -> tf.Tensor:
-    """Decode a JPEG into ``[H, W, 3]`` uint8 as it is stored, whatever its size and its EXIF orientation.
-
-    TensorFlow's default inverse DCT is the fast one, one grey level off libjpeg's accurate one on average; traces of
-    forgery are of that size.
-    """
-    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _first_bytes(data: tf.Tensor, count: int) -> tf.Tensor:
@@ -138,22 +131,16 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     resized = tf.cond(
         same,
         lambda: image,
-        lambda: tf.cond(shrinks, lambda: antialiased(image, size), lambda: bilinear(image, size)),
+        lambda: tf.cond(shrinks, lambda: _bilinear(image, size, True), lambda: _bilinear(image, size, False)),
     )
     return tf.ensure_shape(resized, [*image.shape[:-3], size, size, 3])
 
 
-def bilinear(image: tf.Tensor, size: int, *, antialias: bool = False) -> tf.Tensor:
-    """Resize ``[..., H, W, 3]`` uint8 to ``size`` squared, uint8, rounded to the nearest level."""
+def _bilinear(image: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
     # The cast at the end cuts off, so the half rounds; means of bytes need no clipping.  TensorFlow resizes floats
     # faster than bytes, and adding the half before costs nothing.
     halfway = tf.cast(image, tf.float32) + 0.5
     return tf.cast(tf.image.resize(halfway, [size, size], antialias=antialias), tf.uint8)
-
-
-def antialiased(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Do as ``bilinear``, with a triangle filter as wide as the shrinking asks for."""
-    return bilinear(image, size, antialias=True)
 
 
 def decode_batch(encoded: tf.Tensor, size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:

@@ -106,13 +106,14 @@ class _Source:
 
     def element(self, number: tf.Tensor) -> Batch:
         """Return an element, which its number decides."""
-        return self._load(self._place(number))
+        batch = self._place(number)
+        image, good = self._load(number, batch)
+        return {**batch, "image": image, "weight": good}
 
-    def _place(self, element: tf.Tensor) -> Batch:
+    def _place(self, number: tf.Tensor) -> Batch:
         """Return all of an element but its pixels."""
-        pass_number, index, real = self.share.slots(self.order, element)
+        pass_number, index, real = self.share.slots(self.order, number)
         batch = {
-            "number": element,
             "index": index,
             "label": tf.gather(self.labels, index),
             "weight": tf.cast(real, tf.float32),
@@ -123,9 +124,6 @@ class _Source:
         if self.augmentation == "notebook":
             affine = tf.numpy_function(self._affine, [batch["draws"]], tf.float32)
             batch["affine"] = tf.ensure_shape(affine, [self._slots, 2, 3])
-        if self._looks_ahead:
-            steps = WINDOW // 2 // self.order.batch_size
-            batch["ahead"] = self.share.slots(self.order, element + steps * self.share.local)[1]
         return batch
 
     def _draw(self, pass_number: Array, index: Array) -> Array:
@@ -134,17 +132,18 @@ class _Source:
     def _affine(self, draws: Array) -> Array:
         return augment.notebook_affine(draws, self.images.size)
 
-    def _load(self, batch: Batch) -> Batch:
-        """Add the pixels, and take the weight from images that have none."""
-        asked = [batch.pop("number"), batch["index"], batch["weight"]]
+    def _load(self, number: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the pixels, and the weights, which are taken from images that have none."""
+        asked = [number, batch["index"], batch["weight"]]
         if self._looks_ahead:
-            asked.append(batch.pop("ahead"))
+            steps = WINDOW // 2 // self.order.batch_size
+            asked.append(self.share.slots(self.order, number + steps * self.share.local)[1])
         # Unlike py_function, numpy_function takes over the pixels without a copy.
         image, good = tf.numpy_function(self._read, asked, [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [self._slots, self.images.size, self.images.size, 3])
         if self.augmentation == "forensic":
             image = augment.forensic_batch(image, batch["draws"])
-        return {**batch, "image": image, "weight": tf.ensure_shape(good, [self._slots])}
+        return image, tf.ensure_shape(good, [self._slots])
 
     def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
         """Read the real slots of an element; padding stays zeros, and so does what cannot be decoded."""
