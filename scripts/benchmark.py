@@ -31,13 +31,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import runtime
-from trainer import step as step_lib
-from trainer.checkpoint import CheckpointStore
-from trainer.config import Config, DataConfig, RuntimeConfig
+from trainer.core.config import Config, DataConfig, RuntimeConfig
 from trainer.data import augment
-from trainer.saver import Saver
-from trainer.state import State
+from trainer.distributed import strategy
+from trainer.training import train_step as step_lib
+from trainer.training.checkpoint import CheckpointStore
+from trainer.training.checkpoint_writer import Saver
+from trainer.training.train_state import State
 
 Ways = dict[str, Callable[[], object]]
 
@@ -218,8 +218,8 @@ def _draw_images(root: Path) -> None:
             tf.io.write_file(str(root / split / name / f"{number}.jpg"), tf.io.encode_jpeg(pixels))
 
 
-def _setup(arguments: argparse.Namespace) -> runtime.Runtime:
-    return runtime.setup(RuntimeConfig(precision=arguments.precision), DataConfig(batch_size=arguments.batch_size))
+def _setup(arguments: argparse.Namespace) -> strategy.Runtime:
+    return strategy.setup(RuntimeConfig(precision=arguments.precision), DataConfig(batch_size=arguments.batch_size))
 
 
 def _batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +228,7 @@ def _batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (batch, size, size, 3), np.uint8), random.integers(0, 2, batch, np.int32)
 
 
-def _step(arguments: argparse.Namespace, setup: runtime.Runtime, shards: int) -> tuple[Callable[[], object], State]:
+def _step(arguments: argparse.Namespace, setup: strategy.Runtime, shards: int) -> tuple[Callable[[], object], State]:
     """Return our train step of the notebook's CNN on one fixed batch, and the state that it moves."""
     data = DataConfig(image_size=arguments.image_size, batch_size=arguments.batch_size)
     state = State.fresh(Config(data=data), setup, num_classes=2, total_steps=1)

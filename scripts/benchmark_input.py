@@ -17,13 +17,13 @@ import tensorflow as tf
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from gcs import serve, upload  # type: ignore[import-not-found]  # Of the tests.
 
-from trainer.config import DataConfig
+from trainer.core.config import DataConfig
 from trainer.data import augment, manifest, pipeline
-from trainer.data.images import Images
+from trainer.data.bad_images import Skipped
+from trainer.data.image_source import Images
 from trainer.data.order import Order
-from trainer.data.skipped import Skipped
-from trainer.pack import writer
-from trainer.pack.request import PackFlags
+from trainer.data.pack import writer
+from trainer.data.pack.request import PackFlags
 
 PASSES = 32  # Of the fast ways in a round.
 STORED = 256  # Pixels; what is not resized is decoded at this size.

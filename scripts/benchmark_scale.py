@@ -54,8 +54,8 @@ def pack_pictures(folder: Path) -> Path:
     from PIL import Image
 
     from trainer.data import manifest
-    from trainer.pack import writer
-    from trainer.pack.request import PackFlags
+    from trainer.data.pack import writer
+    from trainer.data.pack.request import PackFlags
 
     random = np.random.default_rng(0)
     for number in range(PICTURES):
@@ -73,7 +73,7 @@ def repeat(packed: Path, out: Path, entries: int) -> Path:
 
     import numpy as np
 
-    from trainer.data import packed as packed_lib
+    from trainer.data import tfrecord as packed_lib
 
     out.mkdir()
     told = json.loads((packed / packed_lib.MANIFEST).read_text())
@@ -103,11 +103,11 @@ def repeat(packed: Path, out: Path, entries: int) -> Path:
 
 def measure(data_dir: str, steps: int) -> dict[str, float]:
     """Read batches of 256 as training does; return images read, seconds to the first batch, images/s, peak bytes."""
-    from trainer.config import DataConfig
+    from trainer.core.config import DataConfig
     from trainer.data import manifest, pipeline
-    from trainer.data.images import Images
+    from trainer.data.bad_images import Skipped
+    from trainer.data.image_source import Images
     from trainer.data.order import Order
-    from trainer.data.skipped import Skipped
 
     split = manifest.read_split(data_dir, "Train")
     order = Order(len(split), 256)

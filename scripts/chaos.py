@@ -27,8 +27,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from PIL import Image
 
-from trainer import entry, train
-from trainer import session as _tensorflow_is_loaded_here  # noqa: F401
+from trainer import train
+from trainer.core import cli
+from trainer.training import trainer as _tensorflow_is_loaded_here  # noqa: F401
 
 VARYING = ("images_per_second", "time", "seconds", "path")
 
@@ -123,7 +124,7 @@ def live(
         log = os.open(f"{job_dir}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os._exit(entry.run_command(train.main, [*words, f"--job_dir={job_dir}"]))
+        os._exit(cli.run_command(train.main, [*words, f"--job_dir={job_dir}"]))
     while True:
         seconds = time.monotonic() - began
         ended, status = os.waitpid(child, os.WNOHANG)

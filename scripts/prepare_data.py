@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from trainer import entry, errors, flags
+from trainer.core import cli, errors
+from trainer.core.config import flags
 
 COMMANDS = {
-    "audit": "trainer.audit.command",
-    "pack": "trainer.pack.command",
+    "audit": "trainer.prepare_data_audit",
+    "pack": "trainer.prepare_data_pack",
 }  # Name, and the module whose ``main(argv)`` runs it.
 
 
@@ -38,4 +39,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(entry.run_command(main))
+    sys.exit(cli.run_command(main))

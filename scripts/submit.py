@@ -5,8 +5,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from trainer import entry
+from trainer.core import cli
 from trainer.submit import command
 
 if __name__ == "__main__":
-    sys.exit(entry.run_command(command.main))
+    sys.exit(cli.run_command(command.main))

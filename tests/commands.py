@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer import entry, errors
+from trainer.core import cli, errors
 
 Capture = pytest.CaptureFixture[str]
 
 
 def answer(capture: Capture, main: Callable[[Sequence[str]], int], *words: str | Path) -> tuple[int, str, str]:
     """Run a command; return its exit code and what it wrote to stdout and stderr."""
-    code = entry.run_command(main, [str(word) for word in words])
+    code = cli.run_command(main, [str(word) for word in words])
     out, err = capture.readouterr()
     return code, out, err
 

@@ -315,7 +315,7 @@ def bucket(gcs_server, monkeypatch) -> str:
 
 def upload(folder: str | Path, target: str) -> str:
     """Copy a local folder to gs:// and return ``target``."""
-    from trainer import files
+    from trainer.core.storage import files
 
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file():
@@ -325,7 +325,7 @@ def upload(folder: str | Path, target: str) -> str:
 
 def objects(path: str) -> list[str]:
     """Return the names of all objects below a gs:// path, sorted."""
-    from trainer import files
+    from trainer.core.storage import files
 
     return sorted(files.list_below(path, hidden=True))
 

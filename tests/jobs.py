@@ -12,7 +12,9 @@ from unittest import mock
 import keras
 import pytest
 
-from trainer import course, entry, feed, handover, train
+from trainer import train
+from trainer.core import cli
+from trainer.training import distributed_input, exporter, trainer
 
 # A job that trains the notebook's CNN in seconds; every test names what it changes.
 SMALL = {"image_size": 64, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
@@ -31,8 +33,8 @@ def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, 
     """Run a small job in this process and return its exit code; without the drawings, which cost seconds."""
     with contextlib.ExitStack() as stack:
         if not report:
-            stack.enter_context(mock.patch.object(handover.report, "write_training_report"))
-        return entry.run_command(train.main, argv(data_dir, job_dir, **changes))
+            stack.enter_context(mock.patch.object(exporter.report, "write_training_report"))
+        return cli.run_command(train.main, argv(data_dir, job_dir, **changes))
 
 
 def finished_job(data_dir: str | Path, job_dir: Path, **options: Any) -> Path:
@@ -68,14 +70,14 @@ def checkpoints_of(job_dir: str | Path) -> list[int]:
 @contextlib.contextmanager
 def sigterm_after(step: int) -> Iterator[None]:
     """Send this process a SIGTERM while it works on a step, counted from 1."""
-    real = course.Course._train
+    real = trainer.Course._train
 
-    def train_step(self: course.Course, batches: feed.Batches, number: int) -> None:
+    def train_step(self: trainer.Course, batches: distributed_input.Batches, number: int) -> None:
         real(self, batches, number)
         if number + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with mock.patch.object(course.Course, "_train", train_step):
+    with mock.patch.object(trainer.Course, "_train", train_step):
         yield
 
 

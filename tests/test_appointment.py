@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainer.processes.appointment import Appointment, Event
+from trainer.distributed.step_barrier import Appointment, Event
 
 STOP = Event("stop", "SIGTERM of worker 1")
 

@@ -17,26 +17,27 @@ from images import write_image_set
 from PIL import Image
 from test_report import check_page
 
-from trainer import entry
-from trainer.audit import command, cues, duplicates, measure, scan, summary
-from trainer.config import MAX_IMAGE_PIXELS
+from trainer import prepare_data_audit
+from trainer.core import cli
+from trainer.core.config import MAX_IMAGE_PIXELS
+from trainer.data.audit import cues, duplicates, measure, scan, summary
 from trainer.data.manifest import Split, read_all_splits, read_split
-from trainer.pack.request import PackFlags
-from trainer.pack.writer import pack
+from trainer.data.pack.request import PackFlags
+from trainer.data.pack.writer import pack
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def audit(data_dir, out, *words):
     """Run the command on one process; return its exit code and audit.json."""
-    code = entry.run_command(command.main, [f"--data_dir={data_dir}", f"--out={out}", "--workers=1", *words])
+    code = cli.run_command(prepare_data_audit.main, [f"--data_dir={data_dir}", f"--out={out}", "--workers=1", *words])
     return code, json.loads((Path(out) / "audit.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_a_packed_set_is_refused_and_not_called_broken(clean, tmp_path, capsys):
     pack(PackFlags(data_dir=str(clean), out=str(tmp_path / "packed")), read_all_splits(str(clean)))
     assert "packed set" in refusal(
-        capsys, command.main, f"--data_dir={tmp_path / 'packed'}", f"--out={tmp_path / 'out'}"
+        capsys, prepare_data_audit.main, f"--data_dir={tmp_path / 'packed'}", f"--out={tmp_path / 'out'}"
     )
     assert not (tmp_path / "out").exists()
 
@@ -369,7 +370,7 @@ def test_bad_files_are_named_with_a_reason_and_end_nothing(data, tmp_path):
     code, report = audit(data, tmp_path / "out")
     assert code == 0
     assert before == Image.MAX_IMAGE_PIXELS
-    reasons = {Path(entry["path"]).name: entry["reason"] for entry in report["bad"]}
+    reasons = {Path(cli["path"]).name: cli["reason"] for cli in report["bad"]}
     assert sorted(reasons) == ["bomb.png", "cut.jpg", "dangling.jpg", "empty.jpg", "pipe.jpg", "short.png", "text.png"]
     assert "30000 x 30000" in reasons["bomb.png"]
     assert "--max_image_pixels" in reasons["bomb.png"]
@@ -414,7 +415,7 @@ def test_images_that_training_does_not_read_are_listed(data, tmp_path):
     picture.save(data / "Train/Real/d.webp", lossless=True)
     _, report = audit(data, tmp_path / "out")
     assert report["bad"] == []
-    assert {Path(entry["path"]).name: entry["reason"] for entry in report["training_skips"]} == {
+    assert {Path(cli["path"]).name: cli["reason"] for cli in report["training_skips"]} == {
         "a.tiff": "a format that training does not read",
         "b.bmp": "BMP with a palette",
         "d.webp": "WebP with alpha",
@@ -439,7 +440,7 @@ def test_odd_names_and_links_work_everywhere(data, tmp_path):
     assert {f"Train/Fake/{name}" for name in ODD} <= groups
     assert "Train/Fake/\ufffd\ufffd bytes.jpg" in groups
     assert "Train/Fake/link.jpg" in groups
-    assert [entry["path"] for entry in report["bad"]] == ["Train/Fake/<i>bad\n\ufffd.png"]
+    assert [cli["path"] for cli in report["bad"]] == ["Train/Fake/<i>bad\n\ufffd.png"]
     check_page((tmp_path / "out" / "audit.html").read_text(encoding="utf-8"))
     (dropped,) = [name for name in duplicates.leaks(records_of(data)) if "bytes" in name]
     assert os.fsencode(dropped) == b"Train/Fake/\xff\xfe bytes.jpg"  # The real name: others delete by it.
@@ -490,7 +491,7 @@ def test_strict_fails_for_leakage_and_label_conflicts_only(data, tmp_path, capsy
 
 
 def test_the_defaults_of_the_command_are_those_of_the_functions():
-    default = command.AuditFlags()
+    default = prepare_data_audit.AuditFlags()
     assert default.max_image_pixels == MAX_IMAGE_PIXELS
     assert default.near_distance == duplicates.NEAR_DISTANCE
     assert default.cue_auc == cues.FLAG_AUC

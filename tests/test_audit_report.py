@@ -13,7 +13,8 @@ from test_model_card import section
 from test_report import check_page
 from tiny_export import write_export
 
-from trainer import entry, evaluate
+from trainer import evaluate
+from trainer.core import cli
 
 CLASSES = ["Fake", "Real"]
 
@@ -57,7 +58,7 @@ def export(folder, audited=None):
 def run(capsys, job, data, out, *words):
     """Evaluate on Test; return exit code, metrics.json (None after an error), the page, stdout and stderr."""
     places = [f"--model_dir={job}/export/best", f"--data_dir={data}", f"--out={out}", "--bootstrap=0"]
-    code = entry.run_command(evaluate.main, [*places, *words])
+    code = cli.run_command(evaluate.main, [*places, *words])
     printed, err = capsys.readouterr()
     if code:
         return code, None, "", printed, err

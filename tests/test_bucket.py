@@ -17,8 +17,9 @@ from gcs import NO_BUCKET, objects, request_of, upload
 from images import write_image_set
 from jobs import argv, finished_job, result_of, run_job, values_of
 
-from trainer import entry, files
-from trainer.audit import command as audit
+from trainer import prepare_data_audit as audit
+from trainer.core import cli
+from trainer.core.storage import files
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,7 +218,7 @@ def test_an_audit_of_a_bucket_says_what_one_of_the_folder_says(bucket, data, tmp
     said = []
     for source, out in ((str(data), str(tmp_path / "audit")), (f"{bucket}/faces", f"{bucket}/audit")):
         words = [f"--data_dir={source}", f"--out={out}", "--workers=1"]
-        assert entry.run_command(audit.main, words) == 0
+        assert cli.run_command(audit.main, words) == 0
         assert "</html>" in files.read_text(f"{out}/audit.html")
         said.append(json.loads(files.read_text(f"{out}/audit.json").replace(source, "DATA")))
         assert said[-1]["settings"].pop("created")

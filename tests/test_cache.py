@@ -8,11 +8,11 @@ import pytest
 from images import write_image_set
 from jobs import float32_policy, result_of, run_job  # noqa: F401
 
-from trainer.config import DataConfig
+from trainer.core.config import DataConfig
+from trainer.core.errors import RequestError
 from trainer.data import cache as cache_lib
-from trainer.data import loading, manifest
-from trainer.data.images import Images
-from trainer.errors import RequestError
+from trainer.data import decode_batch, manifest
+from trainer.data.image_source import Images
 
 SIZE = 48
 BYTES = 3 * SIZE * SIZE
@@ -33,13 +33,13 @@ def data_dir(source, tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """Return the list of how many images each decoding took."""
-    counts, real = [], loading.load_batch
+    counts, real = [], decode_batch.load_batch
 
     def load_batch(contents, *arguments):
         counts.append(len(contents))
         return real(contents, *arguments)
 
-    monkeypatch.setattr(loading, "load_batch", load_batch)
+    monkeypatch.setattr(decode_batch, "load_batch", load_batch)
     return counts
 
 

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from jobs import float32_policy  # noqa: F401  (a fixture)
 
-from trainer import metrics, savedmodel
-from trainer.config import ExportConfig
-from trainer.evaluation import calibration
-from trainer.evaluation.scored import Scored, decide
+from trainer.core.config import ExportConfig
+from trainer.evaluation import calibration, metrics
+from trainer.evaluation.predictions import Scored, decide
+from trainer.serving import saved_model
 
 
 def settings(by="accuracy", fpr=0.01, calibrate=False):
@@ -180,7 +180,7 @@ def serving(temperature, classes=2):
         classes, activation="softmax", kernel_initializer=keras.initializers.RandomNormal(seed=1)
     )
     model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(inputs)))
-    return savedmodel.ServingModel(model, ["Fake", "Real", "Drawn"][:classes], 0, 0.5, size, temperature), model
+    return saved_model.ServingModel(model, ["Fake", "Real", "Drawn"][:classes], 0, 0.5, size, temperature), model
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from trainer.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint, digest_of_arrays
-from trainer.errors import RequestError
+from trainer.core.errors import RequestError
+from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 
 
 def make(step, **state):
@@ -195,7 +195,7 @@ def test_a_save_replaces_what_an_earlier_one_left(store, folder):
 
 
 def test_a_kill_while_saving_leaves_the_one_before(store, folder, monkeypatch):
-    from trainer import files
+    from trainer.core.storage import files
 
     store.save(make(1))
     write, written = files.write_bytes, []

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from trainer import cluster
-from trainer.errors import RequestError
+from trainer.core.errors import RequestError
+from trainer.distributed import cluster
 
 
 def tf_config(hosts, kind="worker", index=0):

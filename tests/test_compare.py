@@ -9,9 +9,9 @@ from scipy import stats
 from test_report import check_page
 from tiny_export import write_export, write_image
 
-from trainer import evaluate, metrics
-from trainer.evaluation import predictions_csv
-from trainer.evaluation.scored import Scored
+from trainer import evaluate
+from trainer.evaluation import metrics, predictions
+from trainer.evaluation.predictions import Scored
 
 TWO = ("Fake", "Real")
 
@@ -25,7 +25,7 @@ def write_evaluation(folder, paths, labels, probabilities, names=TWO, drawn=None
     folder.mkdir(parents=True)
     figures = metrics.measure(scored, resamples=0, seed=0)
     (folder / "metrics.json").write_text(json.dumps({**about, **figures, **details}))
-    (folder / "predictions.csv").write_text(predictions_csv.to_csv(scored, paths))
+    (folder / "predictions.csv").write_text(predictions.to_csv(scored, paths))
 
 
 def of_fake(p_fake):

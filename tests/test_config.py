@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from trainer import config as config_lib
-from trainer.config import Config, from_flat
-from trainer.errors import RequestError
+from trainer.core import config as config_lib
+from trainer.core.config import Config, from_flat
+from trainer.core.errors import RequestError
 
 
 def refused(**values):

@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from local_cluster import free_ports, start
 
-from trainer.config import DataConfig
-from trainer.data import manifest, remote
-from trainer.data.images import Images
+from trainer.core.config import DataConfig
+from trainer.data import manifest, service_client
+from trainer.data.image_source import Images
 from trainer.data.order import Order
+from trainer.data.pack import writer
+from trainer.data.pack.request import PackFlags
 from trainer.data.pipeline import Share
-from trainer.data.turns import Sender
-from trainer.pack import writer
-from trainer.pack.request import PackFlags
+from trainer.data.reorder_buffer import Sender
 
 JOB = {"batch_size": 8, "epochs": 2, "max_bad_fraction": 0.5, "checkpoint_every_steps": 2}
 
@@ -65,7 +65,7 @@ def service():
 @pytest.fixture
 def told():
     """Return what the service's reader logs, whatever other tests have done to the package's log."""
-    lines, logger, handler = [], logging.getLogger("trainer.data.remote"), logging.Handler()
+    lines, logger, handler = [], logging.getLogger("trainer.data.service_client"), logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -84,7 +84,7 @@ def test_any_number_of_workers_lost_ones_and_none_at_all_end_with_the_same_weigh
     data, service, tmp_path, told, monkeypatch
 ):
     address, workers = service
-    monkeypatch.setattr(remote, "_PATIENCE_SECONDS", 15.0)
+    monkeypatch.setattr(service_client, "_PATIENCE_SECONDS", 15.0)
     assert run_job(data, tmp_path / "own", **JOB) == 0
     assert not told
     assert run_job(data, tmp_path / "two", data_service=address, **JOB) == 0
@@ -96,7 +96,7 @@ def test_any_number_of_workers_lost_ones_and_none_at_all_end_with_the_same_weigh
     with sigterm_after(2):
         assert run_job(data, tmp_path / "lost", data_service=address, **JOB) == 75
     workers[1].kill()
-    monkeypatch.setattr(remote, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(service_client, "_PATIENCE_SECONDS", 0.5)
     assert run_job(data, tmp_path / "lost", data_service=address, **JOB) == 0
     assert any("has sent nothing for" in line for line in told)
     assert told[-1].startswith("--data_service: Train: 0 images decoded there, ")
@@ -120,7 +120,7 @@ def test_packed_shards_are_read_by_the_service_too(data, tmp_path, service, told
     order = Order(len(split), 6, shuffle=False)
     until_ready(worker)
     slots = functools.partial(Share().slots, order)
-    stream = remote.Remote(address, Sender(), split, images, slots, 6, order.steps_per_pass)
+    stream = service_client.Remote(address, Sender(), split, images, slots, 6, order.steps_per_pass)
     for step in range(order.steps_per_pass):
         index = np.arange(6 * step, min(6 * step + 6, len(split)))
         there, here = stream.load(step, index), images.load(index)

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from trainer import entry, flags
-from trainer.errors import JobFailed, RequestError, StoppedEarly
+from trainer.core import cli
+from trainer.core.config import flags
+from trainer.core.errors import JobFailed, RequestError, StoppedEarly
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_errors_become_exit_codes_and_one_line(capsys, error, code, printed):
     def command(_):
         raise error
 
-    assert entry.run_command(command, []) == code
+    assert cli.run_command(command, []) == code
     assert capsys.readouterr() == ("", printed)
 
 
@@ -33,16 +34,16 @@ def test_other_errors_stay_loud():
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        entry.run_command(command, [])
+        cli.run_command(command, [])
 
 
 def test_help_prints_and_succeeds(capsys):
-    assert entry.run_command(lambda argv: flags.train_config(argv) and 1, ["--help"]) == 0
+    assert cli.run_command(lambda argv: flags.train_config(argv) and 1, ["--help"]) == 0
     assert "python -m trainer.train" in capsys.readouterr().out
 
 
 def test_a_command_returns_its_own_code():
-    assert entry.run_command(lambda argv: len(argv), ["a", "b"]) == 2
+    assert cli.run_command(lambda argv: len(argv), ["a", "b"]) == 2
     assert logging.getLogger("trainer").handlers
 
 
@@ -53,10 +54,10 @@ def test_the_log_follows_stderr(capsys):
 
     for _ in range(2):
         with contextlib.redirect_stderr(io.StringIO()) as other:
-            assert entry.run_command(command, []) == 0
+            assert cli.run_command(command, []) == 0
             assert other.getvalue() == "a word\n"
         other.close()
-    assert entry.run_command(command, []) == 0
+    assert cli.run_command(command, []) == 0
     assert capsys.readouterr() == ("", "a word\n")
 
 
@@ -79,4 +80,4 @@ def test_a_broken_connection_stays_loud():
         raise BrokenPipeError("a socket")
 
     with pytest.raises(BrokenPipeError):
-        entry.run_command(command, [])
+        cli.run_command(command, [])

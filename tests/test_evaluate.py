@@ -11,11 +11,13 @@ from PIL import Image
 from sklearn import metrics as sk
 from tiny_export import write_export, write_image
 
-from trainer import evaluate, serving
+from trainer import evaluate
 from trainer.data.manifest import read_split
-from trainer.evaluation import gallery, split_scores
+from trainer.evaluation import predict_split
+from trainer.evaluation.predictions import Scored
 from trainer.evaluation.request import EvaluateFlags
-from trainer.evaluation.scored import Scored
+from trainer.reports import gallery
+from trainer.serving import exported_model
 
 
 @pytest.fixture(scope="module")
@@ -218,12 +220,12 @@ def test_every_image_counts_in_any_batch_size(two, tmp_path):
         for index in range(9):
             pixels = rng.integers(0, 255, [24, 40, 3], dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "Test" / name / f"{index}.jpg")
-    export = serving.find_export(str(two))
+    export = exported_model.find_export(str(two))
     split = read_split(str(tmp_path), "Test", export.class_names)
     scores = []
     for batch_size in (1, 7, 64):
         request = EvaluateFlags(out=str(tmp_path), batch_size=batch_size)
-        scores.append(split_scores.predict_split(export, split, request).probabilities)
+        scores.append(predict_split.predict_split(export, split, request).probabilities)
     assert scores[0].shape == (18, 2)
     np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
     np.testing.assert_allclose(scores[2], scores[0], atol=1e-6)

@@ -9,14 +9,15 @@ import pytest
 import tensorflow as tf
 from jobs import float32_policy  # noqa: F401  (a fixture)
 
-from trainer import explain, heatmap, models, savedmodel
-from trainer.config import ModelConfig
+from trainer.core.config import ModelConfig
+from trainer.models import registry
+from trainer.serving import grad_cam, heatmap, saved_model
 
 SIZE, NAMES = 64, ["Fake", "Real"]
 
 
-def save(model: keras.Model, folder: Path, threshold: float = 0.5) -> savedmodel.ServingModel:
-    serving = savedmodel.ServingModel(model, NAMES, 0, threshold, SIZE)
+def save(model: keras.Model, folder: Path, threshold: float = 0.5) -> saved_model.ServingModel:
+    serving = saved_model.ServingModel(model, NAMES, 0, threshold, SIZE)
     tf.saved_model.save(serving, str(folder), signatures=serving.signatures)
     return serving
 
@@ -54,7 +55,7 @@ def looks_for_colours() -> keras.Model:
 
 def test_a_heat_map_points_at_what_decided(tmp_path):
     model = looks_for_colours()
-    assert explain.feature_layer(model).name == "colours"  # Inside of a nested model, before its pooling.
+    assert grad_cam.feature_layer(model).name == "colours"  # Inside of a nested model, before its pooling.
     save(model, tmp_path / "1")
     cases = [(0, 0, b"Fake"), (1, 0, b"Fake"), (2, 2, b"Real"), (3, 2, b"Real")]
     answers = answers_of(tmp_path / "1", np.stack([planted(corner, colour) for corner, colour, _ in cases]))
@@ -101,7 +102,7 @@ def numpy_grad_cam(model: keras.Model, image: np.ndarray, of: int) -> np.ndarray
 
 
 def test_an_export_alone_gives_the_maps_of_the_definition(tmp_path):
-    model = models.build(ModelConfig(), num_classes=2, image_size=SIZE, seed=3)
+    model = registry.build(ModelConfig(), num_classes=2, image_size=SIZE, seed=3)
     serving = save(model, tmp_path / "1")
     assert serving.explains == {"method": "Grad-CAM", "layer": "conv4", "of": "label"}
     images = np.random.default_rng(0).integers(0, 256, [3, SIZE, SIZE, 3], np.uint8)
@@ -117,10 +118,10 @@ def test_an_export_alone_gives_the_maps_of_the_definition(tmp_path):
 
 
 def test_three_classes_and_every_network_have_maps():
-    for name in models._ARCHITECTURES:
-        model = models.build(ModelConfig(model=name), num_classes=3, image_size=SIZE, seed=0)
+    for name in registry._ARCHITECTURES:
+        model = registry.build(ModelConfig(model=name), num_classes=3, image_size=SIZE, seed=0)
         pixels = tf.random.stateless_uniform([3, SIZE, SIZE, 3], [1, 2])
-        maps = explain.grad_cam(model, explain.feature_layer(model), pixels, tf.constant([0, 1, 2]), SIZE).numpy()
+        maps = grad_cam.grad_cam(model, grad_cam.feature_layer(model), pixels, tf.constant([0, 1, 2]), SIZE).numpy()
         assert maps.shape == (3, SIZE, SIZE)
         assert maps.min() >= 0
         assert maps.max() <= 1
@@ -130,7 +131,7 @@ def test_three_classes_and_every_network_have_maps():
 def test_a_network_without_a_feature_map_has_no_signature():
     inputs = keras.Input([SIZE, SIZE, 3])
     logits = keras.layers.Dense(2, name="logits")(keras.layers.Flatten()(inputs))
-    serving = savedmodel.ServingModel(keras.Model(inputs, keras.layers.Softmax()(logits)), NAMES, 0, 0.5, SIZE)
+    serving = saved_model.ServingModel(keras.Model(inputs, keras.layers.Softmax()(logits)), NAMES, 0, 0.5, SIZE)
     assert set(serving.signatures) == {"serving_default", "serve_images"}
     assert json.loads(json.dumps(serving.explains)) == {
         "method": None, "because": "the model has no convolutional feature map",

@@ -12,7 +12,8 @@ from commands import answer
 from images import write_image_set
 from jobs import SMALL, finished_job, float32_policy  # noqa: F401  (a fixture)
 
-from trainer import export, portable
+from trainer import export
+from trainer.serving import convert
 
 pytestmark = pytest.mark.slow  # A training, and an export that is checked in a process of its own.
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))
@@ -53,7 +54,7 @@ def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capsys):
     images = np.stack([tf.io.decode_jpeg(path.read_bytes(), dct_method="INTEGER_ACCURATE") for path in paths])
     assert images.shape[1:] == (size, size, 3)
     expected = tf.saved_model.load(str(version)).signatures["serve_images"](images=images)["probabilities"].numpy()
-    runs = {"tflite": portable.run_tflite, "onnx": portable.run_onnx}
+    runs = {"tflite": convert.run_tflite, "onnx": convert.run_onnx}
     for form in forms[1:]:
         answers = runs[form]((tmp_path / f"model.{form}").read_bytes())(images)
         np.testing.assert_allclose(answers, expected, atol=1e-5)
@@ -92,7 +93,7 @@ def test_wrong_requests_are_one_error(job, data, tmp_path, capsys, monkeypatch):
     arrays.write_bytes(arrays.read_bytes()[:-100])
     empty.mkdir()
     shutil.copy(job / "config.json", empty)
-    monkeypatch.setattr(portable.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(convert.importlib.util, "find_spec", lambda name: None)
     for words, said in (
         ([f"--job_dir={tmp_path}"], "without config.json"),
         ([f"--job_dir={empty}"], "with a checkpoint"),

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from trainer import files
-from trainer.errors import RequestError
-from trainer.paths import JobPaths
+from trainer.core.errors import RequestError
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files
 
 
 def test_remote_means_a_scheme():

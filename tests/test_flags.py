@@ -6,10 +6,11 @@ import random
 
 import pytest
 
-from trainer import config as config_lib
-from trainer import entry, evaluate, flags
-from trainer.config import from_flat
-from trainer.errors import RequestError
+from trainer import evaluate
+from trainer.core import cli
+from trainer.core import config as config_lib
+from trainer.core.config import flags, from_flat
+from trainer.core.errors import RequestError
 from trainer.evaluation.request import EvaluateFlags
 
 # Every flag and its default.  A new one, a changed default or a lost one must be changed here on purpose.
@@ -102,7 +103,7 @@ def test_the_flag_surface_is_frozen():
 
 def test_the_flags_of_evaluate_are_frozen(capsys):
     assert {field.name: field.default for field in dataclasses.fields(EvaluateFlags)} == EVALUATE
-    assert entry.run_command(evaluate.main, ["--help"]) == 0
+    assert cli.run_command(evaluate.main, ["--help"]) == 0
     page = capsys.readouterr().out
     assert all(f"  --{name}" in page for name in EVALUATE)
 

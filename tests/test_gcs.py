@@ -8,9 +8,12 @@ import pytest
 import tensorflow as tf
 from gcs import FORBIDDEN, NO_BUCKET, objects, upload
 
-from trainer import entry, files, flags, gcs, gcs_client, inputs, predict, train
+from trainer import predict, train
+from trainer.core import cli, globs
+from trainer.core.config import flags
+from trainer.core.errors import RequestError, StoppedEarly, StorageDown
+from trainer.core.storage import files, gcs, gcs_client
 from trainer.data import manifest
-from trainer.errors import RequestError, StoppedEarly, StorageDown
 
 ODD = ("a b.jpg", "ä#?%20+&.jpg", "new\nline.jpg", "-dash.jpg", "deep/er/x.jpg", "[1].jpg", "100%.jpg")
 
@@ -226,10 +229,10 @@ def test_require_writable_leaves_nothing(bucket):
     ["gs:/b/x", "gs://", "gs:///x", "gcs://b/x", "s3://b/x", "gs://Upper/x", "https://b/x", "gs://a/x", "file:///x"],
 )
 def test_wrong_forms_are_refused_at_once(path, tmp_path, capsys):
-    assert entry.run_command(train.main, [f"--data_dir={path}", f"--job_dir={tmp_path}"]) == 2
-    assert entry.run_command(train.main, [f"--data_dir={tmp_path}", f"--job_dir={path}"]) == 2
-    assert entry.run_command(train.main, [f"--config={path}"]) == 2
-    assert entry.run_command(predict.main, [f"--model_dir={path}", "x.jpg"]) == 2
+    assert cli.run_command(train.main, [f"--data_dir={path}", f"--job_dir={tmp_path}"]) == 2
+    assert cli.run_command(train.main, [f"--data_dir={tmp_path}", f"--job_dir={path}"]) == 2
+    assert cli.run_command(train.main, [f"--config={path}"]) == 2
+    assert cli.run_command(predict.main, [f"--model_dir={path}", "x.jpg"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["--data_dir", "--job_dir", "--config", "--model_dir"]
     assert all(f"expected a local path or gs://BUCKET/PATH (bucket names are lower case), received {path!r}" in line
@@ -238,10 +241,10 @@ def test_wrong_forms_are_refused_at_once(path, tmp_path, capsys):
 
 def test_a_job_is_refused_before_its_data_are_listed(bucket, gcs_server, capsys):
     command = ["--image_size=64", f"--data_dir={bucket}/data"]
-    assert entry.run_command(train.main, [*command, "--job_dir=gs://no-such-bucket/j"]) == 2
-    assert entry.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
+    assert cli.run_command(train.main, [*command, "--job_dir=gs://no-such-bucket/j"]) == 2
+    assert cli.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
     with gcs_server.fault(status=404, message=NO_BUCKET):
-        assert entry.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
+        assert cli.run_command(train.main, [*command, f"--job_dir={bucket}/j"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].startswith("error: --job_dir: expected the bucket 'no-such-bucket' to exist")
     assert errors[1].startswith(f"error: --data_dir: expected '{bucket}/data' to hold Train/<class>/* images")
@@ -292,13 +295,13 @@ def test_more_than_a_page_is_listed_whole(bucket, gcs_server):
 def test_words_of_predict_name_objects(bucket):
     for name in ("p/a.png", "p/q/b.png", "p/q/c.jpg", "p/.h/d.png"):
         files.write_bytes(f"{bucket}/{name}", b"")
-    below = {word: [path.removeprefix(f"{bucket}/p/") for path in inputs.expand([f"{bucket}/{word}"], ())]
+    below = {word: [path.removeprefix(f"{bucket}/p/") for path in globs.expand([f"{bucket}/{word}"], ())]
              for word in ("p", "p/", "p/a.png", "p/**/*.png", "p/*.png", "p/q*")}  # fmt: skip
     everything = ["a.png", "q/b.png", "q/c.jpg"]
     assert below == {"p": everything, "p/": everything, "p/a.png": ["a.png"], "p/**/*.png": ["a.png", "q/b.png"],
                      "p/*.png": ["a.png"], "p/q*": ["q/b.png", "q/c.jpg"]}  # fmt: skip
     with pytest.raises(RequestError, match="no file there"):
-        inputs.expand([f"{bucket}/none"], ())
+        globs.expand([f"{bucket}/none"], ())
 
 
 def test_tensorflow_reads_the_same_images(bucket, image_set, tmp_path):

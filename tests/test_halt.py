@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from trainer.errors import Diverged
-from trainer.halt import Halt
-from trainer.processes.appointment import Event
-from trainer.processes.peers import Alone
-from trainer.signals import StopRequest
+from trainer.core.errors import Diverged
+from trainer.core.signals import StopRequest
+from trainer.distributed.process_group import Alone
+from trainer.distributed.step_barrier import Event
+from trainer.training.stop_controller import Halt
 
 
 class Second(Alone):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from gcs import objects, request_of
 
-from trainer import files, gcs, gcs_client, lock
-from trainer.errors import StoppedEarly, StorageDown
-from trainer.lease import Lease
-from trainer.paths import JobPaths
+from trainer.core.errors import StoppedEarly, StorageDown
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files, gcs, gcs_client, lock
+from trainer.core.storage.lease import Lease
 
 ROOT = Path(__file__).resolve().parents[1]
 BEAT = 0.1  # Seconds.

@@ -12,18 +12,18 @@ import tensorflow as tf
 from pictures import encoded, noise, smooth
 from PIL import Image
 
-from trainer.data import decode, jpeg, loading
+from trainer.data import decode, decode_batch
 
 
 def test_a_batch_is_decoded_in_order():
     pixels = [noise(48, 48, 3, seed=seed) for seed in range(9)]
     contents = [encoded(image, "PNG") for image in pixels]
-    assert np.array_equal(loading.load_batch(contents, 48).images, np.stack(pixels))
-    assert np.array_equal(loading.load_batch(contents[::-1], 48).images, np.stack(pixels[::-1]))
+    assert np.array_equal(decode_batch.load_batch(contents, 48).images, np.stack(pixels))
+    assert np.array_equal(decode_batch.load_batch(contents[::-1], 48).images, np.stack(pixels[::-1]))
 
 
 def test_an_empty_batch():
-    loaded = loading.load_batch([], 48)
+    loaded = decode_batch.load_batch([], 48)
     assert loaded.images.shape == (0, 48, 48, 3)
     assert loaded.errors == {}
 
@@ -53,9 +53,9 @@ def test_pixels_are_to_the_bit_those_of_the_graph_that_an_export_holds():
     """Alone, all in one batch, and more than one call takes, whatever the way there."""
     expected = decode.decode_batch(tf.constant(EVERY_WAY), 48).numpy()
     for content, pixels in zip(EVERY_WAY, expected, strict=True):
-        assert np.array_equal(loading.load_batch([content], 48).images[0], pixels)
+        assert np.array_equal(decode_batch.load_batch([content], 48).images[0], pixels)
     for times in (1, 40):
-        loaded = loading.load_batch(EVERY_WAY * times, 48)
+        loaded = decode_batch.load_batch(EVERY_WAY * times, 48)
         assert loaded.errors == {}
         assert np.array_equal(loaded.images, np.tile(expected, [times, 1, 1, 1]))
 
@@ -91,11 +91,11 @@ def damaged(content, random):
 
 def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
     """Two decoders must not disagree on any file: neither on its pixels nor on whether it is one."""
-    assert loading._decoders_agree()
+    assert decode_batch._decoders_agree()
     random = Random(0)
     whole = jpegs()
     contents = whole + [damaged(random.choice(whole), random) for _ in range(200)]
-    loaded = loading.load_batch(contents, 48)
+    loaded = decode_batch.load_batch(contents, 48)
     for position, content in enumerate(contents):
         try:
             expected = decode.decode_batch(tf.constant([content]), 48).numpy()[0]
@@ -103,7 +103,7 @@ def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
             expected = None
         assert (position in loaded.errors) == (expected is None), content
         assert expected is None or np.array_equal(loaded.images[position], expected), content
-    fast = sum(jpeg.plain_shape(content) != jpeg.NOT_PLAIN for content in contents)
+    fast = sum(decode_batch.plain_shape(content) != decode_batch.NOT_PLAIN for content in contents)
     assert len(loaded.errors) > 40
     assert fast > 60
 
@@ -114,11 +114,11 @@ def test_where_the_decoders_disagree_the_one_of_the_export_decides(monkeypatch, 
         pixels |= 1
         return done
 
-    decode_into = jpeg.decode_into
-    monkeypatch.setattr(jpeg, "decode_into", brighter)
-    monkeypatch.setattr(loading, "_decoders_agree", functools.cache(loading._decoders_agree.__wrapped__))
+    decode_into = decode_batch.decode_into
+    monkeypatch.setattr(decode_batch, "decode_into", brighter)
+    monkeypatch.setattr(decode_batch, "_decoders_agree", functools.cache(decode_batch._decoders_agree.__wrapped__))
     with caplog.at_level("WARNING"):
-        loaded = loading.load_batch(EVERY_WAY, 48)
+        loaded = decode_batch.load_batch(EVERY_WAY, 48)
     assert np.array_equal(loaded.images, decode.decode_batch(tf.constant(EVERY_WAY), 48).numpy())
     assert [record.message for record in caplog.records if "differently" in record.message]
 
@@ -145,14 +145,14 @@ def loaded():
     good = [noise(48, 48, 3, seed=seed) for seed in range(len(BAD))]
     contents, images, names = [], [], []
     for number, (name, data) in enumerate(BAD.items()):
-        jpeg = encoded(good[number], "JPEG")
-        contents += [encoded(good[number], "PNG"), data, jpeg]
-        images += [good[number], np.zeros([48, 48, 3], np.uint8), decode.decode(tf.constant(jpeg)).numpy()]
+        decode_batch = encoded(good[number], "JPEG")
+        contents += [encoded(good[number], "PNG"), data, decode_batch]
+        images += [good[number], np.zeros([48, 48, 3], np.uint8), decode.decode(tf.constant(decode_batch)).numpy()]
         names += [None, name, None]
     contents.append(FileNotFoundError(2, "No such file or directory", "missing.jpg"))
     images.append(np.zeros([48, 48, 3], np.uint8))
     names.append("missing.jpg")
-    return loading.load_batch(contents, 48), np.stack(images), names
+    return decode_batch.load_batch(contents, 48), np.stack(images), names
 
 
 def test_the_others_of_a_batch_survive(loaded):
@@ -194,5 +194,5 @@ def jpeg_of_claimed_size(width, height):
 
 def test_an_image_that_announces_too_many_pixels_is_not_decoded():
     for data, pixels in ((png_header(30_000, 30_000), 900_000_000), (jpeg_of_claimed_size(65_500, 65_500), 65_500**2)):
-        (reason,) = loading.load_batch([data], 48).errors.values()
+        (reason,) = decode_batch.load_batch([data], 48).errors.values()
         assert reason == f"expected at most 100000000 pixels (--max_image_pixels), received {pixels}"

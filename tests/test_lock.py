@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from trainer import lock
-from trainer.errors import StoppedEarly
-from trainer.paths import JobPaths
+from trainer.core.errors import StoppedEarly
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import lock
 
 HOLDER = """
 import sys, time

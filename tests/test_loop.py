@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer import loop
-from trainer.loop import Ending, Plan
+from trainer.training import loop
+from trainer.training.loop import Ending, Plan
 
 
 class Fakes:

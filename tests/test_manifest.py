@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
+from trainer.core.errors import RequestError
 from trainer.data import manifest
-from trainer.errors import RequestError
 
 
 def touch(root, *names):

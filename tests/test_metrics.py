@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainer import metrics
-from trainer.evaluation import bootstrap, confidence, ranking
-from trainer.evaluation.scored import Scored, decide
+from trainer.evaluation import bootstrap, calibration_error, metrics, ranking
+from trainer.evaluation.predictions import Scored, decide
 
 NAMES = ("Fake", "Real")
 
@@ -184,7 +183,9 @@ def test_rates_found_at_few_false_alarms():
 
 
 def test_importing_metrics_loads_neither_tensorflow_nor_matplotlib():
-    code = "import sys, trainer.metrics; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
+    code = (
+        "import sys, trainer.evaluation.metrics; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -193,7 +194,7 @@ def test_calibration_bins_count_what_the_error_weighs():
     p_fake = np.array([1.0, 0.6, 0.39, 0.9])
     labels = np.array([0, 1, 1, 0])
     probabilities = np.stack([p_fake, 1 - p_fake], axis=1)
-    bins = confidence.bins_of(labels, np.array([0, 0, 1, 0]), probabilities)
+    bins = calibration_error.bins_of(labels, np.array([0, 0, 1, 0]), probabilities)
     assert {int(bin): int(bins.counts[bin]) for bin in np.flatnonzero(bins.counts)} == {8: 1, 9: 1, 13: 1, 14: 1}
     assert bins.right[[8, 9, 13, 14]].tolist() == [0, 1, 1, 1]
     assert bins.confidence[[8, 9, 13, 14]].tolist() == pytest.approx([0.6, 0.61, 0.9, 1.0])

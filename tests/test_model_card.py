@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tiny_export import write_export, write_image
 
-from trainer import entry, evaluate, model_card
-from trainer.model_card import Facts, escape
+from trainer import evaluate
+from trainer.core import cli
+from trainer.reports import model_card
+from trainer.reports.model_card import Facts, escape
 
 CHOICE = {"by": "accuracy", "why": "", "images": 40, "tpr": 0.9, "fpr": 0.1, "accuracy": 0.9, "balanced_accuracy": 0.9}
 
@@ -123,7 +125,7 @@ def test_an_evaluation_goes_into_the_card(tmp_path, capsys, names):
             write_image(tmp_path / "data" / "Test" / name / f"{index}.png", tuple(colour))
     words = [f"--model_dir={version.parent}", f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}"]
     words += ["--bootstrap=20", "--update_card"]
-    assert entry.run_command(evaluate.main, [*words, "--robustness", "--robustness_images=3"]) == 0
+    assert cli.run_command(evaluate.main, [*words, "--robustness", "--robustness_images=3"]) == 0
     path = version / "assets.extra" / "model_card.md"
     assert str(path) in capsys.readouterr().out
     card, figures = path.read_text(), json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -141,7 +143,7 @@ def test_an_evaluation_goes_into_the_card(tmp_path, capsys, names):
         assert [str(count) for count in counts] in cells(card, name)
     results = figures["robustness"]["kinds"]["blur"]["results"]
     assert len(cells(card, "blur")) == len(results)
-    assert entry.run_command(evaluate.main, words) == 0  # Without robustness: the section is another one.
+    assert cli.run_command(evaluate.main, words) == 0  # Without robustness: the section is another one.
     card = path.read_text()
     assert len(cells(card, "Accuracy")) == 1
     assert not cells(card, "blur")

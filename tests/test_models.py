@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from jobs import float32_policy, precision_policy  # noqa: F401  (the fixture acts on every test here)
 
-from trainer import models
-from trainer.config import ModelConfig
-from trainer.errors import RequestError
+from trainer.core.config import ModelConfig
+from trainer.core.errors import RequestError
+from trainer.models import registry
 
 # Of the notebook at 224 x 224: layer, output without the batch, parameters, activation.
 NOTEBOOK = [
@@ -33,7 +33,7 @@ NOTEBOOK = [
 
 
 def build(image_size: int = 64, seed: int = 0, num_classes: int = 2, **changes) -> keras.Model:
-    return models.build(ModelConfig(**changes), num_classes=num_classes, image_size=image_size, seed=seed)
+    return registry.build(ModelConfig(**changes), num_classes=num_classes, image_size=image_size, seed=seed)
 
 
 def test_cnn_is_the_notebooks_layer_by_layer():
@@ -50,7 +50,7 @@ def test_cnn_is_the_notebooks_layer_by_layer():
     assert found == NOTEBOOK
     assert model.count_params() == 4_821_858
     assert all(variable.trainable for variable in model.variables)
-    assert next(layer.rate for layer in model.layers if isinstance(layer, models.SlotDropout)) == 0.2
+    assert next(layer.rate for layer in model.layers if isinstance(layer, registry.SlotDropout)) == 0.2
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_mixed_precision_computes_in_16_bits_and_ends_in_float32(policy):
     pixels = np.random.default_rng(0).random([3, 64, 64, 3], np.float32)
     assert model.get_layer("conv1").compute_dtype == policy.removeprefix("mixed_")
     assert {variable.dtype for variable in model.variables} == {"float32"}
-    logits, probabilities = models.logits_of(model)(pixels), model(pixels)
+    logits, probabilities = registry.logits_of(model)(pixels), model(pixels)
     assert logits.dtype == probabilities.dtype == tf.float32
     # Float16 probabilities would miss a sum of 1 by 1e-4 or more.
     np.testing.assert_allclose(probabilities.numpy().sum(axis=1), 1.0, rtol=1e-6)
@@ -91,7 +91,7 @@ def test_mixed_precision_computes_in_16_bits_and_ends_in_float32(policy):
 def test_logits_are_those_of_the_model_and_follow_its_weights():
     model = build()
     pixels = np.random.default_rng(0).random([3, 64, 64, 3], np.float32)
-    logits = models.logits_of(model)
+    logits = registry.logits_of(model)
     for _ in range(2):
         np.testing.assert_allclose(tf.nn.softmax(logits(pixels)).numpy(), model(pixels).numpy(), rtol=1e-6)
         model.get_layer("logits").bias.assign([1.0, -1.0])
@@ -122,22 +122,22 @@ def masks(layer, strategy, *, seed, batch=8, units=500):
     def replica():
         number = tf.distribute.get_replica_context().replica_id_in_sync_group
         first = tf.cast(number, tf.int32) * share
-        with models.training_on(models.Shard(tf.constant(seed, tf.int64), first, batch, tf.ones([share]))):
+        with registry.training_on(registry.Shard(tf.constant(seed, tf.int64), first, batch, tf.ones([share]))):
             return layer(tf.ones([share, units]), training=True)
 
     return np.concatenate([part.numpy() for part in strategy.experimental_local_results(strategy.run(replica))])
 
 
 def test_a_dropout_mask_depends_on_seed_and_slot_alone():
-    layer = models.SlotDropout(0.5, salt=0)
+    layer = registry.SlotDropout(0.5, salt=0)
     one = tf.distribute.OneDeviceStrategy("CPU:0")
     alone = masks(layer, one, seed=[1, 2])
     np.testing.assert_array_equal(alone, masks(layer, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), seed=[1, 2]))
-    np.testing.assert_array_equal(alone, masks(models.SlotDropout(0.5, salt=0), one, seed=[1, 2]))
+    np.testing.assert_array_equal(alone, masks(registry.SlotDropout(0.5, salt=0), one, seed=[1, 2]))
     others = {
         "another step": masks(layer, one, seed=[1, 3]),
         "another seed": masks(layer, one, seed=[2, 2]),
-        "another layer": masks(models.SlotDropout(0.5, salt=1), one, seed=[1, 2]),
+        "another layer": masks(registry.SlotDropout(0.5, salt=1), one, seed=[1, 2]),
         "another slot": np.roll(alone, 1, axis=0),
     }
     for name, other in others.items():
@@ -146,18 +146,18 @@ def test_a_dropout_mask_depends_on_seed_and_slot_alone():
 
 
 def test_dropout_drops_its_share_and_scales_the_rest():
-    out = masks(models.SlotDropout(0.2, salt=0), tf.distribute.get_strategy(), seed=[0, 0], batch=8, units=5000)
+    out = masks(registry.SlotDropout(0.2, salt=0), tf.distribute.get_strategy(), seed=[0, 0], batch=8, units=5000)
     assert abs((out == 0.0).mean() - 0.2) < 0.01  # 40,000 draws: five standard deviations.
     np.testing.assert_allclose(out[out != 0.0], 1.25, rtol=1e-6)
 
 
 def test_dropout_is_off_when_not_training_or_of_rate_zero():
     inputs = np.random.default_rng(0).random([4, 10], np.float32)
-    np.testing.assert_array_equal(models.SlotDropout(0.5, salt=0)(inputs, training=False), inputs)
-    np.testing.assert_array_equal(models.SlotDropout(0.0, salt=0)(inputs, training=True), inputs)
+    np.testing.assert_array_equal(registry.SlotDropout(0.5, salt=0)(inputs, training=False), inputs)
+    np.testing.assert_array_equal(registry.SlotDropout(0.0, salt=0)(inputs, training=True), inputs)
 
 
 def test_dropout_keeps_the_dtype_of_mixed_precision():
-    layer = models.SlotDropout(0.5, salt=0, dtype="mixed_float16")
-    with models.training_on(models.Shard(tf.constant([0, 0], tf.int64), tf.constant(0), 2, tf.ones([2]))):
+    layer = registry.SlotDropout(0.5, salt=0, dtype="mixed_float16")
+    with registry.training_on(registry.Shard(tf.constant([0, 0], tf.int64), tf.constant(0), 2, tf.ones([2]))):
         assert layer(tf.ones([2, 4]), training=True).dtype == tf.float16

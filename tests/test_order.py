@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.data.order import Order, permute
-from trainer.data.reading import BLOCK, WINDOW
+from trainer.data.readers import BLOCK, WINDOW
 
 SIZES = [1, 2, 3, 4, 5, 16, 17, 100, 1000]
 

@@ -16,13 +16,14 @@ from jobs import float32_policy, result_of, run_job, values_of  # noqa: F401
 from PIL import Image
 from tiny_export import write_export
 
-from trainer import entry, evaluate
-from trainer.config import DataConfig
-from trainer.data import manifest, packed, reading
-from trainer.data.images import Images
-from trainer.errors import RequestError
-from trainer.pack import command, writer
-from trainer.pack.request import PackFlags
+from trainer import evaluate, prepare_data_pack
+from trainer.core import cli
+from trainer.core.config import DataConfig
+from trainer.core.errors import RequestError
+from trainer.data import manifest, readers, tfrecord
+from trainer.data.image_source import Images
+from trainer.data.pack import writer
+from trainer.data.pack.request import PackFlags
 
 BAD = {"Train/Fake/cut.jpg": "JPEG", "Train/Real/text.jpg": "Unknown image file format"}
 
@@ -84,7 +85,7 @@ def test_the_packed_set_is_the_folder(folder, packed_set, split):
 
 def test_images_keep_their_bytes_unless_something_must_change(folder, packed_set):
     split = manifest.read_split(packed_set, "Train")
-    contents = reading.open_reader(split).read(np.arange(len(split)))
+    contents = readers.open_reader(split).read(np.arange(len(split)))
     changed = {
         name for name, content in zip(split.names, contents, strict=True)
         if content != (Path(folder) / name).read_bytes()
@@ -93,12 +94,12 @@ def test_images_keep_their_bytes_unless_something_must_change(folder, packed_set
                        os.fsdecode(b"Train/Real/latin\xe9.bmp")}  # fmt: skip
     for name, content in zip(split.names, contents, strict=True):
         assert name not in changed or Image.open(io.BytesIO(content)).format == "PNG"
-    assert packed.read_manifest(packed_set)["splits"]["Train"]["converted"] == 4
+    assert tfrecord.read_manifest(packed_set)["splits"]["Train"]["converted"] == 4
 
 
 def test_the_shards_are_tfrecords_that_others_can_read(packed_set):
     split = manifest.read_split(packed_set, "Train")
-    told = packed.read_manifest(packed_set)["splits"]["Train"]
+    told = tfrecord.read_manifest(packed_set)["splits"]["Train"]
     assert [shard["images"] for shard in told["shards"]] == [5, 5, 5, 5, 5, 5, 1]
     paths = [str(Path(packed_set) / shard["path"]) for shard in told["shards"]]
     features = {name: tf.io.FixedLenFeature([], kind)
@@ -106,7 +107,7 @@ def test_the_shards_are_tfrecords_that_others_can_read(packed_set):
     examples = [tf.io.parse_single_example(record, features) for record in tf.data.TFRecordDataset(paths)]
     assert [os.fsdecode(example["name"].numpy()) for example in examples] == list(split.names)
     assert [int(example["label"]) for example in examples] == split.labels.tolist()
-    contents = reading.open_reader(split).read(np.arange(len(split)))
+    contents = readers.open_reader(split).read(np.arange(len(split)))
     assert [example["image"].numpy() for example in examples] == contents
 
 
@@ -142,7 +143,7 @@ def test_resizing_beforehand_is_the_resizing_of_the_pipeline(folder, tmp_path):
     assert np.array_equal(small, pixels)
     pack(PackFlags(data_dir=folder, out=str(tmp_path / "jpeg"), encode="jpeg", jpeg_quality=80))
     split, again, _ = pixels_of(str(tmp_path / "jpeg"))
-    content = reading.open_reader(split).read_one(0)
+    content = readers.open_reader(split).read_one(0)
     assert Image.open(io.BytesIO(content)).format == "JPEG"
     assert 0 < np.abs(again.astype(int) - pixels_of(folder)[1]).mean() < 12
 
@@ -160,7 +161,7 @@ def test_after_a_kill_the_same_command_goes_on(folder, packed_set, tmp_path, mon
     monkeypatch.setattr(writer, "_build", build)
     with pytest.raises(KeyboardInterrupt):
         pack(request)
-    assert packed.read_manifest(str(tmp_path)) is None
+    assert tfrecord.read_manifest(str(tmp_path)) is None
     with pytest.raises(RequestError, match="no folder"):
         manifest.read_split(str(tmp_path), "Train")
     built.append("room for more")
@@ -170,7 +171,7 @@ def test_after_a_kill_the_same_command_goes_on(folder, packed_set, tmp_path, mon
     assert not (tmp_path / writer.NOTES).exists()
     for path in Path(packed_set).glob("*.tfrecord"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-    assert pack(request) == packed.read_manifest(str(tmp_path))  # A third time there is nothing to do.
+    assert pack(request) == tfrecord.read_manifest(str(tmp_path))  # A third time there is nothing to do.
     shards = len(list(tmp_path.glob("*.tfrecord")))
     assert len(built) == 4 + shards - 3  # Three were not built again.
 
@@ -183,7 +184,7 @@ def test_another_packed_set_is_not_overwritten(folder, packed_set):
 def test_the_command_says_what_it_did_and_does_it_once(folder, tmp_path, capfd):
     words = [f"--data_dir={folder}", f"--out={tmp_path}", "--drop_bad"]
     for _ in range(2):
-        assert entry.run_command(command.main, words) == 0
+        assert cli.run_command(prepare_data_pack.main, words) == 0
         out, err = capfd.readouterr()
         assert "Train       Fake 15, Real 14; 1 shards" in out
         assert "4 converted" in out
@@ -198,8 +199,8 @@ def test_leaks_are_left_out_of_train_and_validation(folder, tmp_path, capfd):
     with Image.open(data / "Test/Real/00001.jpg") as image:
         image.save(data / "Validation/Real/again.jpg", quality=70)
     words = [f"--data_dir={data}", f"--out={tmp_path / 'out'}", "--drop_leaks"]
-    assert entry.run_command(command.main, words) == 0
-    assert packed.read_manifest(str(tmp_path / "out"))["dropped"] == [
+    assert cli.run_command(prepare_data_pack.main, words) == 0
+    assert tfrecord.read_manifest(str(tmp_path / "out"))["dropped"] == [
         "Train/Fake/leak.jpg", "Validation/Real/again.jpg"
     ]  # fmt: skip
     for split in ("Train", "Validation", "Test"):
@@ -218,11 +219,11 @@ def test_leaks_are_left_out_of_train_and_validation(folder, tmp_path, capfd):
     ],
 )
 def test_a_wrong_request_is_answered_in_one_line(words, message, capfd):
-    assert message in refusal(capfd, command.main, *words)
+    assert message in refusal(capfd, prepare_data_pack.main, *words)
 
 
 def test_a_packed_set_is_not_packed_again(packed_set, tmp_path, capfd):
-    line = refusal(capfd, command.main, f"--data_dir={packed_set}", f"--out={tmp_path}")
+    line = refusal(capfd, prepare_data_pack.main, f"--data_dir={packed_set}", f"--out={tmp_path}")
     assert "expected a folder of images" in line
 
 
@@ -276,8 +277,8 @@ def test_classes_in_another_order_are_relabelled(folder, packed_set):
     one = manifest.read_split(folder, "Test", ["Real", "Fake"])
     other = manifest.read_split(packed_set, "Test", ["Real", "Fake"])
     assert other.fingerprint == one.fingerprint
-    contents = reading.open_reader(other).read(np.arange(len(other)))
-    assert contents == reading.open_reader(one).read(np.arange(len(one)))
+    contents = readers.open_reader(other).read(np.arange(len(other)))
+    assert contents == readers.open_reader(one).read(np.arange(len(one)))
 
 
 def test_a_held_out_share_is_the_same(folder, packed_set):
@@ -293,7 +294,7 @@ def test_a_held_out_share_is_the_same(folder, packed_set):
 
 def test_names_behave_as_a_tuple_of_strings():
     names = ["", "a", "größe\n", os.fsdecode(b"\xff\xfe"), "-x", ""]
-    kept = packed.Names.of(names)
+    kept = tfrecord.Names.of(names)
     assert list(kept) == names
     assert [kept[i] for i in range(-6, 6)] == names + names
     assert kept[1:3] == ("a", "größe\n")
@@ -315,7 +316,7 @@ def test_evaluation_of_the_packed_set_gives_the_same_scores(folder, packed_set, 
     for name, data_dir in (("folder", folder), ("packed", packed_set)):
         words = [f"--model_dir={model}", f"--data_dir={data_dir}", "--split=Train", f"--out={tmp_path / name}",
                  "--bootstrap=0", "--max_bad_fraction=0.2"]  # fmt: skip
-        assert entry.run_command(evaluate.main, words) == 0
+        assert cli.run_command(evaluate.main, words) == 0
     scores = [(tmp_path / name / "predictions.csv").read_text() for name in ("folder", "packed")]
     assert scores[0] == scores[1]
     assert len(scores[0].splitlines()) > 25

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainer.patience import PLATEAU_MIN_DELTA, EarlyStopping, Plateau, improves
+from trainer.training.early_stopping import PLATEAU_MIN_DELTA, EarlyStopping, Plateau, improves
 
 FACTOR, FLOOR, RATE = 0.1, 1e-5, 1e-3
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import cluster, config
-from trainer.errors import StoppedEarly
-from trainer.processes import rendezvous
+from trainer.core import config
+from trainer.core.errors import StoppedEarly
+from trainer.distributed import cluster, rendezvous
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

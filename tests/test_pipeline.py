@@ -11,14 +11,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer import runtime
-from trainer.config import DataConfig
-from trainer.data import augment, loading, manifest, pipeline
-from trainer.data.images import Images
+from trainer.core.config import DataConfig
+from trainer.core.errors import RequestError
+from trainer.data import augment, decode_batch, manifest, pipeline
+from trainer.data.bad_images import Skipped
+from trainer.data.image_source import Images
 from trainer.data.order import Order
 from trainer.data.pipeline import Share
-from trainer.data.skipped import Skipped
-from trainer.errors import RequestError
+from trainer.distributed import strategy as strategy_lib
 
 SIZE = 48
 
@@ -67,7 +67,7 @@ def test_every_image_comes_once_with_its_own_pixels_and_label(split):
     images = together(batches, "image")
     for position in np.flatnonzero(real)[::7]:
         content = Path(split.path(int(index[position]))).read_bytes()
-        pixels = loading.load_batch([content], SIZE).images[0]
+        pixels = decode_batch.load_batch([content], SIZE).images[0]
         assert np.array_equal(images[position], pixels)
 
 
@@ -153,9 +153,9 @@ def test_nothing_that_a_strategy_iterates_over_has_autotune(split, monkeypatch):
         datasets.append(create(*arguments))
         return datasets[-1]
 
-    runtime._tune_nothing()
-    datasets, create = [], runtime.device_iterators._create_device_dataset
-    monkeypatch.setattr(runtime.device_iterators, "_create_device_dataset", kept)
+    strategy_lib._tune_nothing()
+    datasets, create = [], strategy_lib.device_iterators._create_device_dataset
+    monkeypatch.setattr(strategy_lib.device_iterators, "_create_device_dataset", kept)
     datasets.append(
         pipeline.batches(split, Images(split, DataConfig(image_size=SIZE)), Order(30, 8), None, augmentation="none",
                          share=Share(), start_step=0, stop_step=2)

@@ -12,9 +12,11 @@ from commands import answer, refusal
 from PIL import Image
 from tiny_export import write_export, write_image
 
-from trainer import inputs, predict, serving
-from trainer.errors import RequestError
-from trainer.scorer import Scorer
+from trainer import predict
+from trainer.core import globs
+from trainer.core.errors import RequestError
+from trainer.serving import exported_model
+from trainer.serving.predictor import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_three_classes(three, images, tmp_path, capsys):
 
 def test_words_once_and_sorted(images):
     def names(*words, stdin=()):
-        found = inputs.expand([str(word) for word in words], stdin)
+        found = globs.expand([str(word) for word in words], stdin)
         return [path.removeprefix(f"{images}/") for path in found]
 
     assert names(images / "2.png", images) == ["2.png", "0.png", "1.png", "3.png", "deep/er/4.png"]
@@ -138,10 +140,10 @@ def test_devices_change_neither_answers_nor_order(exports, images, tmp_path, cap
         texts.append(out.read_text())
     assert texts[0] == texts[1]
     assert texts[0].count("\n") == 7
-    scorer = Scorer(serving.find_export(str(exports)), num_devices=2)
+    scorer = Scorer(exported_model.find_export(str(exports)), num_devices=2)
     assert [len(scorer._loaded), len(set(map(id, scorer._loaded)))] == [2, 2]
     with pytest.raises(RequestError, match="--num_devices"):
-        Scorer(serving.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
+        Scorer(exported_model.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
 
 
 def test_heat_maps_lie_over_the_images(exports, images, tmp_path, capsys):
@@ -200,20 +202,20 @@ def test_damaged_exports(exports, tmp_path):
     broken.mkdir()
     (broken / "saved_model.pb").write_bytes(b"rubbish")
     with pytest.raises(RequestError, match=r"deepdetect\.json"):
-        serving.find_export(str(broken))
+        exported_model.find_export(str(broken))
     (broken / "assets.extra").mkdir()
     metadata = (exports / "120" / "assets.extra" / "deepdetect.json").read_text()
     (broken / "assets.extra" / "deepdetect.json").write_text(metadata)
     with pytest.raises(RequestError, match="serving_default"):
-        Scorer(serving.find_export(str(tmp_path)))
+        Scorer(exported_model.find_export(str(tmp_path)))
     (broken / "assets.extra" / "deepdetect.json").write_text('{"class_names": ["Fake", "Real"]}')
     with pytest.raises(RequestError, match="positive_class"):
-        serving.find_export(str(broken))
+        exported_model.find_export(str(broken))
 
 
 def test_wrong_requests_are_answered_before_tensorflow():
     code = (
-        "import sys, trainer.predict as p, trainer.evaluate as e, trainer.entry as f\n"
+        "import sys, trainer.predict as p, trainer.evaluate as e, trainer.core.cli as f\n"
         "codes = f.run_command(p.main, ['x.png', '--model_dir=none']), f.run_command(e.main, ['--nonsense'])\n"
         "sys.exit(codes != (2, 2) or 'tensorflow' in sys.modules)"
     )

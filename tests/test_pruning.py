@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from trainer.core.job_dir import SweepPaths
 from trainer.sweep import pruning, records
-from trainer.sweep.paths import SweepPaths
 from trainer.sweep.pruning import MedianJudge
 
 

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 from tiny_export import write_export, write_image
 
-from trainer import curves, entry, evaluate, report
+from trainer import evaluate
+from trainer.core import cli
+from trainer.evaluation import training_curves
+from trainer.reports import training as training_report
 
 
 class Page(html.parser.HTMLParser):
@@ -72,7 +75,7 @@ def write_job(job_dir, validations=3, restarts=False):
 
 
 def test_curves_weigh_examples_and_find_the_best_epoch(tmp_path):
-    read = curves.read_curves(str(write_job(tmp_path)))
+    read = training_curves.read_curves(str(write_job(tmp_path)))
     assert read.train["loss"].epochs == [1, 2, 3]
     assert read.train["loss"].values == pytest.approx([(30 * 1.0 + 10 * 0.2) / 40] * 3)
     assert read.train["accuracy"].values == pytest.approx([0.6] * 3)
@@ -80,11 +83,11 @@ def test_curves_weigh_examples_and_find_the_best_epoch(tmp_path):
     assert read.validation["val_auc"].values == []
     assert (read.monitor, read.best_epoch) == ("val_accuracy", 2)  # The first of equals.
     assert read.restarts == []
-    assert curves.read_curves(str(tmp_path / "none")) is None
+    assert training_curves.read_curves(str(tmp_path / "none")) is None
 
 
 def test_restarts_are_found_within_their_epoch(tmp_path):
-    read = curves.read_curves(str(write_job(tmp_path, restarts=True)))
+    read = training_curves.read_curves(str(write_job(tmp_path, restarts=True)))
     assert read.restarts == [1.5]  # Twice at step 3, with two steps an epoch.
     assert read.train["loss"].epochs == [1, 2, 3]
 
@@ -95,7 +98,7 @@ def test_training_report(tmp_path, validations):
     rng = np.random.default_rng(0)
     samples = rng.integers(0, 255, [10, 16, 16, 3], dtype=np.uint8)
     counts = {"Train": {"Fake": 1200, "Real": 1100}, "Validation": {"Fake": 30, "Real": 0}}
-    report.write_training_report(str(job_dir), samples, samples[:, :, ::-1], ["Fake", "Real"] * 5, counts)
+    training_report.write_training_report(str(job_dir), samples, samples[:, :, ::-1], ["Fake", "Real"] * 5, counts)
     text = (job_dir / "report" / "index.html").read_text()
     check_page(text)
     assert "&lt;D&gt;" in text
@@ -122,7 +125,7 @@ def test_evaluation_report_with_training_curves(tmp_path, capsys):
     write_image(data / "Test" / "Real" / "1.png", (20, 40, 60))
     model = f"--model_dir={job_dir}/export/best"
     words = [model, f"--data_dir={data}", f"--out={tmp_path}/out", "--bootstrap=50"]
-    assert entry.run_command(evaluate.main, words) == 0
+    assert cli.run_command(evaluate.main, words) == 0
     capsys.readouterr()
     text = (tmp_path / "out" / "report.html").read_text()
     page = check_page(text)
@@ -151,7 +154,7 @@ def test_the_worst_mistakes_show_where_the_model_looked(tmp_path, capsys):
     half[:, :7, 0] = 250
     Image.fromarray(half).save(data / "Test" / "Fake" / "half.png")
     words = [f"--model_dir={tmp_path}/best", f"--data_dir={data}", f"--out={tmp_path}/out", "--bootstrap=0"]
-    assert entry.run_command(evaluate.main, words) == 0
+    assert cli.run_command(evaluate.main, words) == 0
     capsys.readouterr()
     page = check_page((tmp_path / "out" / "report.html").read_text())
     worst = ["Test/Real/1.png", "Test/Fake/1.png", "Test/Fake/half.png"]
@@ -184,10 +187,10 @@ def test_pages_in_a_browser(tmp_path, capsys):
     (tmp_path / "g.csv").write_text("path,camera\n" + "".join(f"{path},{len(path)}\n" for path in paths))
     words = [f"--model_dir={job_dir}/export/best", f"--data_dir={data}", "--bootstrap=20", f"--groups={tmp_path}/g.csv"]
     for out, more in (("all", ["--robustness"]), ("other", ["--threshold=0.4"])):
-        assert entry.run_command(evaluate.main, [*words, *more, f"--out={tmp_path}/{out}"]) == 0
+        assert cli.run_command(evaluate.main, [*words, *more, f"--out={tmp_path}/{out}"]) == 0
     ones = f"--compare={tmp_path}/all,{tmp_path}/other"
-    assert entry.run_command(evaluate.main, [ones, f"--out={tmp_path}/both", "--bootstrap=20"]) == 0
-    report.write_training_report(str(job_dir), np.zeros([0, 8, 8, 3], np.uint8), np.zeros([0, 8, 8, 3], np.uint8), [],
+    assert cli.run_command(evaluate.main, [ones, f"--out={tmp_path}/both", "--bootstrap=20"]) == 0
+    training_report.write_training_report(str(job_dir), np.zeros([0, 8, 8, 3], np.uint8), np.zeros([0, 8, 8, 3], np.uint8), [],
                                  {"Train": {"Fake": 3, "Real": 4}})  # fmt: skip
     capsys.readouterr()
     main, both = tmp_path / "all" / "report.html", tmp_path / "both" / "compare.html"

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer import config as config_lib
-from trainer import files, resume
-from trainer.config import from_flat
-from trainer.errors import RequestError
-from trainer.paths import JobPaths
+from trainer.core import config as config_lib
+from trainer.core.config import from_flat
+from trainer.core.errors import RequestError
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files
+from trainer.training import resume
 
 # What a job that continues may change; everything else decides its result.  A literal list on purpose.
 FREE = {

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from tiny_export import write_export
 
-from trainer import entry, evaluate
+from trainer import evaluate
+from trainer.core import cli
 from trainer.evaluation import robustness
 
 
@@ -66,7 +67,7 @@ def test_robustness_in_all_three_results(tmp_path, capsys):
             Image.fromarray(np.full([24, 24, 3], (red, 90, 90), np.uint8)).save(folder / f"{index}.png")
     out = tmp_path / "out"
     words = [f"--model_dir={tmp_path}/best", f"--data_dir={tmp_path}/data", f"--out={out}", "--bootstrap=20"]
-    assert entry.run_command(evaluate.main, [*words, "--robustness", "--robustness_images=6"]) == 0
+    assert cli.run_command(evaluate.main, [*words, "--robustness", "--robustness_images=6"]) == 0
     printed = capsys.readouterr().out
     figures = json.loads((out / "metrics.json").read_text())
     found = figures["robustness"]

@@ -14,12 +14,14 @@ import tensorflow as tf
 from images import write_image_set
 from jobs import SMALL, finished_job, float32_policy, result_of, run_job  # noqa: F401  (a fixture)
 
-from trainer import models, savedmodel, scoring, verify_export
-from trainer.checkpoint import CheckpointStore
-from trainer.config import ExportConfig, ModelConfig
-from trainer.data import decode, loading
-from trainer.errors import JobFailed
+from trainer.core.config import ExportConfig, ModelConfig
+from trainer.core.errors import JobFailed
+from trainer.data import decode, decode_batch
 from trainer.evaluation import calibration
+from trainer.models import registry
+from trainer.serving import saved_model, verify_saved_model
+from trainer.training import evaluator
+from trainer.training.checkpoint import CheckpointStore
 
 pytestmark = pytest.mark.slow  # Two exports, each verified in a process of its own.
 SIZE = SMALL["image_size"]
@@ -64,7 +66,7 @@ def loaded(exports):
 def live_probabilities(job: Path, step: int, paths: list[str]) -> np.ndarray:
     """Return what the network of a checkpoint answers, without anything of an export."""
     arrays = CheckpointStore(str(job / "checkpoints"), 3).read(step).arrays
-    model = savedmodel.live_model(arrays, ModelConfig(), num_classes=2, image_size=SIZE)
+    model = saved_model.live_model(arrays, ModelConfig(), num_classes=2, image_size=SIZE)
     pixels = tf.stack([decode.resize(decode.decode(tf.io.read_file(path)), SIZE) for path in paths])
     return model(tf.cast(pixels, tf.float32) / 255.0, training=False).numpy()
 
@@ -138,7 +140,7 @@ def test_each_export_has_its_card(job, exports, data):
 def test_three_classes_have_their_figures_in_the_card_and_equal_steps_are_scored_once(tmp_path):
     classes = ("Drawn", "Fake", "Real")
     data = write_image_set(tmp_path / "data", train=8, validation=4, test=0, classes=classes)
-    with mock.patch.object(scoring, "score_split", wraps=scoring.score_split) as scored:
+    with mock.patch.object(evaluator, "score_split", wraps=evaluator.score_split) as scored:
         assert run_job(data, tmp_path / "job", export="all", epochs=1, batch_size=12) == 0
     assert scored.call_count == 1
     exported = [next((tmp_path / "job" / "export" / kind).iterdir()) for kind in ("best", "last")]
@@ -220,12 +222,12 @@ def test_one_image_of_another_size_and_format_is_answered(loaded):
 
 def test_the_threshold_decides_the_label(paths):
     """Of two classes only: the positive one from the threshold up, whichever column it is in."""
-    model = models.build(ModelConfig(), num_classes=2, image_size=SIZE, seed=0)
+    model = registry.build(ModelConfig(), num_classes=2, image_size=SIZE, seed=0)
     images = tf.stack([decode.resize(decode.decode(tf.io.read_file(path)), SIZE) for path in paths])
     for positive in (0, 1):
         p_fake = model(tf.cast(images, tf.float32) / 255.0)[:, positive].numpy()
         threshold = float(np.median(p_fake))
-        serving = savedmodel.ServingModel(model, CLASSES, positive, threshold, SIZE)
+        serving = saved_model.ServingModel(model, CLASSES, positive, threshold, SIZE)
         answers = serving.serve_images(images)
         flagged = [label == CLASSES[positive].encode() for label in answers["label"].numpy()]
         assert flagged == (answers["p_fake"].numpy() >= np.float32(threshold)).tolist()
@@ -243,8 +245,8 @@ def samples(job, exports, paths, tmp_path_factory):
     def write(kind: str) -> str:
         path = folder / f"{kind}.npz"
         contents = [Path(name).read_bytes() for name in paths]
-        encoded = savedmodel._rows(contents)
-        images = loading.load_batch(contents, SIZE).images
+        encoded = saved_model._rows(contents)
+        images = decode_batch.load_batch(contents, SIZE).images
         probabilities = live_probabilities(job, int(exports[kind].name), paths)
         np.savez(path, encoded=encoded, images=images, probabilities=probabilities)
         return str(path)
@@ -253,9 +255,9 @@ def samples(job, exports, paths, tmp_path_factory):
 
 
 def test_the_check_passes_the_right_model_and_fails_another_one(exports, samples, capsys):
-    assert verify_export.main(str(exports["best"]), samples("best")) == 0
+    assert verify_saved_model.main(str(exports["best"]), samples("best")) == 0
     assert float(capsys.readouterr().out) < 1e-5
-    assert verify_export.main(str(exports["best"]), samples("last")) == 1
+    assert verify_saved_model.main(str(exports["best"]), samples("last")) == 1
     assert "serving_default differs from the live model" in capsys.readouterr().out
 
 
@@ -263,7 +265,7 @@ def test_the_check_passes_the_right_model_and_fails_another_one(exports, samples
 def test_the_check_runs_without_this_package_and_says_1(exports, samples, tmp_path):
     for kind, code in (("best", 0), ("last", 1)):
         done = subprocess.run(
-            [sys.executable, "-I", verify_export.__file__, str(exports["best"]), samples(kind)],
+            [sys.executable, "-I", verify_saved_model.__file__, str(exports["best"]), samples(kind)],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
@@ -288,9 +290,9 @@ def test_a_model_that_fails_its_check_is_not_published(job, exports, paths, tmp_
     write = {"config": ModelConfig(), "image_size": SIZE}
     contents = [Path(path).read_bytes() for path in paths]
     with mock.patch.object(tf.saved_model, "save", tampered), pytest.raises(JobFailed, match="differs from the live"):
-        savedmodel.write(str(target), arrays, metadata, contents, **write)
+        saved_model.write(str(target), arrays, metadata, contents, **write)
     assert not (tmp_path / "export").exists()
-    assert savedmodel.write(str(target), arrays, metadata, contents, **write) < 1e-5  # The control.
+    assert saved_model.write(str(target), arrays, metadata, contents, **write) < 1e-5  # The control.
     assert (target / "saved_model.pb").exists()
 
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from trainer.checkpoint import Checkpoint, CheckpointStore
-from trainer.saver import Saver
+from trainer.training.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.checkpoint_writer import Saver
 
 
 def state_of(step):

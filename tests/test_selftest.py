@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import selftest
+from trainer.training import selftest
 
 ROOT = Path(__file__).resolve().parents[1]
 

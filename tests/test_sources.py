@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from trainer import metrics
-from trainer.errors import RequestError
-from trainer.evaluation import bootstrap, groups, sources
-from trainer.evaluation.scored import Scored
+from trainer.core.errors import RequestError
+from trainer.evaluation import bootstrap, groups, metrics, sources
+from trainer.evaluation.predictions import Scored
 
 
 def names_of(*stems, folder="Test/Fake"):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from trainer import config as config_lib
-from trainer import space
-from trainer.errors import RequestError
+from trainer.core import config as config_lib
+from trainer.core.errors import RequestError
+from trainer.sweep import space
 
 
 def written(tmp_path, text):

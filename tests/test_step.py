@@ -1,7 +1,7 @@
 """One step on one device and on two: the same sum of the same examples, and one decision for all replicas.
 
 The two expected failures at the end show that stock Keras does not do this under tf.distribute, which is why
-``step.py`` exists.  They are strict: the day Keras repairs one of them, it is reported as a failure here.
+``train_step.py`` exists.  They are strict: the day Keras repairs one of them, it is reported as a failure here.
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 from jobs import float32_policy, precision_policy, result_of, run_job, values_of  # noqa: F401  (a fixture)
 
-from trainer import models, runtime
-from trainer.config import DataConfig, RuntimeConfig
-from trainer.step import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale, Steps, StepStats
+from trainer.core.config import DataConfig, RuntimeConfig
+from trainer.distributed import strategy as strategy_lib
+from trainer.models import registry
+from trainer.training.train_step import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale, Steps, StepStats
 
 SIDE = 4  # Pixels of the tiny model's images.
 UNITS = 6
@@ -22,7 +23,7 @@ UNITS = 6
 
 def strategy_of(devices: int) -> tf.distribute.Strategy:
     """Return the strategy of a job; there must be one MirroredStrategy a process, see ``runtime``."""
-    return runtime.setup(
+    return strategy_lib.setup(
         RuntimeConfig(num_devices=devices, precision="float32"), DataConfig(batch_size=2 * devices)
     ).strategy
 
@@ -33,7 +34,7 @@ def tiny_model(*, classes: int = 2, dropout: float = 0.0) -> keras.Model:
     inputs = keras.Input([SIDE, SIDE, 3], name="pixels")
     x = keras.layers.Flatten()(inputs)
     x = keras.layers.Dense(UNITS, activation="tanh", name="hidden")(x)
-    x = models.SlotDropout(dropout, salt=0)(x)
+    x = registry.SlotDropout(dropout, salt=0)(x)
     logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
     outputs = keras.layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
     return keras.Model(inputs, outputs)
@@ -200,13 +201,13 @@ def test_only_real_examples_count_and_each_counts_once(sgd_trainer, weight):
 def test_what_stands_in_a_slot_without_an_example_changes_nothing(devices, policy):
     states = []
     trainer = trainer_of(devices, batch_size=4, policy=policy)
-    initial = trainer.state()
+    initial = trainer.training.train_state()
     for other in (1, 2):
         trainer.reset(initial)
         batch, noise = random_batch(4, weight=[1, 1, 1, 0]), random_batch(4, seed=other)
         batch["image"][3], batch["label"][3] = noise["image"][3], other - 1
         stats = [trainer.train(batch, step) for step in range(3)]
-        states.append((stats, trainer.state()))
+        states.append((stats, trainer.training.train_state()))
     assert states[0][0] == states[1][0]
     assert_equal_state(states[0][1], states[1][1])
 
@@ -221,7 +222,7 @@ def test_a_batch_without_any_example_leaves_a_finite_state(devices, policy):
         np.testing.assert_array_equal(new.numpy(), old)  # No momentum yet, and no gradient.
     trainer.train(random_batch(4))
     trainer.train(random_batch(4, weight=[0, 0, 0, 0]))
-    assert all(np.isfinite(part).all() for parts in trainer.state().values() for part in parts)
+    assert all(np.isfinite(part).all() for parts in trainer.training.train_state().values() for part in parts)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -272,7 +273,7 @@ def test_mixed_precision_learns(devices, policy):
     stats = [trainer.train(batch, step) for step in range(40)]
     assert all(one.applied for one in stats)
     assert stats[-1].loss_sum < 0.8 * stats[0].loss_sum
-    state = trainer.state()
+    state = trainer.training.train_state()
     assert_equal_state(state, state)  # Both replicas hold the same.
     assert {parts[0].dtype for name, parts in state.items() if "logits" in name} == {np.dtype("float32")}
 
@@ -309,19 +310,19 @@ def test_an_overflow_on_one_replica_skips_the_step_on_all(replica):
     trainer = trainer_of(2, batch_size=4, policy="mixed_float16", make_model=overflowing_model)
     first = trainer.train(bright_on(None), 0)
     assert (first.applied, first.loss_scale) == (True, INITIAL_LOSS_SCALE)
-    before = trainer.state()
+    before = trainer.training.train_state()
     assert trainer.loss_scale.good_steps.numpy() == 1
 
     skipped = trainer.train(bright_on(replica), 1)
     assert (skipped.applied, skipped.loss_scale) == (False, INITIAL_LOSS_SCALE)
-    assert_equal_state(before, trainer.state())  # Weights, slots and iterations of both replicas.
+    assert_equal_state(before, trainer.training.train_state())  # Weights, slots and iterations of both replicas.
     assert trainer.loss_scale.scale.numpy() == INITIAL_LOSS_SCALE / 2
     assert trainer.loss_scale.good_steps.numpy() == 0
 
     # The same images again: half the scale is small enough.
     repeated = trainer.train(bright_on(replica), 2)
     assert (repeated.applied, repeated.loss_scale) == (True, INITIAL_LOSS_SCALE / 2)
-    after = trainer.state()
+    after = trainer.training.train_state()
     assert_equal_state(after, after)
     assert all(np.isfinite(part).all() for parts in after.values() for part in parts)
     changed = [name for name, parts in after.items() if (parts[0] != before[name][0]).any()]
@@ -366,7 +367,7 @@ def stock_step(replica: int) -> tuple[list[np.ndarray], float]:
         optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
         optimizer.build(model.trainable_variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    logits_of = models.logits_of(model)
+    logits_of = registry.logits_of(model)
 
     def replica_step(batch):
         with tf.GradientTape() as tape:

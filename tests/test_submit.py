@@ -10,7 +10,9 @@ import yaml
 from commands import refusal
 from manifests import ROOT, VERSIONS, pod_templates, require_golden, require_restricted, validate
 
-from trainer import cluster, entry, flags
+from trainer.core import cli
+from trainer.core.config import flags
+from trainer.distributed import cluster
 from trainer.submit import command, plan, render, request
 from trainer.sweep import request as sweep_request
 
@@ -41,7 +43,7 @@ def dry(words):
 
 
 def dry_run(words):
-    return entry.run_command(command.main, dry(words))
+    return cli.run_command(command.main, dry(words))
 
 
 def build(words, trainer_words=()):
@@ -82,7 +84,7 @@ def test_the_trainer_understands_its_own_command_line(capsys):
 @needs_kubectl
 def test_overlays_and_submit_agree(capsys):
     # The overlay is the same base and components with placeholders: filled with them, submit prints the overlay.
-    assert entry.run_command(command.main, ["run", "--name=train", "--image=deepdetect:0.1.0", "--data_dir=gs://bucket/f",
+    assert cli.run_command(command.main, ["run", "--name=train", "--image=deepdetect:0.1.0", "--data_dir=gs://bucket/f",
                                             "--job_dir=gs://bucket/j", "--dry_run"]) == 0  # fmt: skip
     (mine,) = yaml.safe_load_all(capsys.readouterr().out)
     environment = {**os.environ, "KUBECONFIG": os.devnull}
@@ -105,7 +107,7 @@ def test_worker_pods_describe_the_cluster_that_the_trainer_reads(capsys):
         told = variable.get("value") or labels[variable["valueFrom"]["fieldRef"]["fieldPath"]]
         environment[variable["name"]] = told
     if not hasattr(cluster, "split_address"):
-        pytest.skip("this trainer.cluster reads no Kubernetes environment yet")
+        pytest.skip("this trainer.distributed.cluster reads no Kubernetes environment yet")
     found = cluster.from_environment(environment)
     assert found.addresses[2] == "first-workers-0-2.first:2222"
     assert (found.num_workers, found.worker_index, found.peer_port) == (4, 3, 3222)
@@ -221,15 +223,15 @@ def test_structured_log_lines(monkeypatch):
     import json
     import logging
 
-    from trainer import logs
+    from trainer.core import cli
 
     record = logging.LogRecord("trainer.x", logging.WARNING, "f", 1, "half of %d", (2,), None)
     monkeypatch.setenv("DEEPDETECT_LOG", "json")
-    entry = json.loads(logs.formatter().format(record))
-    assert (entry["severity"], entry["message"]) == ("WARNING", "half of 2")
+    cli = json.loads(cli.formatter().format(record))
+    assert (cli["severity"], cli["message"]) == ("WARNING", "half of 2")
     monkeypatch.setenv("DEEPDETECT_LOG", "plain")
-    assert logs.formatter().format(record) == "half of 2"
+    assert cli.formatter().format(record) == "half of 2"
     monkeypatch.delenv("DEEPDETECT_LOG")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
-    assert isinstance(logs.formatter(), logs.JsonFormatter)
+    assert isinstance(cli.formatter(), cli.JsonFormatter)

@@ -12,7 +12,7 @@ from pathlib import Path
 import kube
 import pytest
 
-from trainer import entry
+from trainer.core import cli
 from trainer.submit import api, command, follow, runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ def server(tmp_path, monkeypatch):
 
 
 def submit(*words):
-    return entry.run_command(command.main, list(words))
+    return cli.run_command(command.main, list(words))
 
 
 def job(name="first", job_dir="gs://bucket/jobs/first", **status):

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 from images import write_image_set
 
-from trainer import entry, errors, lock, train, tune
-from trainer.config import from_flat
-from trainer.paths import JobPaths
-from trainer.signals import StopRequest
-from trainer.space import from_entries
-from trainer.sweep import importance, oracles, page, records, trial
+from trainer import train, tune
+from trainer.core import cli, errors
+from trainer.core.config import from_flat
+from trainer.core.job_dir import JobPaths
+from trainer.core.signals import StopRequest
+from trainer.core.storage import lock
+from trainer.sweep import importance, oracles, records, trial
+from trainer.sweep import report as sweep_report
 from trainer.sweep import request as request_lib
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request, SweepConfig
+from trainer.sweep.space import from_entries
 
 SPACE = from_entries(
     [
@@ -227,7 +230,7 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(tmp_path, capsys, words,
     entries = [f"- {{name: {name}, kind: float, range: [1e-4, 1e-3], points: 1000}}" for name in wide]
     Path(places["many"]).write_text("\n".join(entries))
     words = [f"--data_dir={tmp_path / 'absent'}", f"--job_dir={tmp_path / 'job'}", *words]
-    assert entry.run_command(tune.main, [word.format(**places) for word in words]) == errors.EXIT_REQUEST
+    assert cli.run_command(tune.main, [word.format(**places) for word in words]) == errors.EXIT_REQUEST
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (tmp_path / "job").exists()
@@ -270,7 +273,7 @@ def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
                                 ("sweep.json", train.main, "a sweep of trainer.tune")):  # fmt: skip
         path = tmp_path / "job" / kept
         path.write_text("{}")
-        assert entry.run_command(command, words) == errors.EXIT_REQUEST
+        assert cli.run_command(command, words) == errors.EXIT_REQUEST
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: --job_dir: expected the folder of a")
         assert said in line
@@ -313,7 +316,7 @@ def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(
         monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
         words = [f"--data_dir={data}", f"--job_dir={tmp_path / 'job'}"]
         for epochs, said in (("3", "folder that chief and workers share"), ("4", "--epochs (was 3, now 4)")):
-            assert entry.run_command(tune.main, [*words, f"--epochs={epochs}"]) == errors.EXIT_REQUEST
+            assert cli.run_command(tune.main, [*words, f"--epochs={epochs}"]) == errors.EXIT_REQUEST
             assert said in capsys.readouterr().err.splitlines()[-1]
             request_lib.parse([*words, "--epochs=3"]).write()
 
@@ -403,7 +406,7 @@ def test_the_page_and_the_table_tell_every_trial(tmp_path):
     random = np.random.default_rng(1)
     known = [ended(number, None if number == 4 else float(random.uniform())) for number in range(12)]
     known[7] = dataclasses.replace(known[7], status=records.PRUNED, reason="pruned after epoch 2", epochs=2)
-    page.write(wanted, known)
+    sweep_report.write(wanted, known)
     records.write_table(wanted, known)
     text = (tmp_path / "sweep.html").read_text()
     assert text.count("<svg") == 3  # Course, settings, importance; no trial has a learning curve here.
@@ -414,17 +417,17 @@ def test_the_page_and_the_table_tell_every_trial(tmp_path):
     rows = (tmp_path / "trials.csv").read_text().splitlines()
     assert len(rows) == 13
     assert rows[8].startswith("0007,pruned,0.")
-    page.write(wanted, [])  # Before the first trial has ended.
+    sweep_report.write(wanted, [])  # Before the first trial has ended.
 
 
 def test_the_page_says_why_trials_failed_what_was_searched_and_nothing_of_many_where_there_is_one(tmp_path):
     wanted = request(tmp_path, max_trials=3)
-    page.write(wanted, [ended(0, None), ended(2, None)])
+    sweep_report.write(wanted, [ended(0, None), ended(2, None)])
     text = (tmp_path / "sweep.html").read_text()
     assert "2 trials by random: 0 done, 0 pruned, 2 failed." in text
     assert "Failed (0000, 0002): no luck at step 3" in text
     assert "<svg" not in text
-    page.write(wanted, [ended(0, 0.5)])
+    sweep_report.write(wanted, [ended(0, 0.5)])
     text = (tmp_path / "sweep.html").read_text()
     assert "1 trial by random: 1 done, 0 pruned, 0 failed." in text
     assert text.count("<svg") == 1  # No parallel coordinates of one line.
@@ -443,7 +446,7 @@ def test_the_page_in_a_browser(tmp_path):
     known = [ended(number, None if number == 4 else 0.5 + number / 100, batch_size=8 + number) for number in range(24)]
     known[4] = dataclasses.replace(known[4], reason="out of memory: " + "/job:localhost/replica:0/device:GPU:0" * 5)
     known[7] = dataclasses.replace(known[7], status=records.PRUNED, reason="pruned after epoch 2: " + "words " * 20)
-    page.write(wanted, known)
+    sweep_report.write(wanted, known)
     for width, dark in ((360, True), (1200, False)):
         seen = browser.look(tmp_path / "sweep.html", tmp_path, width=width, dark=dark)
         assert (seen["width"], seen["page"], seen["wide"]) == (width, width, [])  # Nothing is cut off.

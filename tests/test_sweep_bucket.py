@@ -16,7 +16,10 @@ from gcs import objects, upload
 from images import write_image_set
 from jobs import float32_policy  # noqa: F401
 
-from trainer import entry, files, handover, train, tune
+from trainer import train, tune
+from trainer.core import cli
+from trainer.core.storage import files
+from trainer.training import exporter
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB = {
@@ -28,8 +31,8 @@ pytestmark = pytest.mark.slow
 
 def command(main, argv):
     """Run a command in this process, without the drawings of each job, which cost seconds."""
-    with mock.patch.object(handover.report, "write_training_report"):
-        return entry.run_command(main, argv)
+    with mock.patch.object(exporter.report, "write_training_report"):
+        return cli.run_command(main, argv)
 
 
 def lines(job_dir, kind):

@@ -27,8 +27,8 @@ from jobs import (
 )
 
 from trainer import train
-from trainer.data.skipped import Skipped
-from trainer.errors import RequestError
+from trainer.core.errors import RequestError
+from trainer.data.bad_images import Skipped
 
 ROOT = Path(__file__).resolve().parents[1]
 HANDLERS = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]

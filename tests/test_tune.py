@@ -16,8 +16,10 @@ import pytest
 from images import write_image_set
 from jobs import checkpoints_of, float32_policy, result_of, sigterm_after  # noqa: F401
 
-from trainer import entry, handover, train, tune
+from trainer import train, tune
+from trainer.core import cli
 from trainer.sweep import pruning
+from trainer.training import exporter
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = """
@@ -42,8 +44,8 @@ def words(data, folder, **changes):
 
 def sweep(data, folder, **changes):
     """Run a sweep in this process, without the drawings of each trial, which cost seconds."""
-    with mock.patch.object(handover.report, "write_training_report"):
-        return entry.run_command(tune.main, words(data, folder, **changes))
+    with mock.patch.object(exporter.report, "write_training_report"):
+        return cli.run_command(tune.main, words(data, folder, **changes))
 
 
 def trials(folder):
@@ -99,9 +101,9 @@ def test_a_sweep_hands_over_what_it_found(data, undisturbed, capsys):
     assert "<svg" in (undisturbed / "sweep.html").read_text()
     # The best settings train the same model again.
     again = undisturbed.parent / "again"
-    with mock.patch.object(handover.report, "write_training_report"):
+    with mock.patch.object(exporter.report, "write_training_report"):
         argv = [f"--config={undisturbed / 'best_config.json'}", f"--job_dir={again}"]
-        assert entry.run_command(train.main, argv) == 0
+        assert cli.run_command(train.main, argv) == 0
     kept = result_of(undisturbed / "trials" / best["trial"])
     assert result_of(again)["weights_sha256"] == kept["weights_sha256"]
     # And a sweep that is done says so, without another trial.
@@ -151,9 +153,9 @@ def test_hyperband_continues_the_best_of_a_round(data, tmp_path):
     assert rows[3]["job_dir"] == best["job_dir"]
     # It ends as a job of three epochs that never was part of a sweep.
     plain = tmp_path / "plain"
-    with mock.patch.object(handover.report, "write_training_report"):
+    with mock.patch.object(exporter.report, "write_training_report"):
         argv = [f"--config={Path(best['job_dir']) / 'config.json'}", f"--job_dir={plain}"]
-        assert entry.run_command(train.main, argv) == 0
+        assert cli.run_command(train.main, argv) == 0
     assert result_of(plain)["weights_sha256"] == result_of(best["job_dir"])["weights_sha256"]
 
 
@@ -200,8 +202,8 @@ def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tm
         assert sweep(data, again, max_trials=4, **changes) == 75
     job = again / "trials" / "0003"
     assert not (job / "result.json").exists()
-    with mock.patch.object(handover.report, "write_training_report"):
-        assert entry.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
+    with mock.patch.object(exporter.report, "write_training_report"):
+        assert cli.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
     assert sweep(data, again, max_trials=4, **changes) == 0
     assert trials(again) == rows
     assert {**result_of(job), "images_per_second": 0} == {**result, "images_per_second": 0}
@@ -264,7 +266,7 @@ def test_isolated_trials_give_the_same_and_stop_as_well(data, undisturbed, tmp_p
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 75, output
-    assert entry.run_command(tune.main, argv) == 0
+    assert cli.run_command(tune.main, argv) == 0
     assert trials(folder) == trials(undisturbed)
 
 

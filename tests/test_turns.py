@@ -2,7 +2,7 @@
 
 import threading
 
-from trainer.data.turns import Sender, Turns
+from trainer.data.reorder_buffer import Sender, Turns
 
 LONG, SHORT = 600.0, 0.05
 

@@ -12,8 +12,10 @@ import tensorflow as tf
 from commands import answer, refusal
 from tiny_export import write_export, write_image
 
-from trainer import clips, files, predict, video
-from trainer.errors import RequestError
+from trainer import predict
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.serving import video
 
 cv2 = pytest.importorskip("cv2")
 
@@ -154,7 +156,7 @@ def test_large_frames_are_never_many_at_a_time(tmp_path):
 
 def test_how_many_frames_are_the_top():
     def top(text, frames):
-        return clips.Sampling(0, 0, text, 1, 0.0).top_of(frames)
+        return video.Sampling(0, 0, text, 1, 0.0).top_of(frames)
 
     assert [top("10%", frames) for frames in (1, 10, 11, 100)] == [1, 1, 2, 10]
     assert [top("3", frames) for frames in (1, 3, 10)] == [1, 3, 3]

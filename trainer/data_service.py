@@ -14,8 +14,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from trainer.cluster import split_address
-from trainer.errors import EXIT_DONE, EXIT_REQUEST, RequestError
+from trainer.core.errors import EXIT_DONE, EXIT_REQUEST, RequestError
+from trainer.distributed.cluster import split_address
 
 _HEARTBEAT_MS = 5_000
 _DISPATCHER_TIMEOUT_MS = 600_000  # To wait for a dispatcher that is not there yet.

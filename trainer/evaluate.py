@@ -2,7 +2,7 @@
 
 The export says all that is needed; no training settings are.
 Owns: the command, from its flags to what it prints.  Does not own: answers (``split_scores.py``), what is written
-(``evaluation/results.py``).
+(``evaluation.py``).
 """
 
 import dataclasses
@@ -10,12 +10,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainer import entry, files, flags, serving
-from trainer.audit import digest
+from trainer.core import cli
+from trainer.core.config import flags
+from trainer.core.errors import EXIT_DONE, RequestError
+from trainer.core.storage import files
+from trainer.data.audit import digest
 from trainer.data.manifest import Split, read_split
-from trainer.errors import EXIT_DONE, RequestError
-from trainer.evaluation import provenance, sources, split_scores, terminal
+from trainer.evaluation import predict_split, provenance, sources
 from trainer.evaluation.request import USAGE, EvaluateFlags
+from trainer.reports import console as console_lib
+from trainer.serving import exported_model
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     flags.require(request, ("model_dir", "data_dir", "split", "out"))
     if files.is_remote(request.out):  # Leaves nothing behind, and listing a large bucket takes minutes.
         files.require_writable(request.out, "out")
-    export = with_threshold(serving.find_export(request.model_dir), request.threshold)
+    export = with_threshold(exported_model.find_export(request.model_dir), request.threshold)
     split = read_split(request.data_dir, request.split, export.class_names)
     if not len(split):
         raise RequestError(
@@ -42,14 +46,16 @@ def main(argv: Sequence[str]) -> int:
     files.require_writable(request.out, "out")
     if request.update_card:
         files.require_writable(export.path, "update_card")
-    predictions = split_scores.predict_split(export, split, request)
+    predictions = predict_split.predict_split(export, split, request)
     columns = {name: [values[i] for i in predictions.numbers] for name, values in columns.items()}
-    from trainer.evaluation import results  # Late: its libraries are slow, and a wrong flag should be answered at once.
+    from trainer.reports import (
+        evaluation as evaluation_report,  # Late: its libraries are slow, and a wrong flag should be answered at once.
+    )
 
-    figures = results.write(export, predictions, request, drawn.take(predictions.numbers), columns, audit)
-    print(terminal.summary(figures, request.out))
+    figures = evaluation_report.write(export, predictions, request, drawn.take(predictions.numbers), columns, audit)
+    print(console_lib.summary(figures, request.out))
     if request.update_card:
-        from trainer import model_card  # Late, as above.
+        from trainer.reports import model_card  # Late, as above.
 
         print(f"  {'card':<10}{model_card.add_evaluation(export.path, export.details, figures)}")
     return EXIT_DONE
@@ -59,9 +65,9 @@ def _compare(request: EvaluateFlags) -> int:
     flags.require(request, ("out",))
     if request.model_dir or request.data_dir:
         raise RequestError("--compare: expected no --model_dir and no --data_dir, as nothing is scored; leave them out")
-    from trainer.evaluation import compare_page  # Late, as above.
+    from trainer.reports import compare as compare_report  # Late, as above.
 
-    found = compare_page.write(
+    found = compare_report.write(
         request.compare, request.out, group_by=request.group_by, groups=request.groups,
         resamples=request.bootstrap, seed=request.seed,
     )  # fmt: skip
@@ -69,7 +75,7 @@ def _compare(request: EvaluateFlags) -> int:
     return EXIT_DONE
 
 
-def find_audit(export: serving.Export, split: Split, request: EvaluateFlags) -> dict[str, Any] | None:
+def find_audit(export: exported_model.Export, split: Split, request: EvaluateFlags) -> dict[str, Any] | None:
     """Return what there is to tell of an audit of the data, with ``differences`` from what is evaluated here.
 
     Raises:
@@ -82,7 +88,7 @@ def find_audit(export: serving.Export, split: Split, request: EvaluateFlags) -> 
     return {**found, "differences": digest.differences(found["listings"], here, trained)}
 
 
-def with_threshold(export: serving.Export, text: str) -> serving.Export:
+def with_threshold(export: exported_model.Export, text: str) -> exported_model.Export:
     """Return the export with another threshold; an empty text keeps its own.
 
     Raises:
@@ -107,7 +113,7 @@ def with_threshold(export: serving.Export, text: str) -> serving.Export:
 
 def console() -> None:
     """Serve as the console script."""
-    sys.exit(entry.run_command(main))
+    sys.exit(cli.run_command(main))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Export a job's checkpoint again: a SavedModel, TFLite, ONNX, each compared with the SavedModel and timed.
 
-Does not own: writing SavedModels (``savedmodel.py``), conversion (``portable.py``).
+Does not own: writing SavedModels (``saved_model.py``), conversion (``convert.py``).
 """
 
 import dataclasses
@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import __version__, comparison, config, entry, files, flags, inputs, portable, result, serving
-from trainer.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
-from trainer.config import Config
+from trainer import __version__
+from trainer.core import cli, config, globs, result
+from trainer.core.config import Config, flags
+from trainer.core.errors import EXIT_DONE, RequestError
+from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
+from trainer.core.storage import files
 from trainer.data.manifest import positive_class_index, read_train_and_validation
-from trainer.errors import EXIT_DONE, RequestError
-from trainer.paths import EXPORT_CARD, EXPORT_METADATA, JobPaths
+from trainer.serving import convert, exported_model
+from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 
 USAGE = """\
 Export a job's checkpoint again, into a SavedModel, TFLite or ONNX.
@@ -50,7 +53,7 @@ class ExportFlags:
     quantize: str = config.setting(
         "none",
         "TFLite's weights. none: float32. float16: half the size. dynamic: 8 bits, a quarter.",
-        choices=portable.QUANTIZE,
+        choices=convert.QUANTIZE,
     )
     samples: str = config.setting(
         "", "Image, folder or glob of images to compare and time on; empty: Validation of the job's data_dir."
@@ -74,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
     files.require_writable(request.out, "out")
     compared = write(request, forms, job, checkpoint, metadata, contents)
     files.write_text(files.join(request.out, "comparison.json"), json.dumps(compared, indent=1) + "\n")
-    print(comparison.to_text(compared), end="")
-    comparison.refuse_others(compared)
+    print(convert.to_text(compared), end="")
+    convert.refuse_others(compared)
     return EXIT_DONE
 
 
@@ -90,7 +93,7 @@ def parse_formats(text: str) -> list[str]:
     if wrong or not names:
         raise RequestError(f"--formats: expected some of {', '.join(FORMATS)}; received {text!r}")
     if "onnx" in names:
-        portable.require_onnx()
+        convert.require_onnx()
     return [name for name in FORMATS if name in names]
 
 
@@ -146,7 +149,7 @@ def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any
     for kind in ("best", "last"):
         path = files.join(JobPaths(job_dir).exports(kind), str(checkpoint.step), EXPORT_METADATA)
         if files.exists(path):
-            return dict(serving.find_export(path.removesuffix("/" + EXPORT_METADATA)).details)
+            return dict(exported_model.find_export(path.removesuffix("/" + EXPORT_METADATA)).details)
     done = result.read(JobPaths(job_dir).result)
     names = list(done.images["Train"]) if done is not None and "Train" in done.images else _class_names(job)
     values = checkpoint.state["best" if checkpoint.step == checkpoint.state["stopping"]["best_step"] else "last"]
@@ -166,7 +169,7 @@ def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any
 
 def make_card(job_dir: str, checkpoint: Checkpoint, metadata: dict[str, Any]) -> str:
     """Return the card of the job's own export of that step, or a new one with what the job has written down."""
-    from trainer import model_card  # Late: its libraries are slow to import.
+    from trainer.reports import model_card  # Late: its libraries are slow to import.
 
     for kind in ("best", "last"):
         path = files.join(JobPaths(job_dir).exports(kind), str(checkpoint.step), EXPORT_CARD)
@@ -193,16 +196,16 @@ def read_samples(request: ExportFlags, job: Config) -> list[bytes]:
         RequestError: if there are none.
     """
     if request.samples:
-        paths = inputs.expand([request.samples], ())
+        paths = globs.expand([request.samples], ())
         contents: Iterable[Any] = (_read(paths[i]) for i in _spread(len(paths), request.num_samples))
     else:
-        from trainer.data import reading
+        from trainer.data import readers
 
         try:
             _, split = read_train_and_validation(job.data.data_dir, job.data.validation_fraction, job.loop.seed)
         except RequestError as error:
             raise RequestError(f"--samples: expected images to compare on, received none, and {error}") from error
-        contents = reading.open_reader(split).read(_spread(len(split), request.num_samples))
+        contents = readers.open_reader(split).read(_spread(len(split), request.num_samples))
     good = [content for content in contents if isinstance(content, bytes)]
     if not good:
         raise RequestError("--samples: expected images that can be read, received none; give other ones")
@@ -232,21 +235,22 @@ def write(
     """
     import tensorflow as tf
 
-    from trainer import model_card, savedmodel
-    from trainer.data import loading
+    from trainer.data import decode_batch
+    from trainer.reports import model_card
+    from trainer.serving import saved_model
 
     size = job.data.image_size
-    loaded = loading.load_batch(contents, size, job.data.max_image_pixels)
+    loaded = decode_batch.load_batch(contents, size, job.data.max_image_pixels)
     images = np.delete(loaded.images, list(loaded.errors), axis=0)
     if not len(images):
         raise RequestError("--samples: expected images that can be decoded, received none; give other ones")
-    frozen = portable.freeze(savedmodel.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels())
+    frozen = convert.freeze(saved_model.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels())
     with tempfile.TemporaryDirectory() as scratch:
         keep = "savedmodel" in forms
         target = files.join(request.out, "savedmodel", str(checkpoint.step)) if keep else os.path.join(scratch, "1")
         good = [content for number, content in enumerate(contents) if number not in loaded.errors]
         card = model_card.attempt(functools.partial(make_card, request.job_dir, checkpoint, metadata))
-        savedmodel.write(
+        saved_model.write(
             target, checkpoint.arrays, metadata, good[:_CHECK_SAMPLES], config=job.model, image_size=size, card=card
         )
         if card:
@@ -257,29 +261,29 @@ def write(
                 files.join(request.out, "deepdetect.json"), files.read_bytes(files.join(folder, EXPORT_METADATA))
             )
             sizes = [os.path.getsize(os.path.join(folder, name)) for name in files.list_below(folder)]
-        runs: dict[str, tuple[portable.Run, int]] = {
+        runs: dict[str, tuple[convert.Run, int]] = {
             "savedmodel": (lambda batch: original(images=tf.constant(batch))["probabilities"].numpy(), sum(sizes))
         }
         for form in forms:
             if form != "savedmodel":
                 runs[form] = _convert(request, form, frozen)
-        compared = comparison.compare(runs, images, serving.find_export(target), request.quantize)
+        compared = convert.compare(runs, images, exported_model.find_export(target), request.quantize)
         return {"job_dir": request.job_dir, "step": checkpoint.step, **compared}
 
 
-def _convert(request: ExportFlags, form: str, frozen: Any) -> tuple[portable.Run, int]:
+def _convert(request: ExportFlags, form: str, frozen: Any) -> tuple[convert.Run, int]:
     """Write one form; return what runs it, and its bytes."""
     if form == "tflite":
-        content, run = portable.to_tflite(frozen, request.quantize), portable.run_tflite
+        content, run = convert.to_tflite(frozen, request.quantize), convert.run_tflite
     else:
-        content, run = portable.to_onnx(frozen), portable.run_onnx
+        content, run = convert.to_onnx(frozen), convert.run_onnx
     files.write_bytes(files.join(request.out, f"model.{form}"), content)
     return run(content), len(content)
 
 
 def console() -> None:
     """Serve as the console script."""
-    sys.exit(entry.run_command(main))
+    sys.exit(cli.run_command(main))
 
 
 if __name__ == "__main__":

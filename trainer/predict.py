@@ -1,6 +1,6 @@
 """Score images or videos with an exported model: files, folders, globs or a list, to a table, CSV or JSONL.
 
-Does not own: which files words name (``inputs.py``), how files are scored (``scorer.py``), videos (``clips.py``), what
+Does not own: which files words name (``globs.py``), how files are scored (``predictor.py``), videos (``video.py``), what
 rows look like (``tables.py``).
 """
 
@@ -12,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 
-from trainer import clips, config, entry, errors, files, flags, heatmap, inputs, serving, tables, video
-from trainer.config import Value
-from trainer.errors import RequestError
-from trainer.scorer import Answers, Scorer
-from trainer.tables import Row
+from trainer.core import cli, config, errors, globs, tables
+from trainer.core.config import Value, flags
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.core.tables import Row
+from trainer.serving import exported_model, heatmap, video
+from trainer.serving import video as video_lib
+from trainer.serving.predictor import Answers, Scorer
 
 USAGE = """\
 Say for each image how likely it is a fake.
@@ -82,16 +85,18 @@ def main(argv: Sequence[str]) -> int:
     for flag in ("model_dir", "out", "explain", "frames_out"):
         files.require_form(getattr(request, flag), flag)
     _check_video(request, given)
-    export = serving.find_export(request.model_dir)
+    export = exported_model.find_export(request.model_dir)
     _check_threshold(request, export)
-    paths = inputs.expand(words, sys.stdin, video.ENDINGS if request.video else ())
+    paths = globs.expand(words, sys.stdin, video.ENDINGS if request.video else ())
     for flag, file in (("out", request.out), ("frames_out", request.frames_out)):
         if file:
             files.require_writable(os.path.dirname(file) or ".", flag)
     if request.explain:
         files.require_writable(request.explain, "explain")
     if request.video:
-        rows, frames = clips.predict(export, Scorer(export, num_devices=request.num_devices), paths, _sampling(request))
+        rows, frames = video_lib.predict(
+            export, Scorer(export, num_devices=request.num_devices), paths, _sampling(request)
+        )
         if request.frames_out:
             files.write_text(request.frames_out, render_frames(frames))
     else:
@@ -103,8 +108,8 @@ def main(argv: Sequence[str]) -> int:
     return _conclude(rows, request)
 
 
-def _sampling(request: PredictFlags) -> clips.Sampling:
-    return clips.Sampling(
+def _sampling(request: PredictFlags) -> video_lib.Sampling:
+    return video_lib.Sampling(
         request.every_n_frames, request.max_frames, request.top_k, request.batch_size, request.threshold
     )
 
@@ -123,7 +128,7 @@ def _check_video(request: PredictFlags, given: Mapping[str, Value]) -> None:
         video.require_opencv()
 
 
-def _check_threshold(request: PredictFlags, export: serving.Export) -> None:
+def _check_threshold(request: PredictFlags, export: exported_model.Export) -> None:
     if request.threshold and len(export.class_names) > 2:
         raise RequestError(
             f"--threshold: expected a model of two classes, received one of {len(export.class_names)}, which answers "
@@ -136,7 +141,7 @@ def _check_threshold(request: PredictFlags, export: serving.Export) -> None:
         )
 
 
-def predict(export: serving.Export, paths: Sequence[str], request: PredictFlags) -> list[Row]:
+def predict(export: exported_model.Export, paths: Sequence[str], request: PredictFlags) -> list[Row]:
     """Return a row for each path, in order: an answer, or an ``error`` and None elsewhere.
 
     Raises:
@@ -182,7 +187,7 @@ def _draw(folder: str, paths: Sequence[str], answers: Answers, contents: Mapping
 
 
 def _row(
-    export: serving.Export,
+    export: exported_model.Export,
     path: str,
     answers: Answers,
     number: int,
@@ -228,7 +233,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
 
 def console() -> None:
     """Serve as the console script."""
-    sys.exit(entry.run_command(main))
+    sys.exit(cli.run_command(main))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train a model: ``run(config, cluster) -> Result``, and the command ``python -m trainer.train``.
 
 A table of contents: what must be known before TensorFlow is loaded (settings, files, images) is checked here, in
-seconds; the rest is ``session.py``.
+seconds; the rest is ``trainer.py``.
 """
 
 import contextlib
@@ -11,14 +11,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer import cluster as cluster_lib
-from trainer import entry, files, flags, lock, result, resume, signals
-from trainer.config import Config
+from trainer.core import cli, result, signals
+from trainer.core.config import Config, flags
+from trainer.core.errors import EXIT_DONE, RequestError
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files, lock
 from trainer.data import manifest
-from trainer.errors import EXIT_DONE, RequestError
-from trainer.loop import Ending, Judge, Plan
-from trainer.paths import JobPaths
-from trainer.processes import agreement, peers
+from trainer.distributed import cluster as cluster_lib
+from trainer.distributed import consistency, process_group
+from trainer.training import resume
+from trainer.training.loop import Ending, Judge, Plan
 
 log = logging.getLogger("trainer.train")  # Also when run as __main__.
 
@@ -40,12 +42,12 @@ def run(config: Config, cluster: cluster_lib.Cluster, judge: Judge | None = None
     """
     with signals.stop_requests() as stop:
         stop.at_once = "at start-up, nothing was lost; start the same command again"
-        with peers.join(cluster, config) as group:
+        with process_group.join(cluster, config) as group:
             return _run(config, cluster, group, stop, judge)
 
 
 def _run(
-    config: Config, cluster: cluster_lib.Cluster, group: peers.Alone, stop: signals.StopRequest,
+    config: Config, cluster: cluster_lib.Cluster, group: process_group.Alone, stop: signals.StopRequest,
     judge: Judge | None,
 ) -> result.Result:  # fmt: skip
     paths = JobPaths(config.loop.job_dir)
@@ -56,16 +58,18 @@ def _run(
     )
     manifest.positive_class_index(train.class_names, config.export.positive_class)
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
-    agreement.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
+    consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
     with _own_job_dir(paths) if cluster.is_chief else contextlib.nullcontext():
         finished = group.share(_prepare(config, plan, paths) if cluster.is_chief else None)
         if finished is not None:
             return result.Result(**finished)
-        from trainer import session  # TensorFlow is loaded here, after everything that can be refused without it.
+        from trainer.training import (
+            trainer,  # TensorFlow is loaded here, after everything that can be refused without it.
+        )
 
-        with session.one_fate(group):
-            job = session.Session(config, cluster, plan, train, validation, stop, group, judge)
+        with trainer.one_fate(group):
+            job = trainer.Session(config, cluster, plan, train, validation, stop, group, judge)
             if cluster.is_chief:
                 resume.keep_settings(config, paths)
             return job.run()
@@ -123,7 +127,7 @@ def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Run the command on the words after the program's name; returns the exit code."""
     if "--selftest" in argv:
-        from trainer import selftest  # Late: training does not need it.
+        from trainer.training import selftest  # Late: training does not need it.
 
         return selftest.main([word for word in argv if word != "--selftest"])
     config = flags.train_config(argv)
@@ -142,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> None:
     """Be the console script."""
-    sys.exit(entry.run_command(main))
+    sys.exit(cli.run_command(main))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainer import cluster as cluster_lib
-from trainer import entry, files, lock, resume, signals
+from trainer.core import cli, signals
+from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files, lock
 from trainer.data import manifest
-from trainer.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.paths import JobPaths
+from trainer.distributed import cluster as cluster_lib
 from trainer.sweep import request as request_lib
 from trainer.sweep.request import Request
+from trainer.training import resume
 
 log = logging.getLogger("trainer.tune")  # Also when run as __main__.
 
@@ -107,7 +109,7 @@ def _say(request: Request, best: Any) -> None:
 
 def console() -> None:
     """Be the console script."""
-    sys.exit(entry.run_command(main))
+    sys.exit(cli.run_command(main))
 
 
 if __name__ == "__main__":

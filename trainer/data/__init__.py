@@ -1,1 +1,1 @@
-"""From a folder of images to batches of tensors: manifest, order, decode, augment, pipeline."""
+"""From image files to batches: manifest, order, readers, decoding, cache, augmentation, pipeline."""

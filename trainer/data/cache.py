@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import files
-from trainer.data import packed, reading
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.data import readers, tfrecord
 from trainer.data.manifest import Split
-from trainer.data.packed import Array
 from trainer.data.pixels import aligned_empty
-from trainer.errors import RequestError
+from trainer.data.tfrecord import Array
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class _Disk(Cache):
     def _load(self, i: int, image: Array) -> bool:
         got = os.preadv(self._pixels, [image.data], i * self._bytes)
         if not self._verified[i]:
-            good = got == self._bytes and packed.checksum(image.tobytes()) + _WRITTEN == int(self._sums[i])
+            good = got == self._bytes and tfrecord.checksum(image.tobytes()) + _WRITTEN == int(self._sums[i])
             self._verified[i], self._has[i] = good, good
         return bool(self._verified[i])
 
@@ -103,7 +103,7 @@ class _Disk(Cache):
         if self._full.is_set():
             return False
         content = image.tobytes()
-        total = packed.checksum(content) + _WRITTEN
+        total = tfrecord.checksum(content) + _WRITTEN
         try:
             _write(self._pixels, content, i * self._bytes)
             _write(self._table, total.to_bytes(8, "little"), 8 * i)
@@ -175,7 +175,7 @@ def _key(split: Split, size: int, max_pixels: int) -> str:
             "cannot be told without reading it; pack it (scripts/prepare_data.py pack), or use --cache=memory"
         )
     else:
-        digest.update(reading.stamp(split).encode())
+        digest.update(readers.stamp(split).encode())
     return digest.hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.config import MAX_IMAGE_PIXELS
+from trainer.core.config import MAX_IMAGE_PIXELS
 
 _JPEG, _PNG, _GIF, _BMP = b"\xff\xd8\xff", b"\x89PN", b"GIF", b"BM"
 _HEADER = 32  # Bytes that hold the dimensions in every format but JPEG.

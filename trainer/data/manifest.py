@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files
-from trainer.data import packed
-from trainer.errors import RequestError
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.data import tfrecord
 
 TRAIN, VALIDATION, TEST = "Train", "Validation", "Test"
 
@@ -33,7 +33,7 @@ class Split:
     class_names: tuple[str, ...]
     names: Sequence[str]
     labels: npt.NDArray[np.int32]
-    records: packed.Records | None = None
+    records: tfrecord.Records | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,7 +77,7 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
         RequestError: if the folder is missing, has fewer than two classes, a class that is not expected, or
             (with ``class_names=None``) a class without files.
     """
-    return _read_split(data_dir, packed.read_manifest(data_dir), split, class_names)
+    return _read_split(data_dir, tfrecord.read_manifest(data_dir), split, class_names)
 
 
 def _read_split(data_dir: str, pack: dict[str, Any] | None, split: str, class_names: Sequence[str] | None) -> Split:
@@ -114,7 +114,7 @@ def _read_packed_split(data_dir: str, split: str, class_names: Sequence[str] | N
             f"expected the packed set {data_dir!r} to hold {split}, received {', '.join(pack['splits'])}; pack again "
             "from a folder that has it"
         )
-    found = packed.read_packed(data_dir, split, pack)
+    found = tfrecord.read_packed(data_dir, split, pack)
     classes = tuple(found.class_names if class_names is None else class_names)
     here = [name for name, count in zip(found.class_names, np.bincount(found.labels), strict=False) if count]
     _check_classes(files.join(data_dir, split), here, classes, must_fill=class_names is None)
@@ -128,7 +128,7 @@ def _read_packed_split(data_dir: str, split: str, class_names: Sequence[str] | N
 
 def has_split(data_dir: str, split: str) -> bool:
     """Tell whether a folder or a packed set holds a split."""
-    return _has_split(data_dir, packed.read_manifest(data_dir), split)
+    return _has_split(data_dir, tfrecord.read_manifest(data_dir), split)
 
 
 def _has_split(data_dir: str, pack: dict[str, Any] | None, split: str) -> bool:
@@ -196,7 +196,7 @@ def read_all_splits(data_dir: str) -> list[Split]:
     Raises:
         RequestError: as ``read_split``.
     """
-    pack = packed.read_manifest(data_dir)
+    pack = tfrecord.read_manifest(data_dir)
     train = _read_split(data_dir, pack, TRAIN, None)
     others = [name for name in (VALIDATION, TEST) if _has_split(data_dir, pack, name)]
     return [train, *(_read_split(data_dir, pack, name, train.class_names) for name in others)]
@@ -210,7 +210,7 @@ def read_train_and_validation(data_dir: str, validation_fraction: float, seed: i
     Raises:
         RequestError: as ``read_split``, or if a class is too small to be divided.
     """
-    pack = packed.read_manifest(data_dir)
+    pack = tfrecord.read_manifest(data_dir)
     train = _read_split(data_dir, pack, TRAIN, None)
     if not _has_split(data_dir, pack, VALIDATION):
         return hold_out(train, validation_fraction, seed)

@@ -9,7 +9,7 @@ import math
 
 import tensorflow as tf
 
-from trainer.data.reading import BLOCK, WINDOW
+from trainer.data.readers import BLOCK, WINDOW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def permute(position: tf.Tensor, seed: int, pass_number: tf.Tensor, size: int) -
 
     A set of more than two windows is shuffled in two levels: blocks of ``BLOCK`` neighbours over the whole set, then
     the ``WINDOW`` examples of each run of blocks among themselves.  Neighbours lie side by side in a packed shard, so
-    a reader can fetch a block at once and use all of it soon (``packed.py``); two of a batch of 32 are neighbours as
+    a reader can fetch a block at once and use all of it soon (``tfrecord.py``); two of a batch of 32 are neighbours as
     seldom as chance in a window has it.
     """
     named = tf.stack([tf.constant(seed, tf.int64), tf.cast(pass_number, tf.int64)])

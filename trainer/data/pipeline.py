@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import augment
-from trainer.data.images import Images
+from trainer.data.bad_images import Skipped
+from trainer.data.image_source import Images
 from trainer.data.manifest import Split
 from trainer.data.order import Order
-from trainer.data.packed import Array
-from trainer.data.reading import WINDOW
-from trainer.data.remote import Remote
-from trainer.data.skipped import Skipped
+from trainer.data.readers import WINDOW
+from trainer.data.service_client import Remote
+from trainer.data.tfrecord import Array
 
 Batch = dict[str, tf.Tensor]
 

@@ -1,1 +1,1 @@
-"""What a model's answers are worth: figures with intervals, their page, and evaluations side by side."""
+"""The numbers of an evaluation: metrics, intervals, calibration, robustness, comparison."""

@@ -1,6 +1,6 @@
 """What is decided on Validation before a model is handed over: a temperature for its probabilities, and a threshold.
 
-Owns: the maths and the rules when Validation cannot decide.  Does not own: scoring Validation (``scoring.py``), where
+Owns: the maths and the rules when Validation cannot decide.  Does not own: scoring Validation (``evaluator.py``), where
 the decision is kept (``deepdetect.json``).  Knows neither TensorFlow nor files.
 """
 
@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from trainer import metrics
-from trainer.config import ExportConfig
-from trainer.evaluation import confidence
-from trainer.evaluation.scored import Scored
+from trainer.core.config import ExportConfig
+from trainer.evaluation import calibration_error, metrics
+from trainer.evaluation.predictions import Scored
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -108,7 +107,7 @@ def effect(scored: Scored, temperature: float) -> dict[str, Any]:
     before = temper(scored.probabilities, 1.0 / temperature)
     found: dict[str, Any] = {"temperature": temperature}
     for name, probabilities in (("before", before), ("after", scored.probabilities)):
-        ece = confidence.error(scored.labels, scored.predicted, probabilities)
+        ece = calibration_error.error(scored.labels, scored.predicted, probabilities)
         found[name] = {"log_loss": _log_loss(scored.labels, probabilities), "ece": ece}
     return found
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files, metrics
-from trainer.errors import RequestError
-from trainer.evaluation import bootstrap, predictions_csv, sources
-from trainer.evaluation.scored import Scored
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.evaluation import bootstrap, metrics, predictions, sources
+from trainer.evaluation.predictions import Scored
 
 FEWEST = 10  # Images in common; fewer say nothing about a difference.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})
@@ -90,7 +90,7 @@ def _read(name: str, folder: str, first: Evaluation | None) -> Evaluation:
         names, positive = details["class_names"], details["positive_class"]
         same = not first or (set(names), positive) == (set(first.scored.class_names), first.details["positive_class"])
         order = first.scored.class_names if first and same else names
-        paths, scored = predictions_csv.from_csv(texts[1], order, positive, float(details["threshold"]))
+        paths, scored = predictions.from_csv(texts[1], order, positive, float(details["threshold"]))
         about = {**{name: details[name] for name in _FROM_METRICS}, "positive_class": positive}
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise RequestError(

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer import metrics
-from trainer.evaluation.scored import Scored
+from trainer.evaluation import metrics
+from trainer.evaluation.predictions import Scored
 from trainer.evaluation.sources import Columns, Sources
 
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "eer")

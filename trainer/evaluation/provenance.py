@@ -11,9 +11,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from trainer import __version__, files, result
-from trainer.curves import last_start
-from trainer.paths import JobPaths
+from trainer import __version__
+from trainer.core import result
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files
+from trainer.evaluation.training_curves import last_start
 
 _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn")
 

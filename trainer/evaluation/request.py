@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trainer import config
+from trainer.core import config
 
 USAGE = """\
 Measure how well an exported model tells fake from real.

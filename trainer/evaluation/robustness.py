@@ -18,15 +18,15 @@ import tensorflow as tf
 import tqdm
 from PIL import Image, ImageFilter
 
-from trainer import metrics, serving
-from trainer.config import MAX_IMAGE_PIXELS
-from trainer.data import decode, reading
+from trainer.core.config import MAX_IMAGE_PIXELS
+from trainer.data import decode, readers
 from trainer.data.manifest import Split
 from trainer.data.pixels import Pixels
-from trainer.evaluation import groups
-from trainer.evaluation.scored import Scored
+from trainer.evaluation import groups, metrics
+from trainer.evaluation.predictions import Scored
 from trainer.evaluation.sources import Sources
-from trainer.scorer import Scorer
+from trainer.serving import exported_model
+from trainer.serving.predictor import Scorer
 
 Numbers = npt.NDArray[np.int64]
 
@@ -107,7 +107,7 @@ def choose(labels: npt.NDArray[np.integer[Any]], limit: int) -> Numbers:
 
 
 def measure(
-    export: serving.Export,
+    export: exported_model.Export,
     split: Split,
     numbers: Numbers,
     sources: Sources,
@@ -161,11 +161,11 @@ def _worst(clean: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(
-    export: serving.Export, split: Split, numbers: Numbers, settings: list[tuple[str, float]], seed: int
+    export: exported_model.Export, split: Split, numbers: Numbers, settings: list[tuple[str, float]], seed: int
 ) -> npt.NDArray[np.float32]:
     """Return probabilities ``[settings, N, C]``."""
     scorer = Scorer(export)
-    reader = reading.open_reader(split)
+    reader = readers.open_reader(split)
     size = int(export.details["image_size"])
 
     def variants(position: int) -> Pixels:

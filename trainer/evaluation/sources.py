@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from trainer import files
-from trainer.errors import RequestError
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
 
 NONE = "(none)"  # The value of an image without a row, or with an empty cell.
 _FEWEST_SOURCES = 10  # Of the rule by number: "face_0001.jpg" counts faces, and is no frame of a video "face".

@@ -1,1 +1,1 @@
-"""Run training jobs in a Kubernetes cluster: check, plan, render, submit, follow.  Imports no TensorFlow."""
+"""Kubernetes: render, submit and follow jobs."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.errors import JobFailed, RequestError
+from trainer.core.errors import JobFailed, RequestError
 
 Object = dict[str, Any]
 

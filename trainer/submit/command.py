@@ -1,4 +1,4 @@
-"""The sub-commands of ``scripts/submit.py``: what each takes, and in which order it asks and acts."""
+"""The sub-commands of ``submit.py``: what each takes, and in which order it asks and acts."""
 
 import dataclasses
 import shutil
@@ -6,9 +6,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trainer import flags
-from trainer.config import did_you_mean, setting
-from trainer.errors import EXIT_DONE, JobFailed, RequestError
+from trainer.core.config import did_you_mean, flags, setting
+from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.submit import follow, launch, render, request, runs
 from trainer.submit.api import Cluster, Refused
 from trainer.submit.request import ClusterFlags, RunFlags

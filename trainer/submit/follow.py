@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from trainer.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
+from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
 from trainer.submit import runs
 from trainer.submit.api import Cluster, Interrupted, Object, Outdated, Refused
 from trainer.submit.render import INSTANCE
@@ -160,7 +160,7 @@ class _Tail(threading.Thread):
 
 
 def message_of(text: str) -> str:
-    """Return a log line as a person reads it: the message of a structured one (trainer/logs.py), others as they are."""
+    """Return a log line as a person reads it: the message of a structured one (trainer/core/cli.py), others as they are."""
     if text.startswith("{"):
         try:
             entry = json.loads(text)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.errors import EXIT_DONE, RequestError
+from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.submit import follow, plan, render, request, runs
 from trainer.submit.api import Cluster, Refused
 from trainer.submit.request import RunFlags
@@ -120,10 +120,10 @@ def follow_or_detach(cluster: Cluster, name: str) -> int:
 
 def _images_in(data_dir: str) -> int:
     """Return the images in Train as a packed set's index tells them; 0 if it is no packed set, or out of reach."""
-    from trainer.data import packed
+    from trainer.data import tfrecord
 
     try:
-        found = packed.read_manifest(data_dir)
+        found = tfrecord.read_manifest(data_dir)
         return sum(found["splits"]["Train"]["counts"].values()) if found else 0
     except Exception:  # Whatever a bucket's client raises: the cluster may have rights that this machine has not.
         return 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from trainer.config import did_you_mean
-from trainer.errors import RequestError
+from trainer.core.config import did_you_mean
+from trainer.core.errors import RequestError
 from trainer.submit.request import Request, RunFlags
 from trainer.sweep.request import DEFAULT_TRIALS
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from trainer.errors import JobFailed, RequestError
+from trainer.core.errors import JobFailed, RequestError
 from trainer.submit.plan import Accelerator
 from trainer.submit.request import Request
 

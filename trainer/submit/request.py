@@ -7,10 +7,11 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from trainer import flags, gcs_client, space
-from trainer.config import Config, Value, setting
-from trainer.errors import RequestError
+from trainer.core.config import Config, Value, flags, setting
+from trainer.core.errors import RequestError
+from trainer.core.storage import gcs_client
 from trainer.sweep import request as sweep_lib
+from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
 
 PLATFORMS = ("gke-standard", "gke-autopilot", "generic")

@@ -6,9 +6,9 @@ import dataclasses
 import json
 from typing import Any
 
-from trainer import files
-from trainer.errors import RequestError
-from trainer.paths import JobPaths
+from trainer.core.errors import RequestError
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files
 from trainer.submit.api import Cluster, Object
 from trainer.submit.render import INSTANCE, pod_templates
 

@@ -1,1 +1,1 @@
-"""Hyperparameter sweeps: KerasTuner searches, ``trainer.train`` runs the trials."""
+"""Hyperparameter search."""

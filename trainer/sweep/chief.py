@@ -15,9 +15,9 @@ from typing import Any
 
 import grpc
 
-from trainer import files
-from trainer.errors import JobFailed, RequestError, StoppedEarly
-from trainer.signals import StopRequest
+from trainer.core.errors import JobFailed, RequestError, StoppedEarly
+from trainer.core.signals import StopRequest
+from trainer.core.storage import files
 from trainer.sweep import oracles
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import RandomForestRegressor
 
-from trainer.space import Parameter, Space
 from trainer.sweep.records import Record
+from trainer.sweep.space import Parameter, Space
 
 FEWEST_TRIALS = 8
 _BOOTSTRAPS, _TREES, _SHUFFLES = 20, 40, 5

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from trainer import files, space
-from trainer.errors import RequestError
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.sweep import space
 from trainer.sweep.request import Request, settings_of
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")

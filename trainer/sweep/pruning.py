@@ -12,10 +12,10 @@ import json
 import statistics
 from collections.abc import Mapping
 
-from trainer import files
-from trainer.curves import Curve, read_curves
+from trainer.core.job_dir import SweepPaths
+from trainer.core.storage import files
+from trainer.evaluation.training_curves import Curve, read_curves
 from trainer.sweep import records
-from trainer.sweep.paths import SweepPaths
 
 FEWEST_TRIALS = 3  # A median of fewer says little.
 

@@ -12,10 +12,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from trainer import files
-from trainer.config import Value
-from trainer.paths import JobPaths
-from trainer.sweep.paths import SweepPaths
+from trainer.core.config import Value
+from trainer.core.job_dir import JobPaths, SweepPaths
+from trainer.core.storage import files
 from trainer.sweep.request import Request
 
 log = logging.getLogger(__name__)

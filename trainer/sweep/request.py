@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer import config as config_lib
-from trainer import files, flags, resume, space
-from trainer.config import Config, Value, setting
-from trainer.errors import RequestError
-from trainer.paths import JobPaths
-from trainer.sweep.paths import SweepPaths
+from trainer.core import config as config_lib
+from trainer.core.config import Config, Value, flags, setting
+from trainer.core.errors import RequestError
+from trainer.core.job_dir import JobPaths, SweepPaths
+from trainer.core.storage import files
+from trainer.sweep import space
+from trainer.training import resume
 
 DEFAULT_TRIALS = 20
 _LARGEST_GRID = 100_000

@@ -6,13 +6,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import config as config_lib
-from trainer import entry, evaluate, files, result
-from trainer.config import Config
+from trainer import evaluate
+from trainer.core import cli, result
+from trainer.core import config as config_lib
+from trainer.core.config import Config
+from trainer.core.errors import JobFailed
+from trainer.core.job_dir import JobPaths
+from trainer.core.signals import StopRequest
+from trainer.core.storage import files
 from trainer.data.manifest import TEST, has_split
-from trainer.errors import JobFailed
-from trainer.paths import JobPaths
-from trainer.signals import StopRequest
 from trainer.sweep import trial
 from trainer.sweep.records import Record, best_settings
 from trainer.sweep.request import Request
@@ -69,7 +71,7 @@ def _test(config: Config, outcome: result.Result) -> dict[str, float]:
     if not files.exists(kept):
         model = JobPaths(config.loop.job_dir).exports("best")
         argv = [f"--model_dir={model}", f"--data_dir={config.data.data_dir}", f"--split={TEST}", f"--out={out}"]
-        entry.run_command(evaluate.main, argv)
+        cli.run_command(evaluate.main, argv)
     return _numbers(json.loads(files.read_text(kept))) if files.exists(kept) else {}
 
 

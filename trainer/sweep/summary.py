@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from trainer import files
-from trainer.progress import duration
+from trainer.core.storage import files
 from trainer.sweep import records
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
+from trainer.training.progress_bar import duration
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,11 @@ class Summary:
 
     def draw(self) -> None:
         """Draw the page of what is there."""
-        from trainer.sweep import page  # Drawing libraries are loaded when there is something to draw.
+        from trainer.sweep import (
+            report as sweep_report,  # Drawing libraries are loaded when there is something to draw.
+        )
 
-        page.write(self._request, records.read_all(self._request.paths))
+        sweep_report.write(self._request, records.read_all(self._request.paths))
         self._drawn = time.monotonic()
 
     def _row(self, record: Record, known: Sequence[Record]) -> str:

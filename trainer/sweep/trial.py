@@ -14,12 +14,14 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from trainer import files, flags, result, train
-from trainer.cluster import Cluster
-from trainer.config import Config
-from trainer.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
-from trainer.paths import JobPaths
-from trainer.signals import StopRequest
+from trainer import train
+from trainer.core import result
+from trainer.core.config import Config, flags
+from trainer.core.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
+from trainer.core.job_dir import JobPaths
+from trainer.core.signals import StopRequest
+from trainer.core.storage import files
+from trainer.distributed.cluster import Cluster
 from trainer.sweep import pruning
 from trainer.sweep.pruning import MedianJudge
 

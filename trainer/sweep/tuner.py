@@ -16,15 +16,16 @@ import grpc
 import keras_tuner as kt
 import numpy as np
 
-from trainer import result
-from trainer.config import Config
-from trainer.errors import JobFailed, RequestError, StoppedEarly
-from trainer.loop import Ending
-from trainer.signals import StopRequest
-from trainer.sweep import hparams, oracles, records, trial
+from trainer.core import result
+from trainer.core.config import Config
+from trainer.core.errors import JobFailed, RequestError, StoppedEarly
+from trainer.core.signals import StopRequest
+from trainer.sweep import oracles, records, trial
 from trainer.sweep.pruning import MedianJudge
 from trainer.sweep.records import DONE, FAILED, PRUNED, Record
 from trainer.sweep.request import Request
+from trainer.training import tensorboard
+from trainer.training.loop import Ending
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
             return Record(**common, status=FAILED, reason=" ".join(str(error).split()))
         except trial.TrialFailed as failure:
             return Record(**common, status=FAILED, reason=str(failure), seconds=_since(started))
-        hparams.write(config.loop.job_dir, chosen.trial_id, values, self._request.metric, score)
+        tensorboard.write(config.loop.job_dir, chosen.trial_id, values, self._request.metric, score)
         return Record(
             **common, status=PRUNED if outcome.stopped_by == Ending.PRUNED.value else DONE, reason=outcome.reason,
             score=score, validation=outcome.validation, epochs=outcome.epoch, best_epoch=outcome.best_epoch,

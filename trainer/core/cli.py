@@ -1,0 +1,106 @@
+"""How a command begins and ends: its log on stderr, and errors as one line and an exit code.  Imports no TensorFlow."""
+
+import datetime
+import json
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable, Sequence
+
+from trainer.core import errors
+from trainer.core.config import flags
+
+
+def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command on the words after the program's name and return its exit code.
+
+    A wrong request becomes one line on stderr and code 2, never a traceback; any other exception stays loud.
+    """
+    _show_log()
+    try:
+        code = command(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except flags.HelpRequested as page:
+        print(page)
+        return errors.EXIT_DONE
+    except errors.RequestError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return errors.EXIT_REQUEST
+    except errors.JobFailed as failure:
+        print(f"failed: {failure}", file=sys.stderr)
+        return errors.EXIT_FAILED
+    except errors.StoppedEarly as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        return errors.EXIT_STOPPED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return errors.EXIT_FAILED
+
+
+def _nobody_reads() -> bool:
+    """Tell whether standard output is a pipe that its reader, perhaps ``head``, has closed, and close it if so."""
+    try:
+        watch = select.poll()
+        watch.register(sys.stdout, 0)
+    except (OSError, ValueError):  # Not a stream of the operating system.
+        return False
+    if not any(events & select.POLLERR for _, events in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is still buffered goes there at the end.
+    return True
+
+
+def _show_log() -> None:
+    """Show this package's log on stderr, one plain line a message, and quiet TensorFlow's.
+
+    Without an NVIDIA device TensorFlow reports the missing driver as an error at every start, which nobody needs.
+    """
+    has_nvidia = os.path.exists("/dev/nvidiactl")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_nvidia else "3")
+    package_log = logging.getLogger("trainer")
+    if not package_log.handlers:
+        handler = StderrHandler()
+        handler.setFormatter(formatter())
+        package_log.addHandler(handler)
+        package_log.setLevel(logging.INFO)
+        package_log.propagate = False
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the fields of https://cloud.google.com/logging/docs/structured-logging."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat()
+        severity = record.levelname  # Python's five names are among Cloud Logging's.
+        return json.dumps({"severity": severity, "time": time, "message": message, "logger": record.name})
+
+
+class StderrHandler(logging.Handler):
+    """Writes to what ``sys.stderr`` is at that moment.
+
+    ``logging.StreamHandler`` keeps the stream that it found when it was made, which others may replace and close since.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; what fails is told as every handler of ``logging`` tells it."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+
+def formatter() -> logging.Formatter:
+    """Return JSON if DEEPDETECT_LOG=json, or in a Kubernetes pod without a terminal; else plain."""
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not sys.stderr.isatty()
+    kind = os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain")
+    return JsonFormatter() if kind == "json" else logging.Formatter("%(message)s")

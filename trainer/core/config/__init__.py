@@ -1,0 +1,20 @@
+"""The settings of a training job, by sections, checked.  Imports no TensorFlow."""
+
+from trainer.core.config.field import Value, check, did_you_mean, setting
+from trainer.core.config.schema import Config, check_together, from_flat, settings, settings_with_section
+from trainer.core.config.sections import (
+    MAX_IMAGE_PIXELS,
+    CheckpointConfig,
+    DataConfig,
+    ExportConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+)
+
+__all__ = [
+    "MAX_IMAGE_PIXELS", "CheckpointConfig", "Config", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig",
+    "OptimConfig", "RuntimeConfig", "Value", "check", "check_together", "did_you_mean", "from_flat", "setting",
+    "settings", "settings_with_section",
+]  # fmt: skip

@@ -1,0 +1,95 @@
+"""One setting of a request: how a dataclass declares it, and the check of its values.
+
+Used for the flags of every command.  Does not own: which settings there are.  Imports no TensorFlow.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from typing import Any
+
+from trainer.core.errors import RequestError
+
+Value = str | int | float | bool
+
+
+def setting(
+    default: Value,
+    help: str,
+    *,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    exclusive: bool = False,
+    fixed: bool = True,
+) -> Any:
+    """Declare one setting as a dataclass field.
+
+    Args:
+        default: value when neither a flag nor ``--config`` gives one.
+        help: what it does, sentinel values included; shown by ``--help``.
+        unit: unit of the value (steps, images, seconds), shown by ``--help``.
+        choices: allowed strings; empty allows any.
+        minimum: smallest allowed number.
+        maximum: largest allowed number.
+        exclusive: whether ``minimum`` and ``maximum`` themselves are refused.
+        fixed: whether a job that continues must keep the value, because another one would change its result.
+    """
+    metadata = {
+        "help": help,
+        "unit": unit,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "exclusive": exclusive,
+        "fixed": fixed,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+    """Return "; did you mean ...?" for a near miss of a known name, else an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
+    """Return the value in the field's type.
+
+    Raises:
+        RequestError: if the type, the choice or the range is wrong.
+    """
+    converted = _convert(field, value)
+    meta = field.metadata
+    if meta["choices"] and converted not in meta["choices"]:
+        raise RequestError(f"--{field.name}: expected one of {', '.join(meta['choices'])}; received {value!r}")
+    if isinstance(converted, (int, float)) and not isinstance(converted, bool):
+        _check_range(field, converted)
+    return converted
+
+
+def _convert(field: "dataclasses.Field[Any]", value: Any) -> Value:
+    """Accept the field's own type, and a whole number where a float is wanted."""
+    wanted: type = field.type  # type: ignore[assignment]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted:
+        raise RequestError(f"--{field.name}: expected {wanted.__name__}, received {value!r}")
+    return typing.cast(Value, value)
+
+
+def _check_range(field: "dataclasses.Field[Any]", value: float) -> None:
+    low, high, exclusive = field.metadata["minimum"], field.metadata["maximum"], field.metadata["exclusive"]
+    inside = low < value < high if exclusive else low <= value <= high
+    if inside and math.isfinite(value):
+        return
+    bounds = []
+    if low > -math.inf:
+        bounds.append(f"{'above' if exclusive else 'at least'} {low:g}")
+    if high < math.inf:
+        bounds.append(f"{'below' if exclusive else 'at most'} {high:g}")
+    raise RequestError(
+        f"--{field.name}: expected a number {' and '.join(bounds) or 'that is finite'}; received {value}"
+    )

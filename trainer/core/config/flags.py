@@ -1,0 +1,252 @@
+"""absl flags made from config fields, and back: flags -> values, Config -> argv.
+
+Flags live in a ``FlagValues`` of their own, so importing or parsing leaves no trace in the process.
+Owns: parsing and ``--help``.  Imports no TensorFlow.
+"""
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from absl import flags
+
+from trainer.core import config as config_lib
+from trainer.core import errors
+from trainer.core.storage import files
+
+Fields = Mapping[str, "dataclasses.Field[Any]"]
+T = TypeVar("T")
+
+
+class HelpRequested(Exception):
+    """Carry the text that ``--help`` prints."""
+
+
+def parse(
+    argv: Sequence[str], fields: Fields, *, usage: str, sections: Mapping[str, Sequence[str]] | None = None
+) -> tuple[dict[str, config_lib.Value], list[str]]:
+    """Parse a command line.
+
+    Args:
+        argv: words after the program's name.
+        fields: settings (made by ``config.setting``) by flag name.
+        usage: text that ``--help`` prints above the flags.
+        sections: flag names by heading, for ``--help``; None puts all under one.
+
+    Returns:
+        The values of the flags that were given (defaults are not filled in), and the words that are no flags.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the words.
+        RequestError: for an unknown flag or a value of the wrong type or range.
+    """
+    flag_values = flags.FlagValues()
+    for name, field in fields.items():
+        _define(name, field, flag_values)
+    if any(word in ("--help", "-help", "-h", "--helpfull") for word in _before_separator(argv)):
+        raise HelpRequested(help_text(fields, usage, sections))
+    try:
+        rest = flag_values(["command", *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = config_lib.did_you_mean(error.flagname, fields)
+        raise errors.RequestError(f"expected a known flag, received --{error.flagname}{near}; see --help") from error
+    except flags.IllegalFlagValueError as error:
+        raise errors.RequestError(_illegal_value(error, fields)) from error
+    except (flags.Error, ValueError) as error:  # ValueError: a switch that is given a value, --noxla=1.
+        raise errors.RequestError(" ".join(str(error).replace("flag --", "--").split())) from error
+    given = {name: config_lib.check(field, flag_values[name].value) for name, field in fields.items()
+             if flag_values[name].present}  # fmt: skip
+    return given, list(rest)
+
+
+def fields_of(form: type) -> dict[str, "dataclasses.Field[Any]"]:
+    """Return a dataclass's settings by name, as ``parse`` takes them."""
+    return {field.name: field for field in dataclasses.fields(form)}
+
+
+def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: Sequence[str] = ()) -> T:
+    """Parse a command line of flags alone into a dataclass of settings.
+
+    Args:
+        argv: words after the program's name.
+        form: the dataclass; its fields are made by ``config.setting``.
+        usage: text that ``--help`` prints above the flags.
+        required: fields that must not stay empty; a path among them must be a local or a gs:// one.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the words.
+        RequestError: for anything that is wrong with the words.
+    """
+    given, rest = parse(argv, fields_of(form), usage=usage)
+    refuse_words(rest)
+    request = form(**given)
+    require(request, required)
+    return request
+
+
+def require(request: Any, names: Sequence[str]) -> None:
+    """Refuse a request whose fields ``names`` are empty, or hold a path that is neither local nor gs://.
+
+    Raises:
+        RequestError: naming the first one.
+    """
+    for name in names:
+        if not getattr(request, name):
+            raise errors.RequestError(f"expected --{name}, received none; see --help")
+        files.require_form(getattr(request, name), name)
+
+
+def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:
+    """Return absl's "flag --name=value: <Python's own error>" in words that say what is expected."""
+    name, _, value = str(error).removeprefix("flag --").partition("=")
+    value = value.removesuffix(f": {error.__context__}")
+    expected = {int: "a whole number", float: "a number", bool: "true or false"}
+    return f"--{name}: expected {expected.get(fields[name].type, 'another value')}, received {value!r}"  # type: ignore[arg-type]
+
+
+def _before_separator(argv: Sequence[str]) -> Sequence[str]:
+    return argv[: argv.index("--")] if "--" in argv else argv
+
+
+def _define(name: str, field: "dataclasses.Field[Any]", flag_values: flags.FlagValues) -> None:
+    define: dict[Any, Callable[..., Any]] = {
+        bool: flags.DEFINE_boolean,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    define[field.type](name, field.default, field.metadata["help"], flag_values=flag_values)
+
+
+def help_text(fields: Fields, usage: str, sections: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return the page that ``--help`` prints: usage, then each flag with default, unit, choices and meaning."""
+    lines = [usage.rstrip()]
+    for heading, names in (sections or {"Flags": list(fields)}).items():
+        lines += ["", f"{heading}:"]
+        for name in names:
+            lines += _flag_help(fields[name])
+    return "\n".join(lines)
+
+
+def _flag_help(field: "dataclasses.Field[Any]") -> Iterable[str]:
+    meta = field.metadata
+    if field.type is bool:
+        head = f"  --{field.name}  (default: {'on' if field.default else 'off'}; --no{field.name} switches it off)"
+    else:
+        unit = f" {meta['unit']}" if meta["unit"] else ""
+        kind = "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]
+        default = "" if field.default == "" else f"  (default: {field.default}{unit})"
+        head = f"  --{field.name}={kind}{default}"
+    return [head, *textwrap.wrap(meta["help"], 100, initial_indent="      ", subsequent_indent="      ")]
+
+
+TRAIN_USAGE = """\
+Train a deepfake detector from a folder or bucket of images.
+
+  python -m trainer.train --data_dir=D --job_dir=J [flags]
+
+D holds {Train,Validation,Test}/{Fake,Real}/* images.  J receives everything: checkpoints, metrics.jsonl, the
+exported model, plots and result.json.  The same command again continues where the last one stopped.
+
+  python -m trainer.train --selftest    says whether GPUs, CUDA, memory and write access are as they should be
+
+Exit codes: 0 done (or already done); 2 the request is wrong, a retry cannot help; 75 stopped with everything
+saved, start it again; 1 anything else."""
+
+_CONFIG_FILE = config_lib.setting(
+    "",
+    "JSON file of {flag name: value}, local or gs://, such as a job_dir's config.json; flags on the command line "
+    "override it.",
+)
+
+
+def train_fields() -> dict[str, "dataclasses.Field[Any]"]:
+    """Return the flags of ``trainer.train``: every setting of Config, and ``--config``."""
+    config_field = dataclasses.fields(dataclasses.make_dataclass("_", [("config", str, _CONFIG_FILE)]))[0]
+    return {**config_lib.settings(), "config": config_field}
+
+
+def train_config(argv: Sequence[str]) -> config_lib.Config:
+    """Turn the command line of ``trainer.train`` into a checked Config.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the words.
+        RequestError: for anything that the flags, their values or the ``--config`` file get wrong.
+    """
+    given, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=train_sections())
+    refuse_words(rest)
+    return config_of(given)
+
+
+def train_sections() -> dict[str, list[str]]:
+    """Return the flags of ``trainer.train`` by the headings of ``--help``."""
+    sections: dict[str, list[str]] = {}
+    for section, field in config_lib.settings_with_section():
+        sections.setdefault(section.capitalize(), []).append(field.name)
+    sections["Loop"].append("config")
+    return sections
+
+
+def refuse_words(rest: Sequence[str]) -> None:
+    """Refuse words that are no flags.
+
+    Raises:
+        RequestError: naming the first one.
+    """
+    if rest:
+        raise errors.RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
+
+
+def config_of(given: Mapping[str, config_lib.Value]) -> config_lib.Config:
+    """Build a checked Config of given flags of ``trainer.train``; they override the ``--config`` file's settings.
+
+    Raises:
+        RequestError: for anything that the values or the file get wrong.
+    """
+    return _with_folders(config_lib.from_flat(given_settings(given)))
+
+
+def given_settings(given: Mapping[str, config_lib.Value]) -> dict[str, Any]:
+    """Return the settings that a command line and its ``--config`` file name.
+
+    Raises:
+        RequestError: if the file is not one of settings.
+    """
+    path = given.get("config", "")
+    values = _read_config_file(str(path)) if path else {}
+    return {**values, **{name: value for name, value in given.items() if name != "config"}}
+
+
+def _with_folders(config: config_lib.Config) -> config_lib.Config:
+    for name in ("data_dir", "job_dir"):
+        if not config.flat()[name]:
+            raise errors.RequestError(f"expected --{name}, received none; give a folder or gs:// path")
+        files.require_form(str(config.flat()[name]), name)
+    return config
+
+
+def _read_config_file(path: str) -> dict[str, Any]:
+    files.require_form(path, "config")
+    try:
+        values = json.loads(files.read_text(path))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise errors.RequestError(f"--config: expected a readable JSON file, received {path!r}: {error}") from error
+    if not isinstance(values, dict):
+        raise errors.RequestError(f"--config: expected a JSON object of settings, received {type(values).__name__}")
+    return values
+
+
+def to_argv(config: config_lib.Config) -> list[str]:
+    """Return the flags that give this Config: those whose value is not the default, in declaration order."""
+    known = config_lib.settings()
+    return to_words({name: value for name, value in config.flat().items() if value != known[name].default})
+
+
+def to_words(values: Mapping[str, config_lib.Value]) -> list[str]:
+    """Return the flags that give these values."""
+    return [
+        (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
+        for name, value in values.items()
+    ]

@@ -1,0 +1,123 @@
+"""The whole request for a training job: all sections together, from flat values, checked.
+
+The sections are frozen dataclasses (``sections.py``, ``sections.py``) of settings with default, unit, help
+and check (``field.py``); other modules import all of them from here.  A function takes the section it needs and only
+``train.run`` sees the whole ``Config``.  Field names are unique over all sections, because flags and ``config.json``
+are flat.
+Owns: settings that contradict each other.  Does not own: where values come from (``flags.py``).  Imports no TensorFlow.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer.core.config.field import Value, check, did_you_mean, setting
+from trainer.core.config.sections import (
+    MAX_IMAGE_PIXELS,
+    CheckpointConfig,
+    DataConfig,
+    ExportConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+)
+from trainer.core.errors import RequestError
+
+__all__ = [
+    "MAX_IMAGE_PIXELS", "CheckpointConfig", "Config", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig",
+    "OptimConfig", "RuntimeConfig", "Value", "check", "check_together", "did_you_mean", "from_flat", "setting",
+    "settings", "settings_with_section",
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The whole request, by sections; built by ``from_flat`` and never changed afterwards."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
+    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    export: ExportConfig = dataclasses.field(default_factory=ExportConfig)
+
+    def flat(self) -> dict[str, Value]:
+        """Return every setting as ``{name: value}`` in declaration order."""
+        return {field.name: getattr(getattr(self, section), field.name) for section, field in settings_with_section()}
+
+    def replace(self, **changes: Value) -> "Config":
+        """Return a checked copy with the named settings changed.
+
+        Raises:
+            RequestError: for an unknown name or a refused value.
+        """
+        return from_flat({**self.flat(), **changes})
+
+
+def settings_with_section() -> Iterator[tuple[str, "dataclasses.Field[Any]"]]:
+    """Yield ``(section name, field)`` of every setting, in declaration order."""
+    for section in dataclasses.fields(Config):
+        for field in dataclasses.fields(section.type):  # type: ignore[arg-type]
+            yield section.name, field
+
+
+def settings() -> dict[str, "dataclasses.Field[Any]"]:
+    """Return every setting's field by its (unique) name."""
+    return {field.name: field for _, field in settings_with_section()}
+
+
+def from_flat(values: Mapping[str, Any]) -> Config:
+    """Build a checked Config from ``{name: value}``; names that are absent keep their defaults.
+
+    Raises:
+        RequestError: for an unknown name, a wrong type, or a value that its setting's check refuses.
+    """
+    known = settings()
+    for name in values:
+        if name not in known:
+            raise RequestError(f"expected a known setting, received {name!r}{did_you_mean(name, known)}")
+    sections: dict[str, dict[str, Any]] = {section.name: {} for section in dataclasses.fields(Config)}
+    for section, field in settings_with_section():
+        if field.name in values:
+            sections[section][field.name] = check(field, values[field.name])
+    types = {section.name: section.type for section in dataclasses.fields(Config)}
+    config = Config(**{name: types[name](**fields) for name, fields in sections.items()})  # type: ignore[operator]
+    check_together(config)
+    return config
+
+
+def check_together(config: Config) -> None:
+    """Refuse settings that contradict each other, naming the one that repairs it."""
+    optim, runtime, data = config.optim, config.runtime, config.data
+    _ = config.loop.profiled  # Raises if it is wrong.
+    if optim.lr_schedule != "constant" and optim.min_learning_rate > optim.learning_rate:
+        raise RequestError(
+            f"expected min_learning_rate <= learning_rate, received {optim.min_learning_rate:g} > "
+            f"{optim.learning_rate:g}; lower --min_learning_rate or use --lr_schedule=constant"
+        )
+    if runtime.strategy == "single" and runtime.num_devices > 1:
+        raise RequestError(
+            f"expected one device with --strategy=single, received --num_devices={runtime.num_devices}; "
+            "use --strategy=mirrored"
+        )
+    if data.data_service and not re.fullmatch(r"grpc://[^/\s]+:\d{1,5}", data.data_service):
+        raise RequestError(
+            f"--data_service: expected grpc://host:port of a dispatcher, or nothing; received {data.data_service!r}"
+        )
+    if data.data_service and data.cache != "none":
+        raise RequestError(
+            f"expected --cache=none with --data_service, whose pixels are not cached; received --cache={data.cache}"
+        )
+    if data.data_dir and data.data_dir.rstrip("/") == config.loop.job_dir.rstrip("/"):
+        raise RequestError(
+            f"expected a job_dir of its own, received the data_dir {data.data_dir!r}; give another --job_dir"
+        )
+    if runtime.num_devices and data.batch_size % runtime.num_devices:
+        raise RequestError(
+            f"expected a batch_size that divides among {runtime.num_devices} devices, received {data.batch_size}; "
+            f"use --batch_size={math.ceil(data.batch_size / runtime.num_devices) * runtime.num_devices}"
+        )

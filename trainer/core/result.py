@@ -1,0 +1,69 @@
+"""What a finished job says of itself: ``result.json``.  Imports no TensorFlow."""
+
+import dataclasses
+import json
+from typing import Any
+
+from trainer.core.storage import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The outcome of a job; written last, so its presence means done.
+
+    Attributes:
+        status: always ``done``; an unfinished job has no result.
+        stopped_by: ``epochs``, ``early_stopping``, or ``pruned`` (by the judge given to ``train.run``).
+        step: steps done.
+        epoch: epochs done.
+        best_step: step of the best validation.
+        best_epoch: its epoch.
+        monitor: what best means.
+        validation: loss (nats), accuracy and auc at the best step.
+        last_validation: the same at the last step.
+        images_per_second: training images over training time, of this start of the job.
+        weights_sha256: of all model variables after the last step, in the model's order.
+        exports: folder of each exported SavedModel, by kind.
+        precision: what auto became.
+        num_devices: replicas.
+        device_kind: GPU or CPU.
+        images: used images of each split and class.
+        skipped: undecodable images of each split.
+        thresholds: of each export, by kind.
+        decided_by: the settings behind them; None in results of older versions.
+        reason: the judge's words; empty unless pruned.
+    """
+
+    status: str
+    stopped_by: str
+    step: int
+    epoch: int
+    best_step: int
+    best_epoch: int
+    monitor: str
+    validation: dict[str, float | None]
+    last_validation: dict[str, float | None]
+    images_per_second: float
+    weights_sha256: str
+    exports: dict[str, str]
+    precision: str
+    num_devices: int
+    device_kind: str
+    images: dict[str, dict[str, int]]
+    skipped: dict[str, int]
+    thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
+    decided_by: dict[str, Any] | None = None
+    reason: str = ""
+
+    def write(self, path: str) -> None:
+        """Write the JSON file, whole."""
+        files.write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def read(path: str) -> Result | None:
+    """Return the result of a finished job, or None."""
+    if not files.exists(path):
+        return None
+    values: dict[str, Any] = json.loads(files.read_text(path))
+    known = {field.name for field in dataclasses.fields(Result)}
+    return Result(**{name: value for name, value in values.items() if name in known})

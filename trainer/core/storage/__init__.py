@@ -1,0 +1,1 @@
+"""Files on a local disk and in gs:// buckets, by one set of functions.  Imports no TensorFlow."""

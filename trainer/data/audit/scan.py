@@ -1,0 +1,156 @@
+"""Read and measure every image of some splits, on all cores; keep a record of each and no pixels.
+
+Owns: processes, the progress bar, and that one bad file never ends the scan.
+"""
+
+import dataclasses
+import functools
+import os
+import signal
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import PurePosixPath
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import tqdm
+
+from trainer.core.config import MAX_IMAGE_PIXELS
+from trainer.core.errors import JobFailed
+from trainer.core.storage import files
+from trainer.data.audit import measure
+from trainer.data.manifest import Split
+
+_MAX_FILE_BYTES = 1 << 30
+_CHUNK = 64  # Images: enough to make handing over cheap, few enough for a lively bar.
+
+Table = npt.NDArray[np.void]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """What a scan found.
+
+    Attributes:
+        splits: as scanned, all with the same ``root`` and ``class_names``.
+        table: ``[N]`` of ``measure.IMAGE``, split by split in the manifest's order; ``split`` indexes ``splits``.
+        reasons: why an image is bad, by its position in ``table``.
+    """
+
+    splits: tuple[Split, ...]
+    table: Table
+    reasons: dict[int, str]
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the images relative to data_dir, such as ``Train/Fake/a.jpg``, by position."""
+        return tuple(name for split in self.splits for name in split.names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names by label."""
+        return self.splits[0].class_names
+
+    def path(self, index: int) -> str:
+        """Return the full path of image ``index``."""
+        return files.join(self.splits[0].root, self.names[index])
+
+
+def bad_images(records: Records) -> dict[str, str]:
+    """Return the reason for each image that cannot be used, by its name relative to data_dir."""
+    return {records.names[index]: reason for index, reason in sorted(records.reasons.items())}
+
+
+def scan(
+    splits: Sequence[Split], *, workers: int = 0, max_image_pixels: int = MAX_IMAGE_PIXELS, quiet: bool = False
+) -> Records:
+    """Read, decode and measure every image once.
+
+    Args:
+        splits: of one data_dir, with the same classes.
+        workers: processes; 0: one for each core.
+        max_image_pixels: an image whose header says more is bad and not decoded.
+        quiet: without progress bar.
+
+    Raises:
+        JobFailed: if the operating system ends a worker, which it does for lack of memory.
+    """
+    paths = [split.path(index) for split in splits for index in range(len(split))]
+    table = np.zeros(len(paths), measure.IMAGE)
+    reasons: dict[int, str] = {}
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    work = functools.partial(_measure_files, max_image_pixels=max_image_pixels)
+    start = 0
+    with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=quiet or None, leave=False) as bar:
+        for part, bad in _map(work, chunks, workers or joblib.cpu_count()):
+            table[start : start + len(part)] = part
+            reasons |= {start + position: reason for position, reason in bad.items()}
+            start += len(part)
+            bar.update(len(part))
+    table["split"] = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
+    table["label"] = np.concatenate([split.labels for split in splits])
+    return Records(tuple(splits), table, reasons)
+
+
+def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Table, dict[int, str]]]:
+    """Yield the result of each chunk, in order."""
+    workers = min(workers, len(chunks))
+    if workers <= 1:
+        yield from map(work, chunks)
+        return
+    # Spawned, as a fork of a process with threads (TensorFlow's, a test's) can hang.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    try:
+        yield from pool.map(work, chunks)
+    except BrokenProcessPool as error:
+        raise JobFailed(
+            "expected the worker processes to live, received the end of one, probably for lack of memory; use fewer "
+            "--workers or a smaller --max_image_pixels"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _measure_files(paths: list[str], max_image_pixels: int) -> tuple[Table, dict[int, str]]:
+    """Return the records of some files, and the reasons for those that are bad, by position."""
+    table, bad = np.zeros(len(paths), measure.IMAGE), {}
+    with measure.pillow_for_audit():
+        for position, path in enumerate(paths):
+            row: Any = table[position]
+            row["extension"] = files.printable(PurePosixPath(path).suffix.lower())
+            try:
+                measure.measure(row, _read(path), max_image_pixels)
+            except measure.BadImage as error:
+                bad[position] = files.printable(str(error))
+    return table, bad
+
+
+def _read(path: str) -> bytes:
+    """Return a file's content.
+
+    Raises:
+        measure.BadImage: if it cannot be read, or (on a local disk) is a pipe, a device or beyond a GiB.
+    """
+    try:
+        if not files.is_remote(path):
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise measure.BadImage("not a regular file")
+            if status.st_size > _MAX_FILE_BYTES:
+                raise measure.BadImage(f"{status.st_size:,} bytes are too many for an image; not read")
+        return files.read_bytes(path)
+    except measure.BadImage:
+        raise
+    except Exception as error:  # TensorFlow and the operating system raise unrelated types for the same refusal.
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
+        raise measure.BadImage(f"cannot be read: {reason}") from error

@@ -1,0 +1,169 @@
+"""What an audit found, as the numbers and names of ``audit.json`` (docs/audit.md describes it).
+
+Owns: the schema, and what makes ``--strict`` fail.  Does not own: searches (``duplicates.py``, ``cues.py``).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.core.storage import files
+from trainer.data.audit import digest
+from trainer.data.audit.cues import Finding
+from trainer.data.audit.duplicates import MIN_CORRELATION, Duplicates, to_drop
+from trainer.data.audit.scan import Records, Table
+
+_FIGURES = ("bytes", "width", "height", "brightness", "contrast")
+_TRAINING_READS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+def summarise(found: Duplicates, findings: list[Finding], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of ``audit.json``: plain types, no NaN, names as UTF-8."""
+    records = found.records
+    table = records.table
+    return {
+        "schema": digest.SCHEMA,
+        "settings": dict(settings),
+        "class_names": list(records.class_names),
+        "images": len(table),
+        "listings": digest.listings(records.names),
+        "counts": _by_split_and_class(records, lambda part: {"images": len(part), "bad": int((~part["ok"]).sum())}),
+        "figures": _by_split_and_class(records, _figures),
+        "formats": _by_split_and_class(records, lambda part: _tally(part, "format")),
+        "modes": _by_split_and_class(records, lambda part: _tally(part, "mode")),
+        "bad": [{"path": _name(records, index), "reason": why} for index, why in sorted(records.reasons.items())],
+        "training_skips": [
+            {"path": _name(records, int(index)), "reason": why}
+            for why, mask in _skipped_by_training(table)
+            for index in np.flatnonzero(mask & table["ok"])
+        ],
+        "rotated": int((table["ok"] & (table["orientation"] > 1)).sum()),
+        "flat": [_name(records, int(index)) for index in np.flatnonzero(table["ok"] & table["flat"])],
+        "exact": _exact(found),
+        "near": _near(found),
+        "leakage": leakage(found),
+        "drop_leaks": sorted(files.printable(name) for name in to_drop(found)),
+        "cues": [_cue(finding) for finding in findings],
+        "strict_failures": strict_failures(found),
+    }
+
+
+def strict_failures(found: Duplicates) -> list[str]:
+    """Return one sentence for each reason why ``--strict`` fails: leakage, exact or near, and exact label conflicts.
+
+    Similar images of different classes are no reason: a forgery looks like its source.
+    """
+    reasons = []
+    for split, others in leakage(found).items():
+        for other, counts in others.items():
+            if counts["exact"] or counts["near"]:
+                reasons.append(
+                    f"{counts['exact']:,} images of {split} are in {other} too, and {counts['near']:,} more look like "
+                    "one there"
+                )
+    conflicts = found.label_conflicts
+    if conflicts:
+        reasons.append(f"{len(conflicts):,} pictures are in more than one class, byte for byte")
+    return reasons
+
+
+def leakage(found: Duplicates) -> dict[str, dict[str, dict[str, int]]]:
+    """Return how many images of each split a later one holds too: ``{split: {later: {exact, near}}}``."""
+    names = [split.name for split in found.records.splits]
+    return {
+        name: {other: dict(zip(("exact", "near"), found.shared(name, other), strict=True)) for other in names[at + 1 :]}
+        for at, name in enumerate(names[:-1])
+    }
+
+
+def _name(records: Records, index: int) -> str:
+    return files.printable(records.names[index])
+
+
+def _by_split_and_class(records: Records, describe: Any) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for number, split in enumerate(records.splits):
+        members = records.table[records.table["split"] == number]
+        result[split.name] = {
+            name: describe(members[members["label"] == label]) for label, name in enumerate(records.class_names)
+        }
+    return result
+
+
+def _figures(part: Table) -> dict[str, dict[str, float] | None]:
+    """Return the spread of each number over the good images; None if there are none."""
+    good = part[part["ok"]]
+    return {name: _spread(good[name].astype(np.float64)) for name in _FIGURES}
+
+
+def _spread(values: npt.NDArray[np.float64]) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    spread = {"min": values.min(), "median": np.median(values), "mean": values.mean(), "max": values.max()}
+    return {name: float(f"{value:.7g}") for name, value in spread.items()}
+
+
+def _tally(part: Table, field: str) -> dict[str, int]:
+    names, counts = np.unique(part[field][part["ok"]], return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _skipped_by_training(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Yield what ``trainer.data.decode`` cannot read of what is decoded here."""
+    yield "a format that training does not read", ~np.isin(table["format"], _TRAINING_READS)
+    webp = table["format"] == "WEBP"
+    yield "WebP with alpha", webp & (table["mode"] == "RGBA") & (table["frames"] == 1)
+    yield "animated WebP", webp & (table["frames"] > 1)
+    yield "BMP with a palette", (table["format"] == "BMP") & np.isin(table["mode"], ("1", "L", "P"))
+
+
+def _exact(found: Duplicates) -> dict[str, Any]:
+    groups: list[dict[str, Any]] = [
+        {
+            "paths": [_name(found.records, index) for index in group],
+            "across_splits": found.crosses_splits(*group),
+            "across_classes": found.crosses_classes(*group),
+        }
+        for group in found.exact
+    ]
+    return {
+        "groups": len(groups),
+        "images": sum(len(group["paths"]) for group in groups),
+        "across_splits": sum(group["across_splits"] for group in groups),
+        "across_classes": sum(group["across_classes"] for group in groups),
+        "listed": groups,
+    }
+
+
+def _near(found: Duplicates) -> dict[str, Any]:
+    listed = [
+        {
+            "paths": [_name(found.records, pair.first), _name(found.records, pair.second)],
+            "distance": pair.distance,
+            "correlation": round(pair.correlation, 4),
+            "across_splits": found.crosses_splits(pair.first, pair.second),
+            "across_classes": found.crosses_classes(pair.first, pair.second),
+        }
+        for pair in found.near
+    ]
+    return {
+        **found.near_counts,
+        "min_correlation": MIN_CORRELATION,
+        "complete": found.complete,
+        "listed": listed,
+    }
+
+
+def _cue(finding: Finding) -> dict[str, Any]:
+    return {
+        "name": finding.cue.name,
+        "title": finding.cue.title,
+        "level": finding.cue.level,
+        "numeric": finding.numeric,
+        "auc": {split: None if value is None else round(value, 6) for split, value in finding.auc.items()},
+        "flagged": list(finding.flagged),
+        "typical": finding.typical,
+        "advice": finding.cue.advice,
+    }

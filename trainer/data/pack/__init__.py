@@ -1,0 +1,1 @@
+"""Write a data set as TFRecord shards."""

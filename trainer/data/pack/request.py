@@ -1,0 +1,35 @@
+"""The settings of a packing, each of them a flag."""
+
+import dataclasses
+
+from trainer.core import config
+
+
+@dataclasses.dataclass(frozen=True)
+class PackFlags:
+    """Settings of one packing."""
+
+    data_dir: str = config.setting("", "Folder or gs:// path with {Train,Validation,Test}/<class>/* images.")
+    out: str = config.setting("", "Folder or gs:// path for the packed set; a --data_dir for every other command.")
+    images_per_shard: int = config.setting(1024, "Images in one TFRecord file.", unit="images", minimum=1)
+    resize: int = config.setting(
+        0, "Store images at this height and width, as --image_size would resize them; 0: as they are.", minimum=0
+    )
+    encode: str = config.setting(
+        "keep",
+        "keep: the files' own bytes where possible. png, jpeg: encode every image anew (jpeg loses detail).",
+        choices=("keep", "png", "jpeg"),
+    )
+    jpeg_quality: int = config.setting(95, "Of --encode=jpeg.", minimum=1, maximum=100)
+    drop_bad: bool = config.setting(
+        False, "Leave out what cannot be decoded; without it, training skips and names it, as it does in the folder."
+    )
+    drop_leaks: bool = config.setting(
+        False,
+        "Leave out of Train what is also in Validation or Test, and of Validation what is also in Test, exactly or "
+        "nearly, as audit finds it.",
+    )
+    max_image_pixels: int = config.setting(
+        config.MAX_IMAGE_PIXELS, "Larger images count as bad, and are not decoded.", unit="pixels", minimum=1
+    )
+    workers: int = config.setting(0, "Shards made at a time; 0: one for each core.", minimum=0)

@@ -1,0 +1,45 @@
+"""What the network sees of a training batch, for people: some of its images before and after augmentation."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.core.config import DataConfig
+from trainer.data import augment
+from trainer.data.image_source import Images
+from trainer.data.manifest import Split
+from trainer.data.order import Order
+from trainer.data.pixels import Pixels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preview:
+    """Images ``[N, S, S, 3]`` in [0, 255], the same ones augmented, and the class of each."""
+
+    images: Pixels
+    augmented: Pixels
+    labels: list[str]
+
+
+def of_batch(split: Split, data: DataConfig, seed: int, *, step: int, batch_size: int, count: int) -> Preview:
+    """Return the first images of the batch of ``step``, just as training gets them; without those that are broken.
+
+    Args:
+        split: the training images.
+        data: size and augmentation; its cache is not used.
+        seed: of the job.
+        step: steps done before it.
+        batch_size: of the global batch.
+        count: images at most.
+
+    Raises:
+        StoppedEarly: if the storage does not answer.
+    """
+    order = Order(len(split), batch_size, seed)
+    number, index, real = order.slots(tf.constant(step, tf.int64), 0, min(count, batch_size))
+    chosen: Any = index.numpy()[real.numpy()]
+    loaded = Images(split, data, cached=False).load(chosen)
+    augmented = augment.preview(data.augment, loaded.images, augment.draw(seed, int(number), chosen))
+    good = [position for position in range(len(chosen)) if position not in loaded.errors]
+    return Preview(loaded.images[good], augmented[good], [split.class_names[split.labels[i]] for i in chosen[good]])

@@ -1,0 +1,206 @@
+"""The encoded bytes of a split's images, by example number: files of a folder, or records of packed shards.
+
+From a bucket a block of neighbours is fetched in one request, ahead of time if the caller says what it needs later
+(``Order`` shuffles such blocks together), and kept until the window that uses it is over.
+Does not own: which image is read when (``order.py``), decoding (``decode.py``).  Imports no TensorFlow.
+"""
+
+import collections
+import hashlib
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from trainer.core.storage import files
+from trainer.data import tfrecord
+from trainer.data.manifest import Split
+from trainer.data.tfrecord import Array, Records
+
+Content = bytes | OSError
+
+BLOCK = 8  # Neighbours that ``Order`` keeps together, and so can be read together.
+WINDOW = 4096  # Examples among which ``Order`` spreads those of a block; a multiple of BLOCK.
+
+_REQUESTS_AT_ONCE = 32
+_MAX_GAP = 0.5  # Share of a request that may be bytes nobody asked for.
+_MIN_KEPT_BYTES = 64 * 2**20
+
+
+class Reader:
+    """Reads images of one split; safe to call from several threads."""
+
+    looks_ahead = False  # Whether ``ahead`` does anything.
+
+    def read(self, index: Array) -> list[Content]:
+        """Return the bytes of each image ``index [n] int64``, or the error that stands in the way."""
+        raise NotImplementedError
+
+    def read_one(self, number: int) -> bytes:
+        """Return the bytes of one image.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        (content,) = self.read(np.array([number], np.int64))
+        if isinstance(content, OSError):
+            raise content
+        return content
+
+    def ahead(self, index: Array) -> None:
+        """Begin to fetch what will be read soon."""
+
+
+def open_reader(split: Split) -> Reader:
+    """Return the reader for a split."""
+    if split.records is None:
+        return _Folder(split)
+    if files.is_remote(split.root):
+        return _RemoteShards(split.records)
+    return _LocalShards(split.records)
+
+
+def stamp(split: Split) -> str:
+    """Return a checksum over sizes and times of a local folder's files; of a bucket, whose listing has none, "".
+
+    Together with the fingerprint it tells whether any image was changed.
+    """
+    if files.is_remote(split.root):
+        return ""
+    digest = hashlib.sha256()
+    for i in range(len(split)):
+        try:
+            stat = os.stat(split.path(i))
+        except OSError:
+            continue
+        digest.update(f"{i} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+class _Folder(Reader):
+    """One file an image."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        remote = files.is_remote(split.root)
+        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if remote else None
+
+    def read(self, index: Array) -> list[Content]:
+        paths = [self._split.path(i) for i in index.tolist()]
+        return list(self._pool.map(_read_file, paths) if self._pool else map(_read_file, paths))
+
+
+def _read_file(path: str) -> Content:
+    try:
+        return files.read_bytes(path)
+    except OSError as error:
+        return error
+
+
+class _LocalShards(Reader):
+    """Shards on a disk: the operating system caches and reads ahead."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._lock = threading.Lock()
+        self._open: dict[int, int] = {}
+        # Not at the end of the process, when a pipeline's threads may still be reading.
+        weakref.finalize(self, _close, self._open).atexit = False
+
+    def read(self, index: Array) -> list[Content]:
+        records = self._records.take(index)
+        columns = (records.shard, records.length, records.offset, records.crc)
+        return [self._read(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def _read(self, shard: int, length: int, offset: int, crc: int) -> Content:
+        try:
+            content = os.pread(self._open.get(shard) or self._descriptor(shard), length, offset)
+        except OSError as error:
+            return error
+        return _checked(content, crc, self._records.shards[shard])
+
+    def _descriptor(self, shard: int) -> int:
+        with self._lock:
+            if shard not in self._open:
+                self._open[shard] = os.open(self._records.shards[shard], os.O_RDONLY)
+            return self._open[shard]
+
+
+def _close(descriptors: dict[int, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
+class _RemoteShards(Reader):
+    """Shards in a bucket: one request for a block of neighbours, kept until others have pushed it out."""
+
+    looks_ahead = True
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "fetch")
+        self._lock = threading.Lock()
+        self._blocks: collections.OrderedDict[int, Future[list[Content]]] = collections.OrderedDict()
+        mean = float(records.length.mean()) if len(records.length) else 0.0
+        # The window in use and half of the next one, which may be on its way.
+        self._kept = max(int(1.5 * WINDOW), int(_MIN_KEPT_BYTES / max(mean, 1.0))) // BLOCK + 1
+
+    def read(self, index: Array) -> list[Content]:
+        futures = [self._fetched(i // BLOCK) for i in index.tolist()]
+        return [future.result()[i % BLOCK] for future, i in zip(futures, index.tolist(), strict=True)]
+
+    def ahead(self, index: Array) -> None:
+        for number in np.unique(index // BLOCK).tolist():
+            self._fetched(number)
+
+    def _fetched(self, number: int) -> "Future[list[Content]]":
+        with self._lock:
+            if number not in self._blocks:
+                self._blocks[number] = self._pool.submit(self._fetch, number)
+                if len(self._blocks) > self._kept:
+                    self._blocks.popitem(last=False)
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+
+    def _fetch(self, number: int) -> list[Content]:
+        records = self._records
+        members = range(number * BLOCK, min((number + 1) * BLOCK, len(records.shard)))
+        contents: list[Content] = []
+        for run in _runs(records, members):
+            start, shard = int(records.offset[run[0]]), records.shards[int(records.shard[run[0]])]
+            try:
+                span = files.read_range(shard, start, _end(records, run[-1]) - start)
+            except OSError as error:
+                contents += [error] * len(run)
+                continue
+            for i in run:
+                piece = span[int(records.offset[i]) - start : _end(records, i) - start]
+                contents.append(_checked(piece, int(records.crc[i]), shard))
+        return contents
+
+
+def _runs(records: Records, members: Sequence[int]) -> list[list[int]]:
+    """Divide neighbours into runs that one request each should fetch: of one shard, without large gaps.
+
+    A held-out share of Train leaves gaps of a few images in the one and of many in the other part.
+    """
+    runs: list[list[int]] = []
+    for i in members:
+        if runs and records.shard[runs[-1][-1]] == records.shard[i]:
+            wanted = int(records.length[[*runs[-1], i]].sum())
+            if (1.0 - _MAX_GAP) * (_end(records, i) - int(records.offset[runs[-1][0]])) <= wanted:
+                runs[-1].append(i)
+                continue
+        runs.append([i])
+    return runs
+
+
+def _end(records: Records, i: int) -> int:
+    return int(records.offset[i] + records.length[i])
+
+
+def _checked(content: bytes, crc: int, shard: str) -> Content:
+    return content if tfrecord.checksum(content) == crc else OSError(f"other bytes than were packed in {shard}")

@@ -1,0 +1,185 @@
+"""A packed set: TFRecord shards with an index, so that any image can be read by its offset.
+
+Written by ``pack.py``.  ``pack.json`` names classes, splits and shards; each split has an index, a NumPy archive with
+one entry for every image.  Imports no TensorFlow.
+"""
+
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+
+MANIFEST = "pack.json"
+FORMAT = "deepdetect-pack"
+VERSION = 1
+
+_RECORD_HEADER = 12  # A TFRecord's length and its checksum, before the data.
+
+Array = npt.NDArray[Any]
+
+
+class Names(Sequence[str]):
+    """Many names in one piece of memory: a million Python strings would take 100 bytes each."""
+
+    def __init__(self, blob: Array, ends: Array) -> None:
+        """Bind the UTF-8 bytes ``blob [bytes] uint8`` of all names and where each one ends, ``ends [N] int64``."""
+        self._blob, self._ends = blob.tobytes(), ends
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "Names":
+        """Put names together; bytes that are not UTF-8 survive, as Python's file names keep them."""
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(one) for one in encoded], dtype=np.int64))
+
+    def arrays(self) -> dict[str, Array]:
+        """Return what the constructor takes, by name."""
+        return {"names": np.frombuffer(self._blob, np.uint8), "name_ends": self._ends}
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        """Return a name, or a tuple of those of a slice."""
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = int(self._ends[index - 1]) if index else 0
+        return self._blob[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """Where the encoded images of a split lie.
+
+    Attributes:
+        shards: paths of all shards.
+        shard: [N] int32, number of the image's shard.
+        offset: [N] int64, of the image's first byte in it.
+        length: [N] int64, bytes.
+        crc: [N] uint32, CRC-32C of the bytes.
+    """
+
+    shards: tuple[str, ...]
+    shard: Array
+    offset: Array
+    length: Array
+    crc: Array
+
+    def take(self, indices: Array) -> "Records":
+        """Return only these images' records."""
+        columns = (self.shard, self.offset, self.length, self.crc)
+        return Records(self.shards, *(column[indices] for column in columns))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PackedSplit:
+    """One split of a packed set: ``names``, ``labels [N] int32`` (of ``class_names``) and ``records``, in one order."""
+
+    class_names: tuple[str, ...]
+    names: Names
+    labels: Array
+    records: Records
+
+
+def read_manifest(data_dir: str) -> dict[str, Any] | None:
+    """Return ``pack.json``, or None if the folder is no packed set.
+
+    Raises:
+        RequestError: if it is not one that this version reads.
+    """
+    path = files.join(data_dir, MANIFEST)
+    try:
+        manifest = dict(json.loads(files.read_text(path)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise RequestError(f"expected {path} to be a packed set's manifest, received {error}; pack again") from error
+    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        raise RequestError(
+            f"expected {path} to say format {FORMAT!r} and version {VERSION}, received {manifest.get('format')!r} and "
+            f"{manifest.get('version')!r}; pack again with this version"
+        )
+    return manifest
+
+
+def read_packed(data_dir: str, split: str, manifest: dict[str, Any]) -> PackedSplit:
+    """Read the index of a split that ``manifest`` names.
+
+    Raises:
+        RequestError: if the index is damaged.
+    """
+    entry = manifest["splits"][split]
+    path = files.join(data_dir, entry["index"])
+    content = files.read_bytes(path)
+    if checksum(content) != entry["index_crc32c"]:
+        raise RequestError(
+            f"expected {path} with the checksum of {MANIFEST}, received other content; copy or pack again"
+        )
+    with np.load(io.BytesIO(content)) as arrays:
+        index = dict(arrays)
+    shards = tuple(files.join(data_dir, shard["path"]) for shard in entry["shards"])
+    records = Records(shards, *(index[name] for name in ("shard", "offset", "length", "crc")))
+    names = Names(index["names"], index["name_ends"])
+    return PackedSplit(tuple(manifest["class_names"]), names, index["labels"], records)
+
+
+def record_starts(records: Records, names: Sequence[str], labels: Array) -> Array:
+    """Return where each image's TFRecord begins in its shard, ``[N] int64``.
+
+    The index says where the image's own bytes begin.  What stands before them in a ``tf.train.Example`` of image, label
+    and name follows from lengths alone (https://protobuf.dev/programming-guides/encoding).
+    """
+    name_bytes = np.fromiter((len(name.encode("utf-8", "surrogateescape")) for name in names), np.int64, len(names))
+    contents = {"image": records.length.astype(np.int64), "label": _varint(labels.astype(np.int64)), "name": name_bytes}
+    entries = {}
+    for key, content in contents.items():  # List, feature, and an entry of the map with its key.
+        entries[key] = _field(np.int64(len(key))) + _field(_field(_field(content)))
+    features = sum(map(_field, entries.values()))
+    nested = (
+        features,
+        entries["image"],
+        _field(_field(contents["image"])),
+        _field(contents["image"]),
+        contents["image"],
+    )
+    headers = sum(_field(each) - each for each in nested) + _field(np.int64(len("image")))
+    return np.asarray(records.offset - headers - _RECORD_HEADER, np.int64)
+
+
+def _field(content: Any) -> Any:
+    """Return the bytes of a field with so many bytes of content: tag, length, content."""
+    return 1 + _varint(content) + content
+
+
+def _varint(number: Any) -> Any:
+    """Return the bytes of a number: 7 bits each."""
+    return 1 + sum((number >> bits > 0).astype(np.int64) for bits in range(7, 63, 7))
+
+
+def checksum(content: bytes) -> int:
+    """Return the CRC-32C."""
+    return int(_crc32c().value(content))
+
+
+@functools.cache
+def _crc32c() -> Any:
+    import google_crc32c  # Part of google-cloud-storage; in C, gigabytes a second.
+
+    return google_crc32c

@@ -1,0 +1,217 @@
+"""Devices, strategy, precision and determinism of this process."""
+
+import dataclasses
+import functools
+import math
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops as device_iterators  # See _tune_nothing.
+from tensorflow.python.distribute import collective_all_reduce_strategy as multi_worker  # See _multi_worker.
+from tensorflow.python.eager import context
+
+from trainer.core.config import DataConfig, RuntimeConfig
+from trainer.core.errors import RequestError
+from trainer.distributed.cluster import Cluster
+
+_GRADIENT_PARTS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """What the process computes on, once ``setup`` has decided.
+
+    Attributes:
+        strategy: the tf.distribute strategy.
+        precision: float32, mixed_float16 or mixed_bfloat16, never auto.
+        device_kind: GPU or CPU.
+        num_devices: replicas of all processes.
+        local_devices: replicas of this process.
+        first_device: number of this process's first replica.
+        gradient_shards: parts of a replica's batch whose gradients are computed apart, see ``gradient_shards``.
+        wire_dtype: of gradients on their way between replicas.
+    """
+
+    strategy: tf.distribute.Strategy
+    precision: str
+    device_kind: str
+    num_devices: int
+    local_devices: int
+    first_device: int
+    gradient_shards: int
+    wire_dtype: tf.DType
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients pass through float16, whose range needs a loss scale."""
+        return self.precision == "mixed_float16" or self.wire_dtype == tf.float16
+
+
+def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster()) -> Runtime:  # noqa: B008  (frozen)
+    """Choose devices and precision, and set them for the process.
+
+    Must come before the first op: logical devices cannot be made later.  Of several processes all must come here;
+    what they chose must be compared afterwards (``same_choice``).
+
+    Raises:
+        RequestError: if the devices are not there, or the global batch does not divide among them.
+    """
+    os.environ.pop("TF_CONFIG", None)  # Known by now (``cluster.py``); MirroredStrategy would read it, too.
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    _tune_nothing()
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:  # Take memory as needed, so that an evaluation can share the card.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    kind = "GPU" if gpus else "CPU"
+    devices = _devices(config, kind, len(gpus))
+    replicas = len(devices) * cluster.num_workers
+    if data.batch_size % replicas:
+        raise RequestError(
+            f"expected a batch_size that divides among {replicas} devices, received {data.batch_size}; use "
+            f"--batch_size={-(-data.batch_size // replicas) * replicas} or --num_devices"
+        )
+    precision = resolve_precision(config.precision, kind)
+    keras.config.set_dtype_policy(precision)
+    exact = kind == "CPU" or config.deterministic
+    wire = {"auto": "float64" if exact else "float32"}.get(config.allreduce_dtype, config.allreduce_dtype)
+    return Runtime(
+        strategy=_multi_worker(cluster, tuple(devices)) if cluster.num_workers > 1 else _strategy(config, devices),
+        precision=precision,
+        device_kind=kind,
+        num_devices=replicas,
+        local_devices=len(devices),
+        first_device=cluster.worker_index * len(devices),
+        gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
+        wire_dtype=tf.dtypes.as_dtype(wire),
+    )
+
+
+@functools.cache
+def _tune_nothing() -> None:
+    """Take tf.data's autotune from the iterators that a strategy puts on its devices, whose options are not public.
+
+    TensorFlow 2.21 often loses the message that an iterator is given up, and whoever drops it waits until autotune's
+    thread looks again, after up to a minute: after each validation, and after SIGTERM.  There is nothing to tune.
+    """
+    create = device_iterators._create_device_dataset
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    device_iterators._create_device_dataset = lambda *arguments: create(*arguments).with_options(options)
+
+
+def gradient_shards(batch_size: int, replicas: int) -> int:
+    """Return into how many parts each replica cuts its batch, so that the number of devices changes no result.
+
+    A gradient's last bits depend on how its sum over examples is cut, and Adam's first steps blow them up: after ten
+    steps of the notebook's CNN the losses of one and of two devices differ by 1e-4.  So the global batch is cut into
+    the same ``gcd(batch_size, 4)`` parts on 1, 2 and 4 devices, and ``train_step.py`` adds them in float64.
+    """
+    parts = math.gcd(batch_size, _GRADIENT_PARTS)
+    return parts // replicas if parts % replicas == 0 else 1
+
+
+def _devices(config: RuntimeConfig, kind: str, gpus: int) -> list[str]:
+    """Return the logical devices to compute on; on a CPU they are made here."""
+    wanted = 1 if config.strategy == "single" else config.num_devices or (gpus if kind == "GPU" else 1)
+    if kind == "GPU" and wanted > gpus:
+        raise RequestError(f"--num_devices: expected at most the {gpus} GPUs of this machine, received {wanted}")
+    if kind == "CPU" and wanted > 1:
+        make_logical_cpus(wanted)
+    return [f"{kind}:{number}" for number in range(wanted)]
+
+
+def make_logical_cpus(count: int) -> None:
+    """Divide the CPU into at least so many logical devices.
+
+    Raises:
+        RequestError: if TensorFlow has started without them.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    present = tf.config.get_logical_device_configuration(cpu)
+    if present is not None and len(present) >= count:
+        return
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    except RuntimeError as error:
+        raise RequestError(
+            f"--num_devices: expected to make {count} logical CPU devices before TensorFlow starts, but this process "
+            "has started it; run the job in a process of its own"
+        ) from error
+
+
+def _strategy(config: RuntimeConfig, devices: list[str]) -> tf.distribute.Strategy:
+    if config.strategy == "mirrored" or len(devices) > 1:
+        return _mirrored(tuple(devices))
+    return tf.distribute.OneDeviceStrategy(devices[0])
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """Return the process's only MirroredStrategy of these devices.
+
+    TensorFlow 2.21 numbers the collectives of every new strategy from the same start, so a second job of the process
+    (a sweep's next trial) would meet the first one's collectives and fail for good.
+    """
+    return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """Return the process's only MultiWorkerMirroredStrategy.
+
+    Three things of TensorFlow 2.21 are changed, for which it has no public switch:
+
+    - Its coordination service is off.  It takes SIGTERM away from the program ("preemption notifier"), and ends
+      processes by rules of its own; ``peers.py`` watches the others instead.
+    - So is the older health check, which would come in its place.
+    - A worker without GPU gets all its logical CPUs, not only the first.
+    """
+    extended = multi_worker.CollectiveAllReduceExtended
+    context.context().configure_coordination_service(service_type="")
+    extended._enable_check_health = False
+    if devices[0].startswith("CPU"):
+        extended._initialize_local_devices = lambda self, resolver, worker: (
+            tuple(f"{worker}/device:{device}" for device in devices),
+            "CPU",
+        )
+    gpus = len(devices) if devices[0].startswith("GPU") else 0
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+            task_type="worker",
+            task_id=cluster.worker_index,
+            rpc_layer="grpc",
+            num_accelerators={"GPU": gpus},
+        ),
+        tf.distribute.experimental.CommunicationOptions(implementation=kinds.NCCL if gpus else kinds.RING),
+    )
+    # Every worker has as many elements as all others; asking them before each batch would cost a message.
+    strategy.extended.experimental_enable_get_next_as_optional = False
+    return strategy
+
+
+def resolve_precision(requested: str, kind: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the precision to compute in; ``auto`` takes the fastest that the hardware has."""
+    if requested != "auto":
+        return requested
+    if kind == "GPU":
+        return "mixed_bfloat16" if _gpus_have_bfloat16() else "mixed_float16"
+    return "mixed_bfloat16" if _cpu_has_bfloat16(cpuinfo) else "float32"
+
+
+def _gpus_have_bfloat16() -> bool:
+    """Compute capability 8.0 (Ampere) is the first with bfloat16 tensor cores; all cards must have it."""
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
+
+
+def _cpu_has_bfloat16(cpuinfo: Path) -> bool:
+    try:
+        words = set(cpuinfo.read_text().split())
+    except OSError:  # Not Linux.
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16"})

@@ -1,0 +1,77 @@
+"""A model's answer for every image of a split, and a name for each image that has none.
+
+Does not own: the model (``predictor.py``), what the answers are worth (``results.py``).
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import tqdm
+
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.data import readers
+from trainer.data.manifest import Split
+from trainer.evaluation.request import EvaluateFlags
+from trainer.serving import exported_model
+from trainer.serving.predictor import Scorer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """The model's output on a split.
+
+    Attributes:
+        split: the images that could be scored, in the manifest's order.
+        probabilities: ``[N, C]`` float32.
+        skipped: the others, ready for ``skipped.jsonl``.
+        numbers: ``[N]`` where the images stand in the split that was listed.
+    """
+
+    split: Split
+    probabilities: npt.NDArray[np.float32]
+    skipped: list[dict[str, str]]
+    numbers: npt.NDArray[np.int64]
+
+
+def predict_split(export: exported_model.Export, split: Split, request: EvaluateFlags) -> Predictions:
+    """Score every image of a split once, and name those that cannot be.
+
+    Raises:
+        RequestError: if too many cannot be decoded, or the model does not load.
+    """
+    reader = readers.open_reader(split)
+    scorer = Scorer(export)
+    rows: list[npt.NDArray[np.float32]] = []
+    bad: dict[int, str] = {}
+    with tqdm.tqdm(total=len(split), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+        for answers in scorer.score(len(split), reader.read_one, request.batch_size):
+            rows.append(answers.probabilities)
+            bad |= {answers.start + position: reason for position, reason in answers.errors.items()}
+            bar.update(len(answers.probabilities))
+    skipped = [
+        {"split": split.name, "path": files.printable(split.names[index]), "reason": reason}
+        for index, reason in bad.items()
+    ]
+    _settle(skipped, len(split), request)
+    good = [index for index in range(len(split)) if index not in bad]
+    return Predictions(split.take(good, split.name), np.concatenate(rows)[good], skipped, np.array(good, np.int64))
+
+
+def _settle(skipped: Sequence[dict[str, str]], images: int, request: EvaluateFlags) -> None:
+    """Write ``skipped.jsonl`` (an older one must not outlive its run), and refuse too many."""
+    path = files.join(request.out, "skipped.jsonl")
+    if skipped or files.exists(path):
+        files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in skipped))
+    for entry in skipped:
+        print(f"skipped {entry['path']}: {entry['reason']}", file=sys.stderr)
+    if len(skipped) > request.max_bad_fraction * images or len(skipped) == images:
+        raise RequestError(
+            f"expected at most {request.max_bad_fraction:.1%} of {images} images of {request.split} to be "
+            f"bad, received {len(skipped)}, such as {skipped[0]['path']} ({skipped[0]['reason']}); see "
+            f"{path}, repair or remove them, or raise --max_bad_fraction"
+        )

@@ -1,0 +1,131 @@
+"""Images with what they are and what a model says of them: the form in which all figures take them.
+
+Does not own: figures (``metrics.py``).  Knows neither TensorFlow nor files.
+"""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.core.storage import files
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+    """Images with their true class and the model's answer.
+
+    ``probabilities`` are normalised in float64, so that figures can be recomputed from
+    ``predictions.csv``: for two classes they are p_fake and 1 - p_fake.
+    """
+
+    class_names: tuple[str, ...]
+    positive: int
+    threshold: float
+    labels: Ints
+    probabilities: Floats
+
+    @classmethod
+    def of(
+        cls,
+        labels: npt.NDArray[np.integer[Any]],
+        probabilities: npt.NDArray[np.floating[Any]],
+        class_names: Sequence[str],
+        positive: int,
+        threshold: float,
+    ) -> "Scored":
+        """Take a model's float32 output ``[N, C]``, N >= 1, and bring it into the form above."""
+        raw = np.asarray(probabilities, np.float64)
+        if len(class_names) == 2:
+            exact = np.empty_like(raw)
+            exact[:, positive], exact[:, 1 - positive] = raw[:, positive], 1.0 - raw[:, positive]
+        else:
+            exact = raw / raw.sum(axis=1, keepdims=True)
+        return cls(tuple(class_names), positive, threshold, np.asarray(labels, np.int64), exact)
+
+    def take(self, indices: Ints) -> "Scored":
+        """Return only these images."""
+        return dataclasses.replace(self, labels=self.labels[indices], probabilities=self.probabilities[indices])
+
+    @property
+    def p_fake(self) -> Floats:
+        """Probability of the positive class, ``[N]``."""
+        return np.asarray(self.probabilities[:, self.positive], np.float64)
+
+    @property
+    def is_positive(self) -> Bools:
+        """Whether an image truly is of the positive class, ``[N]``."""
+        return np.asarray(self.labels == self.positive, np.bool_)
+
+    @property
+    def predicted(self) -> Ints:
+        """The class that the model answers, ``[N]``; see ``decide``."""
+        return decide(self.probabilities, self.positive, self.threshold)
+
+
+def decide(probabilities: Floats, positive: int, threshold: float) -> Ints:
+    """Return predicted classes ``[N]``: of two, the positive from the threshold; of more, the likeliest."""
+    if probabilities.shape[1] == 2:
+        # In float32, as the export compares: a score on the threshold itself must fall to the same side.
+        called = probabilities[:, positive].astype(np.float32) >= np.float32(threshold)
+        return np.where(called, positive, 1 - positive).astype(np.int64)
+    return np.asarray(probabilities.argmax(axis=1), np.int64)
+
+
+def to_csv(scored: Scored, names: Sequence[str]) -> str:
+    """Return ``path,label,p_fake`` of every image, in order; ``label`` is the true class.
+
+    For more than two classes ``predicted`` and a ``p_<class>`` of each follow.
+
+    Args:
+        scored: the answers.
+        names: ``[N]``, path of each image.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    classes = scored.class_names
+    many = len(classes) > 2
+    more = ["predicted", *(f"p_{name}" for name in classes)] if many else []
+    writer.writerow(["path", "label", "p_fake", *more])
+    for name, label, predicted, probabilities in zip(
+        names, scored.labels, scored.predicted, scored.probabilities, strict=True
+    ):
+        numbers = [f"{value:.9g}" for value in probabilities]
+        row = [files.printable(name), classes[label], numbers[scored.positive]]
+        writer.writerow([*row, classes[predicted], *numbers] if many else row)
+    return text.getvalue()
+
+
+def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: float) -> tuple[list[str], Scored]:
+    """Return the paths and the answers that ``to_csv`` wrote.
+
+    Args:
+        text: of the file.
+        class_names: in the order that the answers shall have.
+        positive: class that ``p_fake`` is the probability of.
+        threshold: of the answers.
+
+    Raises:
+        KeyError, ValueError, TypeError, csv.Error: if the text is not of these classes.
+    """
+    rows = list(csv.DictReader(io.StringIO(text)))
+    column = list(class_names).index(positive)
+    if len(class_names) == 2:
+        probabilities = np.empty([len(rows), 2], np.float32)
+        probabilities[:, column] = [float(row["p_fake"]) for row in rows]
+        probabilities[:, 1 - column] = 1.0 - probabilities[:, column]
+    else:
+        values = [[float(row[f"p_{name}"]) for name in class_names] for row in rows]
+        probabilities = np.array(values, np.float32).reshape(len(rows), len(class_names))
+    if not np.isfinite(probabilities).all():
+        raise ValueError("a probability is not a number")
+    labels = np.array([list(class_names).index(row["label"]) for row in rows], np.int64)
+    return [row["path"] for row in rows], Scored.of(labels, probabilities, class_names, column, threshold)

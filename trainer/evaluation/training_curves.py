@@ -1,0 +1,113 @@
+"""The course of training by epoch, read back from a job's ``metrics.jsonl``.  Imports no TensorFlow."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from trainer.core import config
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A value by epoch; epochs count from 1, and those without a finite value are absent."""
+
+    epochs: list[int]
+    values: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """What training went through.
+
+    Attributes:
+        train: ``loss`` and ``accuracy``, means over the examples of each epoch.
+        validation: ``val_loss``, ``val_accuracy`` and ``val_auc`` after each epoch.
+        learning_rate: of the last train line of each epoch.
+        monitor: the validation value that picks the best epoch.
+        best_epoch: the first epoch with the best value; None before any validation.
+        restarts: where the job was started again, in epochs: 2.5 is the middle of the third.
+    """
+
+    train: dict[str, Curve]
+    validation: dict[str, Curve]
+    learning_rate: Curve
+    monitor: str
+    best_epoch: int | None
+    restarts: list[float] = dataclasses.field(default_factory=list)
+
+
+def read_curves(job_dir: str) -> Curves | None:
+    """Return a job's curves; None if there is no job or it has not trained an epoch's part yet."""
+    paths = JobPaths(job_dir)
+    if not files.exists(paths.metrics):
+        return None
+    lines = list(_records(files.read_text(paths.metrics)))
+    train = [line for line in lines if line.get("kind") == "train"]
+    validation = [line for line in lines if line.get("kind") == "validation"]
+    if not train and not validation:
+        return None
+    settings = json.loads(files.read_text(paths.config)) if files.exists(paths.config) else {}
+    monitor = str(settings.get("monitor", config.LoopConfig().monitor))
+    after = {name: _last(validation, name) for name in ("val_loss", "val_accuracy", "val_auc")}
+    return Curves(
+        train={name: _mean(train, name) for name in ("loss", "accuracy")},
+        validation=after,
+        learning_rate=_last(train or validation, "learning_rate"),
+        monitor=monitor,
+        best_epoch=_best(after[monitor], lower_is_better=monitor == "val_loss"),
+        restarts=_restarts(lines, settings.get("epochs")),
+    )
+
+
+def last_start(job_dir: str) -> dict[str, Any] | None:
+    """Return the newest ``start`` line of a job; None without one."""
+    path = JobPaths(job_dir).metrics
+    lines = _records(files.read_text(path)) if files.exists(path) else []
+    starts = [line for line in lines if line.get("kind") == "start"]
+    return starts[-1] if starts else None
+
+
+def _restarts(lines: list[dict[str, Any]], epochs: int | None) -> list[float]:
+    """Return the places of all starts but the first; by whole epochs where lines do not tell the steps of one."""
+    starts = [line for line in lines if line.get("kind") == "start"]
+    total = next((line["total_steps"] for line in reversed(starts) if line.get("total_steps")), None)
+    of_an_epoch = total / epochs if total and epochs else None
+    places = [line["step"] / of_an_epoch if of_an_epoch else float(line["epoch"]) for line in starts[1:]]
+    return sorted(set(places))
+
+
+def _records(text: str) -> Iterable[dict[str, Any]]:
+    """Yield the lines' objects; a kill can have cut the last line short."""
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        yield record
+
+
+def _mean(lines: Iterable[dict[str, Any]], name: str) -> Curve:
+    """Return means over examples, so that a train line over few images weighs little."""
+    sums: dict[int, list[float]] = {}
+    for line in lines:
+        if line.get(name) is not None:
+            total = sums.setdefault(line["epoch"], [0.0, 0.0])
+            total[0] += line[name] * line["examples"]
+            total[1] += line["examples"]
+    means = {epoch: total / examples for epoch, (total, examples) in sorted(sums.items()) if examples}
+    return Curve(list(means), list(means.values()))
+
+
+def _last(lines: Iterable[dict[str, Any]], name: str) -> Curve:
+    values = {line["epoch"]: float(line[name]) for line in lines if line.get(name) is not None}
+    return Curve(sorted(values), [values[epoch] for epoch in sorted(values)])
+
+
+def _best(curve: Curve, *, lower_is_better: bool) -> int | None:
+    if not curve.values:
+        return None
+    value = min(curve.values) if lower_is_better else max(curve.values)
+    return curve.epochs[curve.values.index(value)]

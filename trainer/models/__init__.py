@@ -1,0 +1,1 @@
+"""Networks by name, and the layers they are built from."""

@@ -1,0 +1,1 @@
+"""HTML pages, plots, tables and the model card."""

@@ -1,0 +1,164 @@
+"""``--compare`` from folders of evaluations to a page, and what the command prints.
+
+Does not own: what is compared (``compare.py``), layout (``templates/``).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.core.storage import files
+from trainer.evaluation import compare, metrics
+from trainer.evaluation.compare import Evaluation
+from trainer.reports import evaluation_plots, html
+from trainer.reports.metric_titles import FIGURES
+
+_TOLD = ("accuracy", "auc")  # In the sentences and on the terminal.
+
+
+def write(folders: str, out: str, *, group_by: str, groups: str, resamples: int, seed: int) -> str:
+    """Write ``compare.json`` and ``compare.html`` of finished evaluations; return what there is to print.
+
+    Args:
+        folders: of evaluations, separated by commas.
+        out: folder for the results.
+        group_by: see ``compare.find_sources``; ``groups`` as well.
+        groups: CSV of groups, or empty.
+        resamples: see ``compare.measure``; ``seed`` as well.
+        seed: of the resamples.
+
+    Raises:
+        RequestError: if the evaluations cannot be compared, or ``out`` cannot be written.
+    """
+    evaluations = compare.in_common(compare.read_evaluations(folders))
+    drawn, note = compare.find_sources(evaluations[0], group_by, groups)
+    files.require_writable(out, "out")
+    compared = compare.measure(evaluations, drawn, resamples=resamples, seed=seed)
+    text = json.dumps(compared, indent=1, allow_nan=False)
+    files.write_text(files.join(out, "compare.json"), text + "\n")
+    page = files.join(out, "compare.html")
+    files.write_text(page, render(compared, evaluations, note))
+    return f"{to_text(compared)}\n  report: {page}"
+
+
+def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note: str) -> str:
+    """Return ``compare.html``.
+
+    Args:
+        compared: what ``compare.json`` holds.
+        evaluations: with the images in common only.
+        note: a sentence on what a resample could not draw; empty without one.
+    """
+    runs = compared["runs"]
+    figures = [name for name in FIGURES if name in runs[0]["ci95"]]
+    page = html.templates().get_template("compare.html")
+    return page.render(
+        compared=compared,
+        first=runs[0]["name"],
+        sentences=[*_sentences(compared), *_warnings(compared), *([note] if note else [])],
+        titles={name: FIGURES[name].title for name in figures},
+        lower=compare.LOWER_IS_BETTER,
+        values={name: [_value(run, name) for run in runs] for name in figures},
+        differences={
+            run: {name: _cell(found[name], FIGURES[name].share) for name in figures}
+            for run, found in compared["differences"].items()
+        },
+        undefined=_undefined(runs, figures),
+        drawings=_drawings(compared, evaluations),
+        interval_text=_interval_text(compared),
+    )
+
+
+def to_text(compared: Mapping[str, Any]) -> str:
+    """Return the summary that ends the command."""
+    lines = [f"{compared['images']:,} images in common"]
+    width = max(len(run["name"]) for run in compared["runs"])
+    for run in compared["runs"]:
+        shown = [f"{FIGURES[name].title} {_number(metrics.by_name(run, name))}" for name in _TOLD]
+        lines.append(f"  {run['name']:<{width}}  {'  '.join(shown)}")
+    return "\n".join([*lines, *(f"  {sentence}" for sentence in _sentences(compared)[1:])])
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _sentences(compared: Mapping[str, Any]) -> list[str]:
+    first = compared["runs"][0]["name"]
+    sentences = [
+        f"{compared['images']:,} images are in all of the {len(compared['runs'])} evaluations; "
+        f"{compared['answered_differently']:,} of them get different answers."
+    ]
+    for run, found in compared["differences"].items():
+        for name in _TOLD:
+            title = FIGURES[name].title
+            cell = _cell(found[name], FIGURES[name].share)
+            if found[name]["verdict"]:
+                how = f"{cell['value']}; 95% interval {cell['note']}"
+                sentences.append(f"{title} of {run} against {first}: {cell['verdict']} ({how}).")
+    return sentences
+
+
+def _warnings(compared: Mapping[str, Any]) -> list[str]:
+    """Return sentences on what may make the comparison less than it seems."""
+    runs, warnings = compared["runs"], []
+    partial = [f"{run['name']} ({run['images']:,})" for run in runs if run["images"] > compared["images"]]
+    if partial:
+        warnings.append(f"Not all images of {', '.join(partial)} are in common; the others are left out here.")
+    folders = list(dict.fromkeys(run["data_dir"] for run in runs))
+    if len(folders) > 1:
+        warnings.append(
+            f"The evaluations name different data folders ({', '.join(map(str, folders))}). Images are matched by "
+            "path, so the comparison holds only if these are the same images."
+        )
+    return warnings
+
+
+def _value(run: Mapping[str, Any], name: str) -> dict[str, str]:
+    share, interval = FIGURES[name].share, run["ci95"].get(name)
+    note = html.span(interval, share) if interval else ""
+    return {"value": html.number(metrics.by_name(run, name), share), "note": note}
+
+
+def _undefined(runs: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[str]:
+    """Return why figures are undefined, each reason once."""
+    reasons = (f"{FIGURES[name].title}: because {run['undefined'][name]}"
+               for name in figures for run in runs if name in run["undefined"])  # fmt: skip
+    return list(dict.fromkeys(reasons))
+
+
+def _cell(found: Mapping[str, Any], share: bool) -> dict[str, str]:
+    if found["difference"] is None:
+        return {"value": "undefined", "note": "", "verdict": ""}
+    note = " to ".join(_signed(end, share) for end in found["ci95"]) if found["ci95"] else ""
+    return {"value": _signed(found["difference"], share), "note": note, "verdict": found["verdict"] or ""}
+
+
+def _signed(value: float, share: bool) -> str:
+    """Return a difference with its sign; of shares in percentage points."""
+    return f"{100 * value:+.1f} pp" if share else f"{value:+.3f}"
+
+
+def _drawings(compared: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> list[html.Drawing]:
+    if any(run["auc"] is None for run in compared["runs"]):
+        return []
+    areas = ", ".join(f"{run['name']} {run['auc']:.3f}" for run in compared["runs"])
+    return [
+        html.draw(
+            evaluation_plots.rocs({one.name: one.scored for one in evaluations}),
+            f"ROC curves of all evaluations; areas: {areas}",
+            f"On the images in common. Areas: {areas}.",
+        )
+    ]
+
+
+def _interval_text(compared: Mapping[str, Any]) -> str:
+    if not compared["bootstrap"]:
+        return "There are no intervals here (--bootstrap=0), so no difference can be called clear."
+    drawn = compared["drawn"]
+    return (
+        f"Intervals: percentile bootstrap over {drawn['count']:,} {drawn['unit']} ({drawn['rule']}), "
+        f"{compared['bootstrap']:,} resamples, seed {compared['seed']}; a resample counts for all runs at once. A "
+        "difference is clear if its interval does not hold 0. Of many comparisons of equal models, about one in twenty "
+        "looks clear by chance."
+    )

@@ -1,0 +1,60 @@
+"""What ``trainer.evaluate`` prints at its end."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.core.storage import files
+from trainer.data.audit import verdicts
+
+_GROUPS_SHOWN = 5
+
+
+def summary(figures: Mapping[str, Any], out: str) -> str:
+    """Return the short table that ends the command: ``metrics.json`` and where the report is."""
+    lines = [f"{figures['split']}: {figures['n']:,} images, {figures['skipped']} skipped"]
+    for name, title in (("accuracy", "accuracy"), ("auc", "AUC"), ("eer", "EER")):
+        value, interval = figures[name], figures["ci95"][name]
+        shown = f"undefined, because {figures['undefined'][name]}" if value is None else f"{value:.4f}"
+        lines.append(f"  {title:<10}{shown}{_span(interval)}")
+    if figures["drawn"]["unit"] == "sources" and figures["bootstrap"]:
+        lines.append(f"  intervals over {figures['drawn']['count']:,} sources, by {figures['drawn']['rule']}")
+    for column, groups in figures.get("groups", {}).items():
+        lines += _groups(column, groups)
+    if "robustness" in figures:
+        lines.append(worst_fall(figures["robustness"]))
+    if "audit" in figures:
+        lines.append(f"  {'audit':<10}{audit_problems(figures) or 'no problem'}, see the report's data")
+    return "\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"])
+
+
+def audit_problems(figures: Mapping[str, Any]) -> str:
+    """Return how many problems the audit of the data names; empty if none."""
+    found = figures.get("audit")
+    problems = sum(line["kind"] == "bad" for line in verdicts.lines(found)) if found else 0
+    return f"{problems} problem{'s' if problems > 1 else ''}" if problems else ""
+
+
+def worst_fall(found: Mapping[str, Any]) -> str:
+    """Return one sentence on where a model falls most, of ``robustness`` in ``metrics.json``."""
+    worst = found["worst"]
+    title = {"auc": "AUC", "accuracy": "accuracy"}[worst["figure"]]
+    where = f"{worst['kind']} ({found['kinds'][worst['kind']]['unit']} {worst['strength']:g})"
+    if worst["value"] >= worst["unchanged"]:
+        return f"No distortion lowers the {title} of {worst['unchanged']:.3f}."
+    return f"The worst fall is at {where}: the {title} is {worst['value']:.3f} instead of {worst['unchanged']:.3f}."
+
+
+def _span(interval: list[float] | None) -> str:
+    return f"  (95%: {interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+
+
+def _groups(column: str, groups: list[dict[str, Any]]) -> list[str]:
+    shown = groups[:_GROUPS_SHOWN]
+    more = f", {len(shown)} of {len(groups)}" if len(groups) > len(shown) else ""
+    lines = [f"by {column} (lowest accuracy first{more}):"]
+    width = max(len(group["value"]) for group in shown)
+    for group in shown:
+        accuracy = f"accuracy {group['accuracy']:.4f}{_span(group['ci95']['accuracy'])}"
+        auc = "" if group["auc"] is None else f"  AUC {group['auc']:.4f}"
+        lines.append(f"  {group['value']:<{width}}  {accuracy}{auc}  {group['n']:,} images")
+    return lines

@@ -1,0 +1,215 @@
+"""Drawings of one evaluation: ROC, precision-recall, DET, calibration, scores; each readable without colour.
+
+Does not own: how drawings look and become pages (``plots.py``), figures (``metrics.py``).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from scipy import stats
+from sklearn import metrics as sk
+
+from trainer.evaluation import calibration_error
+from trainer.evaluation.predictions import Scored
+from trainer.reports import plots
+
+_BINS = 20
+_FEW = 10  # Images of a bin whose share says little.
+_RATES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)  # Ticks of the DET curve.
+
+
+def roc(scored: Scored, eer: float) -> Figure:
+    """Draw the ROC curve of positive against rest, with chance, equal error rate and the answers given."""
+    positive = scored.class_names[scored.positive]
+    figure = plots.new_figure()
+    axes = plots.new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
+    false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake)
+    axes.plot(false_alarms, found, color=plots.WARM, linewidth=2, label="this model")
+    axes.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="chance")
+    axes.plot([eer], [1 - eer], "o", color=plots.INK, markersize=8, fillstyle="none", label="equal error rate")
+    called = scored.predicted == scored.positive
+    alarmed, hit = called[~scored.is_positive].mean(), called[scored.is_positive].mean()
+    axes.plot([alarmed], [hit], "D", color=plots.INK, label=_rule(scored))
+    _unit_square(axes)
+    plots.legend(axes, "lower right")
+    return figure
+
+
+def det(scored: Scored, eer: float) -> Figure:
+    """Draw misses against false alarms on scales of the normal deviate (Martin et al. 1997), where equal steps show.
+
+    Rates of 0 and 1 lie at infinity; they are drawn at half an image, beyond the smallest rate that can be told.
+    """
+    positive = scored.class_names[scored.positive]
+    figure = plots.new_figure()
+    x, y = "false alarms: share of others called so", f"misses: share of {positive} not found"
+    axes = plots.new_axes(figure, title="DET", x=x, y=y)
+    false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake, drop_intermediate=False)
+    floors = [0.5 / max(int(members.sum()), 1) for members in (~scored.is_positive, scored.is_positive)]
+
+    def place(alarms: npt.ArrayLike, misses: npt.ArrayLike) -> list[npt.NDArray[np.float64]]:
+        rates = zip((alarms, misses), floors, strict=True)
+        return [stats.norm.ppf(np.clip(np.asarray(rate, np.float64), low, 1.0 - low)) for rate, low in rates]
+
+    axes.plot(*place(false_alarms, 1.0 - found), color=plots.WARM, linewidth=2, label="this model")
+    axes.plot(*place([eer], [eer]), "o", color=plots.INK, markersize=8, fillstyle="none", label="equal error rate")
+    called = scored.predicted == scored.positive
+    alarmed, missed = called[~scored.is_positive].mean(), 1.0 - called[scored.is_positive].mean()
+    axes.plot(*place([alarmed], [missed]), "D", color=plots.INK, label=_rule(scored))
+    for axis, limit, low in ((axes.xaxis, axes.set_xlim, floors[0]), (axes.yaxis, axes.set_ylim, floors[1])):
+        axis.set_ticks(stats.norm.ppf(_RATES), [f"{rate:g}".removesuffix(".0") for rate in np.multiply(_RATES, 100)])
+        limit(*stats.norm.ppf([min(low, 0.01) * 0.9, 0.995]))
+    axes.set_xlabel(f"{x} (%)")
+    axes.set_ylabel(f"{y} (%)")
+    plots.legend(axes, "upper right")
+    return figure
+
+
+def reliability(scored: Scored) -> Figure:
+    """Draw the share called right by stated confidence, in the 15 bins of the calibration error, above its counts."""
+    bins = calibration_error.bins_of(scored.labels, scored.predicted, scored.probabilities)
+    filled = bins.counts > 0
+    counts = bins.counts[filled]
+    stated, right = (sums[filled] / counts for sums in (bins.confidence, bins.right))
+    edges = np.linspace(0.0, 1.0, calibration_error.BINS + 1)
+    figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.9))
+    upper, lower = figure.subplots(2, 1, height_ratios=[3, 1.1], sharex=True)
+    plots.dress(upper, title="Calibration", x="", y="share called right")
+    plots.dress(lower, title="", x="stated confidence of the answer", y="images")
+    upper.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="as stated")
+    upper.vlines(stated, stated, right, color=plots.WARM, linewidth=1.2)
+    for members, fill, label in (
+        (counts >= _FEW, "full", "this model"),
+        (counts < _FEW, "none", f"under {_FEW} images"),
+    ):
+        if members.any():
+            upper.plot(
+                stated[members], right[members], "o", color=plots.WARM, markersize=6, fillstyle=fill, label=label
+            )
+    lower.stairs(bins.counts, edges, fill=True, facecolor=plots.COOL, alpha=0.3)
+    lower.stairs(bins.counts, edges, color=plots.COOL, linewidth=1.2)
+    for middle, count in zip((edges[:-1] + edges[1:])[filled] / 2, counts, strict=True):
+        lower.annotate(
+            f"{count:,}", (middle, count), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=8,
+            color=plots.INK,
+        )  # fmt: skip
+    lower.margins(y=0.3)
+    lower.grid(visible=False)
+    upper.set_xlim(max(0.0, float(edges[:-1][filled].min()) - 0.02), 1.02)
+    upper.set_ylim(-0.02, 1.22)  # Room for the legend.
+    upper.set_yticks(np.linspace(0.0, 1.0, 6))
+    for axis in (upper.yaxis, lower.xaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    upper.legend(frameon=False, fontsize=8, labelcolor=plots.INK, loc="upper left", ncols=3, columnspacing=1.2)
+    return figure
+
+
+def rocs(curves: Mapping[str, Scored]) -> Figure:
+    """Draw the ROC curves of several models on the same images; line styles and markers tell them apart."""
+    positive = next(scored.class_names[scored.positive] for scored in curves.values())
+    figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.6))
+    axes = plots.new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
+    for number, (name, scored) in enumerate(curves.items()):
+        false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake)
+        axes.plot(
+            false_alarms, found, color=(plots.WARM, plots.COOL, plots.INK)[number % 3],
+            linestyle=("-", "--", "-.", (0, (1, 1)))[number % 4], marker="osdv^x+*"[number % 8], markevery=0.13,
+            markersize=5, linewidth=1.8, label=name,
+        )  # fmt: skip
+    axes.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="chance")
+    _unit_square(axes)
+    plots.legend(axes, "lower right")
+    return figure
+
+
+def precision_recall(scored: Scored) -> Figure:
+    """Draw precision against recall of the positive class, with chance and the answers given."""
+    positive = scored.class_names[scored.positive]
+    figure = plots.new_figure()
+    x, y = f"recall: share of {positive} found", f"share of those called {positive} that are"
+    axes = plots.new_axes(figure, title="Precision and recall", x=x, y=y)
+    precision, recall, _ = sk.precision_recall_curve(scored.is_positive, scored.p_fake)
+    axes.plot(recall, precision, color=plots.WARM, linewidth=2, drawstyle="steps-post", label="this model")
+    share = float(scored.is_positive.mean())
+    axes.plot([0, 1], [share, share], color=plots.MUTED, linestyle=":", label=f"chance ({share:.0%})")
+    called = scored.predicted == scored.positive
+    if called.any():
+        recalled, right = called[scored.is_positive].mean(), scored.is_positive[called].mean()
+        axes.plot([recalled], [right], "D", color=plots.INK, label=_rule(scored))
+    _unit_square(axes)
+    plots.legend(axes, "lower left")
+    return figure
+
+
+def _rule(scored: Scored) -> str:
+    return f"threshold {scored.threshold:.3g}" if len(scored.class_names) == 2 else "likeliest class"
+
+
+def _unit_square(axes: Axes) -> None:
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.04)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def score_histogram(scored: Scored) -> Figure:
+    """Draw how scores are spread: the share of each side's images in 20 bins of p_fake, and the threshold."""
+    positive = scored.class_names[scored.positive]
+    others = [name for name in scored.class_names if name != positive]
+    rest = others[0] if len(others) == 1 else f"not {positive}"
+    figure = plots.new_figure()
+    axes = plots.new_axes(figure, title="Scores", x=f"probability of {positive}", y="share of the class's images")
+    edges = np.linspace(0.0, 1.0, _BINS + 1)
+    for members, name, colour, hatch, line in (
+        (scored.is_positive, positive, plots.WARM, "////", "-"),
+        (~scored.is_positive, rest, plots.COOL, "", "--"),
+    ):
+        if members.any():
+            shares = np.histogram(scored.p_fake[members], edges)[0] / members.sum()
+            label = f"{name} ({members.sum():,})"
+            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.15)
+            bars = axes.stairs(shares, edges, fill=True, facecolor="none", edgecolor=colour, linewidth=0)
+            bars.set_hatch(hatch)
+            axes.stairs(shares, edges, color=colour, linewidth=2, linestyle=line, label=label)
+    if len(scored.class_names) == 2:
+        axes.axvline(scored.threshold, color=plots.INK, linestyle=":", label=_rule(scored))
+    axes.set_xlim(0.0, 1.0)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.35)  # Room for the legend.
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    plots.legend(axes, "upper left")
+    return figure
+
+
+def title(kind: str) -> str:
+    """Return the name of a kind of distortion as a heading."""
+    return "JPEG" if kind == "jpeg" else kind.capitalize()
+
+
+def curves(kind: str, what: Mapping[str, Any], clean: Mapping[str, Any]) -> Figure:
+    """Draw AUC and accuracy of one kind of distortion, with intervals; the undistorted images come first."""
+    figure = plots.new_figure()
+    axes = plots.new_axes(figure, title=title(kind), x=what["unit"], y="AUC, accuracy")
+    points = [clean, *what["results"]]
+    names = ["as is", *(f"{result['strength']:g}" for result in what["results"])]
+    for name, label, colour, style, shift in (
+        ("auc", "AUC", plots.WARM, "o-", -0.04),
+        ("accuracy", "accuracy", plots.COOL, "s--", 0.04),
+    ):
+        values = np.array([np.nan if point[name] is None else point[name] for point in points])
+        if np.isfinite(values).any():
+            spans = np.array(
+                [point["ci95"][name] or (value, value) for point, value in zip(points, values, strict=True)]
+            )
+            error = np.abs(spans.T - values)
+            axes.errorbar(
+                np.arange(len(points)) + shift, values, error, fmt=style, color=colour, capsize=3, label=label
+            )
+    axes.set_xticks(range(len(points)), names)
+    axes.set_ylim(-0.02, 1.04)
+    plots.legend(axes, "lower left")
+    return figure

@@ -1,0 +1,182 @@
+"""Drawings of the page about an evaluation, and sections that are there only if they were asked for.
+
+Owns: what they say.  Does not own: layout (``templates/``).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.data.audit import verdicts
+from trainer.evaluation import ranking
+from trainer.evaluation.groups import FIGURES
+from trainer.evaluation.predictions import Scored
+from trainer.reports import console, evaluation_plots, html, metric_titles
+
+_GROUPS_SHOWN = 30
+_CHOSEN = {
+    "accuracy": "highest accuracy",
+    "balanced_accuracy": "highest balanced accuracy",
+    "eer": "misses as frequent as false alarms",
+    "fpr": "most found within the allowed false alarms",
+}
+
+
+def drawings(figures: Mapping[str, Any], scored: Scored) -> list[html.Drawing]:
+    """Return the curves of an evaluation; those of all thresholds only where scores can be ranked."""
+    positive = scored.class_names[scored.positive]
+    always = [
+        _calibration(figures, scored),
+        html.draw(
+            evaluation_plots.score_histogram(scored),
+            f"Histogram of the probability of {positive}, by true class",
+            "The less the two overlap, the better they can be told apart.",
+        ),
+    ]
+    if ranking.why_no_ranking(scored.is_positive, scored.p_fake):
+        return always
+    roc = html.draw(
+        evaluation_plots.roc(scored, figures["eer"]),
+        f"ROC curve, area {figures['auc']:.4f}",
+        f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
+    )
+    precision_recall = html.draw(
+        evaluation_plots.precision_recall(scored),
+        f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
+        f"How many of the images called {positive} are, against how many are found.",
+    )
+    det = html.draw(
+        evaluation_plots.det(scored, figures["eer"]),
+        f"DET curve, equal error rate {figures['eer']:.2%}",
+        "Both kinds of error, on scales that spread out rare ones. Down and left is better; rates that so few images "
+        "cannot tell from 0 are at the edge.",
+    )
+    return [roc, precision_recall, det, *always]
+
+
+def _calibration(figures: Mapping[str, Any], scored: Scored) -> html.Drawing:
+    caption = "Of the answers given with some confidence, how many are right. Below the dotted line it is too sure."
+    effect = figures.get("calibration")
+    caption += (
+        f" Confidence has a temperature of {effect['temperature']:.3g}, fitted on Validation."
+        if effect
+        else " The export has no temperature (train with --calibrate)."
+    )
+    alt = f"Calibration diagram, calibration error {figures['ece']:.1%}"
+    return html.draw(evaluation_plots.reliability(scored), alt, caption)
+
+
+def weakest(figures: Mapping[str, Any]) -> list[str]:
+    """Return sentences on where figures are lowest, if groups or distorted images were asked for."""
+    found = []
+    for column, groups in figures.get("groups", {}).items():
+        worst = groups[0]
+        if len(groups) > 1:
+            found.append(
+                f"By {column} it does worst on {worst['value']}: {worst['accuracy']:.1%} of {worst['n']:,} images are "
+                "called right."
+            )
+    if "robustness" in figures:
+        found.append(f"Distorted images: {console.worst_fall(figures['robustness'])}")
+    return found
+
+
+def doubts(figures: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on what an audit of the data found against these figures, if there was one."""
+    text = console.audit_problems(figures)
+    return [f"The audit of the data names {text} that these figures may owe something to; see Data."] if text else []
+
+
+def audit(found: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
+    """Return what the audit of the data found, in words; None without one.
+
+    Args:
+        found: see ``digest.py``.
+        split: that a model was measured on, if any.
+        auc: of the model there, to stand beside the cues'.
+    """
+    if not found:
+        return None
+    return {
+        "about": verdicts.about(found),
+        "page": verdicts.page(found),
+        "counts": found["counts"],
+        "lines": verdicts.lines(found, split, auc),
+    }
+
+
+def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each column of the groups table its name, rows of the worst groups, and a note."""
+    tables = []
+    for column, found in figures.get("groups", {}).items():
+        rows = [
+            {
+                "name": group["value"],
+                "n": f"{group['n']:,}",
+                "cells": [metric_titles.cell(group, name) for name in FIGURES],
+            }
+            for group in found
+        ]
+        hidden = len(rows) - _GROUPS_SHOWN
+        note = f"The {hidden:,} groups with a higher accuracy are in metrics.json." if hidden > 0 else ""
+        tables.append({"column": column, "rows": rows[:_GROUPS_SHOWN], "note": note})
+    return tables
+
+
+def threshold(figures: Mapping[str, Any], positive: str) -> list[str]:
+    """Return sentences about the threshold, and about the temperature if there is one."""
+    value = f"The threshold is {figures['threshold']:.4g}"
+    if len(figures["class_names"]) > 2:
+        return ["With more than two classes the likeliest class is the answer.", *_temperature(figures)]
+    choice = figures["threshold_choice"] or {"by": "", "why": "the export does not say why"}
+    if choice["by"] == "--threshold":
+        value += ", given by --threshold instead of the export's own"
+    elif choice["why"]:
+        value += f" ({choice['why']})"
+    else:
+        value += f", chosen on {choice['images']:,} Validation images ({_CHOSEN[choice['by']]})"
+    return [f"{value}: an image is called {positive} from that probability up.", *_temperature(figures)]
+
+
+def _temperature(figures: Mapping[str, Any]) -> list[str]:
+    effect = figures.get("calibration")
+    if not effect:
+        return []
+    before, after = effect["before"], effect["after"]
+    return [
+        f"A temperature of {effect['temperature']:.3g}, fitted on Validation, changes the log loss here from "
+        f"{before['log_loss']:.3f} to {after['log_loss']:.3f} and the calibration error from {before['ece']:.1%} to "
+        f"{after['ece']:.1%}."
+    ]
+
+
+def robustness(figures: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return sentences, drawings and rows about distorted images; None if they were not scored."""
+    found = figures.get("robustness")
+    if found is None:
+        return None
+    clean = found["unchanged"]
+    rows = [{"name": "unchanged", "cells": _robust_cells(clean)}]
+    for kind, what in found["kinds"].items():
+        for result in what["results"]:
+            rows.append(
+                {
+                    "name": f"{evaluation_plots.title(kind)}, {what['unit']}: {result['strength']:g}",
+                    "cells": _robust_cells(result),
+                }
+            )
+    sentences = [console.worst_fall(found)]
+    if found["images"] < found["of"]:
+        sentences.append(f"Scored on {found['images']:,} of {found['of']:,} images, evenly spread over the classes.")
+    drawings = [
+        html.draw(
+            evaluation_plots.curves(kind, what, clean),
+            f"AUC and accuracy after {kind}, by {what['unit']}",
+            f"{evaluation_plots.title(kind)} by {what['unit']}; bars are 95% intervals.",
+        )
+        for kind, what in found["kinds"].items()
+    ]
+    return {"sentences": sentences, "drawings": drawings, "rows": rows}
+
+
+def _robust_cells(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [metric_titles.cell(result, name) for name in ("auc", "accuracy")]

@@ -1,0 +1,230 @@
+"""``model_card.md`` beside ``deepdetect.json``: what an exported model is, was measured to do, and is not known to do.
+
+People may edit a card: an evaluation replaces its own section and leaves the rest alone.
+Owns: what the card says.  Does not own: figures (``metrics.py``), when a card is made (``exporter.py``,
+``export.py``, ``evaluate.py``).  Imports no TensorFlow.
+"""
+
+import dataclasses
+import datetime
+import functools
+import json
+import logging
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from trainer import __version__
+from trainer.core.job_dir import EXPORT_CARD
+from trainer.core.storage import files
+from trainer.evaluation import calibration, metrics, sources
+from trainer.evaluation.predictions import Scored
+from trainer.reports import console, evaluation_sections, html, metric_titles
+
+log = logging.getLogger(__name__)
+
+RESAMPLES = 400  # Enough for two digits of an interval; a large Validation must not keep its job waiting.
+_RARE = 0.01  # Share of forgeries where the card says what a call is worth.
+_BEGIN = "<!-- evaluations: trainer.evaluate writes between this line and the end -->"
+_END = "<!-- end of evaluations -->"
+_SECTION_END = "<!-- end of split -->"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What the card of an export says beside ``deepdetect.json``; empty where it is not known.
+
+    Attributes:
+        images: used images by split and class.
+        skipped: images that could not be decoded, by split.
+        held_out: whether Validation was taken out of Train.
+        figures: of Validation, see ``measure``; None if it was not scored for the export.
+        made: further rows of how the model was made.
+        audit: of the data, see ``digest.py``; None without one.
+    """
+
+    images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    held_out: bool = False
+    figures: Mapping[str, Any] | None = None
+    made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    audit: Mapping[str, Any] | None = None
+
+
+class Markdown(str):
+    """Text that is Markdown already; all other text is escaped where a template shows it."""
+
+
+def escape(value: Any) -> Any:
+    """Return text that Markdown shows as it is, in one line and in one cell of a table."""
+    if not isinstance(value, str) or isinstance(value, Markdown):
+        return value
+    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", files.printable(" ".join(value.split())))
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("trainer.reports", "templates"), finalize=escape, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+
+
+def measure(
+    labels: npt.NDArray[np.integer[Any]],
+    probabilities: npt.NDArray[np.float32],
+    names: Sequence[str],
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the figures of Validation with 95% intervals, as ``metrics.json`` has them.
+
+    Args:
+        labels: ``[N]``, N >= 1.
+        probabilities: ``[N, C]`` before the temperature.
+        names: of the images, ``<split>/<class>/...``; they tell frames of one video.
+        metadata: ``class_names``, ``positive_class``, ``threshold`` and ``temperature`` of the export.
+    """
+    classes, temperature = metadata["class_names"], metadata["temperature"]
+    tempered = calibration.temper(np.asarray(probabilities, np.float64), temperature)
+    scored = Scored.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
+    drawn = sources.find_sources("auto", names, {})
+    figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
+    figures |= {"drawn": drawn.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
+    if temperature != 1.0:
+        figures["calibration"] = calibration.effect(scored, temperature)
+    return figures
+
+
+def render(metadata: Mapping[str, Any], facts: Facts) -> str:
+    """Return the card of an export.
+
+    Args:
+        metadata: what ``deepdetect.json`` says.
+        facts: what else is known.
+    """
+    names, positive = metadata["class_names"], metadata["positive_class"]
+    others = [name for name in names if name != positive]
+    config, choice = metadata.get("config", {}), metadata.get("threshold_choice") or {}
+    about = {"class_names": names, "threshold": metadata["threshold"], "threshold_choice": choice or None}
+    about["calibration"] = (facts.figures or {}).get("calibration")
+    return (
+        _templates()
+        .get_template("model_card.md")
+        .render(
+            meta=metadata,
+            classes=", ".join(names),
+            positive=positive,
+            rest=others[0] if len(others) == 1 else "all other classes",
+            config=config,
+            settings=Markdown(json.dumps(config, indent=1)),
+            images=facts.images,
+            skipped=facts.skipped,
+            held_out=facts.held_out,
+            audit=evaluation_sections.audit(facts.audit),
+            figures=metric_titles.rows(facts.figures) if facts.figures else [],
+            scored=facts.figures["n"] if facts.figures else 0,
+            intervals=metric_titles.intervals(facts.figures) if facts.figures else "",
+            measured=[(name, html.number(value, False)) for name, value in metadata.get("validation", {}).items()],
+            threshold=evaluation_sections.threshold(about, positive),
+            temperature=metadata.get("temperature", 1.0),
+            choice=choice,
+            rare=_rare(choice),
+            made=_made(metadata, facts),
+            begin=Markdown(_BEGIN),
+            end=Markdown(_END),
+        )
+    )
+
+
+def _rare(choice: Mapping[str, Any]) -> str:
+    """Return how many of 100 calls are right where forgeries are rare (Bayes), with Validation's rates; or nothing.
+
+    Nothing without a false alarm there: in a small Validation that is luck.
+    """
+    hits, alarms = choice.get("tpr"), choice.get("fpr")
+    if not hits or not alarms:
+        return ""
+    return f"{100 * hits * _RARE / (hits * _RARE + alarms * (1 - _RARE)):.0f}"
+
+
+def _made(metadata: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """Return the rows of how the model was made, those that are known."""
+    config = metadata.get("config", {})
+    known = {
+        "Made": metadata.get("created"),
+        "Step": metadata.get("step"),
+        "Epoch": metadata.get("epoch"),
+        "Monitor": metadata.get("monitor"),
+        "Seed": config.get("seed"),
+        "Precision in training": metadata.get("precision"),
+        **facts.made,
+        "Versions": ", ".join(f"{name} {version}" for name, version in metadata.get("versions", {}).items()),
+    }
+    return {name: str(value) for name, value in known.items() if value not in (None, "")}
+
+
+def attempt(make: Callable[[], str]) -> str:
+    """Return a card, or nothing if it fails, with the reason in the log: it must not cost a trained model."""
+    try:
+        return make()
+    except Exception:
+        log.exception("the model card could not be made")
+        return ""
+
+
+def add_evaluation(version: str, details: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """Put an evaluation into the card of an export, in place of an earlier one of that split; return its path.
+
+    Args:
+        version: folder of the export; a card is made if it has none.
+        details: its ``deepdetect.json``.
+        figures: what ``metrics.json`` holds.
+    """
+    path = files.join(version, EXPORT_CARD)
+    card = files.read_text(path) if files.exists(path) else render(details, Facts())
+    files.write_text(path, with_section(card, str(figures["split"]), _section(figures)))
+    return path
+
+
+def with_section(card: str, split: str, section: str) -> str:
+    """Return a card with the section of a split, in place of an earlier one or below the others."""
+    marker = f"<!-- split {urllib.parse.quote(split, safe='')} -->"
+    before, _, rest = card.partition(_BEGIN)
+    within, _, after = rest.partition(_END)
+    pattern = re.compile(rf"^(<!-- split \S+ -->)\n(.*?)^{_SECTION_END}$", re.DOTALL | re.MULTILINE)
+    found = dict(pattern.findall(within)) | {marker: section}
+    text = "\n".join(f"{name}\n{content}{_SECTION_END}\n" for name, content in found.items())
+    return f"{before.rstrip()}\n\n{_BEGIN}\n\n{text}\n{_END}{after}".rstrip() + "\n"
+
+
+def _section(figures: Mapping[str, Any]) -> str:
+    found = figures.get("robustness")
+    table = [] if found is None else [("unchanged", "", found["unchanged"])]
+    for kind, what in (found or {"kinds": {}})["kinds"].items():
+        table += [(kind, f"{what['unit']} {result['strength']:g}", result) for result in what["results"]]
+    return (
+        _templates()
+        .get_template("model_card_evaluation.md")
+        .render(
+            figures=figures,
+            rows=metric_titles.rows(figures),
+            intervals=metric_titles.intervals(figures),
+            threshold=evaluation_sections.threshold(figures, figures["positive_class"]),
+            matrix=list(zip(figures["class_names"], figures["confusion_matrix"], strict=True)),
+            audit=evaluation_sections.audit(figures.get("audit"), figures["split"], figures["auc"]),
+            robustness=[(kind, strength, *_cells(result)) for kind, strength, result in table],
+            worst=console.worst_fall(found) if found else "",
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            version=__version__,
+        )
+    )
+
+
+def _cells(result: Mapping[str, Any]) -> list[str]:
+    cells = [metric_titles.cell(result, name) for name in ("auc", "accuracy")]
+    return [f"{cell['value']} ({cell['note']})" if cell["note"] else cell["value"] for cell in cells]

@@ -1,0 +1,1 @@
+"""An exported model: write, verify, convert, load, score, explain."""

@@ -1,0 +1,96 @@
+"""An export in use: find it, and read what it says of itself and how it decides.
+
+Knows nothing of training: an export stands alone.  Does not own: loading and asking its model (``predictor.py``).
+Imports no TensorFlow, so a wrong ``--model_dir`` is answered at once.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.core.errors import RequestError
+from trainer.core.job_dir import EXPORT_METADATA, MODEL_FILE
+from trainer.core.storage import files
+
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What an export says of itself.
+
+    Attributes:
+        path: the version folder.
+        class_names: in the order of the probabilities' columns.
+        positive_class: the class that p_fake is the probability of.
+        threshold: of two classes, the positive one is answered from this p_fake up.
+        details: the whole ``deepdetect.json``.
+    """
+
+    path: str
+    class_names: tuple[str, ...]
+    positive_class: str
+    threshold: float
+    details: dict[str, Any]
+
+    @property
+    def positive(self) -> int:
+        """Column of the positive class."""
+        return self.class_names.index(self.positive_class)
+
+    def decide(self, probabilities: Probabilities, threshold: float = 0.0) -> str:
+        """Return the class that the export answers for ``probabilities [C]``, by another threshold if one is given."""
+        if len(self.class_names) > 2:
+            return self.class_names[int(np.argmax(probabilities))]
+        is_positive = probabilities[self.positive] >= np.float32(threshold or self.threshold)
+        return self.class_names[self.positive if is_positive else 1 - self.positive]
+
+
+def find_export(model_dir: str) -> Export:
+    """Return the export in a version folder, or the newest version of a folder such as ``J/export/best``.
+
+    Raises:
+        RequestError: if there is none, or it does not say what it is.
+    """
+    if not model_dir:
+        raise RequestError("expected --model_dir, received none; give a job's export/best folder")
+    if files.exists(files.join(model_dir, MODEL_FILE)):
+        return _describe(model_dir)
+    versions = [name for name in files.list_names(model_dir) if name.isdecimal()]
+    for name in sorted(versions, key=int, reverse=True):
+        if files.exists(files.join(model_dir, name, MODEL_FILE)):
+            return _describe(files.join(model_dir, name))
+    found = "a folder without either" if files.is_dir(model_dir) else "no such folder"
+    raise RequestError(
+        f"--model_dir: expected an exported model ({MODEL_FILE}) or a folder of numbered ones, such as "
+        f"J/export/best, received {model_dir!r} ({found}); train first, or check the path"
+    )
+
+
+def _describe(path: str) -> Export:
+    file = files.join(path, EXPORT_METADATA)
+    problem = ""
+    try:
+        details = json.loads(files.read_text(file))
+        export = Export(
+            path,
+            tuple(str(name) for name in details["class_names"]),
+            str(details["positive_class"]),
+            float(details["threshold"]),
+            details,
+        )
+        if len(export.class_names) < 2 or export.positive_class not in export.class_names:
+            problem = f"classes {export.class_names} with the positive class {export.positive_class!r}"
+    except KeyError as error:
+        problem = f"no {error} in it"
+    except (OSError, ValueError, TypeError) as error:
+        problem = str(error)
+    if problem:
+        raise RequestError(
+            f"--model_dir: expected {file} to name classes, positive class and threshold, received "
+            f"{problem}; export the model again"
+        )
+    return export

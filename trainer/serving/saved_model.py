@@ -1,0 +1,206 @@
+"""Weights -> a SavedModel that stands alone: decoding, resizing, scaling and class names inside.
+
+An export appears under its final name only after a fresh process, with nothing of this package, has loaded it and
+given the live model's probabilities.
+Owns: signatures and the JSON beside them.  Does not own: which weights are worth exporting.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.core.config import ModelConfig
+from trainer.core.errors import JobFailed
+from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
+from trainer.core.storage import files
+from trainer.data import decode, decode_batch
+from trainer.evaluation import calibration
+from trainer.models import registry
+from trainer.serving import grad_cam, verify_saved_model
+from trainer.training.checkpoint import Arrays
+
+MODEL_PREFIX = "model/"
+
+
+class ServingModel(tf.Module):  # type: ignore[misc]
+    """The signatures around a model.
+
+    All return ``probabilities [N, C] float32``, ``label [N] string`` and ``p_fake [N] float32``, the probability of
+    the positive class.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        class_names: Sequence[str],
+        positive: int,
+        threshold: float,
+        image_size: int,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(name="deepdetect")
+        self.model = model
+        self._names, self._binary = tf.constant(list(class_names)), len(class_names) == 2
+        self._positive, self._threshold, self._image_size = positive, threshold, image_size
+        self._temperature = temperature
+        self._looked_at = grad_cam.feature_layer(model)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
+    def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Score encoded images of any format that ``decode`` takes."""
+        return self._score(decode.decode_batch(image_bytes, self._image_size))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
+    def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Score RGB pixels of any size in [0, 255]."""
+        return self._score(decode.resize(images, self._image_size))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
+    def explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Score encoded images, and add ``heatmap [N, S, S] float32`` in [0, 1]: what spoke for the label."""
+        images = decode.decode_batch(image_bytes, self._image_size)
+        answers = self._score(images)
+        of = tf.argmax(tf.equal(answers["label"][:, tf.newaxis], self._names), axis=1)
+        pixels = tf.cast(images, tf.float32) / 255.0
+        return {**answers, "heatmap": grad_cam.grad_cam(self.model, self._looked_at, pixels, of, self._image_size)}
+
+    def of_pixels(self) -> Any:
+        """Return a function of ``images [N, S, S, 3] uint8`` in [0, 255] that gives the probabilities alone."""
+        size = self._image_size
+        signature = [tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")]
+        return tf.function(self.probabilities, input_signature=signature, autograph=False)
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        """The functions by the names that they are served under; ``explain`` if the model has a feature map."""
+        always = {"serving_default": self.serve_bytes, "serve_images": self.serve_images}
+        return always if self._looked_at is None else {**always, "explain": self.explain}
+
+    @property
+    def explains(self) -> dict[str, str | None]:
+        """What ``deepdetect.json`` says of the heat maps."""
+        if self._looked_at is None:
+            return {"method": None, "because": "the model has no convolutional feature map"}
+        return {"method": "Grad-CAM", "layer": self._looked_at.name, "of": "label"}
+
+    def probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        """Return ``[N, C]`` of pixels ``[N, S, S, 3]`` uint8, with the temperature (``calibration.temper``)."""
+        probabilities = self.model(tf.cast(images, tf.float32) / 255.0, training=False)
+        if self._temperature == 1.0:
+            return probabilities
+        return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, calibration.SMALLEST)) / self._temperature)
+
+    def _score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = self.probabilities(images)
+        p_fake = probabilities[:, self._positive]
+        if self._binary:
+            predicted = tf.where(p_fake >= self._threshold, self._positive, 1 - self._positive)
+        else:
+            predicted = tf.argmax(probabilities, axis=1, output_type=tf.int32)
+        return {"probabilities": probabilities, "label": tf.gather(self._names, predicted), "p_fake": p_fake}
+
+
+def write(
+    target: str,
+    arrays: Arrays,
+    metadata: dict[str, Any],
+    samples: Sequence[bytes],
+    *,
+    config: ModelConfig,
+    image_size: int,
+    card: str = "",
+) -> float:
+    """Export weights into ``target`` (a version folder) and return the largest difference that the check saw.
+
+    Args:
+        target: ``.../export/best/<step>``; replaced if it is there.
+        arrays: a checkpoint's arrays; those under ``model/`` are used.
+        metadata: written beside the model; must hold ``class_names``, ``positive_class`` and ``threshold``; a
+            ``temperature`` becomes part of the model.
+        samples: encoded images to compare on; undecodable ones are left out.
+        config: architecture.
+        image_size: S.
+        card: text of ``model_card.md``; empty: none is written.
+
+    Raises:
+        JobFailed: if the reloaded model differs from the live one.
+    """
+    serving = serving_model(arrays, metadata, config, image_size)
+    with tempfile.TemporaryDirectory() as scratch:
+        built = os.path.join(scratch, "model")
+        tf.saved_model.save(serving, built, signatures=serving.signatures)
+        described = {**metadata, "explain": serving.explains}
+        files.write_text(files.join(built, EXPORT_METADATA), json.dumps(described, indent=1))
+        if card:
+            files.write_text(files.join(built, EXPORT_CARD), card)
+        difference = _check_in_fresh_process(built, serving, samples, image_size, scratch)
+        files.publish(built, target, last=MODEL_FILE)
+    return difference
+
+
+def serving_model(arrays: Arrays, metadata: dict[str, Any], config: ModelConfig, image_size: int) -> ServingModel:
+    """Return what ``write`` exports, in memory; arguments as there."""
+    names = metadata["class_names"]
+    model = live_model(arrays, config, num_classes=len(names), image_size=image_size)
+    positive, temperature = names.index(metadata["positive_class"]), metadata.get("temperature", 1.0)
+    return ServingModel(model, names, positive, metadata["threshold"], image_size, temperature)
+
+
+def live_model(arrays: Arrays, config: ModelConfig, *, num_classes: int, image_size: int) -> keras.Model:
+    """Return the model with a checkpoint's weights, in float32 on the default device.
+
+    An export is float32 whatever the training precision: its weights are, and a CPU serves it faster.
+    """
+    with _float32_policy():
+        model = registry.build(config, num_classes=num_classes, image_size=image_size, seed=0)
+    for variable in model.variables:
+        variable.assign(arrays[MODEL_PREFIX + variable.path])
+    return model
+
+
+@contextlib.contextmanager
+def _float32_policy() -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _check_in_fresh_process(
+    built: str, serving: ServingModel, samples: Sequence[bytes], image_size: int, scratch: str
+) -> float:
+    """Run ``verify_export`` and return the largest difference of a probability."""
+    loaded = decode_batch.load_batch(samples, image_size)
+    good = [i for i in range(len(samples)) if i not in loaded.errors]
+    images = loaded.images[good]
+    with tf.device("/CPU:0"):
+        expected = serving.probabilities(tf.constant(images)).numpy()
+    kept = os.path.join(scratch, "samples.npz")
+    encoded = _rows([samples[i] for i in good])
+    np.savez(kept, encoded=encoded, images=images, probabilities=expected)
+    # -I: neither the current folder nor the user's packages, so nothing of this package can help.
+    command = [sys.executable, "-I", verify_saved_model.__file__, built, kept]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        raise JobFailed(f"the exported model failed its check: {done.stdout.strip() or done.stderr[-2000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def _rows(contents: Sequence[bytes]) -> npt.NDArray[np.uint8]:
+    """Store bytes of different lengths as rows: 8 bytes of length (little endian), the content, zeros."""
+    width = 8 + max(map(len, contents), default=0)
+    rows = [len(content).to_bytes(8, "little") + content.ljust(width - 8, b"\0") for content in contents]
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(contents), width)

@@ -1,0 +1,1 @@
+"""The training job: trainer, loop, train step, checkpoints, evaluator, observers, exporter."""

@@ -1,0 +1,209 @@
+"""The end of a job: exported models with their cards, the training report, and the result."""
+
+import datetime
+import functools
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer import __version__
+from trainer.core.config import Config
+from trainer.core.errors import JobFailed, StoppedEarly
+from trainer.core.job_dir import JobPaths
+from trainer.core.result import Result
+from trainer.core.storage import files
+from trainer.data import preview
+from trainer.data.audit import digest
+from trainer.data.image_source import Images
+from trainer.data.manifest import Split, positive_class_index
+from trainer.distributed.strategy import Runtime
+from trainer.evaluation import calibration
+from trainer.reports import model_card
+from trainer.reports import training as training_report
+from trainer.serving import saved_model
+from trainer.training import evaluator
+from trainer.training.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.loop import Ending, Plan
+from trainer.training.train_state import State
+
+log = logging.getLogger(__name__)
+
+Numbers = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.float32]
+
+_PREVIEW_IMAGES = 8
+_EXPORT_SAMPLES = 8
+
+
+class Handover:
+    """Makes what a finished job leaves behind, from its state and its checkpoints."""
+
+    def __init__(
+        self, config: Config, plan: Plan, runtime: Runtime, state: State, store: CheckpointStore,
+        train: Split, validation: Split,
+    ) -> None:  # fmt: skip
+        """Bind the parts of a job."""
+        self._config, self._plan, self._runtime, self._state, self._store = config, plan, runtime, state, store
+        self._train, self._validation = train, validation
+        self._paths = JobPaths(config.loop.job_dir)
+
+    def result(self, ending: Ending, *, images_per_second: float, skipped: dict[str, int]) -> Result:
+        """Export, draw the report, and return the result (not written yet).
+
+        Raises:
+            JobFailed: if an export does not do what the live model does, or its checkpoint is damaged.
+        """
+        state, runtime = self._state, self._runtime
+        exports, thresholds = self._export(skipped)
+        self._write_report()
+        return Result(
+            status="done",
+            stopped_by=ending.value,
+            step=state.step,
+            epoch=self._plan.epoch_of(state.step),
+            best_step=state.stopping.best_step,
+            best_epoch=self._plan.epoch_of(state.stopping.best_step),
+            monitor=self._config.loop.monitor,
+            validation=_summary(state.best),
+            last_validation=_summary(state.last),
+            images_per_second=images_per_second,
+            weights_sha256=digest_of_arrays(state.model_arrays()),
+            exports=exports,
+            precision=runtime.precision,
+            num_devices=runtime.num_devices,
+            device_kind=runtime.device_kind,
+            images={split.name: split.counts for split in (self._train, self._validation)},
+            skipped=skipped,
+            thresholds=thresholds,
+            decided_by=self._config.export.decision,
+            reason=state.hopeless,
+        )
+
+    def _export(self, skipped: dict[str, int]) -> tuple[dict[str, str], dict[str, float]]:
+        steps = {"best": self._state.stopping.best_step, "last": self._state.step}
+        values = {"best": self._state.best, "last": self._state.last}
+        exports, decisions, scores = {}, {}, {}
+        for kind in self._config.export.kinds:
+            target = files.join(self._paths.exports(kind), str(steps[kind]))
+            arrays = self._arrays(steps[kind])
+            if steps[kind] not in scores:  # Best and last are often the same.
+                scores[steps[kind]] = self._score(arrays)
+            scored = scores[steps[kind]]
+            decisions[kind] = self._decide(*scored)
+            metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
+            difference = saved_model.write(
+                target,
+                arrays,
+                metadata,
+                self._samples(),
+                config=self._config.model,
+                image_size=self._config.data.image_size,
+                card=model_card.attempt(functools.partial(self._card, arrays, metadata, *scored, skipped)),
+            )
+            log.info("exported %s: %s (reloaded alone, differs by %.1e at most)", kind, target, difference)
+            exports[kind] = target
+        return exports, {kind: decision.threshold for kind, decision in decisions.items()}
+
+    def _score(self, arrays: Arrays) -> tuple[Numbers, Probabilities]:
+        """Return numbers and float32 predictions of the Validation images; none if ``needs_scores`` says no."""
+        config, classes = self._config, len(self._train.class_names)
+        if not calibration.needs_scores(config.export):
+            return np.zeros(0, np.int64), np.zeros([0, classes], np.float32)
+        model = saved_model.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
+        return evaluator.score_split(model, self._validation, config.data)
+
+    def _decide(self, numbers: Numbers, probabilities: Probabilities) -> calibration.Decision:
+        """Choose what Validation decides, from the predictions of the weights that are exported."""
+        settings, labels = self._config.export, self._validation.labels[numbers]
+        positive = positive_class_index(self._train.class_names, settings.positive_class)
+        decision = calibration.decide(labels, probabilities, positive=positive, settings=settings)
+        why = decision.threshold_choice["why"] or f"by {settings.threshold_by} on {len(labels)} Validation images"
+        log.info("threshold %g (%s), temperature %.4g", decision.threshold, why, decision.temperature)
+        return decision
+
+    def _card(
+        self, arrays: Arrays, metadata: dict[str, Any], numbers: Numbers, probabilities: Probabilities,
+        skipped: dict[str, int],
+    ) -> str:  # fmt: skip
+        split, runtime = self._validation, self._runtime
+        weights = {name: array for name, array in arrays.items() if name.startswith(saved_model.MODEL_PREFIX)}
+        names = [split.names[number] for number in numbers.tolist()]
+        lines = files.read_text(self._paths.metrics).splitlines()
+        audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
+        if audit:
+            audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
+        facts = model_card.Facts(
+            images={one.name: one.counts for one in (self._train, split)},
+            skipped=skipped,
+            held_out=not split.names[0].startswith(f"{split.name}/"),
+            figures=model_card.measure(split.labels[numbers], probabilities, names, metadata) if names else None,
+            audit=audit,
+            made={
+                "Devices": f"{runtime.num_devices} x {runtime.device_kind}",
+                "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
+                "SHA-256 of the weights": digest_of_arrays(weights),
+            },
+        )
+        return model_card.render(metadata, facts)
+
+    def _arrays(self, step: int) -> Any:
+        try:
+            return self._store.read(step).arrays
+        except DamagedCheckpoint as damage:
+            raise JobFailed(
+                f"the checkpoint of step {step}, which is to be exported, is damaged ({damage}); restore "
+                f"{self._store.path(step)!r} from a backup, or use --export=last"
+            ) from damage
+
+    def _metadata(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        names = self._train.class_names
+        return {
+            "format": 1,
+            "class_names": list(names),
+            "positive_class": names[positive_class_index(names, self._config.export.positive_class)],
+            "image_size": self._config.data.image_size,
+            "step": step,
+            "epoch": self._plan.epoch_of(step),
+            "monitor": self._config.loop.monitor,
+            "validation": _summary(values),
+            "precision": self._runtime.precision,
+            "config": self._config.flat(),
+            "listings": digest.listings([*self._train.names, *self._validation.names]),
+            "versions": {"deepdetect": __version__, "tensorflow": tf.__version__},
+            "created": now(),
+        }
+
+    def _samples(self) -> list[bytes]:
+        """Return the readable ones of some validation images, evenly spread over the classes."""
+        chosen = np.unique(np.linspace(0, len(self._validation) - 1, _EXPORT_SAMPLES).astype(int))
+        contents = Images(self._validation, self._config.data, cached=False).encoded(chosen)
+        return [content for content in contents if isinstance(content, bytes)]
+
+    def _write_report(self) -> None:
+        """Draw the run; a plot that fails must not cost a trained model, so it is logged instead."""
+        try:
+            seed = self._config.loop.seed
+            shown = preview.of_batch(
+                self._train, self._config.data, seed, step=0, batch_size=_PREVIEW_IMAGES, count=_PREVIEW_IMAGES
+            )
+            counts = {split.name: split.counts for split in (self._train, self._validation)}
+            training_report.write_training_report(
+                self._paths.job_dir, shown.images, shown.augmented, shown.labels, counts
+            )
+        except StoppedEarly:
+            raise
+        except Exception:
+            log.exception("the training report could not be drawn")
+
+
+def _summary(values: dict[str, Any]) -> dict[str, float | None]:
+    return {name: values.get(f"val_{name}") for name in ("loss", "accuracy", "auc")}
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,110 @@
+"""May this request continue what job_dir holds?  Imports no TensorFlow."""
+
+import json
+import time
+
+from trainer.core import config as config_lib
+from trainer.core.errors import JobFailed, RequestError
+from trainer.core.job_dir import JobPaths, SweepPaths
+from trainer.core.storage import files
+
+
+def prepare(config: config_lib.Config, paths: JobPaths) -> None:
+    """Make a writable job_dir ready for this request.
+
+    Raises:
+        RequestError: if job_dir holds a job with other settings that decide its result, or a sweep.
+    """
+    if config.checkpoint.resume == "never":
+        _move_aside(paths)
+    elif files.exists(paths.config):
+        refuse_other_settings(config, _read_settings(paths.config), paths.job_dir)
+    elif files.exists(SweepPaths(paths.job_dir).request):
+        raise RequestError(
+            f"--job_dir: expected the folder of a job or a new one, received {paths.job_dir!r}, which holds a sweep of "
+            "trainer.tune; use another --job_dir"
+        )
+
+
+def keep_settings(config: config_lib.Config, paths: JobPaths) -> None:
+    """Write the settings that the job now runs with; called when nothing can refuse the request any more."""
+    files.write_text(paths.config, json.dumps(config.flat(), indent=1) + "\n")
+
+
+def refuse_other_settings(config: config_lib.Config, before: dict[str, config_lib.Value], job_dir: str) -> None:
+    """Compare with the settings that a job was begun with.
+
+    Raises:
+        RequestError: naming every flag that differs and would change the result.
+    """
+    now = config.flat()
+    fixed = {name for name, field in config_lib.settings().items() if field.metadata["fixed"]}
+    if config.optim.lr_schedule == "cosine":
+        fixed.add("epochs")  # The whole curve depends on where it ends.
+    differing = [
+        f"--{name} (was {before[name]}, now {now[name]})"
+        for name in now
+        if name in fixed and name in before and before[name] != now[name]
+    ]
+    if differing:
+        raise RequestError(
+            f"expected the settings that {job_dir!r} was begun with, received other ones: {', '.join(differing)}; "
+            "use them again, another --job_dir, or --resume=never to start over"
+        )
+
+
+def _read_settings(path: str) -> dict[str, config_lib.Value]:
+    try:
+        return dict(json.loads(files.read_text(path)))
+    except (ValueError, TypeError) as error:
+        raise RequestError(
+            f"expected {path!r} to hold a job's settings, received something else ({error}); use another --job_dir"
+        ) from error
+
+
+def _move_aside(paths: JobPaths) -> None:
+    """Move an earlier job in this folder into ``before-<time>/``; nothing is deleted."""
+    own = paths.lock.rsplit("/", 1)[-1]  # Held by this very process.
+    names = [name for name in files.list_names(paths.job_dir) if not name.startswith("before-") and name != own]
+    if not names:
+        return
+    name = started = f"before-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while files.exists(files.join(paths.job_dir, name)):  # Twice in a second: the first one must stay whole.
+        number += 1
+        name = f"{started}-{number}"
+    aside = files.join(paths.job_dir, name)
+    files.make_dirs(aside)
+    for name in names:
+        files.rename(files.join(paths.job_dir, name), files.join(aside, name))
+
+
+def count_start(paths: JobPaths, step: int, limit: int) -> None:
+    """Count one more start from the checkpoint of ``step`` (0: none).
+
+    Args:
+        paths: of the job.
+        step: where this start begins.
+        limit: restarts from one and the same step that are allowed; 0 allows any number.
+
+    Raises:
+        JobFailed: if this one is over the limit.
+    """
+    starts = _starts(paths, step) + 1
+    files.write_text(paths.restarts, json.dumps({"step": step, "starts": starts}) + "\n")
+    if limit and starts > limit + 1:
+        raise JobFailed(
+            f"this is restart {starts - 1} from step {step} without progress (allowed: {limit}); read the log of the "
+            "starts before, repair the cause, then start once with --max_restarts_without_progress=0"
+        )
+
+
+def _starts(paths: JobPaths, step: int) -> int:
+    """Return how often the job has started from this step; a torn record counts as none."""
+    if not files.exists(paths.restarts):
+        return 0
+    try:
+        record = json.loads(files.read_text(paths.restarts))
+    except ValueError:
+        return 0
+    return int(record["starts"]) if record["step"] == step else 0

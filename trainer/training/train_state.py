@@ -1,0 +1,120 @@
+"""Everything that decides a job's future, as one thing that can be saved and restored."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.core.config import Config
+from trainer.core.errors import RequestError
+from trainer.distributed.strategy import Runtime
+from trainer.models import registry
+from trainer.serving.saved_model import MODEL_PREFIX
+from trainer.training.checkpoint import Arrays, Checkpoint
+from trainer.training.early_stopping import EarlyStopping
+from trainer.training.loop import Ending
+from trainer.training.optimizers import Schedule, make_optimizer
+from trainer.training.train_step import LossScale
+
+
+@dataclasses.dataclass
+class State:
+    """Weights, optimizer, loss scale, schedule, early stopping and the values of the best and last epoch.
+
+    ``step`` counts steps done, ``validated`` is the step of the last validation.  ``best`` and ``last`` hold
+    validation values, empty before the first one.  ``hopeless`` is why the judge ended the job; empty if it did not.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    loss_scale: LossScale | None
+    schedule: Schedule
+    stopping: EarlyStopping
+    step: int = 0
+    validated: int = 0
+    hopeless: str = ""
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
+    last: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def fresh(cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int) -> "State":
+        """Return the state before the first step; it depends on the config alone."""
+        with runtime.strategy.scope():
+            model = registry.build(
+                config.model,
+                num_classes=num_classes,
+                image_size=config.data.image_size,
+                seed=config.loop.seed,
+            )
+            optimizer = make_optimizer(config.optim)
+            optimizer.build(model.trainable_variables)
+            loss_scale = LossScale() if runtime.scales_loss else None
+        return cls(
+            model,
+            optimizer,
+            loss_scale,
+            Schedule(config.optim, total_steps),
+            EarlyStopping(config.loop.monitor, config.loop.early_stopping_patience),
+        )
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the job has ended for good before its last epoch; None if it goes on."""
+        if self.stopping.stopped:
+            return Ending.EARLY_STOPPING
+        return Ending.PRUNED if self.hopeless else None
+
+    def model_arrays(self) -> Arrays:
+        """Return the model's variables in its order, by name."""
+        return {MODEL_PREFIX + variable.path: _host(variable) for variable in self.model.variables}
+
+    def snapshot(self, **extra: Any) -> Checkpoint:
+        """Return a copy in host memory; ``extra`` goes into its JSON part."""
+        arrays = {name: _host(variable) for name, variable in self._variables().items()}
+        decisions = {
+            "schedule": self.schedule.state(),
+            "stopping": self.stopping.state(),
+            "validated": self.validated,
+            "hopeless": self.hopeless,
+        }
+        return Checkpoint(self.step, arrays, {**decisions, "best": self.best, "last": self.last, **extra})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become what a checkpoint holds.
+
+        Raises:
+            RequestError: if its variables are not this model's.
+        """
+        variables = self._variables()
+        if checkpoint.arrays.keys() != variables.keys():
+            differing = sorted(checkpoint.arrays.keys() ^ variables.keys())
+            raise RequestError(
+                f"expected a checkpoint with this version's variables, received one that differs in {differing[:3]}; "
+                "continue it with the version that wrote it, or start over with --resume=never"
+            )
+        for name, variable in variables.items():
+            variable.assign(checkpoint.arrays[name])
+        self.schedule.restore(checkpoint.state["schedule"])
+        self.stopping.restore(checkpoint.state["stopping"])
+        self.step, self.validated = checkpoint.step, checkpoint.state["validated"]
+        self.best, self.last = checkpoint.state["best"], checkpoint.state["last"]
+        self.hopeless = checkpoint.state.get("hopeless", "")  # Older checkpoints have none.
+
+    def _variables(self) -> dict[str, Any]:
+        named = {MODEL_PREFIX + variable.path: variable for variable in self.model.variables}
+        named |= {f"optimizer/{variable.path}": variable for variable in self.optimizer.variables}
+        assert len(named) == len(self.model.variables) + len(self.optimizer.variables), "two variables of one name"
+        if self.loss_scale is not None:
+            named |= {
+                "loss_scale/scale": self.loss_scale.scale,
+                "loss_scale/good_steps": self.loss_scale.good_steps,
+            }
+        return named
+
+
+def _host(variable: Any) -> Any:
+    """Return a variable's value as a NumPy array of its own (replicas agree, so the first one stands for all)."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return np.array(tf.convert_to_tensor(value))

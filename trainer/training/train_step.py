@@ -1,0 +1,269 @@
+"""One train step and one eval step over all replicas: the only place that scales a loss.
+
+The loss of a step is the sum over real examples divided by their global number, so that padding, undecodable images
+and the number of replicas change nothing.  What all replicas must decide alike (skip an overflow) is decided on an
+all-reduced value, and no collective stands inside a condition.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.data import augment
+from trainer.models import registry
+
+# Keras's LossScaleOptimizer starts here and doubles as often (the values of Micikevicius et al. 2018,
+# "Mixed Precision Training", arXiv:1710.03740, and NVIDIA's guide).
+INITIAL_LOSS_SCALE = 2.0**15
+GROWTH_INTERVAL = 2000
+MIN_LOSS_SCALE = 1.0
+
+# A message of gradients is sent when it has grown past this; last layers come first, so that it can leave while the
+# gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
+# whose 25 MB would put all of this network into one message).
+BUCKET_BYTES = 4 * 2**20
+
+Batch = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepStats:
+    """What one step reports, summed over all replicas.
+
+    Attributes:
+        loss_sum: sum of the cross-entropy over real examples, nats.
+        correct: examples whose largest logit is at their label.
+        examples: real examples.
+        applied: whether the weights moved (False: an overflow in float16 was skipped).
+        loss_scale: factor of the loss before this step's decision; 1 without float16.
+    """
+
+    loss_sum: float
+    correct: float
+    examples: float
+    applied: bool
+    loss_scale: float
+
+    @classmethod
+    def of(cls, vector: Any) -> "StepStats":
+        """Read the ``[5]`` vector that a train step returns."""
+        loss_sum, correct, examples, applied, scale = (float(value) for value in vector)
+        return cls(loss_sum, correct, examples, applied > 0.5, scale)
+
+
+class LossScale:
+    """Dynamic loss scale for float16: halved on an overflow anywhere, doubled after a run of good steps."""
+
+    def __init__(self) -> None:
+        """Make the two variables; call inside the strategy's scope."""
+        only_one: dict[str, Any] = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
+        self.scale = tf.Variable(INITIAL_LOSS_SCALE, dtype=tf.float32, name="loss_scale", **only_one)
+        self.good_steps = tf.Variable(0, dtype=tf.int64, name="good_steps", **only_one)
+
+    def update(self, finite: tf.Tensor) -> None:
+        """Take the (all-reduced) verdict on one step; the same value must come on every replica."""
+        good = tf.where(finite, self.good_steps + 1, 0)
+        grow = good >= GROWTH_INTERVAL
+        lowered = tf.maximum(self.scale * 0.5, MIN_LOSS_SCALE)
+        doubled = tf.where(tf.math.is_finite(self.scale * 2.0), self.scale * 2.0, self.scale)
+        self.scale.assign(tf.where(finite, tf.where(grow, doubled, self.scale), lowered))
+        self.good_steps.assign(tf.where(grow, tf.zeros_like(good), good))
+
+
+class Steps:
+    """The compiled train and eval step of one model on one strategy."""
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss_scale: LossScale | None,
+        *,
+        batch_size: int,
+        seed: int,
+        augmentation: str,
+        xla: bool = False,
+        shards: int = 1,
+        wire_dtype: tf.DType | None = None,
+    ) -> None:
+        """Bind what a step works on.
+
+        Args:
+            strategy: whose replicas compute.
+            model: probabilities from pixels (``models.build``), made in the strategy's scope.
+            optimizer: built on the model's trainable variables, in the same scope.
+            loss_scale: for gradients that are float16, computed or on their way; None otherwise.
+            batch_size: slots of the global batch.
+            seed: of dropout.
+            augmentation: ``notebook`` is applied here, on the device; any other name only rescales.
+            xla: whether to compile forward and backward pass.
+            shards: parts of a replica's batch whose gradients are computed apart and added in float64, so that
+                1, 2 and 4 replicas with as many parts in all get the same sum; 1 adds in float32.
+            wire_dtype: in which gradients travel between replicas; None: as they are.
+        """
+        self._strategy, self._model, self._optimizer = strategy, model, optimizer
+        self._loss_scale, self._seed = loss_scale, seed
+        self._batch_size, self._augmentation = batch_size, augmentation
+        self._logits = registry.logits_of(model)
+        # A function of its own, so that it is traced once and not for every shard.
+        self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
+        self._shards, self._wire = shards, wire_dtype if strategy.num_replicas_in_sync > 1 else None
+        # Gradients are reduced here, in buckets; keras 3.15 has no public way to tell its optimizers so.
+        optimizer._all_reduce_sum_gradients = _as_they_are
+        self._norms = [layer for layer in model.layers if isinstance(layer, registry.ShardBatchNorm)]
+        self._per_replica = batch_size // strategy.num_replicas_in_sync
+
+    @tf.function(autograph=False)
+    def train(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+        """Move the weights by one global batch.
+
+        Args:
+            batch: per-replica batch of ``pipeline.batches``.
+            step: int64 scalar, the number of this step from 0 over the whole job.
+
+        Returns:
+            ``[5]`` float32 for ``StepStats.of``, the same on every process: sums over all replicas.
+        """
+        reduced = self._strategy.run(self._train_replica, (batch, step))
+        return self._strategy.experimental_local_results(reduced)[0]
+
+    @tf.function(autograph=False)
+    def evaluate(self, batch: Batch) -> tf.Tensor:
+        """Return ``[batch_size, C + 1]`` float32: probabilities and weight of every slot, in slot order."""
+        return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
+
+    def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
+        pixels = tf.cast(batch["image"], tf.float32) / 255.0
+        return tf.concat([self._model(pixels, training=False), batch["weight"][:, None]], axis=1)
+
+    def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        scale = self._loss_scale.scale.read_value() if self._loss_scale else tf.constant(1.0)
+        seed = tf.random.fold_in(tf.constant([self._seed, 0x6E6F69], tf.int64), step, alg="philox")
+        gradients, losses, logits, statistics = self._gradients(
+            batch, scale / self._batch_size, seed, replica * self._per_replica
+        )
+        gradients = self._sum(context, gradients)
+        # In float64, so that the sums do not depend on how the batch is cut.
+        weights = tf.cast(batch["weight"], tf.float64)
+        hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float64)
+        sums = tf.stack([tf.reduce_sum(x) for x in (tf.cast(losses, tf.float64), hits * weights, weights)])
+        sums, *moments = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [sums, *(statistics[layer.name] for layer in self._norms)]
+        )
+        total = tf.maximum(sums[2], 1.0)
+        factor = self._batch_size / (total * tf.cast(scale, tf.float64))
+        gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+        if self._loss_scale is None:
+            self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+            applied = tf.constant(True)
+        else:
+            applied = self._apply_if_finite(context, gradients)
+        if moments:
+            means = [tf.cast(each / total, tf.float32) for each in moments]
+            context.merge_call(_move_averages, args=([n.moving.value for n in self._norms], means, applied))
+        return tf.concat([tf.cast(sums, tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
+
+    def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the gradients added over all replicas; they travel in few buckets, perhaps in another dtype."""
+        buckets = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=BUCKET_BYTES)
+        sent = [tf.cast(gradient, self._wire or gradient.dtype) for gradient in gradients]
+        added = context.all_reduce(tf.distribute.ReduceOp.SUM, sent, buckets)
+        return [tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient for gradient in added]
+
+    def _pixels(self, batch: Batch) -> tf.Tensor:
+        """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
+        if self._augmentation == "notebook":
+            return augment.warp(batch["image"], batch["affine"]) / 255.0
+        return tf.cast(batch["image"], tf.float32) / 255.0
+
+    def _gradients(
+        self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """Return what one step needs of a replica's batch.
+
+        Returns:
+            Gradients of ``factor * sum(losses)``; losses ``[b]``; logits ``[b, C]``; and by layer the sum over real
+            examples of its batch statistics, float64 (the statistics of a shard count once for each of its examples).
+        """
+        inputs = (self._pixels(batch), batch["label"], batch["weight"])
+        size = self._per_replica // self._shards
+        parts = [
+            self._forward_backward(*(x[k * size : (k + 1) * size] for x in inputs), factor, seed, first_slot + k * size)
+            for k in range(self._shards)
+        ]
+        losses, logits = (tf.concat([part[i] for part in parts], axis=0) for i in (1, 2))
+        statistics = {name: tf.add_n([part[3][name] for part in parts]) for name in parts[0][3]}
+        if self._shards == 1:
+            return parts[0][0], losses, logits, statistics
+        columns = zip(*(part[0] for part in parts), strict=True)
+        return [tf.add_n([tf.cast(g, tf.float64) for g in column]) for column in columns], losses, logits, statistics
+
+    def _shard_gradients(
+        self,
+        pixels: tf.Tensor,
+        labels: tf.Tensor,
+        weights: tf.Tensor,
+        factor: tf.Tensor,
+        seed: tf.Tensor,
+        first_slot: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """Return what ``_gradients`` does, for one shard."""
+        shard = registry.Shard(seed, first_slot, self._batch_size, weights)
+        with tf.GradientTape() as tape, registry.training_on(shard):
+            logits = self._logits(pixels, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            # A padded slot must not touch the sum even if its loss is not finite.
+            losses = tf.where(weights > 0.0, losses * weights, 0.0)
+            target = tf.reduce_sum(losses) * factor
+        examples = tf.reduce_sum(tf.cast(weights, tf.float64))
+        statistics = {name: tf.cast(moments, tf.float64) * examples for name, moments in shard.statistics.items()}
+        return tape.gradient(target, self._model.trainable_variables), losses, logits, statistics
+
+    def _apply_if_finite(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> tf.Tensor:
+        """Apply the reduced gradients, then undo everything unless they are finite.
+
+        They are the same on every replica, and so is the verdict; one that was not finite on any replica has made the
+        sum so, too.  No condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras 3.15).
+        """
+        assert self._loss_scale is not None
+        everywhere = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        variables = [v.value for v in (*self._model.trainable_variables, *self._optimizer.variables)]
+        before = [tf.identity(variable) for variable in variables]
+        self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+        context.merge_call(_keep_if, args=(variables, before, everywhere))
+        self._loss_scale.update(everywhere)
+        return everywhere
+
+
+def _as_they_are(pairs: Any) -> Any:
+    return pairs
+
+
+def _keep_if(
+    strategy: tf.distribute.Strategy, variables: list[tf.Variable], before: list[tf.Tensor], keep: tf.Tensor
+) -> None:
+    """Set each variable back to what it was, unless ``keep``; runs in cross-replica context."""
+
+    def choose(variable: tf.Variable, old: tf.Tensor, keep_new: tf.Tensor) -> tf.Operation:
+        return variable.assign(tf.where(keep_new, variable, old))
+
+    for variable, old in zip(variables, before, strict=True):
+        strategy.extended.update(variable, choose, args=(old, keep), group=False)
+
+
+def _move_averages(
+    strategy: tf.distribute.Strategy, moving: list[tf.Variable], batch: list[tf.Tensor], applied: tf.Tensor
+) -> None:
+    """Move each average towards its batch statistics, if the step was applied; runs in cross-replica context."""
+    momentum = registry.ShardBatchNorm.MOMENTUM
+
+    def move(variable: tf.Variable, new: tf.Tensor, keep_new: tf.Tensor) -> tf.Operation:
+        return variable.assign(tf.where(keep_new, variable * momentum + new * (1.0 - momentum), variable))
+
+    for variable, new in zip(moving, batch, strict=True):
+        strategy.extended.update(variable, move, args=(new, applied), group=False)
