@@ -11,7 +11,7 @@ from jobs import float32_policy  # noqa: F401  (a fixture)
 from trainer.core.config import ExportConfig
 from trainer.evaluation import calibration, metrics
 from trainer.evaluation.predictions import Scored, decide
-from trainer.serving import saved_model
+from trainer.serving import saved_model, temperature
 
 
 def settings(by="accuracy", fpr=0.01, calibrate=False):
@@ -133,12 +133,12 @@ def test_the_temperature_undoes_what_sharpened_the_logits(classes, sharpness):
     scores = p.astype(np.float64)
 
     def loss(t):
-        return metrics.cross_entropy(labels, calibration.temper(scores, t)).mean()
+        return metrics.cross_entropy(labels, temperature.temper(scores, t)).mean()
 
     assert said["log_loss_before"] == loss(1.0)
     assert said["log_loss_after"] == loss(decision.temperature)
     assert said["log_loss_after"] <= min(loss(t) for t in np.geomspace(0.1, 10, 200)) + 1e-9
-    np.testing.assert_allclose(calibration.temper(calibration.temper(scores, 3.0), 1 / 3.0), scores, atol=1e-9)
+    np.testing.assert_allclose(temperature.temper(temperature.temper(scores, 3.0), 1 / 3.0), scores, atol=1e-9)
 
 
 def test_a_temperature_without_a_minimum_is_one():
@@ -154,7 +154,7 @@ def test_a_temperature_without_a_minimum_is_one():
 def test_the_threshold_is_chosen_after_the_temperature():
     labels, p = sample(400, sharpness=3.0)
     cold, warm = choose(labels, p), choose(labels, p, calibrate=True)
-    tempered = calibration.temper(p.astype(np.float64), warm.temperature)
+    tempered = temperature.temper(p.astype(np.float64), warm.temperature)
     assert warm.threshold_choice["accuracy"] == cold.threshold_choice["accuracy"]
     assert rates(labels, tempered, warm.threshold)["accuracy"] == warm.threshold_choice["accuracy"]
     assert abs(warm.threshold - 0.5) < abs(cold.threshold - 0.5) + 0.2
@@ -162,7 +162,7 @@ def test_the_threshold_is_chosen_after_the_temperature():
 
 def test_the_effect_is_recovered_from_tempered_scores():
     labels, p = sample(500, sharpness=3.0)
-    tempered = calibration.temper(p.astype(np.float64), 3.0).astype(np.float32)
+    tempered = temperature.temper(p.astype(np.float64), 3.0).astype(np.float32)
     scored = Scored.of(labels, tempered, ("Fake", "Real"), 0, 0.5)
     effect = calibration.effect(scored, 3.0)
     before = metrics.measure(Scored.of(labels, p, ("Fake", "Real"), 0, 0.5), resamples=0, seed=0)
@@ -189,7 +189,7 @@ def test_the_saved_model_applies_the_temperature(classes):
     hot, model = serving(2.5, classes)
     raw = model(images / np.float32(255)).numpy()
     answers = {name: value.numpy() for name, value in hot.serve_images(tf.constant(images)).items()}
-    expected = calibration.temper(raw.astype(np.float64), 2.5)
+    expected = temperature.temper(raw.astype(np.float64), 2.5)
     np.testing.assert_allclose(answers["probabilities"], expected, rtol=1e-5)
     np.testing.assert_array_equal(answers["p_fake"], answers["probabilities"][:, 0])
     assert np.abs(raw - expected).max() > 0.01

@@ -10,7 +10,6 @@ from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data.bad_images import Skipped
 from trainer.distributed.process_group import Alone
-from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 
 _SEEN_WITHIN_SECONDS = 20.0  # Network file systems show a new file late.
 
@@ -34,28 +33,6 @@ def require_same(group: Alone, values: dict[str, Any], remedy: str) -> None:
 
 def _short(value: Any) -> str:
     return str(value)[:16]
-
-
-def newest_checkpoint(group: Alone, store: CheckpointStore, *, skip: int = 0) -> Checkpoint | None:
-    """Return the checkpoint that the chief chooses, see ``CheckpointStore.newest``; None if it has none.
-
-    Raises:
-        RequestError: if all are damaged, or a process cannot see what the chief sees.
-    """
-    if group.index == 0:
-        checkpoint = store.newest(skip=skip)
-        group.share(checkpoint.step if checkpoint else None)
-        return checkpoint
-    step = group.share(None)
-    if step is None:
-        return None
-    try:
-        return store.read(int(step))
-    except DamagedCheckpoint as damage:
-        raise RequestError(
-            f"--job_dir: expected to find the chief's checkpoint {store.path(int(step))!r}, received {damage}; job_dir "
-            "must be a folder that all processes share"
-        ) from damage
 
 
 def require_shared(group: Alone, path: str) -> None:

@@ -14,12 +14,12 @@ from scipy import optimize
 from trainer.core.config import ExportConfig
 from trainer.evaluation import calibration_error, metrics
 from trainer.evaluation.predictions import Scored
+from trainer.serving.temperature import temper
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 DEFAULT_THRESHOLD = 0.5
-SMALLEST = 1e-30  # Probabilities are at least this before the logarithm; float32 holds it.
 FEWEST_OF_A_CLASS = 10  # A rule of thumb: fewer images say more about themselves than about a threshold.
 _TEMPERATURES = (0.05, 20.0)
 
@@ -85,18 +85,6 @@ def decide(
     if scores.shape[1] == 2 and len(truth):
         choice |= _rates(is_positive, tempered >= np.float32(threshold))
     return Decision(threshold, temperature, choice, calibration)
-
-
-def temper(probabilities: Floats, temperature: float) -> Floats:
-    """Return ``softmax(log p / temperature)`` of rows ``[N, C]`` (Guo et al. 2017, arXiv:1706.04599, section 4.2).
-
-    The same as dividing the logits that gave p.  ``temper(temper(p, t), 1 / t)`` is p again.
-    """
-    if temperature == 1.0:
-        return probabilities
-    logits = np.log(np.maximum(probabilities, SMALLEST)) / temperature
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float64)
 
 
 def effect(scored: Scored, temperature: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from trainer.core.storage import files
 from trainer.evaluation import calibration, metrics, sources
 from trainer.evaluation.predictions import Scored
 from trainer.reports import console, evaluation_sections, html, metric_titles
+from trainer.serving import temperature as temperature_lib
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def measure(
         metadata: ``class_names``, ``positive_class``, ``threshold`` and ``temperature`` of the export.
     """
     classes, temperature = metadata["class_names"], metadata["temperature"]
-    tempered = calibration.temper(np.asarray(probabilities, np.float64), temperature)
+    tempered = temperature_lib.temper(np.asarray(probabilities, np.float64), temperature)
     scored = Scored.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
     drawn = sources.find_sources("auto", names, {})
     figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)

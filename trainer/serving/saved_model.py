@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from trainer.core.arrays import Arrays
 from trainer.core.config import ModelConfig
 from trainer.core.errors import JobFailed
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
 from trainer.data import decode, decode_batch
-from trainer.evaluation import calibration
 from trainer.models import registry
 from trainer.serving import grad_cam, verify_saved_model
-from trainer.training.checkpoint import Arrays
+from trainer.serving import temperature as temperature_lib
 
 MODEL_PREFIX = "model/"
 
@@ -94,11 +94,11 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         return {"method": "Grad-CAM", "layer": self._looked_at.name, "of": "label"}
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        """Return ``[N, C]`` of pixels ``[N, S, S, 3]`` uint8, with the temperature (``calibration.temper``)."""
+        """Return ``[N, C]`` of pixels ``[N, S, S, 3]`` uint8, with the temperature (``temperature.temper``)."""
         probabilities = self.model(tf.cast(images, tf.float32) / 255.0, training=False)
         if self._temperature == 1.0:
             return probabilities
-        return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, calibration.SMALLEST)) / self._temperature)
+        return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, temperature_lib.SMALLEST)) / self._temperature)
 
     def _score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = self.probabilities(images)

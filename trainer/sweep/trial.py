@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from trainer import train
 from trainer.core import result
 from trainer.core.config import Config, flags
 from trainer.core.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
@@ -24,14 +23,15 @@ from trainer.core.storage import files
 from trainer.distributed.cluster import Cluster
 from trainer.sweep import pruning
 from trainer.sweep.pruning import MedianJudge
+from trainer.training import run as training_run
 
 log = logging.getLogger(__name__)
 
 # main(), which first asks Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by preexec_fn,
 # which is not safe beside the threads of gRPC and TensorFlow.
 _CHILD = (
-    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer import entry; from trainer.sweep import trial; "
-    "sys.exit(entry.run_command(trial.main))"
+    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer.core import cli; from trainer.sweep import trial; "
+    "sys.exit(cli.run_command(trial.main))"
 )
 _KEPT_LINES = 400
 _OUT_OF_MEMORY = (
@@ -59,7 +59,7 @@ def run_here(config: Config, judge: MedianJudge | None = None) -> result.Result:
         JobFailed: if the disk is full, which is no fault of the trial.
     """
     try:
-        return train.run(config, Cluster(), judge)
+        return training_run.run(config, Cluster(), judge)
     except StoppedEarly:
         raise
     except (RequestError, JobFailed, Diverged) as error:
@@ -112,7 +112,7 @@ def _free_memory() -> None:
 def main(argv: Sequence[str]) -> int:
     """Be the process of a trial: ``--config=FILE``, and a judge as JSON if there is one."""
     judge = pruning.from_json(argv[1]) if argv[1:] else None
-    train.run(flags.train_config(argv[:1]), Cluster(), judge)
+    training_run.run(flags.train_config(argv[:1]), Cluster(), judge)
     return EXIT_DONE
 
 

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.core.arrays import Arrays
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 
 log = logging.getLogger(__name__)
 
 _ARRAYS, _STATE, _COMMIT = "arrays.npz", "state.json", "COMMIT.json"
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 class DamagedCheckpoint(Exception):

@@ -11,9 +11,8 @@ import numpy as np
 from trainer.core.config import Config
 from trainer.core.errors import Diverged, JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.distributed import consistency
 from trainer.distributed.process_group import Alone
-from trainer.training.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from trainer.training.checkpoint_writer import Saver
 from trainer.training.metrics_log import Journal
 from trainer.training.train_state import State
@@ -52,7 +51,7 @@ class Keeper:
         Raises:
             RequestError: if there must be one, or it is of other inputs.
         """
-        checkpoint = consistency.newest_checkpoint(self._group, self._store)
+        checkpoint = newest_checkpoint(self._group, self._store)
         if checkpoint is None:
             if self._config.checkpoint.resume == "required":
                 raise RequestError(
@@ -76,7 +75,7 @@ class Keeper:
         rollbacks = self._state.schedule.rollbacks + 1
         self._saver.finish()
         wanted = self._config.loop.on_divergence == "rollback"
-        checkpoint = consistency.newest_checkpoint(self._group, self._store, skip=rollbacks - 1) if wanted else None
+        checkpoint = newest_checkpoint(self._group, self._store, skip=rollbacks - 1) if wanted else None
         if checkpoint is None or rollbacks > _MAX_ROLLBACKS:
             raise JobFailed(str(divergence)) from divergence
         self._become(checkpoint)
@@ -155,3 +154,25 @@ def _refuse_non_finite(checkpoint: Checkpoint) -> None:
         raise Diverged(
             f"{bad[0]} is not finite after step {checkpoint.step}; lower --learning_rate, or use --precision=float32"
         )
+
+
+def newest_checkpoint(group: Alone, store: CheckpointStore, *, skip: int = 0) -> Checkpoint | None:
+    """Return the checkpoint that the chief chooses, see ``CheckpointStore.newest``; None if it has none.
+
+    Raises:
+        RequestError: if all are damaged, or a process cannot see what the chief sees.
+    """
+    if group.index == 0:
+        checkpoint = store.newest(skip=skip)
+        group.share(checkpoint.step if checkpoint else None)
+        return checkpoint
+    step = group.share(None)
+    if step is None:
+        return None
+    try:
+        return store.read(int(step))
+    except DamagedCheckpoint as damage:
+        raise RequestError(
+            f"--job_dir: expected to find the chief's checkpoint {store.path(int(step))!r}, received {damage}; job_dir "
+            "must be a folder that all processes share"
+        ) from damage

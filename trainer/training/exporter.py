@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer import __version__
+from trainer.core.arrays import Arrays
 from trainer.core.config import Config
 from trainer.core.errors import JobFailed, StoppedEarly
 from trainer.core.job_dir import JobPaths
@@ -26,7 +27,7 @@ from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
 from trainer.training import evaluator
-from trainer.training.checkpoint import Arrays, CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.training.loop import Ending, Plan
 from trainer.training.train_state import State
 

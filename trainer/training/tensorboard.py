@@ -90,8 +90,6 @@ class Events:
                 self._sent += len(new)
 
 
-log = logging.getLogger(__name__)
-
 _BATCH_IMAGES = 16
 _WORST = 8
 _THRESHOLDS = 201
@@ -185,9 +183,6 @@ class Board:
         if len(worst):
             images = Images(split, self._config.data, cached=False).load(numbers[worst]).images
             tf.summary.image("validation/worst", images, max_outputs=_WORST)
-
-
-log = logging.getLogger(__name__)
 
 
 def session(values: Mapping[str, Any], name: str) -> bytes:

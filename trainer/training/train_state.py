@@ -7,12 +7,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.core.arrays import Arrays
 from trainer.core.config import Config
 from trainer.core.errors import RequestError
 from trainer.distributed.strategy import Runtime
 from trainer.models import registry
 from trainer.serving.saved_model import MODEL_PREFIX
-from trainer.training.checkpoint import Arrays, Checkpoint
+from trainer.training.checkpoint import Checkpoint
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.loop import Ending
 from trainer.training.optimizers import Schedule, make_optimizer

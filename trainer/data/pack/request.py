@@ -4,6 +4,19 @@ import dataclasses
 
 from trainer.core import config
 
+USAGE = """\
+Pack a folder of images into TFRecord shards with an index.
+
+  python scripts/prepare_data.py pack --data_dir=D --out=O [flags]
+
+D holds {Train,Validation,Test}/<class>/* images, Train at least.  O can be the --data_dir of every other command: the
+same images in the same order give the same weights as D.  Images keep their bytes unless something must change: what
+EXIF turns, CMYK, WebP, BMP and GIF become PNG of the very pixels that training on D would see; what TensorFlow cannot
+read but Pillow can (WebP with alpha, TIFF) becomes PNG of Pillow's, and counts as good.  After a kill the same command
+goes on.
+
+Exit codes: 0 done, or done before; 2 the request is wrong; 1 anything else."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PackFlags:

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -247,3 +247,29 @@ def _write_index(out: str, split: Split, members: Sequence[tuple[str, _Note]]) -
         "index_crc32c": tfrecord.checksum(content),
         "shards": [{"path": path, "images": len(note.names), "bytes": note.size} for path, note in members],
     }
+
+
+def leaks(splits: Sequence[Split], request: PackFlags) -> set[str]:
+    """Return the names of images to leave out so that no image is in two splits."""
+    from trainer.data.audit import (
+        duplicates,
+        scan,  # Late: their libraries are slow to import.
+    )
+
+    records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
+    return duplicates.leaks(records)
+
+
+def summary_table(told: Mapping[str, Any], request: PackFlags) -> str:
+    """Return the short table that ends the command."""
+    lines = []
+    for split, entry in told["splits"].items():
+        counts = ", ".join(f"{name} {count:,}" for name, count in entry["counts"].items())
+        size = sum(shard["bytes"] for shard in entry["shards"]) / 1e6
+        lines.append(f"{split:<12}{counts}; {len(entry['shards'])} shards, {size:,.1f} MB, "
+                     f"{entry['converted']:,} converted")  # fmt: skip
+    kept = "left out" if request.drop_bad else "kept as they are, and skipped by training"
+    lines.append(f"{'bad':<12}{len(told['bad']):,}{f' ({kept})' if told['bad'] else ''}")
+    if request.drop_leaks:
+        lines.append(f"{'leaks':<12}{len(told['dropped']):,} left out")
+    return "\n".join([*lines, f"{'packed set':<12}{request.out}"])

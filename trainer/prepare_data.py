@@ -1,0 +1,75 @@
+"""Prepare a data set: audit it, then pack it.
+
+  python scripts/prepare_data.py audit --data_dir=D --out=O
+  python scripts/prepare_data.py pack  --data_dir=D --out=O
+
+``python scripts/prepare_data.py COMMAND --help`` explains a command.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from trainer.core import cli
+from trainer.core.config import flags
+from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
+from trainer.core.storage import files
+from trainer.data import tfrecord
+from trainer.data.audit import request as audit_request
+from trainer.data.manifest import read_all_splits
+from trainer.data.pack import request as pack_request
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command that the first word names.
+
+    Raises:
+        RequestError: if there is no such command, or the request to it is wrong.
+    """
+    name, words = (argv[0], argv[1:]) if argv else ("", [])
+    if name in ("--help", "-h", "-help"):
+        raise flags.HelpRequested(__doc__)
+    if name not in COMMANDS:
+        raise RequestError(f"expected one of the commands {', '.join(COMMANDS)}, received {name or 'none'}; see --help")
+    return COMMANDS[name](words)
+
+
+def audit(argv: Sequence[str]) -> int:
+    """Audit a folder of images and return the exit code."""
+    request = flags.parse_request(
+        argv, audit_request.AuditFlags, usage=audit_request.USAGE, required=("data_dir", "out")
+    )
+    _refuse_packed(request.data_dir, "; audit the folder that it was packed from")
+    splits = read_all_splits(request.data_dir)
+    files.require_writable(request.out, "out")
+    from trainer.reports import audit as audit_report  # Late: slow to import, and a wrong flag is answered at once.
+
+    summary = audit_report.audit(splits, request)
+    print(audit_report.summary_table(summary, request.out))
+    return EXIT_FAILED if request.strict and summary["strict_failures"] else EXIT_DONE
+
+
+def pack(argv: Sequence[str]) -> int:
+    """Pack a folder of images into TFRecord shards and return the exit code."""
+    request = flags.parse_request(argv, pack_request.PackFlags, usage=pack_request.USAGE, required=("data_dir", "out"))
+    _refuse_packed(request.data_dir)
+    splits = read_all_splits(request.data_dir)
+    files.require_writable(request.out, "out")
+    from trainer.data.pack import writer  # Late: TensorFlow is loaded here.
+
+    dropped = writer.leaks(splits, request) if request.drop_leaks else set()
+    summary = writer.pack(request, splits, dropped)
+    for name, reason in summary["bad"].items():
+        print(f"bad: {files.printable(name)}: {reason}", file=sys.stderr)
+    print(writer.summary_table(summary, request))
+    return EXIT_DONE
+
+
+def _refuse_packed(data_dir: str, remedy: str = "") -> None:
+    if tfrecord.read_manifest(data_dir) is not None:
+        raise RequestError(f"--data_dir: expected a folder of images, received the packed set {data_dir!r}{remedy}")
+
+
+COMMANDS = {"audit": audit, "pack": pack}
+
+if __name__ == "__main__":
+    sys.exit(cli.run_command(main))
