@@ -14,9 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from gcs import serve, upload  # type: ignore[import-not-found]  # Of the tests.
-
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tests.helpers.fake_gcs import serve, upload
 from trainer.core.config import DataConfig
 from trainer.data import augment, manifest, pipeline
 from trainer.data.bad_images import Skipped

@@ -1,8 +1,4 @@
-"""One TensorFlow for all tests of a process: quiet, with two logical CPU devices, so that replicas can be tested.
-
-Helpers beside the tests are imported by their plain names (``from images import write_image_set``): tests/ is no
-package, so pytest puts the folder on the path.
-"""
+"""One TensorFlow for all tests of a process: quiet, with two logical CPU devices, so that replicas can be tested."""
 
 import os
 import sys
@@ -13,13 +9,14 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # So that a bare "pytest" finds the package, and scripts/, without an installation.
     sys.path.insert(0, str(ROOT))
 
-from gcs import TENSORFLOW_RETRIES, bucket, gcs_server  # noqa: E402, F401
+from tests.helpers.fake_gcs import TENSORFLOW_RETRIES, bucket, gcs_server  # noqa: E402, F401
 
 os.environ.update(TENSORFLOW_RETRIES)
 
 import pytest  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from images import write_image_set  # noqa: E402
+
+from tests.helpers.images import write_image_set  # noqa: E402
 
 # Before the first op, or it is too late for the whole process.
 tf.config.set_logical_device_configuration(

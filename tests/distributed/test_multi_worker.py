@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from images import write_image_set
-from jobs import checkpoints_of, lines_of, result_of, values_of
+
+from tests.helpers.images import write_image_set
+from tests.helpers.jobs import checkpoints_of, lines_of, result_of, values_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 

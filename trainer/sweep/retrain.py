@@ -6,15 +6,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import evaluate
-from trainer.core import cli, result
 from trainer.core import config as config_lib
+from trainer.core import result
 from trainer.core.config import Config
-from trainer.core.errors import JobFailed
+from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
 from trainer.core.storage import files
 from trainer.data.manifest import TEST, has_split
+from trainer.evaluation.request import EvaluateFlags
+from trainer.reports import console, evaluate
 from trainer.sweep import trial
 from trainer.sweep.records import Record, best_settings
 from trainer.sweep.request import Request
@@ -70,8 +71,11 @@ def _test(config: Config, outcome: result.Result) -> dict[str, float]:
     kept = files.join(out, "metrics.json")
     if not files.exists(kept):
         model = JobPaths(config.loop.job_dir).exports("best")
-        argv = [f"--model_dir={model}", f"--data_dir={config.data.data_dir}", f"--split={TEST}", f"--out={out}"]
-        cli.run_command(evaluate.main, argv)
+        request = EvaluateFlags(model_dir=model, data_dir=config.data.data_dir, split=TEST, out=out)
+        try:
+            print(console.summary(evaluate.evaluate(request), out))
+        except RequestError as error:  # The retrained model stays; only its Test figures are missing.
+            log.warning("seed %d was not evaluated on %s: %s", config.loop.seed, TEST, error)
     return _numbers(json.loads(files.read_text(kept))) if files.exists(kept) else {}
 
 

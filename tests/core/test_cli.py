@@ -1,0 +1,83 @@
+"""How commands end: one line and an exit code."""
+
+import contextlib
+import io
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from trainer.core import cli
+from trainer.core.config import flags
+from trainer.core.errors import JobFailed, RequestError, StoppedEarly
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (RequestError("expected a,\n  received b"), 2, "error: expected a, received b\n"),
+        (StoppedEarly("at step 3"), 75, "stopped: at step 3\n"),
+        (JobFailed("the loss is not finite"), 1, "failed: the loss is not finite\n"),
+    ],
+)
+def test_errors_become_exit_codes_and_one_line(capsys, error, code, printed):
+    def command(_):
+        raise error
+
+    assert cli.run_command(command, []) == code
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_other_errors_stay_loud():
+    def command(_):
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        cli.run_command(command, [])
+
+
+def test_help_prints_and_succeeds(capsys):
+    assert cli.run_command(lambda argv: flags.train_config(argv) and 1, ["--help"]) == 0
+    assert "python -m trainer.train" in capsys.readouterr().out
+
+
+def test_a_command_returns_its_own_code():
+    assert cli.run_command(lambda argv: len(argv), ["a", "b"]) == 2
+    assert logging.getLogger("trainer").handlers
+
+
+def test_the_log_follows_stderr(capsys):
+    def command(_):
+        logging.getLogger("trainer.of_this_test").warning("a word")
+        return 0
+
+    for _ in range(2):
+        with contextlib.redirect_stderr(io.StringIO()) as other:
+            assert cli.run_command(command, []) == 0
+            assert other.getvalue() == "a word\n"
+        other.close()
+    assert cli.run_command(command, []) == 0
+    assert capsys.readouterr() == ("", "a word\n")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(lines):
+    """As in ``submit.py run --dry_run | head``: what is written at once, and what waits in the buffer for the end."""
+    code = (
+        "import sys, time; from trainer.core import cli\n"
+        f"def main(_): time.sleep(0.5); [print('line') for _ in range({lines})]; return 0\n"
+        "sys.exit(cli.run_command(main))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    assert command.wait() == 1
+
+
+def test_a_broken_connection_stays_loud():
+    def command(_):
+        raise BrokenPipeError("a socket")
+
+    with pytest.raises(BrokenPipeError):
+        cli.run_command(command, [])

@@ -1,0 +1,133 @@
+"""k8s/: what kustomize builds is what the golden files say, and the schemas of two Kubernetes versions take it."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.helpers.k8s_schemas import ROOT, VERSIONS, pod_templates, require_golden, require_restricted, validate
+
+K8S = ROOT / "k8s"
+PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
+KINDS = ("train", "multi-worker", "sweep")
+OVERLAYS = [*PLATFORMS, *(f"{platform}/{kind}" for platform in PLATFORMS for kind in KINDS)]
+OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service"]
+
+pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+
+
+def build(path):
+    environment = {**os.environ, "KUBECONFIG": os.devnull}
+    done = subprocess.run(["kubectl", "kustomize", str(path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built():
+    return {name: build(K8S / "overlays" / name) for name in OVERLAYS} | {name: build(K8S / name) for name in OTHERS}
+
+
+def objects(text):
+    return [item for item in yaml.safe_load_all(text) if item]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_build_what_the_golden_files_say(built, name):
+    require_golden(f"k8s/{name.replace('/', '-')}.yaml", built[name])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", [*OVERLAYS, *OTHERS])
+def test_every_object_is_valid_to_the_last_field(built, name, version):
+    for item in objects(built[name]):
+        validate(item, version)
+
+
+@pytest.mark.parametrize("kind", ["Job", "JobSet"])
+def test_the_validation_refuses_an_unknown_field(built, kind):
+    import jsonschema
+
+    name = "train" if kind == "Job" else "sweep"
+    (item,) = [item for item in objects(built[f"generic/{name}"]) if item["kind"] == kind]
+    pod_templates(item)[0]["spec"]["containers"][0]["readOnlyRoot"] = True
+    with pytest.raises(jsonschema.ValidationError):
+        validate(item, VERSIONS[0])
+
+
+@pytest.mark.parametrize("name", [name for name in [*OVERLAYS, *OTHERS] if name not in PLATFORMS])
+def test_every_pod_is_restricted(built, name):
+    for item in objects(built[name]):
+        for template in pod_templates(item):
+            require_restricted(template["spec"])
+            assert template["spec"]["serviceAccountName"] == "deepdetect"
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_namespace_enforces_what_the_pods_keep(built, platform):
+    found = {item["kind"]: item for item in objects(built[platform])}
+    assert found["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert found["NetworkPolicy"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    assert found["ServiceAccount"]["automountServiceAccountToken"] is False
+    has_identity = "iam.gke.io/gcp-service-account" in found["ServiceAccount"]["metadata"].get("annotations", {})
+    assert has_identity == (platform != "generic")
+
+
+def test_components_that_were_refused_a_target_would_show(built):
+    # A patch whose target matches nothing is skipped in silence, so each must be seen to have worked.
+    for platform in PLATFORMS:
+        for kind in KINDS:
+            text = built[f"{platform}/{kind}"]
+            assert text.count("nvidia.com/gpu: ") == 2, (platform, kind)
+            assert ("cloud.google.com/gke-accelerator: nvidia-l4" in text) == (platform != "generic")
+            assert ("nvidia.com/gpu.product: NVIDIA-L4" in text) == (platform == "generic")
+
+
+def test_lists_that_the_api_server_wants_sorted_and_named(built):
+    for kind in KINDS:
+        for item in objects(built[f"gke-standard/{kind}"]):
+            jobs = [item["spec"]] if item["kind"] == "Job" else \
+                [job["template"]["spec"] for job in item["spec"].get("replicatedJobs", [])]  # fmt: skip
+            for job in jobs:
+                assert job["template"]["spec"]["restartPolicy"] == "Never"  # OnFailure is refused beside the policy.
+                for rule in job["podFailurePolicy"]["rules"]:
+                    if "onExitCodes" in rule:
+                        codes = rule["onExitCodes"]
+                        assert codes["values"] == sorted(codes["values"])
+                        assert 0 not in codes["values"]
+                        assert codes["containerName"] == job["template"]["spec"]["containers"][0]["name"]
+
+
+# Messages as a Job controller writes them (Kubernetes 1.35).
+@pytest.mark.parametrize(
+    ("reason", "message", "action"),
+    [
+        ("PodFailurePolicy", "Pod ns/a-workers-0-1 has condition DisruptionTarget matching FailJob rule at index 0",
+         "RestartJobSetAndIgnoreMaxRestarts"),
+        ("PodFailurePolicy", "Container trainer for pod ns/a failed with exit code 75 matching FailJob rule at index 1",
+         "RestartJobSetAndIgnoreMaxRestarts"),
+        ("PodFailurePolicy", "Container trainer for pod ns/a failed with exit code 2 matching FailJob rule at index 2",
+         "FailJobSet"),
+        ("DeadlineExceeded", "Job was active longer than specified deadline", "FailJobSet"),
+        ("BackoffLimitExceeded", "Job has reached the specified backoff limit", "RestartJobSet"),
+    ],
+)  # fmt: skip
+def test_a_set_of_workers_restarts_as_a_whole_or_fails(built, reason, message, action):
+    (item,) = [item for item in objects(built["generic/multi-worker"]) if item["kind"] == "JobSet"]
+    for rule in item["spec"]["failurePolicy"]["rules"]:
+        patterns = rule.get("onJobFailureMessagePatterns", [".*"])
+        if reason in rule["onJobFailureReasons"] and any(re.search(one, message) for one in patterns):
+            assert rule["action"] == action
+            return
+    assert action == "RestartJobSet"  # What the JobSet controller does if no rule matches.
+
+
+def test_the_dockerfile_is_clean():
+    hadolint = shutil.which("hadolint")
+    if not hadolint:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([hadolint, str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,237 @@
+"""scripts/submit.py without a cluster: the plan, the YAML, and what is refused before anything is asked of one."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.helpers.commands import refusal
+from tests.helpers.k8s_schemas import ROOT, VERSIONS, pod_templates, require_golden, require_restricted, validate
+from trainer.core import cli
+from trainer.core.config import flags
+from trainer.distributed import cluster
+from trainer.submit import command, plan, render, request
+from trainer.sweep import request as sweep_request
+
+BASE = ["--name=first", "--image=europe-docker.pkg.dev/project/images/deepdetect:0.1.0",
+        "--data_dir=gs://bucket/faces", "--job_dir=gs://bucket/jobs/first"]  # fmt: skip
+
+USES = {
+    "one-gpu": ["--train_images=1500"],
+    "eight-gpus-spot": ["--gpus=8", "--spot", "--max_hours=12", "--train_images=140002", "--", "--batch_size=256",
+                        "--epochs=20", "--xla"],
+    "four-machines": ["--workers=4", "--gpus=8", "--accelerator=nvidia-h100-80gb", "--queue=research",
+                      "--priority=deepdetect-high", "--", "--batch_size=1024"],
+    "sweep": ["--sweep_workers=6", "--spot", "--train_images=10000", "--", "--tuner=bayesian", "--max_trials=60",
+              "--image_size=128"],
+    "autopilot-gcsfuse": ["--platform=gke-autopilot", "--spot", "--gcsfuse", "--accelerator=nvidia-tesla-a100", "--",
+                          "--checkpoint_every_steps=200"],
+    "generic": ["--platform=generic", "--gpus=2", "--namespace=team",
+                "--env=TF_GPU_THREAD_MODE=gpu_private,NOTE=a$(b)"],
+}  # fmt: skip
+
+needs_kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+
+
+def dry(words):
+    """Return the words of a client dry run."""
+    cut = words.index("--") if "--" in words else len(words)
+    return ["run", *BASE, *words[:cut], "--dry_run", *words[cut:]]
+
+
+def dry_run(words):
+    return cli.run_command(command.main, dry(words))
+
+
+def build(words, trainer_words=()):
+    """Return the checked request."""
+    given, _ = flags.parse([*BASE, *words], flags.fields_of(request.RunFlags), usage="")
+    return request.build(request.RunFlags(**given), trainer_words)
+
+
+@needs_kubectl
+@pytest.mark.parametrize("use", USES)
+def test_dry_runs_print_what_the_golden_files_say(use, capsys, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", os.devnull)  # It needs no cluster.
+    assert dry_run(USES[use]) == 0
+    out, err = capsys.readouterr()
+    words = " ".join(["run", *BASE[:1], "...", *USES[use]])
+    header = "".join(f"# {line}\n" for line in [words, *err.splitlines()])
+    require_golden(f"submit/{use}.yaml", header + out.rstrip("\n") + "\n")
+    items = [item for item in yaml.safe_load_all(out) if item]
+    assert items[0]["kind"] == ("JobSet" if use in ("four-machines", "sweep") else "Job")
+    for item in items:
+        for template in pod_templates(item):
+            require_restricted(template["spec"])
+            limits = template["spec"]["containers"][0]["resources"]
+            assert limits["requests"].get("nvidia.com/gpu") == limits["limits"].get("nvidia.com/gpu")
+        for version in VERSIONS:
+            validate(item, version)
+
+
+@needs_kubectl
+def test_the_trainer_understands_its_own_command_line(capsys):
+    assert dry_run(USES["eight-gpus-spot"]) == 0
+    (container,) = yaml.safe_load(capsys.readouterr().out.split("---\n")[0])["spec"]["template"]["spec"]["containers"]
+    config = flags.train_config(container["args"])
+    assert (config.data.batch_size, config.loop.epochs, config.runtime.xla) == (256, 20, True)
+    assert config.checkpoint.checkpoint_every_seconds == 300  # Added for a spot machine.
+
+
+@needs_kubectl
+def test_overlays_and_submit_agree(capsys):
+    # The overlay is the same base and components with placeholders: filled with them, submit prints the overlay.
+    assert cli.run_command(command.main, ["run", "--name=train", "--image=deepdetect:0.1.0", "--data_dir=gs://bucket/f",
+                                            "--job_dir=gs://bucket/j", "--dry_run"]) == 0  # fmt: skip
+    (mine,) = yaml.safe_load_all(capsys.readouterr().out)
+    environment = {**os.environ, "KUBECONFIG": os.devnull}
+    overlay = subprocess.run(["kubectl", "kustomize", str(ROOT / "k8s/overlays/gke-standard/train")], env=environment,
+                             capture_output=True, text=True, check=True).stdout  # fmt: skip
+    theirs = yaml.safe_load(overlay)
+    for item in (mine, theirs):
+        pod_templates(item)[0]["spec"]["containers"][0]["args"] = []
+    assert mine == theirs
+
+
+@needs_kubectl
+def test_worker_pods_describe_the_cluster_that_the_trainer_reads(capsys):
+    assert dry_run(USES["four-machines"]) == 0
+    jobset = next(yaml.safe_load_all(capsys.readouterr().out))
+    pod = pod_templates(jobset)[0]["spec"]
+    labels = {"metadata.labels['jobset.sigs.k8s.io/jobset-name']": "first"}
+    environment = {"JOB_COMPLETION_INDEX": "3", "HOSTNAME": "first-workers-0-3"}
+    for variable in pod["containers"][0]["env"]:
+        told = variable.get("value") or labels[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        environment[variable["name"]] = told
+    if not hasattr(cluster, "split_address"):
+        pytest.skip("this trainer.distributed.cluster reads no Kubernetes environment yet")
+    found = cluster.from_environment(environment)
+    assert found.addresses[2] == "first-workers-0-2.first:2222"
+    assert (found.num_workers, found.worker_index, found.peer_port) == (4, 3, 3222)
+
+
+@needs_kubectl
+def test_tensorboard_objects_are_valid():
+    for platform in ("gke-standard", "generic"):
+        (item,) = render.tensorboard_objects(platform, "team", "first", "image:1", "gs://bucket/jobs/first")
+        assert item["metadata"]["name"] == "first-tensorboard"
+        assert item["spec"]["selector"]["matchLabels"].items() <= item["spec"]["template"]["metadata"]["labels"].items()
+        require_restricted(item["spec"]["template"]["spec"])
+        for version in VERSIONS:
+            validate(item, version)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--image=deepdetect"], "--image: expected NAME:TAG"),
+        (["--image=deepdetect:latest"], "--allow_latest"),
+        (["--image=deepdetect@sha256:abc"], "--image: expected NAME:TAG"),
+        (["--data_dir=/home/me/faces"], "--data_dir: expected gs://BUCKET/PATH"),
+        (["--job_dir=jobs/first"], "--job_dir: expected gs://BUCKET/PATH"),
+        (["--job_dir=gs://My_Bucket/first"], "a bucket's name has 3 to 222 small letters"),
+        (["--name=First_Run"], "--name: expected"),
+        (["--name=" + "a" * 41], "at most 40"),
+        (["--name=" + "a" * 27, "--sweep_workers=2"], "at most 26"),
+        (["--name="], "expected --name"),
+        (["--accelerator=nvidia-l5"], "did you mean 'nvidia-l4'?"),
+        (["--gpus=3"], "(1, 2, 4, 8)"),
+        (["--gpus=8", "--", "--batch_size=36"], "use --batch_size=40"),
+        (["--", "--epochz=3"], "did you mean 'epochs'?"),
+        (["--", "--epochs=three"], "--epochs: expected a whole number"),
+        (["--", "--data_dir=gs://other/faces"], "expected --data_dir before --"),
+        (["--", "--cache=/ssd"], "--cache: expected"),
+        (["--gpus=4", "--", "--num_devices=2"], "--num_devices"),
+        (["--gpus=4", "--", "--strategy=single"], "--strategy"),
+        (["--workers=2", "--sweep_workers=2"], "--workers or --sweep_workers"),
+        (["--platform=generic", "--spot"], "--spot on GKE only"),
+        (["--env=1A=2"], "--env: expected NAME=VALUE"),
+        (["--sweep_workers=2", "--", "--tuner=magic"], "--tuner: expected one of"),
+        (["--sweep_workers=2", "--", "--space=absent.yaml"], "--space: expected a readable YAML or JSON file"),
+        (["--sweep_workers=2", "--", "--space=[{name: epochs, kind: int}]"], "parameter 1 (epochs): expected range"),
+        (["--sweep_workers=2", "--", "--isolate_trial"], "did you mean 'isolate_trials'?"),
+        (["--sweep_workers=2", "--", "--tuner=hyperband", "--prune=median"], "expected no --prune"),
+        (["--max_trials=3"], "received --max_trials"),
+        (["--accelerators=absent.yaml"], "--accelerators: expected a YAML file"),
+    ],
+)
+def test_refusals_are_one_line_and_cost_no_cluster(words, says, capsys, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", "/absent")
+    assert says in refusal(capsys, command.main, *dry(words))
+
+
+@needs_kubectl
+def test_a_variable_that_the_run_sets_itself_is_refused(capsys):
+    line = refusal(capsys, command.main, *dry(["--workers=2", "--env=DEEPDETECT_PORT=1"]))
+    assert "DEEPDETECT_PORT" in line
+
+
+def test_a_sweep_carries_its_space_and_every_flag_that_is_given(tmp_path):
+    local = tmp_path / "space.yaml"
+    local.write_text("- {name: dropout, kind: float, range: [0.1, 0.4]}\n- {name: xla, kind: bool}\n")
+    (tmp_path / "kept.json").write_text('{"epochs": 7, "data_dir": "/elsewhere"}')
+    words = ["--noisolate_trials", f"--space={local}", "--max_trials", "9", "--learning_rate=1e-3", "--deterministic"]
+    asked = build(["--sweep_workers=2", "--spot"], [*words, f"--config={tmp_path / 'kept.json'}"])
+    assert not any(str(tmp_path) in word for word in asked.trainer_words)
+    assert "--learning_rate=0.001" in asked.trainer_words  # The default, but given: it holds for all trials.
+    pod = sweep_request.parse(
+        ["--data_dir=gs://bucket/faces", "--job_dir=gs://bucket/jobs/first", *asked.trainer_words]
+    )
+    assert [(one.name, one.high) for one in pod.space] == [("dropout", 0.4), ("xla", 0.0)]
+    assert (pod.sweep.max_trials, pod.sweep.isolate_trials, pod.base.loop.epochs) == (9, False, 7)
+    assert pod.base.runtime.deterministic
+    assert pod.base.checkpoint.checkpoint_every_seconds == 300  # Added for a spot machine.
+    # A resumed run gives the recorded words first, and the new ones win.
+    again = build(["--sweep_workers=2"], [*asked.trainer_words, "--isolate_trials", "--max_trials=12"])
+    assert again.sweep.sweep.isolate_trials
+    assert (again.sweep.expected_trials, again.sweep.space) == (12, pod.space)
+
+
+def test_latest_with_a_digest_or_permission_is_taken():
+    for words in (["--image=a/b:latest", "--allow_latest"], ["--image=a/b:latest@sha256:" + "0" * 64]):
+        assert build(words)
+
+
+def test_the_price_table_can_be_edited(tmp_path, capsys):
+    table = yaml.safe_load(plan.TABLE.read_text())
+    mine = {**table["accelerators"]["nvidia-l4"], "price": 36.0, "images_per_second": {"cnn": 10}}
+    table["accelerators"] = {"mine": mine}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(table))
+    asked = build(["--accelerator=mine", f"--accelerators={tmp_path / 'mine.yaml'}"], ["--epochs=2"])
+    lines = plan.describe(asked, plan.read_table(asked.run.accelerators), images=18_000)
+    # 18,000 images are 563 steps of 32; 2 epochs at 10 images/s take 3,603 s.
+    assert any("1,126 (2 epochs of 563" in line for line in lines)
+    assert any("1.0 h, 36.03 USD" in line for line in lines)
+
+
+def test_help_and_a_typo_load_neither_tensorflow_nor_kubernetes():
+    code = (
+        "import sys, runpy\nsys.argv = ['submit.py', *sys.argv[1:]]\n"
+        "try:\n    runpy.run_path('scripts/submit.py', run_name='__main__')\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "assert not {'tensorflow', 'kubernetes', 'numpy'} & set(sys.modules), sorted(sys.modules)\nsys.exit(code)"
+    )
+    for words, status in ((["--help"], 0), (["run", "--help"], 0), (["runn"], 2), (["run", "--nam=x"], 2)):
+        done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+
+
+def test_structured_log_lines(monkeypatch):
+    import json
+    import logging
+
+    from trainer.core import cli
+
+    record = logging.LogRecord("trainer.x", logging.WARNING, "f", 1, "half of %d", (2,), None)
+    monkeypatch.setenv("DEEPDETECT_LOG", "json")
+    cli = json.loads(cli.formatter().format(record))
+    assert (cli["severity"], cli["message"]) == ("WARNING", "half of 2")
+    monkeypatch.setenv("DEEPDETECT_LOG", "plain")
+    assert cli.formatter().format(record) == "half of 2"
+    monkeypatch.delenv("DEEPDETECT_LOG")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert isinstance(cli.formatter(), cli.JsonFormatter)
