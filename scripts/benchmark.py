@@ -36,8 +36,8 @@ from trainer.data import augment
 from trainer.distributed import strategy
 from trainer.training import train_step as step_lib
 from trainer.training.checkpoint import CheckpointStore
-from trainer.training.checkpoint_writer import Saver
-from trainer.training.train_state import State
+from trainer.training.checkpoint_writer import AsyncCheckpointWriter
+from trainer.training.train_state import TrainState
 
 Ways = dict[str, Callable[[], object]]
 
@@ -169,7 +169,7 @@ def checkpoint_ways(arguments: argparse.Namespace) -> Ways:
     """Return a synchronous save, the copy that the loop waits for instead, and a step to compare with."""
     step, state = _step(arguments, _setup(arguments), 4)
     store = CheckpointStore(tempfile.mkdtemp(), keep=1)
-    saver = Saver(store)
+    saver = AsyncCheckpointWriter(store)
 
     def asynchronous() -> None:
         saver.save(state.snapshot(), best_step=0, wait=True)
@@ -228,11 +228,13 @@ def _batch(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     return random.integers(0, 256, (batch, size, size, 3), np.uint8), random.integers(0, 2, batch, np.int32)
 
 
-def _step(arguments: argparse.Namespace, setup: strategy.Runtime, shards: int) -> tuple[Callable[[], object], State]:
+def _step(
+    arguments: argparse.Namespace, setup: strategy.Runtime, shards: int
+) -> tuple[Callable[[], object], TrainState]:
     """Return our train step of the notebook's CNN on one fixed batch, and the state that it moves."""
     data = DataConfig(image_size=arguments.image_size, batch_size=arguments.batch_size)
-    state = State.fresh(Config(data=data), setup, num_classes=2, total_steps=1)
-    steps = step_lib.Steps(
+    state = TrainState.fresh(Config(data=data), setup, num_classes=2, total_steps=1)
+    steps = step_lib.TrainStep(
         setup.strategy, state.model, state.optimizer, state.loss_scale,
         batch_size=data.batch_size, seed=0, augmentation="none", shards=shards,
     )  # fmt: skip

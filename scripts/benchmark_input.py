@@ -18,8 +18,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tests.helpers.fake_gcs import serve, upload
 from trainer.core.config import DataConfig
 from trainer.data import augment, manifest, pipeline
-from trainer.data.bad_images import Skipped
-from trainer.data.image_source import Images
+from trainer.data.bad_images import BadImages
+from trainer.data.image_source import ImageSource
 from trainer.data.order import Order
 from trainer.data.pack import writer
 from trainer.data.pack.request import PackFlags
@@ -120,10 +120,10 @@ def _ours(
     As in a job it is started once.  So a round finds some batches ready, and leaves as many to the next.
     """
     split = manifest.read_split(data_dir, "Train")
-    images = Images(split, DataConfig(image_size=size, cache=cache))
+    images = ImageSource(split, DataConfig(image_size=size, cache=cache))
     order = Order(len(split), batch)
     dataset = pipeline.batches(
-        split, images, order, Skipped("", 0.0, write=False), augmentation=augmentation, share=pipeline.Share(),
+        split, images, order, BadImages("", 0.0, write=False), augmentation=augmentation, share=pipeline.ReplicaShare(),
         start_step=0, stop_step=10**9,
     )  # fmt: skip
 

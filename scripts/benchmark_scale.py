@@ -105,15 +105,15 @@ def measure(data_dir: str, steps: int) -> dict[str, float]:
     """Read batches of 256 as training does; return images read, seconds to the first batch, images/s, peak bytes."""
     from trainer.core.config import DataConfig
     from trainer.data import manifest, pipeline
-    from trainer.data.bad_images import Skipped
-    from trainer.data.image_source import Images
+    from trainer.data.bad_images import BadImages
+    from trainer.data.image_source import ImageSource
     from trainer.data.order import Order
 
     split = manifest.read_split(data_dir, "Train")
     order = Order(len(split), 256)
     batches = pipeline.batches(
-        split, Images(split, DataConfig(image_size=64)), order, Skipped("", 0.0, write=False), augmentation="notebook",
-        share=pipeline.Share(), start_step=0, stop_step=steps or order.steps_per_pass,
+        split, ImageSource(split, DataConfig(image_size=64)), order, BadImages("", 0.0, write=False), augmentation="notebook",
+        share=pipeline.ReplicaShare(), start_step=0, stop_step=steps or order.steps_per_pass,
     )  # fmt: skip
     read, first = 0, 0.0
     for batch in batches:

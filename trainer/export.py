@@ -177,11 +177,11 @@ def make_card(job_dir: str, checkpoint: Checkpoint, metadata: dict[str, Any]) ->
             return files.read_text(path)
     done = result.read(JobPaths(job_dir).result)
     if done is None:
-        return model_card.render(metadata, model_card.Facts())
+        return model_card.render(metadata, model_card.CardFacts())
     made = {"Devices": f"{done.num_devices} x {done.device_kind}"}
     if done.step == checkpoint.step:
         made["SHA-256 of the weights"] = done.weights_sha256
-    return model_card.render(metadata, model_card.Facts(images=done.images, skipped=done.skipped, made=made))
+    return model_card.render(metadata, model_card.CardFacts(images=done.images, skipped=done.skipped, made=made))
 
 
 def _class_names(job: Config) -> Sequence[str]:

@@ -19,7 +19,7 @@ from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.serving import exported_model, heatmap, video
 from trainer.serving import video as video_lib
-from trainer.serving.predictor import Answers, Scorer
+from trainer.serving.predictor import PredictionBatch, Predictor
 
 USAGE = """\
 Say for each image how likely it is a fake.
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
         files.require_writable(request.explain, "explain")
     if request.video:
         rows, frames = video_lib.predict(
-            export, Scorer(export, num_devices=request.num_devices), paths, _sampling(request)
+            export, Predictor(export, num_devices=request.num_devices), paths, _sampling(request)
         )
         if request.frames_out:
             files.write_text(request.frames_out, render_frames(frames))
@@ -128,7 +128,7 @@ def _check_video(request: PredictFlags, given: Mapping[str, Value]) -> None:
         video.require_opencv()
 
 
-def _check_threshold(request: PredictFlags, export: exported_model.Export) -> None:
+def _check_threshold(request: PredictFlags, export: exported_model.ExportedModel) -> None:
     if request.threshold and len(export.class_names) > 2:
         raise RequestError(
             f"--threshold: expected a model of two classes, received one of {len(export.class_names)}, which answers "
@@ -141,13 +141,13 @@ def _check_threshold(request: PredictFlags, export: exported_model.Export) -> No
         )
 
 
-def predict(export: exported_model.Export, paths: Sequence[str], request: PredictFlags) -> list[Row]:
+def predict(export: exported_model.ExportedModel, paths: Sequence[str], request: PredictFlags) -> list[Row]:
     """Return a row for each path, in order: an answer, or an ``error`` and None elsewhere.
 
     Raises:
         RequestError: if the model does not load, or has no heat maps and they are wanted.
     """
-    scorer = Scorer(export, explain=bool(request.explain), num_devices=request.num_devices)
+    scorer = Predictor(export, explain=bool(request.explain), num_devices=request.num_devices)
     contents: dict[int, bytes] = {}  # Of the images whose heat maps are not drawn yet.
 
     def read(number: int) -> bytes:
@@ -166,7 +166,7 @@ def predict(export: exported_model.Export, paths: Sequence[str], request: Predic
     return rows
 
 
-def _draw(folder: str, paths: Sequence[str], answers: Answers, contents: Mapping[int, bytes]) -> dict[int, str]:
+def _draw(folder: str, paths: Sequence[str], answers: PredictionBatch, contents: Mapping[int, bytes]) -> dict[int, str]:
     """Write the pictures of a batch's heat maps, and return their files by the image's number."""
     wanted = [answers.start + n for n in answers.heatmaps if n not in answers.errors]
     if not wanted:
@@ -187,9 +187,9 @@ def _draw(folder: str, paths: Sequence[str], answers: Answers, contents: Mapping
 
 
 def _row(
-    export: exported_model.Export,
+    export: exported_model.ExportedModel,
     path: str,
-    answers: Answers,
+    answers: PredictionBatch,
     number: int,
     request: PredictFlags,
     drawn: Mapping[int, str],

@@ -14,7 +14,7 @@ from tests.helpers.tiny_export import write_export, write_image
 from trainer import evaluate
 from trainer.data.manifest import read_split
 from trainer.evaluation import predict_split
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.request import EvaluateFlags
 from trainer.reports import gallery
 from trainer.serving import exported_model
@@ -207,7 +207,7 @@ def test_a_class_of_three_may_be_absent(three, tmp_path, capsys, names):
 
 def test_worst_mistakes_come_first():
     p = np.array([0.9, 0.1, 0.4, 0.8, 0.55], np.float32)
-    scored = Scored.of(np.array([0, 0, 0, 1, 1]), np.stack([p, 1 - p], axis=1), ("Fake", "Real"), 0, 0.5)
+    scored = Predictions.of(np.array([0, 0, 0, 1, 1]), np.stack([p, 1 - p], axis=1), ("Fake", "Real"), 0, 0.5)
     assert gallery.worst_mistakes(scored).tolist() == [1, 3, 2, 4]
     assert gallery.spread_samples(scored, 2).tolist() == [0, 2, 3, 4]
 

@@ -16,7 +16,7 @@ from trainer import predict
 from trainer.core import globs
 from trainer.core.errors import RequestError
 from trainer.serving import exported_model
-from trainer.serving.predictor import Scorer
+from trainer.serving.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +140,10 @@ def test_devices_change_neither_answers_nor_order(exports, images, tmp_path, cap
         texts.append(out.read_text())
     assert texts[0] == texts[1]
     assert texts[0].count("\n") == 7
-    scorer = Scorer(exported_model.find_export(str(exports)), num_devices=2)
+    scorer = Predictor(exported_model.find_export(str(exports)), num_devices=2)
     assert [len(scorer._loaded), len(set(map(id, scorer._loaded)))] == [2, 2]
     with pytest.raises(RequestError, match="--num_devices"):
-        Scorer(exported_model.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
+        Predictor(exported_model.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
 
 
 def test_heat_maps_lie_over_the_images(exports, images, tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_damaged_exports(exports, tmp_path):
     metadata = (exports / "120" / "assets.extra" / "deepdetect.json").read_text()
     (broken / "assets.extra" / "deepdetect.json").write_text(metadata)
     with pytest.raises(RequestError, match="serving_default"):
-        Scorer(exported_model.find_export(str(tmp_path)))
+        Predictor(exported_model.find_export(str(tmp_path)))
     (broken / "assets.extra" / "deepdetect.json").write_text('{"class_names": ["Fake", "Real"]}')
     with pytest.raises(RequestError, match="positive_class"):
         exported_model.find_export(str(broken))

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 def command(main, argv):
     """Run a command in this process, without the drawings of each job, which cost seconds."""
-    with mock.patch.object(exporter.report, "write_training_report"):
+    with mock.patch.object(exporter.training_report, "write_training_report"):
         return cli.run_command(main, argv)
 
 

@@ -28,7 +28,7 @@ from tests.helpers.jobs import (
 )
 from trainer import train
 from trainer.core.errors import RequestError
-from trainer.data.bad_images import Skipped
+from trainer.data.bad_images import BadImages
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLERS = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
@@ -395,11 +395,11 @@ def test_a_broken_config_file(data, tmp_path, capsys, content):
 
 def test_too_many_bad_images_are_refused_after_a_restart_too(tmp_path):
     for _ in range(2):  # The second one finds the images in the file.
-        skipped = Skipped(str(tmp_path / "skipped.jsonl"), 0.1)
+        skipped = BadImages(str(tmp_path / "skipped.jsonl"), 0.1)
         skipped.report("Train", 10, "Train/Fake/a.jpg", "broken")
         skipped.report("Train", 10, "Train/Fake/b.jpg", "broken")
         with pytest.raises(RequestError, match="--max_bad_fraction"):
-            skipped.settle()
+            skipped.check_limit()
         assert skipped.count("Train") == 2
     assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 2
 

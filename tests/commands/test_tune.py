@@ -44,7 +44,7 @@ def words(data, folder, **changes):
 
 def sweep(data, folder, **changes):
     """Run a sweep in this process, without the drawings of each trial, which cost seconds."""
-    with mock.patch.object(exporter.report, "write_training_report"):
+    with mock.patch.object(exporter.training_report, "write_training_report"):
         return cli.run_command(tune.main, words(data, folder, **changes))
 
 
@@ -101,7 +101,7 @@ def test_a_sweep_hands_over_what_it_found(data, undisturbed, capsys):
     assert "<svg" in (undisturbed / "sweep.html").read_text()
     # The best settings train the same model again.
     again = undisturbed.parent / "again"
-    with mock.patch.object(exporter.report, "write_training_report"):
+    with mock.patch.object(exporter.training_report, "write_training_report"):
         argv = [f"--config={undisturbed / 'best_config.json'}", f"--job_dir={again}"]
         assert cli.run_command(train.main, argv) == 0
     kept = result_of(undisturbed / "trials" / best["trial"])
@@ -153,7 +153,7 @@ def test_hyperband_continues_the_best_of_a_round(data, tmp_path):
     assert rows[3]["job_dir"] == best["job_dir"]
     # It ends as a job of three epochs that never was part of a sweep.
     plain = tmp_path / "plain"
-    with mock.patch.object(exporter.report, "write_training_report"):
+    with mock.patch.object(exporter.training_report, "write_training_report"):
         argv = [f"--config={Path(best['job_dir']) / 'config.json'}", f"--job_dir={plain}"]
         assert cli.run_command(train.main, argv) == 0
     assert result_of(plain)["weights_sha256"] == result_of(best["job_dir"])["weights_sha256"]
@@ -198,11 +198,11 @@ def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tm
     assert oracle["trials"][3]["score"] == pytest.approx(float(rows[3]["score"]))
     assert oracle["trials"][3]["status"] == "COMPLETED"
     # Stopped as the verdict falls, and continued: as a job of its own, which has no judge, and as a sweep.
-    with mock.patch.object(pruning.MedianJudge, "__call__", stop_at_a_verdict(pruning.MedianJudge.__call__)):
+    with mock.patch.object(pruning.MedianPruner, "__call__", stop_at_a_verdict(pruning.MedianPruner.__call__)):
         assert sweep(data, again, max_trials=4, **changes) == 75
     job = again / "trials" / "0003"
     assert not (job / "result.json").exists()
-    with mock.patch.object(exporter.report, "write_training_report"):
+    with mock.patch.object(exporter.training_report, "write_training_report"):
         assert cli.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
     assert sweep(data, again, max_trials=4, **changes) == 0
     assert trials(again) == rows

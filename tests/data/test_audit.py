@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import check_page
 
 from tests.helpers.commands import refusal
 from tests.helpers.images import write_image_set
+from tests.reports.test_training_report import check_page
 from trainer import prepare_data
 from trainer.core import cli
 from trainer.core.config import MAX_IMAGE_PIXELS

@@ -12,7 +12,7 @@ from trainer.core.config import DataConfig
 from trainer.core.errors import RequestError
 from trainer.data import cache as cache_lib
 from trainer.data import decode_batch, manifest
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 
 SIZE = 48
 BYTES = 3 * SIZE * SIZE
@@ -45,7 +45,7 @@ def decoded(monkeypatch):
 
 def images(data_dir, cache, cache_bytes=0, split="Train"):
     config = DataConfig(image_size=SIZE, cache=str(cache), cache_bytes=cache_bytes)
-    return Images(manifest.read_split(str(data_dir), split), config)
+    return ImageSource(manifest.read_split(str(data_dir), split), config)
 
 
 def pixels(source, index=ALL):

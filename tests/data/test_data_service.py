@@ -20,12 +20,12 @@ from local_cluster import free_ports, start
 
 from trainer.core.config import DataConfig
 from trainer.data import manifest, service_client
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 from trainer.data.order import Order
 from trainer.data.pack import writer
 from trainer.data.pack.request import PackFlags
-from trainer.data.pipeline import Share
-from trainer.data.reorder_buffer import Sender
+from trainer.data.pipeline import ReplicaShare
+from trainer.data.reorder_buffer import ServiceHealth
 
 JOB = {"batch_size": 8, "epochs": 2, "max_bad_fraction": 0.5, "checkpoint_every_steps": 2}
 
@@ -117,11 +117,11 @@ def test_packed_shards_are_read_by_the_service_too(data, tmp_path, service, told
     writer.pack(PackFlags(data_dir=str(data), out=str(tmp_path), images_per_shard=7),
                 manifest.read_all_splits(str(data)))  # fmt: skip
     split = manifest.read_split(str(tmp_path), "Train")
-    images = Images(split, DataConfig(image_size=64))
+    images = ImageSource(split, DataConfig(image_size=64))
     order = Order(len(split), 6, shuffle=False)
     until_ready(worker)
-    slots = functools.partial(Share().slots, order)
-    stream = service_client.Remote(address, Sender(), split, images, slots, 6, order.steps_per_pass)
+    slots = functools.partial(ReplicaShare().slots, order)
+    stream = service_client.DataServiceClient(address, ServiceHealth(), split, images, slots, 6, order.steps_per_pass)
     for step in range(order.steps_per_pass):
         index = np.arange(6 * step, min(6 * step + 6, len(split)))
         there, here = stream.load(step, index), images.load(index)

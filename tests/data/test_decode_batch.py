@@ -145,9 +145,9 @@ def loaded():
     good = [noise(48, 48, 3, seed=seed) for seed in range(len(BAD))]
     contents, images, names = [], [], []
     for number, (name, data) in enumerate(BAD.items()):
-        decode_batch = encoded(good[number], "JPEG")
-        contents += [encoded(good[number], "PNG"), data, decode_batch]
-        images += [good[number], np.zeros([48, 48, 3], np.uint8), decode.decode(tf.constant(decode_batch)).numpy()]
+        jpeg = encoded(good[number], "JPEG")
+        contents += [encoded(good[number], "PNG"), data, jpeg]
+        images += [good[number], np.zeros([48, 48, 3], np.uint8), decode.decode(tf.constant(jpeg)).numpy()]
         names += [None, name, None]
     contents.append(FileNotFoundError(2, "No such file or directory", "missing.jpg"))
     images.append(np.zeros([48, 48, 3], np.uint8))

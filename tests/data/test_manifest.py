@@ -229,7 +229,7 @@ def test_a_fingerprint_tells_every_change(tmp_path):
     os.rename(tmp_path / "Train/Fake/name.jpg", tmp_path / "Train/Real/name.jpg")
     seen.add(manifest.read_split(root, "Train").fingerprint)
     seen.add(manifest.read_split(root, "Train", ["Real", "Fake"]).fingerprint)
-    seen.add(manifest.read_split(root, "Train").take([0, 1, 2], "Train").fingerprint)
+    seen.add(manifest.read_split(root, "Train").select([0, 1, 2], "Train").fingerprint)
     assert len(seen) == 6
     labels = [np.array(one, np.int32) for one in ([0, 1], [1, 0], [0, 0])]
     assert len({manifest.Split("Train", "", ("A", "B"), ("a", "b"), one).fingerprint for one in labels}) == 3
@@ -243,11 +243,11 @@ def test_a_fingerprint_does_not_depend_on_where_the_set_lies(tmp_path):
 
 def test_take(tmp_path):
     split = manifest.read_split(touch(tmp_path, *numbered("Train", "Fake", 3), *numbered("Train", "Real", 3)), "Train")
-    taken = split.take(np.array([4, 0]), "Other")
+    taken = split.select(np.array([4, 0]), "Other")
     assert (taken.name, taken.names) == ("Other", ("Train/Real/0001.jpg", "Train/Fake/0000.jpg"))
     assert taken.labels.tolist() == [1, 0]
     assert taken.path(0) == split.path(4)
-    assert len(split.take([], "None")) == 0
+    assert len(split.select([], "None")) == 0
 
 
 def test_the_positive_class():

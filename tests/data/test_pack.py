@@ -21,7 +21,7 @@ from trainer.core import cli
 from trainer.core.config import DataConfig
 from trainer.core.errors import RequestError
 from trainer.data import manifest, readers, tfrecord
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 from trainer.data.pack import writer
 from trainer.data.pack.request import PackFlags
 
@@ -68,7 +68,7 @@ def packed_set(folder, tmp_path_factory):
 
 def pixels_of(data_dir, split="Train", size=64):
     found = manifest.read_split(data_dir, split)
-    loaded = Images(found, DataConfig(image_size=size)).load(np.arange(len(found)))
+    loaded = ImageSource(found, DataConfig(image_size=size)).load(np.arange(len(found)))
     return found, loaded.images, loaded.errors
 
 
@@ -288,7 +288,9 @@ def test_a_held_out_share_is_the_same(folder, packed_set):
         strict=True,
     ):
         assert other.fingerprint == one.fingerprint
-        pixels = [Images(split, DataConfig(image_size=48)).load(np.arange(len(split))).images for split in (one, other)]
+        pixels = [
+            ImageSource(split, DataConfig(image_size=48)).load(np.arange(len(split))).images for split in (one, other)
+        ]
         assert np.array_equal(*pixels)
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from trainer.core.config import DataConfig
 from trainer.core.errors import RequestError
 from trainer.data import augment, decode_batch, manifest, pipeline
-from trainer.data.bad_images import Skipped
-from trainer.data.image_source import Images
+from trainer.data.bad_images import BadImages
+from trainer.data.image_source import ImageSource
 from trainer.data.order import Order
-from trainer.data.pipeline import Share
+from trainer.data.pipeline import ReplicaShare
 from trainer.distributed import strategy as strategy_lib
 
 SIZE = 48
@@ -30,9 +30,9 @@ def split(image_set):
 
 def elements(split, order, skipped=None, *, start=0, stop=None, share=None, augmentation="none", size=SIZE):
     stop = order.steps_per_pass if stop is None else stop
-    skipped = skipped or Skipped(os.devnull, 0.0, write=False)
-    images = Images(split, DataConfig(image_size=size))
-    dataset = pipeline.batches(split, images, order, skipped, augmentation=augmentation, share=share or Share(),
+    skipped = skipped or BadImages(os.devnull, 0.0, write=False)
+    images = ImageSource(split, DataConfig(image_size=size))
+    dataset = pipeline.batches(split, images, order, skipped, augmentation=augmentation, share=share or ReplicaShare(),
                                start_step=start, stop_step=stop)  # fmt: skip
     return list(dataset.as_numpy_iterator())
 
@@ -80,7 +80,7 @@ def test_padding_is_masked_and_black_and_only_at_the_end(split):
 
 
 def test_a_share_that_is_all_padding(split):
-    batches = elements(split, Order(30, 28), share=Share(replicas=2, first=0, local=2))
+    batches = elements(split, Order(30, 28), share=ReplicaShare(replicas=2, first=0, local=2))
     assert [batch["weight"].sum() for batch in batches] == [14, 14, 2, 0]
     assert not batches[-1]["image"].any()
 
@@ -103,7 +103,7 @@ def test_to_start_at_a_step_is_the_tail_of_the_whole_stream(split, augmentation,
 def test_replicas_put_together_are_the_batch_of_one(split, augmentation, replicas):
     order = Order(30, 8, seed=5)
     one = elements(split, order, stop=5, augmentation=augmentation)
-    several = elements(split, order, stop=5, augmentation=augmentation, share=Share(replicas, 0, replicas))
+    several = elements(split, order, stop=5, augmentation=augmentation, share=ReplicaShare(replicas, 0, replicas))
     assert len(several) == 5 * replicas
     for step, batch in enumerate(one):
         parts = several[step * replicas : (step + 1) * replicas]
@@ -112,9 +112,9 @@ def test_replicas_put_together_are_the_batch_of_one(split, augmentation, replica
 
 def test_two_processes_of_two_replicas_make_the_same_batches(split):
     order = Order(30, 8, seed=5)
-    four = elements(split, order, stop=4, share=Share(4, 0, 4))
-    first = elements(split, order, stop=4, share=Share(4, 0, 2))
-    second = elements(split, order, stop=4, share=Share(4, 2, 2))
+    four = elements(split, order, stop=4, share=ReplicaShare(4, 0, 4))
+    first = elements(split, order, stop=4, share=ReplicaShare(4, 0, 2))
+    second = elements(split, order, stop=4, share=ReplicaShare(4, 2, 2))
     for step in range(4):
         parts = first[2 * step : 2 * step + 2] + second[2 * step : 2 * step + 2]
         assert all(equal(one, other) for one, other in zip(parts, four[4 * step : 4 * step + 4], strict=True))
@@ -157,8 +157,8 @@ def test_nothing_that_a_strategy_iterates_over_has_autotune(split, monkeypatch):
     datasets, create = [], strategy_lib.device_iterators._create_device_dataset
     monkeypatch.setattr(strategy_lib.device_iterators, "_create_device_dataset", kept)
     datasets.append(
-        pipeline.batches(split, Images(split, DataConfig(image_size=SIZE)), Order(30, 8), None, augmentation="none",
-                         share=Share(), start_step=0, stop_step=2)
+        pipeline.batches(split, ImageSource(split, DataConfig(image_size=SIZE)), Order(30, 8), None, augmentation="none",
+                         share=ReplicaShare(), start_step=0, stop_step=2)
     )  # fmt: skip
     for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), tf.distribute.MirroredStrategy(["CPU:0"])):
         assert len(list(strategy.distribute_datasets_from_function(lambda _: datasets[0]))) == 2
@@ -189,7 +189,7 @@ def lines(path):
 
 
 def test_bad_images_have_no_weight_and_the_others_keep_theirs(damaged, tmp_path):
-    skipped = Skipped(str(tmp_path / "skipped.jsonl"), 0.1)
+    skipped = BadImages(str(tmp_path / "skipped.jsonl"), 0.1)
     batches = elements(damaged, Order(30, 8, seed=2), skipped)
     weight, index = together(batches, "weight"), together(batches, "index")
     assert sorted(index[weight == 1.0]) == [number for number in range(30) if number not in (2, 17)]
@@ -201,38 +201,38 @@ def test_bad_images_have_no_weight_and_the_others_keep_theirs(damaged, tmp_path)
 
 def test_bad_images_are_named_and_counted_once(damaged, tmp_path):
     file = tmp_path / "skipped.jsonl"
-    skipped = Skipped(str(file), 0.1)
+    skipped = BadImages(str(file), 0.1)
     elements(damaged, Order(30, 8, seed=2), skipped, stop=12)  # Three passes.
     assert skipped.count("Validation") == 2
     assert not file.exists()  # Only the thread that owns the job writes.
-    told = skipped.settle()
+    told = skipped.check_limit()
     entries = {entry["path"]: entry for entry in lines(file)}
     assert entries.keys() == {damaged.names[2], damaged.names[17]}
     assert len(lines(file)) == 2
     assert all(entry["split"] == "Validation" for entry in entries.values())
     assert "JPEG" in entries[damaged.names[2]]["reason"]
     assert sorted(told) == sorted(f"skipped {path}: {entry['reason']}" for path, entry in entries.items())
-    assert skipped.settle() == []
+    assert skipped.check_limit() == []
     assert len(lines(file)) == 2
 
 
 def test_a_continued_job_knows_what_was_skipped_before(damaged, tmp_path):
     file = tmp_path / "skipped.jsonl"
-    first = Skipped(str(file), 0.1)
+    first = BadImages(str(file), 0.1)
     elements(damaged, Order(30, 8), first)
-    first.settle()
-    again = Skipped(str(file), 0.1)
+    first.check_limit()
+    again = BadImages(str(file), 0.1)
     assert again.count("Validation") == 2
     elements(damaged, Order(30, 8), again)
-    assert again.settle() == []
+    assert again.check_limit() == []
     assert len(lines(file)) == 2
 
 
 def test_more_bad_images_than_allowed_are_refused(damaged, tmp_path):
-    skipped = Skipped(str(tmp_path / "skipped.jsonl"), 0.05)
+    skipped = BadImages(str(tmp_path / "skipped.jsonl"), 0.05)
     elements(damaged, Order(30, 8), skipped)
     with pytest.raises(RequestError) as caught:
-        skipped.settle()
+        skipped.check_limit()
     message = str(caught.value)
     assert "at most 5.0% of the 30 images of Validation" in message
     assert "--max_bad_fraction" in message
@@ -241,37 +241,37 @@ def test_more_bad_images_than_allowed_are_refused(damaged, tmp_path):
 
 
 def test_exactly_the_allowed_share_is_allowed(tmp_path):
-    skipped = Skipped(str(tmp_path / "s.jsonl"), 0.25)
+    skipped = BadImages(str(tmp_path / "s.jsonl"), 0.25)
     skipped.report("Train", 8, "Train/Fake/a", "bad")
     skipped.report("Train", 8, "Train/Fake/b", "bad")
-    assert len(skipped.settle()) == 2
+    assert len(skipped.check_limit()) == 2
     skipped.report("Train", 8, "Train/Fake/c", "bad")
     with pytest.raises(RequestError, match="received 3 so far, such as Train/Fake/c"):
-        skipped.settle()
+        skipped.check_limit()
 
 
 def test_splits_are_counted_apart(tmp_path):
-    skipped = Skipped(str(tmp_path / "s.jsonl"), 0.1)
+    skipped = BadImages(str(tmp_path / "s.jsonl"), 0.1)
     for split in ("Train", "Validation", "Test"):
         skipped.report(split, 10, "same/name", "bad")
     assert [skipped.count(split) for split in ("Train", "Validation", "Test")] == [1, 1, 1]
-    assert len(skipped.settle()) == 3
+    assert len(skipped.check_limit()) == 3
 
 
 def test_a_process_that_is_not_the_chief_writes_nothing_but_refuses_alike(tmp_path):
-    skipped = Skipped(str(tmp_path / "s.jsonl"), 0.1, write=False)
+    skipped = BadImages(str(tmp_path / "s.jsonl"), 0.1, write=False)
     skipped.report("Train", 5, "a", "bad")
     with pytest.raises(RequestError):
-        skipped.settle()
+        skipped.check_limit()
     assert not (tmp_path / "s.jsonl").exists()
 
 
 def test_a_file_that_vanishes_is_a_bad_image(damaged, tmp_path):
     os.remove(damaged.path(5))
-    skipped = Skipped(str(tmp_path / "s.jsonl"), 0.5)
+    skipped = BadImages(str(tmp_path / "s.jsonl"), 0.5)
     batches = elements(damaged, Order(30, 8, shuffle=False), skipped)
     assert batches[0]["weight"].tolist() == [1, 1, 0, 1, 1, 0, 1, 1]
-    skipped.settle()
+    skipped.check_limit()
     reasons = {entry["path"]: entry["reason"] for entry in lines(tmp_path / "s.jsonl")}
     assert "No such file" in reasons[damaged.names[5]]
 
@@ -286,9 +286,9 @@ def test_odd_names_are_read_and_reported(tmp_path):
             (tmp_path / "Train" / class_name / name).write_bytes(buffer.getvalue())
     (tmp_path / "Train/Real/bad\n\u20ac.png").write_bytes(b"")
     split = manifest.read_split(str(tmp_path), "Train")
-    skipped = Skipped(str(tmp_path / "s.jsonl"), 0.5)
+    skipped = BadImages(str(tmp_path / "s.jsonl"), 0.5)
     (batch,) = elements(split, Order(9, 9), skipped)
     assert batch["weight"].sum() == 8
     assert (batch["image"][batch["weight"] == 1] == 200).all()
-    skipped.settle()
+    skipped.check_limit()
     assert [entry["path"] for entry in lines(tmp_path / "s.jsonl")] == ["Train/Real/bad\n\u20ac.png"]

@@ -2,7 +2,7 @@
 
 import threading
 
-from trainer.data.reorder_buffer import Sender, Turns
+from trainer.data.reorder_buffer import ReorderBuffer, ServiceHealth
 
 LONG, SHORT = 600.0, 0.05
 
@@ -15,14 +15,14 @@ def put_all(turns, numbers):
 
 
 def test_elements_come_in_turn():
-    turns = Turns(4, LONG, Sender())
+    turns = ReorderBuffer(4, LONG, ServiceHealth())
     put_all(turns, [2, 0, 1, 5, 3, 4])
     assert [turns.take(number) for number in range(6)] == [0, -1, -2, -3, -4, -5]
     assert turns.next == 6
 
 
 def test_a_lost_one_is_given_up_when_the_room_is_full_of_later_ones():
-    turns = Turns(3, LONG, Sender())
+    turns = ReorderBuffer(3, LONG, ServiceHealth())
     thread = put_all(turns, [1, 2, 3, 4, 5])
     assert [turns.take(number) for number in range(6)] == [None, -1, -2, -3, -4, -5]
     thread.join(10)
@@ -30,7 +30,7 @@ def test_a_lost_one_is_given_up_when_the_room_is_full_of_later_ones():
 
 
 def test_one_that_comes_after_it_was_given_up_takes_no_room():
-    turns = Turns(1, LONG, Sender())
+    turns = ReorderBuffer(1, LONG, ServiceHealth())
     thread = put_all(turns, [1])
     assert turns.take(0) is None
     assert turns.take(1) == -1
@@ -41,8 +41,8 @@ def test_one_that_comes_after_it_was_given_up_takes_no_room():
 
 
 def test_a_silent_sender_is_waited_for_once_by_all_rooms_until_it_sends_again():
-    sender = Sender()
-    one, other = Turns(4, SHORT, sender), Turns(4, LONG, sender)
+    sender = ServiceHealth()
+    one, other = ReorderBuffer(4, SHORT, sender), ReorderBuffer(4, LONG, sender)
     assert one.take(0) is None
     assert sender.silent
     assert other.take(0) is None  # Or this test would take ten minutes.
@@ -55,7 +55,7 @@ def test_a_silent_sender_is_waited_for_once_by_all_rooms_until_it_sends_again():
 
 
 def test_the_end_frees_both_sides():
-    turns = Turns(1, LONG, Sender())
+    turns = ReorderBuffer(1, LONG, ServiceHealth())
     thread = put_all(turns, [7, 8])
     taker = threading.Thread(target=turns.take, args=(1,), daemon=True)
     turns.end()

@@ -85,7 +85,11 @@ def finish(processes, timeout=60):
 
 
 def test_values_are_gathered_and_shared_in_order():
-    words = ["group.gather(group.index * 10)", "group.share(['of', group.index])", "group.gather({'n': group.index})"]
+    words = [
+        "group.gather(group.index * 10)",
+        "group.broadcast(['of', group.index])",
+        "group.gather({'n': group.index})",
+    ]
     for code, values, _ in finish(start(3, words)):
         assert code == 0
         assert values == [[0, 10, 20], ["of", 0], [{"n": 0}, {"n": 1}, {"n": 2}]]
@@ -193,8 +197,8 @@ def test_what_differs_is_refused_on_all():
 
 @pytest.mark.slow
 def test_after_training_the_chief_goes_on_without_the_others():
-    scripts = ["group.gather(0)", "group.training_over()", "time.sleep(3)", "group.share(7)"], ["group.gather(0)",
-               "group.training_over()", "group.share(0)"]  # fmt: skip
+    scripts = ["group.gather(0)", "group.mark_training_done()", "time.sleep(3)", "group.broadcast(7)"], ["group.gather(0)",
+               "group.mark_training_done()", "group.broadcast(0)"]  # fmt: skip
     processes = start(2, *scripts)
     assert processes[1].stdout.readline() == "[0, 0]\n"
     processes[1].kill()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainer.distributed.step_barrier import Appointment, Event
+from trainer.distributed.step_barrier import Event, StepBarrier
 
 STOP = Event("stop", "SIGTERM of worker 1")
 
@@ -28,7 +28,7 @@ def course(seed, wishes, polls=60, size=3):
         receivers = [0] if sender else range(1, size)
         return lambda kind, **values: [inboxes[to].put((sender, {"kind": kind, **values})) for to in receivers]
 
-    parts = [Appointment(index, size, locks[index], tell(index)) for index in range(size)]
+    parts = [StepBarrier(index, size, locks[index], tell(index)) for index in range(size)]
     found = [[] for _ in range(size)]
 
     def listen(index):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.helpers.jobs import float32_policy  # noqa: F401  (a fixture)
 from trainer.core.config import ExportConfig
 from trainer.evaluation import calibration, metrics
-from trainer.evaluation.predictions import Scored, decide
+from trainer.evaluation.predictions import Predictions, decide
 from trainer.serving import saved_model, temperature
 
 
@@ -163,9 +163,9 @@ def test_the_threshold_is_chosen_after_the_temperature():
 def test_the_effect_is_recovered_from_tempered_scores():
     labels, p = sample(500, sharpness=3.0)
     tempered = temperature.temper(p.astype(np.float64), 3.0).astype(np.float32)
-    scored = Scored.of(labels, tempered, ("Fake", "Real"), 0, 0.5)
+    scored = Predictions.of(labels, tempered, ("Fake", "Real"), 0, 0.5)
     effect = calibration.effect(scored, 3.0)
-    before = metrics.measure(Scored.of(labels, p, ("Fake", "Real"), 0, 0.5), resamples=0, seed=0)
+    before = metrics.measure(Predictions.of(labels, p, ("Fake", "Real"), 0, 0.5), resamples=0, seed=0)
     after = metrics.measure(scored, resamples=0, seed=0)
     for name in ("log_loss", "ece"):
         assert effect["before"][name] == pytest.approx(before[name], rel=1e-3)

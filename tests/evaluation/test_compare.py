@@ -5,20 +5,20 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
-from test_report import check_page
 
 from tests.helpers.commands import answer, refusal
 from tests.helpers.tiny_export import write_export, write_image
+from tests.reports.test_training_report import check_page
 from trainer import evaluate
 from trainer.evaluation import metrics, predictions
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 
 TWO = ("Fake", "Real")
 
 
 def write_evaluation(folder, paths, labels, probabilities, names=TWO, drawn=None, **details):
     """Write what trainer.evaluate would, of answers ``[N, C]``."""
-    scored = Scored.of(np.array(labels), np.asarray(probabilities, np.float32), names, names.index("Fake"), 0.5)
+    scored = Predictions.of(np.array(labels), np.asarray(probabilities, np.float32), names, names.index("Fake"), 0.5)
     drawn = drawn or {"unit": "images", "count": len(paths), "rule": "each image by itself"}
     about = {"split": "Test", "data_dir": "data", "class_names": list(names), "positive_class": "Fake", "drawn": drawn,
              "model": {"path": f"{folder.name}/1", "step": 3, "epoch": 1}}  # fmt: skip

@@ -11,14 +11,14 @@ import pytest
 from sklearn import metrics as sk
 
 from trainer.evaluation import bootstrap, calibration_error, metrics, ranking
-from trainer.evaluation.predictions import Scored, decide
+from trainer.evaluation.predictions import Predictions, decide
 
 NAMES = ("Fake", "Real")
 
 
 def two(p_fake, labels, threshold=0.5):
     p = np.asarray(p_fake, np.float32)
-    return Scored.of(np.asarray(labels), np.stack([p, 1 - p], axis=1), NAMES, 0, threshold)
+    return Predictions.of(np.asarray(labels), np.stack([p, 1 - p], axis=1), NAMES, 0, threshold)
 
 
 def random_scored(n=400, classes=2, seed=0):
@@ -28,7 +28,7 @@ def random_scored(n=400, classes=2, seed=0):
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     p = np.round(p, 2).astype(np.float32)  # Ties.
     p /= p.sum(1, keepdims=True)
-    return Scored.of(labels, p, ("Fake", "Real", "Drawn")[:classes], 0, 0.5)
+    return Predictions.of(labels, p, ("Fake", "Real", "Drawn")[:classes], 0, 0.5)
 
 
 def test_validation_summary_by_hand():

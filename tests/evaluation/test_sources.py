@@ -5,7 +5,7 @@ import pytest
 
 from trainer.core.errors import RequestError
 from trainer.evaluation import bootstrap, groups, metrics, sources
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 
 
 def names_of(*stems, folder="Test/Fake"):
@@ -46,7 +46,7 @@ def test_sources_by_column():
     assert sources.find_sources("auto", names, columns).numbers.tolist() == [0, 0, 1, 2, 3]  # camera is no source.
     assert sources.find_sources("auto", names, {"video": columns["camera"]}).numbers.tolist() == [0, 1, 0, 2, 3]
     assert sources.find_sources("none", names, columns).numbers is None
-    taken = sources.find_sources("camera", names, columns).take(np.array([1, 3, 4]))
+    taken = sources.find_sources("camera", names, columns).select(np.array([1, 3, 4]))
     assert taken.numbers.tolist() == [0, 1, 2]
     with pytest.raises(RequestError, match=r"--group_by: expected none, auto or a column of --groups \(camera\)"):
         sources.find_sources("lens", names, columns)
@@ -92,7 +92,7 @@ def scored(n=300, copies=1, seed=0):
     labels = rng.integers(2, size=n)
     p = 1 / (1 + np.exp(rng.normal(size=n) + 1.5 * labels - 0.7))
     labels, p = np.repeat(labels, copies), np.repeat(p, copies)
-    return Scored.of(labels, np.stack([p, 1 - p], 1), ("Fake", "Real"), 0, 0.5)
+    return Predictions.of(labels, np.stack([p, 1 - p], 1), ("Fake", "Real"), 0, 0.5)
 
 
 def width(interval):
@@ -141,7 +141,7 @@ def test_groups_are_measured_alone_and_the_worst_comes_first():
     assert {group["value"]: group["n"] for group in found} == {"lonely": 1, "a": 29, "b": 30, "c": 30}
     for group in found:
         members = np.flatnonzero(np.array(values) == group["value"])
-        alone = metrics.measure(data.take(members), resamples=30, seed=2)
+        alone = metrics.measure(data.select(members), resamples=30, seed=2)
         for name in groups.FIGURES:
             assert group[name] == alone[name]
             assert group["ci95"][name] == alone["ci95"][name]

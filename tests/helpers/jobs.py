@@ -33,7 +33,7 @@ def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, 
     """Run a small job in this process and return its exit code; without the drawings, which cost seconds."""
     with contextlib.ExitStack() as stack:
         if not report:
-            stack.enter_context(mock.patch.object(exporter.report, "write_training_report"))
+            stack.enter_context(mock.patch.object(exporter.training_report, "write_training_report"))
         return cli.run_command(train.main, argv(data_dir, job_dir, **changes))
 
 
@@ -70,14 +70,14 @@ def checkpoints_of(job_dir: str | Path) -> list[int]:
 @contextlib.contextmanager
 def sigterm_after(step: int) -> Iterator[None]:
     """Send this process a SIGTERM while it works on a step, counted from 1."""
-    real = trainer.Course._train
+    real = trainer.TrainingLoop._train
 
-    def train_step(self: trainer.Course, batches: distributed_input.Batches, number: int) -> None:
+    def train_step(self: trainer.TrainingLoop, batches: distributed_input.Batches, number: int) -> None:
         real(self, batches, number)
         if number + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with mock.patch.object(trainer.Course, "_train", train_step):
+    with mock.patch.object(trainer.TrainingLoop, "_train", train_step):
         yield
 
 

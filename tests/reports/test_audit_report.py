@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_audit import audit, resave
-from test_model_card import section
-from test_report import check_page
 
+from tests.data.test_audit import audit, resave
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import float32_policy, run_job  # noqa: F401  (a fixture)
 from tests.helpers.tiny_export import write_export
+from tests.reports.test_model_card import section
+from tests.reports.test_training_report import check_page
 from trainer import evaluate
 from trainer.core import cli
 

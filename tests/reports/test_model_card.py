@@ -11,7 +11,7 @@ from tests.helpers.tiny_export import write_export, write_image
 from trainer import evaluate
 from trainer.core import cli
 from trainer.reports import model_card
-from trainer.reports.model_card import Facts, escape
+from trainer.reports.model_card import CardFacts, escape
 
 CHOICE = {"by": "accuracy", "why": "", "images": 40, "tpr": 0.9, "fpr": 0.1, "accuracy": 0.9, "balanced_accuracy": 0.9}
 
@@ -54,7 +54,7 @@ def test_figures_threshold_data_and_limits(classes):
     right = np.where(called, 0, 1) == labels if classes == 2 else probabilities.argmax(axis=1) == labels
     assert figures["accuracy"] == pytest.approx(right.mean())
     images = {"Train": dict.fromkeys(names, 50), "Validation": dict.fromkeys(names, 20)}
-    facts = Facts(images, {"Train": 2, "Validation": 0}, True, figures, {"SHA-256 of the weights": "abc"})
+    facts = CardFacts(images, {"Train": 2, "Validation": 0}, True, figures, {"SHA-256 of the weights": "abc"})
     card = model_card.render(meta, facts)
     ((value, interval),) = cells(section(card, "Figures on Validation"), "Accuracy")
     assert value == f"{right.mean():.1%}"
@@ -74,7 +74,7 @@ def test_figures_threshold_data_and_limits(classes):
 
 def test_without_predictions_the_card_says_what_the_loop_measured():
     choice = {"by": "none", "why": "--threshold_by=none", "images": 0}
-    card = model_card.render(metadata(["Fake", "Real"], threshold=0.5, threshold_choice=choice), Facts())
+    card = model_card.render(metadata(["Fake", "Real"], threshold=0.5, threshold_choice=choice), CardFacts())
     assert cells(card, "accuracy") == [["0.875"]]
     assert "without intervals" in card
     assert "The threshold was not chosen on Validation" in card
@@ -85,11 +85,11 @@ def test_without_predictions_the_card_says_what_the_loop_measured():
 def test_odd_names_stay_in_their_cell():
     names = ["Fa|ke\n## Real <b>", "`Real`*_["]
     config = {"data_dir": "a|b\n```\n# c", "model": "cnn"}
-    card = model_card.render(metadata(names, config=config), Facts({"Train": {names[0]: 1, names[1]: 3}}))
+    card = model_card.render(metadata(names, config=config), CardFacts({"Train": {names[0]: 1, names[1]: 3}}))
     assert "All of them could be decoded." in card
     assert cells(card, "Train", "Fa|ke ## Real <b>") == [["1", "25.0%"]]
     assert cells(card, "Train", "`Real`*_[") == [["3", "75.0%"]]
-    plain = model_card.render(metadata(["Fake", "Real"]), Facts())
+    plain = model_card.render(metadata(["Fake", "Real"]), CardFacts())
     headings = [[line for line in text.splitlines() if line.startswith("#")][1:] for text in (card, plain)]
     assert headings[0] == headings[1]
     assert card.count("```") == 2 + 1  # The fence, and the one that stands inside a JSON string.
@@ -99,7 +99,7 @@ def test_odd_names_stay_in_their_cell():
 
 
 def test_sections_replace_their_own_split_only():
-    card = model_card.render(metadata(["Fake", "Real"]), Facts()) + "\nWritten by hand.\n"
+    card = model_card.render(metadata(["Fake", "Real"]), CardFacts()) + "\nWritten by hand.\n"
     once = model_card.with_section(card, "Test", "### Test\nfirst\n")
     assert "Not measured" not in once
     two = model_card.with_section(once, "--> x", "### other\n")
@@ -151,5 +151,5 @@ def test_an_evaluation_goes_into_the_card(tmp_path, capsys, names):
 
 
 def test_a_failing_card_costs_nothing(package_log):
-    assert model_card.attempt(lambda: model_card.render({}, Facts())) == ""
+    assert model_card.attempt(lambda: model_card.render({}, CardFacts())) == ""
     assert "the model card could not be made" in package_log.text

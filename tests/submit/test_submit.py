@@ -227,8 +227,8 @@ def test_structured_log_lines(monkeypatch):
 
     record = logging.LogRecord("trainer.x", logging.WARNING, "f", 1, "half of %d", (2,), None)
     monkeypatch.setenv("DEEPDETECT_LOG", "json")
-    cli = json.loads(cli.formatter().format(record))
-    assert (cli["severity"], cli["message"]) == ("WARNING", "half of 2")
+    entry = json.loads(cli.formatter().format(record))
+    assert (entry["severity"], entry["message"]) == ("WARNING", "half of 2")
     monkeypatch.setenv("DEEPDETECT_LOG", "plain")
     assert cli.formatter().format(record) == "half of 2"
     monkeypatch.delenv("DEEPDETECT_LOG")

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.core.job_dir import SweepPaths
 from trainer.sweep import pruning, records
-from trainer.sweep.pruning import MedianJudge
+from trainer.sweep.pruning import MedianPruner
 
 
 def trial(folder, name, values, status=records.DONE, metric="auc"):
@@ -24,7 +24,7 @@ def trial(folder, name, values, status=records.DONE, metric="auc"):
 
 
 def judge(folder, metric="auc", warmup=1):
-    return MedianJudge(str(folder), "9", metric, metric != "loss", warmup)
+    return MedianPruner(str(folder), "9", metric, metric != "loss", warmup)
 
 
 @pytest.fixture

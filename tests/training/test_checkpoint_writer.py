@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.training.checkpoint import Checkpoint, CheckpointStore
-from trainer.training.checkpoint_writer import Saver
+from trainer.training.checkpoint_writer import AsyncCheckpointWriter
 
 
 def state_of(step):
@@ -34,7 +34,7 @@ def store(tmp_path):
 
 
 def test_the_loop_goes_on_while_a_checkpoint_is_written(store):
-    saver = Saver(store)
+    saver = AsyncCheckpointWriter(store)
     store.gate.clear()
     assert saver.save(state_of(1), best_step=0, wait=False)
     assert store.steps() == []  # save() is back, the write is not done.
@@ -46,7 +46,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written(store):
 
 
 def test_an_optional_save_is_given_up_while_one_is_running_and_a_needed_one_waits(store, package_log):
-    saver = Saver(store)
+    saver = AsyncCheckpointWriter(store)
     store.gate.clear()
     saver.save(state_of(1), best_step=0, wait=False)
     assert not saver.save(state_of(2), best_step=0, wait=False)
@@ -58,7 +58,7 @@ def test_an_optional_save_is_given_up_while_one_is_running_and_a_needed_one_wait
 
 
 def test_a_failed_write_is_reported_and_the_next_one_works(store, package_log):
-    saver = Saver(store)
+    saver = AsyncCheckpointWriter(store)
     saver.save(state_of(1), best_step=0, wait=True)
     store.refused = {2}
     saver.save(state_of(2), best_step=0, wait=True)
@@ -73,7 +73,7 @@ def test_a_failed_write_is_reported_and_the_next_one_works(store, package_log):
 
 
 def test_the_best_state_is_owed_until_it_is_on_the_disk(store):
-    saver = Saver(store)
+    saver = AsyncCheckpointWriter(store)
     store.refused = {2}
     saver.save(state_of(2), best_step=2, wait=True)
     saver.finish()
@@ -86,7 +86,7 @@ def test_the_best_state_is_owed_until_it_is_on_the_disk(store):
 
 
 def test_a_state_that_is_no_longer_the_best_is_not_owed(store):
-    saver = Saver(store)
+    saver = AsyncCheckpointWriter(store)
     store.refused = {2}
     saver.save(state_of(2), best_step=2, wait=True)
     saver.finish()

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.training import loop
-from trainer.training.loop import Ending, Plan
+from trainer.training.loop import Plan, StopReason
 
 
 class Fakes:
@@ -23,7 +23,7 @@ class Fakes:
 
     def validate(self, step):
         self.calls.append(("validate", step))
-        return Ending.EARLY_STOPPING if step == self.finish_at else None
+        return StopReason.EARLY_STOPPING if step == self.finish_at else None
 
     def save(self, step, *, must):
         self.calls.append(("save", step))
@@ -42,7 +42,7 @@ class Fakes:
 
 def test_an_epoch_is_trained_logged_validated_saved_in_this_order():
     fakes = Fakes()
-    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2)) is Ending.EPOCHS
+    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2)) is StopReason.EPOCHS
     assert fakes.calls == [
         ("train", 0), ("log", 1), ("train", 1), ("log", 2), ("validate", 2), ("save", 2),
         ("train", 2), ("log", 3), ("train", 3), ("log", 4), ("validate", 4), ("save", 4),
@@ -90,20 +90,20 @@ def test_by_default_only_the_ends_of_epochs_are_saved():
 
 def test_early_stopping_ends_with_its_decision_saved():
     fakes = Fakes(finish_at=4)
-    assert fakes.run(Plan(total_steps=10, steps_per_epoch=2)) is Ending.EARLY_STOPPING
+    assert fakes.run(Plan(total_steps=10, steps_per_epoch=2)) is StopReason.EARLY_STOPPING
     assert fakes.calls[-2:] == [("validate", 4), ("save", 4)]
     assert fakes.at("train") == [0, 1, 2, 3]
 
 
 def test_early_stopping_at_the_last_step_is_early_stopping():
     fakes = Fakes(finish_at=4)
-    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2)) is Ending.EARLY_STOPPING
+    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2)) is StopReason.EARLY_STOPPING
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_stop_request_ends_after_the_step_with_everything_saved(step):
     fakes = Fakes(stop_at=step)
-    assert fakes.run(Plan(total_steps=10, steps_per_epoch=2)) is Ending.STOP_REQUEST
+    assert fakes.run(Plan(total_steps=10, steps_per_epoch=2)) is StopReason.STOP_REQUEST
     assert fakes.at("train") == list(range(step))
     assert fakes.at("save")[-1] == step
     assert fakes.at("save").count(step) == 1
@@ -112,29 +112,29 @@ def test_a_stop_request_ends_after_the_step_with_everything_saved(step):
 
 def test_a_stop_request_at_the_last_step_leaves_the_rest_to_the_next_start():
     fakes = Fakes(stop_at=4)
-    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2)) is Ending.STOP_REQUEST
+    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2)) is StopReason.STOP_REQUEST
     assert fakes.at("save") == [2, 4]
 
 
 def test_a_stop_request_wins_over_early_stopping_which_is_in_the_saved_state():
     fakes = Fakes(finish_at=2, stop_at=2)
-    assert fakes.run(Plan(total_steps=10, steps_per_epoch=2)) is Ending.STOP_REQUEST
+    assert fakes.run(Plan(total_steps=10, steps_per_epoch=2)) is StopReason.STOP_REQUEST
     assert fakes.calls[-2:] == [("validate", 2), ("save", 2)]
 
 
 def test_a_validation_that_was_broken_off_is_owed_to_the_next_start():
     plan = Plan(total_steps=4, steps_per_epoch=2)
     fakes = Fakes(stop_at=2)
-    assert fakes.run(plan) is Ending.STOP_REQUEST
+    assert fakes.run(plan) is StopReason.STOP_REQUEST
     assert fakes.needed == [2]
     again = Fakes()
-    assert again.run(plan, 2, validate_first=True) is Ending.EPOCHS
+    assert again.run(plan, 2, validate_first=True) is StopReason.EPOCHS
     assert again.calls[:3] == [("validate", 2), ("save", 2), ("train", 2)]
 
 
 def test_an_owed_validation_of_the_last_epoch_is_done_without_training():
     fakes = Fakes()
-    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2), 4, validate_first=True) is Ending.EPOCHS
+    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2), 4, validate_first=True) is StopReason.EPOCHS
     assert fakes.calls == [("validate", 4), ("save", 4)]
 
 
@@ -149,14 +149,14 @@ def test_a_resumed_loop_does_the_tail_of_the_whole_one(start):
 
 def test_an_epoch_that_the_total_cuts_short_is_not_validated():
     fakes = Fakes()
-    assert fakes.run(Plan(total_steps=5, steps_per_epoch=4)) is Ending.EPOCHS
+    assert fakes.run(Plan(total_steps=5, steps_per_epoch=4)) is StopReason.EPOCHS
     assert fakes.at("validate") == [4]
 
 
 @pytest.mark.parametrize("start", [4, 5])
 def test_nothing_to_do(start):
     fakes = Fakes()
-    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2), start) is Ending.EPOCHS
+    assert fakes.run(Plan(total_steps=4, steps_per_epoch=2), start) is StopReason.EPOCHS
     assert fakes.calls == []
 
 

@@ -18,7 +18,7 @@ from trainer.core.config import DataConfig
 from trainer.data import preview
 from trainer.data.manifest import read_train_and_validation
 from trainer.training import profiler, trainer
-from trainer.training.tensorboard import Events
+from trainer.training.tensorboard import SummaryWriter
 
 pytestmark = pytest.mark.slow  # Three short trainings.
 
@@ -84,7 +84,7 @@ def test_scalars_alone_by_default(plain):
 
 def test_no_step_is_shown_twice_after_a_kill(data, tmp_path):
     """Killed in step 6 with a checkpoint of step 3, so that three steps are done, and written, again."""
-    real = trainer.Course._train
+    real = trainer.TrainingLoop._train
 
     def until_6(self, batches, number):
         real(self, batches, number)
@@ -93,7 +93,7 @@ def test_no_step_is_shown_twice_after_a_kill(data, tmp_path):
             raise MemoryError
 
     settings = {**JOB, "epochs": 3}
-    with mock.patch.object(trainer.Course, "_train", until_6), pytest.raises(MemoryError):
+    with mock.patch.object(trainer.TrainingLoop, "_train", until_6), pytest.raises(MemoryError):
         run_job(data, tmp_path / "job", **settings)
     folder = tmp_path / "job" / "tensorboard"
     assert steps_of(folder, "train/loss") == [1, 2, 3, 4, 5, 6]
@@ -173,7 +173,7 @@ def test_the_trace_is_there_once(shown):
 
 
 def test_steps_that_are_done_are_not_traced(package_log, tmp_path):
-    profile = profiler.Profile((3, 5), str(tmp_path), 3, write=True)
+    profile = profiler.Profiler((3, 5), str(tmp_path), 3, write=True)
     assert "nothing is traced, as the job continues from step 3" in package_log.text
     with profile.step(4):
         pass
@@ -182,7 +182,7 @@ def test_steps_that_are_done_are_not_traced(package_log, tmp_path):
 
 
 def test_a_trace_that_a_stop_cuts_short_is_kept(tmp_path):
-    profile = profiler.Profile((2, 50), str(tmp_path), 0, write=True)
+    profile = profiler.Profiler((2, 50), str(tmp_path), 0, write=True)
     for number in (1, 2, 3):
         with profile.step(number):
             tf.reduce_sum(tf.ones([8, 8]))
@@ -191,7 +191,7 @@ def test_a_trace_that_a_stop_cuts_short_is_kept(tmp_path):
 
 
 def test_a_trace_in_a_bucket_arrives_at_its_end(bucket):
-    profile = profiler.Profile((1, 2), f"{bucket}/job/tensorboard", 0, write=True)
+    profile = profiler.Profiler((1, 2), f"{bucket}/job/tensorboard", 0, write=True)
     for number in (1, 2):
         assert not objects(bucket)
         with profile.step(number):
@@ -202,7 +202,7 @@ def test_a_trace_in_a_bucket_arrives_at_its_end(bucket):
 def test_events_need_the_package_and_nothing_else_does(tmp_path, monkeypatch, package_log):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else real(name))
-    events = Events(str(tmp_path / "events"), write=True)
+    events = SummaryWriter(str(tmp_path / "events"), write=True)
     events.scalars(1, {"train/loss": 0.5})
     events.send()
     assert "the package tensorboard is not installed" in package_log.text

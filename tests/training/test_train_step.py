@@ -15,7 +15,14 @@ from tests.helpers.jobs import float32_policy, precision_policy, result_of, run_
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import registry
-from trainer.training.train_step import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale, Steps, StepStats
+from trainer.training.train_step import (
+    GROWTH_INTERVAL,
+    INITIAL_LOSS_SCALE,
+    MIN_LOSS_SCALE,
+    LossScale,
+    StepStats,
+    TrainStep,
+)
 
 SIDE = 4  # Pixels of the tiny model's images.
 UNITS = 6
@@ -48,7 +55,7 @@ class Trainer:
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     loss_scale: LossScale | None
-    steps: Steps
+    steps: TrainStep
 
     def train(self, batch: dict[str, np.ndarray], step: int = 0) -> StepStats:
         return StepStats.of(self.steps.train(distribute(self.strategy, batch), tf.constant(step, tf.int64)).numpy())
@@ -79,7 +86,9 @@ def trainer_of(
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if policy == "mixed_float16" else None
     settings = {"batch_size": batch_size, "seed": 5, "augmentation": "none", **options}
-    return Trainer(strategy, model, optimizer, loss_scale, Steps(strategy, model, optimizer, loss_scale, **settings))
+    return Trainer(
+        strategy, model, optimizer, loss_scale, TrainStep(strategy, model, optimizer, loss_scale, **settings)
+    )
 
 
 def distribute(strategy: tf.distribute.Strategy, batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
@@ -201,13 +210,13 @@ def test_only_real_examples_count_and_each_counts_once(sgd_trainer, weight):
 def test_what_stands_in_a_slot_without_an_example_changes_nothing(devices, policy):
     states = []
     trainer = trainer_of(devices, batch_size=4, policy=policy)
-    initial = trainer.training.train_state()
+    initial = trainer.state()
     for other in (1, 2):
         trainer.reset(initial)
         batch, noise = random_batch(4, weight=[1, 1, 1, 0]), random_batch(4, seed=other)
         batch["image"][3], batch["label"][3] = noise["image"][3], other - 1
         stats = [trainer.train(batch, step) for step in range(3)]
-        states.append((stats, trainer.training.train_state()))
+        states.append((stats, trainer.state()))
     assert states[0][0] == states[1][0]
     assert_equal_state(states[0][1], states[1][1])
 
@@ -222,7 +231,7 @@ def test_a_batch_without_any_example_leaves_a_finite_state(devices, policy):
         np.testing.assert_array_equal(new.numpy(), old)  # No momentum yet, and no gradient.
     trainer.train(random_batch(4))
     trainer.train(random_batch(4, weight=[0, 0, 0, 0]))
-    assert all(np.isfinite(part).all() for parts in trainer.training.train_state().values() for part in parts)
+    assert all(np.isfinite(part).all() for parts in trainer.state().values() for part in parts)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -273,7 +282,7 @@ def test_mixed_precision_learns(devices, policy):
     stats = [trainer.train(batch, step) for step in range(40)]
     assert all(one.applied for one in stats)
     assert stats[-1].loss_sum < 0.8 * stats[0].loss_sum
-    state = trainer.training.train_state()
+    state = trainer.state()
     assert_equal_state(state, state)  # Both replicas hold the same.
     assert {parts[0].dtype for name, parts in state.items() if "logits" in name} == {np.dtype("float32")}
 
@@ -310,19 +319,19 @@ def test_an_overflow_on_one_replica_skips_the_step_on_all(replica):
     trainer = trainer_of(2, batch_size=4, policy="mixed_float16", make_model=overflowing_model)
     first = trainer.train(bright_on(None), 0)
     assert (first.applied, first.loss_scale) == (True, INITIAL_LOSS_SCALE)
-    before = trainer.training.train_state()
+    before = trainer.state()
     assert trainer.loss_scale.good_steps.numpy() == 1
 
     skipped = trainer.train(bright_on(replica), 1)
     assert (skipped.applied, skipped.loss_scale) == (False, INITIAL_LOSS_SCALE)
-    assert_equal_state(before, trainer.training.train_state())  # Weights, slots and iterations of both replicas.
+    assert_equal_state(before, trainer.state())  # Weights, slots and iterations of both replicas.
     assert trainer.loss_scale.scale.numpy() == INITIAL_LOSS_SCALE / 2
     assert trainer.loss_scale.good_steps.numpy() == 0
 
     # The same images again: half the scale is small enough.
     repeated = trainer.train(bright_on(replica), 2)
     assert (repeated.applied, repeated.loss_scale) == (True, INITIAL_LOSS_SCALE / 2)
-    after = trainer.training.train_state()
+    after = trainer.state()
     assert_equal_state(after, after)
     assert all(np.isfinite(part).all() for parts in after.values() for part in parts)
     changed = [name for name, parts in after.items() if (parts[0] != before[name][0]).any()]

@@ -11,7 +11,7 @@ from trainer.core.errors import RequestError
 from trainer.core.storage import files
 
 
-class Skipped:
+class BadImages:
     """The bad images of one job, by split and path."""
 
     def __init__(self, path: str, max_bad_fraction: float, *, write: bool = True) -> None:
@@ -55,7 +55,7 @@ class Skipped:
             new, self._new = self._new, []
         return new
 
-    def learn(self, entries: list[dict[str, Any]]) -> None:
+    def merge(self, entries: list[dict[str, Any]]) -> None:
         """Take what another process's ``take_new`` returned."""
         with self._lock:
             for entry in entries:
@@ -66,7 +66,7 @@ class Skipped:
         with self._lock:
             return sum(1 for known_split, _ in self._known if known_split == split)
 
-    def settle(self) -> list[str]:
+    def check_limit(self) -> list[str]:
         """Write what came since the last call, and return one line about each image.
 
         Raises:

@@ -17,14 +17,14 @@ import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.data import decode
-from trainer.data.pixels import Loaded, Pixels, aligned_empty
+from trainer.data.pixels import DecodedBatch, Pixels, aligned_empty
 
 log = logging.getLogger(__name__)
 
 _TOGETHER_PIXELS = 2**24  # Of the images that are resized in one call: 48 MB, and four times that as floats.
 
 
-def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> Loaded:
+def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> DecodedBatch:
     """Decode images; one that could not be read or cannot be decoded becomes zeros and an entry in ``errors``."""
     images = aligned_empty((len(contents), size, size, 3))
     errors = {at: one.strerror or str(one) for at, one in enumerate(contents) if isinstance(one, OSError)}
@@ -33,7 +33,7 @@ def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int =
         pixels = aligned_empty((len(positions), *shape, 3))
         done = [decode_into(slot, others[at]) for at, slot in zip(positions, pixels, strict=True)]
         if all(done) and len(positions) == len(contents):
-            return Loaded(_resized(pixels, size), {})
+            return DecodedBatch(_resized(pixels, size), {})
         if any(done):
             decoded = np.compress(done, positions)
             images[decoded] = _resized(pixels[done], size)
@@ -41,7 +41,7 @@ def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int =
                 del others[at]
     errors |= _decode_others(others, images, max_pixels)
     images[list(errors)] = 0
-    return Loaded(images, errors)
+    return DecodedBatch(images, errors)
 
 
 def _alike(contents: dict[int, bytes], max_pixels: int) -> list[tuple[tuple[int, int], list[int]]]:

@@ -10,12 +10,12 @@ from trainer.core.errors import RequestError, StoppedEarly
 from trainer.data import cache as cache_lib
 from trainer.data import decode_batch, readers
 from trainer.data.manifest import Split
-from trainer.data.pixels import Loaded
+from trainer.data.pixels import DecodedBatch
 from trainer.data.readers import Content
 from trainer.data.tfrecord import Array
 
 
-class Images:
+class ImageSource:
     """The images of one split at one size; safe to use from several threads."""
 
     def __init__(self, split: Split, config: DataConfig, *, size: int = 0, cached: bool = True) -> None:
@@ -44,7 +44,7 @@ class Images:
         """Whether ``ahead`` does anything."""
         return self._reader.looks_ahead
 
-    def load(self, index: Array) -> Loaded:
+    def load(self, index: Array) -> DecodedBatch:
         """Return images ``index [n] int64``.
 
         Raises:
@@ -57,26 +57,26 @@ class Images:
             self.failure = failure
             raise
 
-    def _load(self, index: Array) -> Loaded:
+    def _load(self, index: Array) -> DecodedBatch:
         if self._cache is None:
             return self._decode(index)
         images, known = self._cache.get(index)
         missing = np.flatnonzero(~known)
         if not len(missing):
-            return Loaded(images, {})
+            return DecodedBatch(images, {})
         fresh = self._decode(index[missing])
         images[missing] = pixels = fresh.images
         good = [position for position in range(len(missing)) if position not in fresh.errors]
         self._cache.put(index[missing[good]], pixels[good])
-        return Loaded(images, {int(missing[position]): why for position, why in fresh.errors.items()})
+        return DecodedBatch(images, {int(missing[position]): why for position, why in fresh.errors.items()})
 
     def encoded(self, index: Array) -> list[Content]:
         """Return the bytes as they are stored, or the error that stands in the way."""
         return self._reader.read(index)
 
-    def ahead(self, index: Array) -> None:
+    def prefetch(self, index: Array) -> None:
         """Begin to fetch images that are wanted soon."""
-        self._reader.ahead(index)
+        self._reader.prefetch(index)
 
-    def _decode(self, index: Array) -> Loaded:
+    def _decode(self, index: Array) -> DecodedBatch:
         return decode_batch.load_batch(self.encoded(index), self.size, self.max_pixels)

@@ -57,10 +57,10 @@ class Split:
         digest.update(self.labels.astype("<i4").tobytes())
         return digest.hexdigest()
 
-    def take(self, indices: Sequence[int] | npt.NDArray[np.int64], name: str) -> "Split":
+    def select(self, indices: Sequence[int] | npt.NDArray[np.int64], name: str) -> "Split":
         """Return the split of only these images, under another name."""
         numbers = np.asarray(indices, np.int64)
-        records = self.records.take(numbers) if self.records else None
+        records = self.records.select(numbers) if self.records else None
         names = tuple(self.names[i] for i in numbers.tolist())
         return Split(name, self.root, self.class_names, names, self.labels[numbers], records)
 
@@ -122,7 +122,7 @@ def _read_packed_split(data_dir: str, split: str, class_names: Sequence[str] | N
         new_label = np.array([classes.index(name) if name in classes else -1 for name in found.class_names], np.int32)
         order = np.argsort(new_label[found.labels], kind="stable")
         whole = Split(split, data_dir, classes, found.names, new_label[found.labels], found.records)
-        return whole.take(order, split)
+        return whole.select(order, split)
     return Split(split, data_dir, classes, found.names, found.labels, found.records)
 
 
@@ -242,7 +242,7 @@ def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         chosen = np.random.default_rng([seed, label]).permutation(members)[:count]
         held += sorted(chosen.tolist())
     kept = np.setdiff1d(np.arange(len(train)), held)
-    return train.take(kept, TRAIN), train.take(held, VALIDATION)
+    return train.select(kept, TRAIN), train.select(held, VALIDATION)
 
 
 def positive_class_index(class_names: Sequence[str], positive_class: str) -> int:

@@ -12,19 +12,19 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import augment
-from trainer.data.bad_images import Skipped
-from trainer.data.image_source import Images
+from trainer.data.bad_images import BadImages
+from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.order import Order
 from trainer.data.readers import WINDOW
-from trainer.data.service_client import Remote
+from trainer.data.service_client import DataServiceClient
 from trainer.data.tfrecord import Array
 
 Batch = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class ReplicaShare:
     """Which part of each global batch this process computes.
 
     Attributes:
@@ -46,15 +46,15 @@ class Share:
 
 def batches(
     split: Split,
-    images: Images,
+    images: ImageSource,
     order: Order,
-    skipped: Skipped,
+    skipped: BadImages,
     *,
     augmentation: str,
-    share: Share,
+    share: ReplicaShare,
     start_step: int,
     stop_step: int,
-    remote: Remote | None = None,
+    remote: DataServiceClient | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of steps ``[start_step, stop_step)``, one element for each local replica in turn.
 
@@ -89,12 +89,12 @@ class _Source:
 
     split: Split
     labels: tf.Tensor
-    images: Images
+    images: ImageSource
     order: Order
-    skipped: Skipped
+    skipped: BadImages
     augmentation: str
-    share: Share
-    remote: Remote | None
+    share: ReplicaShare
+    remote: DataServiceClient | None
 
     @property
     def _slots(self) -> int:
@@ -148,7 +148,7 @@ class _Source:
     def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
         """Read the real slots of an element; padding stays zeros, and so does what cannot be decoded."""
         for later in ahead:
-            self.images.ahead(later)
+            self.images.prefetch(later)
         real = np.flatnonzero(weight)
         wanted = index[real]
         loaded = self.remote.load(int(number), wanted) if self.remote else self.images.load(wanted)

@@ -10,7 +10,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class DecodedBatch:
     """A batch of pixels: ``images [N, S, S, 3] uint8`` (zeros where there are none), ``errors`` by position."""
 
     images: Pixels

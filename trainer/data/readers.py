@@ -50,7 +50,7 @@ class Reader:
             raise content
         return content
 
-    def ahead(self, index: Array) -> None:
+    def prefetch(self, index: Array) -> None:
         """Begin to fetch what will be read soon."""
 
 
@@ -111,7 +111,7 @@ class _LocalShards(Reader):
         weakref.finalize(self, _close, self._open).atexit = False
 
     def read(self, index: Array) -> list[Content]:
-        records = self._records.take(index)
+        records = self._records.select(index)
         columns = (records.shard, records.length, records.offset, records.crc)
         return [self._read(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
@@ -152,7 +152,7 @@ class _RemoteShards(Reader):
         futures = [self._fetched(i // BLOCK) for i in index.tolist()]
         return [future.result()[i % BLOCK] for future, i in zip(futures, index.tolist(), strict=True)]
 
-    def ahead(self, index: Array) -> None:
+    def prefetch(self, index: Array) -> None:
         for number in np.unique(index // BLOCK).tolist():
             self._fetched(number)
 

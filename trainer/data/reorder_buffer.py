@@ -9,19 +9,19 @@ Element = TypeVar("Element")
 
 
 @dataclasses.dataclass
-class Sender:
+class ServiceHealth:
     """What all waiting rooms of one sender know about it: whether it has kept one of them waiting for too long."""
 
     silent: bool = False
 
 
-class Turns(Generic[Element]):
+class ReorderBuffer(Generic[Element]):
     """A waiting room between one thread that puts elements in and several that take them by number.
 
     The sender hands numbers out in turn, but may lose some and send others late.
     """
 
-    def __init__(self, room: int, patience: float, sender: Sender) -> None:
+    def __init__(self, room: int, patience: float, sender: ServiceHealth) -> None:
         """Make room.
 
         Args:

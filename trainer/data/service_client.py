@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from trainer.core.storage import files
 from trainer.data import decode, tfrecord
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
-from trainer.data.pixels import Loaded
-from trainer.data.reorder_buffer import Sender, Turns
+from trainer.data.pixels import DecodedBatch
+from trainer.data.reorder_buffer import ReorderBuffer, ServiceHealth
 from trainer.data.tfrecord import Array
 
 log = logging.getLogger(__name__)
@@ -34,15 +34,15 @@ _RECORD_BYTES = 4096  # More than a record holds beside its image.
 Pixels = tuple[Array, Array]  # [b, S, S, 3] uint8, and which of them are there, [b] bool.
 
 
-class Remote:
+class DataServiceClient:
     """The images of one share of the global stream, decoded by a service; safe to use from several threads."""
 
     def __init__(
         self,
         address: str,
-        sender: Sender,
+        sender: ServiceHealth,
         split: Split,
-        images: Images,
+        images: ImageSource,
         slots: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
         count: int,
         stop: int,
@@ -61,14 +61,16 @@ class Remote:
         self._address, self._sender, self._split, self._images = address, sender, split, images
         self._slots, self._count, self._stop = slots, count, stop
         room = _WAITING_BYTES // (count * images.size**2 * 3)
-        self._turns: Turns[Pixels] = Turns(min(max(room, _WAITING[0]), _WAITING[1]), _PATIENCE_SECONDS, sender)
+        self._turns: ReorderBuffer[Pixels] = ReorderBuffer(
+            min(max(room, _WAITING[0]), _WAITING[1]), _PATIENCE_SECONDS, sender
+        )
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._served = self._decoded_here = 0  # Images.
         self._told_unread = False
 
-    def load(self, number: int, index: Array) -> Loaded:
-        """Return images ``index [n] int64``, the first slots of element ``number``; see ``Images.load``."""
+    def load(self, number: int, index: Array) -> DecodedBatch:
+        """Return images ``index [n] int64``, the first slots of element ``number``; see ``ImageSource.load``."""
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._receive, args=(number,), name="data-service", daemon=True)
@@ -85,12 +87,12 @@ class Remote:
         missing = np.flatnonzero(~good)
         self._served += len(index) - len(missing)
         if not len(missing):
-            return Loaded(pixels, {})
+            return DecodedBatch(pixels, {})
         own = self._images.load(index[missing])
         self._tell_unread([i for place, i in enumerate(index[missing].tolist()) if place not in own.errors])
         pixels = pixels.copy()
         pixels[missing] = own.images
-        return Loaded(pixels, {int(missing[place]): why for place, why in own.errors.items()})
+        return DecodedBatch(pixels, {int(missing[place]): why for place, why in own.errors.items()})
 
     def close(self) -> None:
         """Take nothing more, and say where the images came from."""

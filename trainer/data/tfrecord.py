@@ -82,7 +82,7 @@ class Records:
     length: Array
     crc: Array
 
-    def take(self, indices: Array) -> "Records":
+    def select(self, indices: Array) -> "Records":
         """Return only these images' records."""
         columns = (self.shard, self.offset, self.length, self.crc)
         return Records(self.shards, *(column[indices] for column in columns))

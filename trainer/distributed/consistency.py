@@ -8,13 +8,13 @@ from typing import Any
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
-from trainer.data.bad_images import Skipped
-from trainer.distributed.process_group import Alone
+from trainer.data.bad_images import BadImages
+from trainer.distributed.process_group import SingleProcess
 
 _SEEN_WITHIN_SECONDS = 20.0  # Network file systems show a new file late.
 
 
-def require_same(group: Alone, values: dict[str, Any], remedy: str) -> None:
+def require_same(group: SingleProcess, values: dict[str, Any], remedy: str) -> None:
     """Compare values by name with the chief's.
 
     Raises:
@@ -35,13 +35,13 @@ def _short(value: Any) -> str:
     return str(value)[:16]
 
 
-def require_shared(group: Alone, path: str) -> None:
+def require_shared(group: SingleProcess, path: str) -> None:
     """Make sure that all processes see a small file that the chief has just written.
 
     Raises:
         RequestError: on all, if one of them does not.
     """
-    content = group.share(files.read_text(path) if group.index == 0 else None)
+    content = group.broadcast(files.read_text(path) if group.index == 0 else None)
     deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
     problem = ""
     while not (files.exists(path) and files.read_text(path) == content):
@@ -58,10 +58,10 @@ def require_shared(group: Alone, path: str) -> None:
         raise RequestError(problems[0])
 
 
-def merge_skipped(group: Alone, skipped: Skipped) -> None:
+def merge_skipped(group: SingleProcess, skipped: BadImages) -> None:
     """Let every process know the bad images that the others met, so that all count alike and the chief names all."""
     if group.size == 1:
         return
     for index, entries in enumerate(group.gather(skipped.take_new())):
         if index != group.index:
-            skipped.learn(entries)
+            skipped.merge(entries)

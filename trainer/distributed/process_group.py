@@ -29,7 +29,7 @@ from trainer.core.errors import (
 from trainer.distributed import rendezvous
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.messages import Closed, Connection, Message
-from trainer.distributed.step_barrier import Appointment, Event
+from trainer.distributed.step_barrier import Event, StepBarrier
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _LAST_SECONDS = 10.0  # For the others to be gone before the chief goes.
 _CODES = {RequestError: EXIT_REQUEST, StoppedEarly: EXIT_STOPPED, JobFailed: EXIT_FAILED}
 
 
-class Alone:
+class SingleProcess:
     """The group of a process that has no peers: every decision is its own."""
 
     index = 0
@@ -49,7 +49,7 @@ class Alone:
         """Return every process's value, in the order of their indices; all must call it at the same point."""
         return [value]
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the chief's value; all must call it at the same point."""
         return value
 
@@ -61,14 +61,14 @@ class Alone:
         """
         return wish
 
-    def training_over(self) -> None:
+    def mark_training_done(self) -> None:
         """Say that this process needs the others no more."""
 
-    def before_end(self, action: Callable[[float], None]) -> None:
+    def on_abort(self, action: Callable[[float], None]) -> None:
         """Name what a thread may finish, in so many seconds, before it ends the process."""
 
 
-class Group(Alone):
+class ProcessGroup(SingleProcess):
     """The group of several processes, once they have met."""
 
     def __init__(self, cluster: Cluster, connections: dict[int, Connection], timeout: float) -> None:
@@ -89,7 +89,7 @@ class Group(Alone):
         self._number = 0  # Of gather and share.
         self._values: dict[int, dict[int, Any]] = {}
         self._answers: dict[int, Any] = {}
-        self._appointment = Appointment(self.index, self.size, self._changed, self._tell)
+        self._appointment = StepBarrier(self.index, self.size, self._changed, self._tell)
         for peer in connections:
             threading.Thread(target=self._listen, args=(peer,), name=f"peer-{peer}", daemon=True).start()
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
@@ -97,11 +97,11 @@ class Group(Alone):
     # Values and events.
 
     def gather(self, value: Any) -> list[Any]:
-        """See ``Alone``; values are JSON."""
+        """See ``SingleProcess``; values are JSON."""
         return list(self._answer(value, own=True))
 
-    def share(self, value: Any) -> Any:
-        """See ``Alone``; the value of a process that is not the chief is ignored."""
+    def broadcast(self, value: Any) -> Any:
+        """See ``SingleProcess``; the value of a process that is not the chief is ignored."""
         return self._answer(value, own=False)
 
     def _answer(self, value: Any, *, own: bool) -> Any:
@@ -123,7 +123,7 @@ class Group(Alone):
         return answer
 
     def poll(self, wish: Event | None) -> Event | None:
-        """See ``Alone``."""
+        """See ``SingleProcess``."""
         event = self._appointment.poll(wish)
         if event is not None:
             self._decided_end = event.kind == "stop"
@@ -131,12 +131,12 @@ class Group(Alone):
 
     # The end.
 
-    def training_over(self) -> None:
-        """See ``Alone``: from here on a peer that leaves is no loss to the chief."""
+    def mark_training_done(self) -> None:
+        """See ``SingleProcess``: from here on a peer that leaves is no loss to the chief."""
         self._over = True
 
-    def before_end(self, action: Callable[[float], None]) -> None:
-        """See ``Alone``."""
+    def on_abort(self, action: Callable[[float], None]) -> None:
+        """See ``SingleProcess``."""
         self._actions.append(action)
 
     def leave(self, error: BaseException | None) -> None:
@@ -256,7 +256,7 @@ class Group(Alone):
 
 
 @contextlib.contextmanager
-def join(cluster: Cluster, config: Config) -> Iterator[Alone]:
+def join(cluster: Cluster, config: Config) -> Iterator[SingleProcess]:
     """Meet the other processes, be one of them while the block runs, and tell them how it ended.
 
     Raises:
@@ -264,13 +264,13 @@ def join(cluster: Cluster, config: Config) -> Iterator[Alone]:
         StoppedEarly: if some never came.
     """
     if cluster.num_workers == 1:
-        yield Alone()
+        yield SingleProcess()
         return
     runtime = config.runtime
     facts = rendezvous.facts_of(config, cluster)
     connections = rendezvous.meet(cluster, facts, runtime.startup_timeout_seconds)
     log.info("%s: all %d processes are here", cluster.name(cluster.worker_index), cluster.num_workers)
-    group = Group(cluster, connections, runtime.peer_timeout_seconds)
+    group = ProcessGroup(cluster, connections, runtime.peer_timeout_seconds)
     try:
         yield group
     except BaseException as error:

@@ -25,7 +25,7 @@ class Event:
     reason: str
 
 
-class Appointment:
+class StepBarrier:
     """One process's part in it; the chief's is to choose."""
 
     def __init__(self, index: int, size: int, changed: threading.Condition, tell: Callable[..., None]) -> None:

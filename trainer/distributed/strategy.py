@@ -31,7 +31,7 @@ class Runtime:
         local_devices: replicas of this process.
         first_device: number of this process's first replica.
         gradient_shards: parts of a replica's batch whose gradients are computed apart, see ``gradient_shards``.
-        wire_dtype: of gradients on their way between replicas.
+        allreduce_dtype: of gradients on their way between replicas.
     """
 
     strategy: tf.distribute.Strategy
@@ -41,12 +41,12 @@ class Runtime:
     local_devices: int
     first_device: int
     gradient_shards: int
-    wire_dtype: tf.DType
+    allreduce_dtype: tf.DType
 
     @property
     def scales_loss(self) -> bool:
         """Whether gradients pass through float16, whose range needs a loss scale."""
-        return self.precision == "mixed_float16" or self.wire_dtype == tf.float16
+        return self.precision == "mixed_float16" or self.allreduce_dtype == tf.float16
 
 
 def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster()) -> Runtime:  # noqa: B008  (frozen)
@@ -85,7 +85,7 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
         local_devices=len(devices),
         first_device=cluster.worker_index * len(devices),
         gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
-        wire_dtype=tf.dtypes.as_dtype(wire),
+        allreduce_dtype=tf.dtypes.as_dtype(wire),
     )
 
 

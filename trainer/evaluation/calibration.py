@@ -13,7 +13,7 @@ from scipy import optimize
 
 from trainer.core.config import ExportConfig
 from trainer.evaluation import calibration_error, metrics
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.serving.temperature import temper
 
 Floats = npt.NDArray[np.float64]
@@ -87,7 +87,7 @@ def decide(
     return Decision(threshold, temperature, choice, calibration)
 
 
-def effect(scored: Scored, temperature: float) -> dict[str, Any]:
+def effect(scored: Predictions, temperature: float) -> dict[str, Any]:
     """Return log loss and calibration error before and after a temperature that ``scored`` already has.
 
     Probabilities that float32 rounded to 0 or 1 come back as these, so "before" is as exact as they are.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.evaluation import bootstrap, metrics, predictions, sources
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 
 FEWEST = 10  # Images in common; fewer say nothing about a difference.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})
@@ -45,7 +45,7 @@ class Evaluation:
     path: str
     details: Mapping[str, Any]
     paths: list[str]
-    scored: Scored
+    scored: Predictions
 
 
 def read_evaluations(text: str) -> list[Evaluation]:
@@ -127,7 +127,7 @@ def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     kept = []
     for one in evaluations:
         places = {path: number for number, path in enumerate(one.paths)}
-        scored = one.scored.take(np.array([places[path] for path in paths], np.int64))
+        scored = one.scored.select(np.array([places[path] for path in paths], np.int64))
         kept.append(dataclasses.replace(one, paths=paths, scored=scored))
         wrong = np.flatnonzero(scored.labels != kept[0].scored.labels)
         if len(wrong):

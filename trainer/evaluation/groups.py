@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from trainer.evaluation import metrics
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.sources import Columns, Sources
 
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "eer")
 
 
-def measure(scored: Scored, columns: Columns, sources: Sources, *, resamples: int, seed: int) -> dict[str, Any]:
+def measure(scored: Predictions, columns: Columns, sources: Sources, *, resamples: int, seed: int) -> dict[str, Any]:
     """Return by column a list of groups, ready for JSON; lowest accuracy first, then the larger group.
 
     A group has ``value``, ``n``, the ``FIGURES`` (None where undefined), their ``ci95`` and ``undefined`` reasons.
@@ -31,8 +31,8 @@ def measure(scored: Scored, columns: Columns, sources: Sources, *, resamples: in
         groups = []
         for value in dict.fromkeys(values):
             members = np.flatnonzero(np.array(values, object) == value)
-            drawn = sources.take(members).numbers
-            figures = metrics.measure(scored.take(members), resamples=resamples, seed=seed, sources=drawn)
+            drawn = sources.select(members).numbers
+            figures = metrics.measure(scored.select(members), resamples=resamples, seed=seed, sources=drawn)
             groups.append({"value": value, "n": figures["n"], **chosen(figures, FIGURES)})
         found[column] = sorted(groups, key=lambda group: (group["accuracy"], -group["n"], group["value"]))
     return found

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn import metrics as sk
 
 from trainer.evaluation import bootstrap, calibration_error, ranking
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -52,7 +52,7 @@ def validation_summary(
     }
 
 
-def measure(scored: Scored, *, resamples: int, seed: int, sources: Ints | None = None) -> dict[str, Any]:
+def measure(scored: Predictions, *, resamples: int, seed: int, sources: Ints | None = None) -> dict[str, Any]:
     """Return all figures of a split, ready for JSON: None where undefined, and why under ``undefined``.
 
     ``auc``, ``average_precision``, ``eer`` and ``tpr_at_fpr`` (``ranking.py``) are of the positive class against
@@ -114,7 +114,9 @@ def squared_distance(labels: Ints, probabilities: Floats) -> Floats:
     return np.asarray(((probabilities - truth) ** 2).sum(axis=1) / halves, np.float64)
 
 
-def _by_class(scored: Scored, undefined: dict[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, float | None]]:
+def _by_class(
+    scored: Predictions, undefined: dict[str, str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, float | None]]:
     """Return precision, recall, F1 and images of each class, and their plain averages over the classes."""
     names = scored.class_names
     columns = sk.precision_recall_fscore_support(
@@ -144,14 +146,14 @@ def _number(value: Any) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _missing(scored: Scored) -> str:
+def _missing(scored: Predictions) -> str:
     """Return which classes have no image, as a reason; empty if all have some."""
     counts = np.bincount(scored.labels, minlength=len(scored.class_names))
     missing = [name for name, count in zip(scored.class_names, counts, strict=True) if not count]
     return f"there is no image of {' and '.join(missing)}" if missing else ""
 
 
-def _macro_auc(scored: Scored, undefined: dict[str, str]) -> float | None:
+def _macro_auc(scored: Predictions, undefined: dict[str, str]) -> float | None:
     """Return the mean over the classes of the AUC of each against the rest (Provost and Domingos 2000)."""
     for label, name in enumerate(scored.class_names):
         reason = _missing(scored) or ranking.why_no_ranking(scored.labels == label, scored.probabilities[:, label])
@@ -162,7 +164,7 @@ def _macro_auc(scored: Scored, undefined: dict[str, str]) -> float | None:
     return float(sk.roc_auc_score(truth, scored.probabilities, average="macro"))
 
 
-def resampled(scored: Scored) -> bootstrap.Figures:
+def resampled(scored: Predictions) -> bootstrap.Figures:
     """Return what gives the figures of ``ci95`` under counts ``[R, N]`` of how often each image was drawn."""
     right = (scored.predicted == scored.labels).astype(np.float64)
     per_image = {
@@ -191,7 +193,7 @@ def resampled(scored: Scored) -> bootstrap.Figures:
 
 
 def _intervals(
-    scored: Scored, undefined: dict[str, str], resamples: int, seed: int, sources: Ints | None
+    scored: Predictions, undefined: dict[str, str], resamples: int, seed: int, sources: Ints | None
 ) -> dict[str, list[float] | None]:
     """Return bootstrap intervals; None for undefined figures, and for all with one image or no resamples."""
     figures, images = resampled(scored), len(scored.labels)

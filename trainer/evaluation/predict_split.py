@@ -18,11 +18,11 @@ from trainer.data import readers
 from trainer.data.manifest import Split
 from trainer.evaluation.request import EvaluateFlags
 from trainer.serving import exported_model
-from trainer.serving.predictor import Scorer
+from trainer.serving.predictor import Predictor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Predictions:
+class SplitPredictions:
     """The model's output on a split.
 
     Attributes:
@@ -38,14 +38,14 @@ class Predictions:
     numbers: npt.NDArray[np.int64]
 
 
-def predict_split(export: exported_model.Export, split: Split, request: EvaluateFlags) -> Predictions:
+def predict_split(export: exported_model.ExportedModel, split: Split, request: EvaluateFlags) -> SplitPredictions:
     """Score every image of a split once, and name those that cannot be.
 
     Raises:
         RequestError: if too many cannot be decoded, or the model does not load.
     """
     reader = readers.open_reader(split)
-    scorer = Scorer(export)
+    scorer = Predictor(export)
     rows: list[npt.NDArray[np.float32]] = []
     bad: dict[int, str] = {}
     with tqdm.tqdm(total=len(split), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
@@ -59,7 +59,9 @@ def predict_split(export: exported_model.Export, split: Split, request: Evaluate
     ]
     _settle(skipped, len(split), request)
     good = [index for index in range(len(split)) if index not in bad]
-    return Predictions(split.take(good, split.name), np.concatenate(rows)[good], skipped, np.array(good, np.int64))
+    return SplitPredictions(
+        split.select(good, split.name), np.concatenate(rows)[good], skipped, np.array(good, np.int64)
+    )
 
 
 def _settle(skipped: Sequence[dict[str, str]], images: int, request: EvaluateFlags) -> None:

@@ -20,7 +20,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scored:
+class Predictions:
     """Images with their true class and the model's answer.
 
     ``probabilities`` are normalised in float64, so that figures can be recomputed from
@@ -41,7 +41,7 @@ class Scored:
         class_names: Sequence[str],
         positive: int,
         threshold: float,
-    ) -> "Scored":
+    ) -> "Predictions":
         """Take a model's float32 output ``[N, C]``, N >= 1, and bring it into the form above."""
         raw = np.asarray(probabilities, np.float64)
         if len(class_names) == 2:
@@ -51,7 +51,7 @@ class Scored:
             exact = raw / raw.sum(axis=1, keepdims=True)
         return cls(tuple(class_names), positive, threshold, np.asarray(labels, np.int64), exact)
 
-    def take(self, indices: Ints) -> "Scored":
+    def select(self, indices: Ints) -> "Predictions":
         """Return only these images."""
         return dataclasses.replace(self, labels=self.labels[indices], probabilities=self.probabilities[indices])
 
@@ -80,7 +80,7 @@ def decide(probabilities: Floats, positive: int, threshold: float) -> Ints:
     return np.asarray(probabilities.argmax(axis=1), np.int64)
 
 
-def to_csv(scored: Scored, names: Sequence[str]) -> str:
+def to_csv(scored: Predictions, names: Sequence[str]) -> str:
     """Return ``path,label,p_fake`` of every image, in order; ``label`` is the true class.
 
     For more than two classes ``predicted`` and a ``p_<class>`` of each follow.
@@ -104,7 +104,7 @@ def to_csv(scored: Scored, names: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: float) -> tuple[list[str], Scored]:
+def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: float) -> tuple[list[str], Predictions]:
     """Return the paths and the answers that ``to_csv`` wrote.
 
     Args:
@@ -128,4 +128,4 @@ def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: fl
     if not np.isfinite(probabilities).all():
         raise ValueError("a probability is not a number")
     labels = np.array([list(class_names).index(row["label"]) for row in rows], np.int64)
-    return [row["path"] for row in rows], Scored.of(labels, probabilities, class_names, column, threshold)
+    return [row["path"] for row in rows], Predictions.of(labels, probabilities, class_names, column, threshold)

@@ -23,10 +23,10 @@ from trainer.data import decode, readers
 from trainer.data.manifest import Split
 from trainer.data.pixels import Pixels
 from trainer.evaluation import groups, metrics
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.sources import Sources
 from trainer.serving import exported_model
-from trainer.serving.predictor import Scorer
+from trainer.serving.predictor import Predictor
 
 Numbers = npt.NDArray[np.int64]
 
@@ -107,7 +107,7 @@ def choose(labels: npt.NDArray[np.integer[Any]], limit: int) -> Numbers:
 
 
 def measure(
-    export: exported_model.Export,
+    export: exported_model.ExportedModel,
     split: Split,
     numbers: Numbers,
     sources: Sources,
@@ -130,11 +130,11 @@ def measure(
     chosen = choose(split.labels, limit)
     settings: list[tuple[str, float]] = [("", 0.0)]
     settings += [(kind, strength) for kind, what in KINDS.items() for strength in what.strengths]
-    probabilities = _score(export, split.take(chosen, split.name), numbers[chosen], settings, seed)
-    drawn = sources.take(chosen).numbers
+    probabilities = _score(export, split.select(chosen, split.name), numbers[chosen], settings, seed)
+    drawn = sources.select(chosen).numbers
     results = []
     for (_, strength), rows in zip(settings, probabilities, strict=True):
-        scored = Scored.of(split.labels[chosen], rows, export.class_names, export.positive, export.threshold)
+        scored = Predictions.of(split.labels[chosen], rows, export.class_names, export.positive, export.threshold)
         figures = metrics.measure(scored, resamples=resamples, seed=seed, sources=drawn)
         results.append({"strength": strength, **groups.chosen(figures, FIGURES)})
     clean = {name: value for name, value in results[0].items() if name != "strength"}
@@ -161,10 +161,10 @@ def _worst(clean: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(
-    export: exported_model.Export, split: Split, numbers: Numbers, settings: list[tuple[str, float]], seed: int
+    export: exported_model.ExportedModel, split: Split, numbers: Numbers, settings: list[tuple[str, float]], seed: int
 ) -> npt.NDArray[np.float32]:
     """Return probabilities ``[settings, N, C]``."""
-    scorer = Scorer(export)
+    scorer = Predictor(export)
     reader = readers.open_reader(split)
     size = int(export.details["image_size"])
 

@@ -40,7 +40,7 @@ class Sources:
     numbers: npt.NDArray[np.int64] | None
     rule: str
 
-    def take(self, indices: npt.NDArray[np.int64]) -> "Sources":
+    def select(self, indices: npt.NDArray[np.int64]) -> "Sources":
         """Return the sources of only these images, numbered anew."""
         if self.numbers is None:
             return self

@@ -41,10 +41,10 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
     columns = {name: [values[i] for i in predictions.numbers] for name, values in columns.items()}
     from trainer.reports import evaluation  # Late: its libraries are slow, and a wrong flag should be answered at once.
 
-    return evaluation.write(export, predictions, request, drawn.take(predictions.numbers), columns, audit)
+    return evaluation.write(export, predictions, request, drawn.select(predictions.numbers), columns, audit)
 
 
-def find_audit(export: exported_model.Export, split: Split, request: EvaluateFlags) -> dict[str, Any] | None:
+def find_audit(export: exported_model.ExportedModel, split: Split, request: EvaluateFlags) -> dict[str, Any] | None:
     """Return what there is to tell of an audit of the data, with ``differences`` from what is evaluated here.
 
     Raises:
@@ -57,7 +57,7 @@ def find_audit(export: exported_model.Export, split: Split, request: EvaluateFla
     return {**found, "differences": digest.differences(found["listings"], here, trained)}
 
 
-def with_threshold(export: exported_model.Export, text: str) -> exported_model.Export:
+def with_threshold(export: exported_model.ExportedModel, text: str) -> exported_model.ExportedModel:
     """Return the export with another threshold; an empty text keeps its own.
 
     Raises:

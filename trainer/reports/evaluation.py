@@ -13,8 +13,8 @@ from trainer.core.storage import files
 from trainer.data.manifest import Split
 from trainer.evaluation import calibration, groups, metrics, provenance, sources
 from trainer.evaluation import predictions as predictions_lib
-from trainer.evaluation.predict_split import Predictions
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predict_split import SplitPredictions
+from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.request import EvaluateFlags
 from trainer.evaluation.training_curves import Curves, read_curves
 from trainer.reports import evaluation_sections, gallery, html, metric_titles, plots
@@ -26,7 +26,7 @@ _FROM_EXPORT = ("step", "epoch", "monitor", "precision", "image_size", "created"
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
+class PageContext:
     """What the page shows beside figures.
 
     Attributes:
@@ -48,7 +48,7 @@ class Beside:
     made: Mapping[str, str]
 
 
-def render(figures: Mapping[str, Any], scored: Scored, beside: Beside) -> str:
+def render(figures: Mapping[str, Any], scored: Predictions, beside: PageContext) -> str:
     """Return the page.
 
     Args:
@@ -159,7 +159,7 @@ def _matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _mistakes_text(scored: Scored, shown: int) -> str:
+def _mistakes_text(scored: Predictions, shown: int) -> str:
     wrong = int((scored.predicted != scored.labels).sum())
     text = f"{wrong:,} of {len(scored.labels):,} images were called wrong"
     return f"{text}; {shown} are shown." if shown < wrong else f"{text}."
@@ -181,8 +181,8 @@ _EXPORT_IDENTITY = ("step", "epoch", "created")
 
 
 def write(
-    export: exported_model.Export,
-    predictions: Predictions,
+    export: exported_model.ExportedModel,
+    predictions: SplitPredictions,
     request: EvaluateFlags,
     drawn: sources.Sources,
     columns: sources.Columns,
@@ -199,7 +199,9 @@ def write(
         audit: of the data, see ``digest.py``; None without one.
     """
     split = predictions.split
-    scored = Scored.of(split.labels, predictions.probabilities, export.class_names, export.positive, export.threshold)
+    scored = Predictions.of(
+        split.labels, predictions.probabilities, export.class_names, export.positive, export.threshold
+    )
     figures = {
         **_about(export, predictions, request),
         "drawn": drawn.describe(len(split)),
@@ -226,7 +228,9 @@ def write(
     return figures
 
 
-def _about(export: exported_model.Export, predictions: Predictions, request: EvaluateFlags) -> dict[str, Any]:
+def _about(
+    export: exported_model.ExportedModel, predictions: SplitPredictions, request: EvaluateFlags
+) -> dict[str, Any]:
     """Return what was evaluated, and how."""
     return {
         "split": request.split,
@@ -241,11 +245,15 @@ def _about(export: exported_model.Export, predictions: Predictions, request: Eva
 
 
 def _write_page(
-    export: exported_model.Export, scored: Scored, split: Split, figures: dict[str, Any], request: EvaluateFlags
+    export: exported_model.ExportedModel,
+    scored: Predictions,
+    split: Split,
+    figures: dict[str, Any],
+    request: EvaluateFlags,
 ) -> None:
     job_dir, worst = provenance.job_of(export.path), gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]
     maps = gallery.explain(export, split, worst.tolist())
-    beside = Beside(
+    beside = PageContext(
         mistakes=gallery.pictures(split, scored, worst, maps),
         no_heat_maps=maps.why_not,
         samples=gallery.pictures(split, scored, gallery.spread_samples(scored, _SAMPLES_OF_A_CLASS)),

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from trainer.evaluation import calibration_error
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.reports import plots
 
 _BINS = 20
@@ -23,7 +23,7 @@ _FEW = 10  # Images of a bin whose share says little.
 _RATES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)  # Ticks of the DET curve.
 
 
-def roc(scored: Scored, eer: float) -> Figure:
+def roc(scored: Predictions, eer: float) -> Figure:
     """Draw the ROC curve of positive against rest, with chance, equal error rate and the answers given."""
     positive = scored.class_names[scored.positive]
     figure = plots.new_figure()
@@ -40,7 +40,7 @@ def roc(scored: Scored, eer: float) -> Figure:
     return figure
 
 
-def det(scored: Scored, eer: float) -> Figure:
+def det(scored: Predictions, eer: float) -> Figure:
     """Draw misses against false alarms on scales of the normal deviate (Martin et al. 1997), where equal steps show.
 
     Rates of 0 and 1 lie at infinity; they are drawn at half an image, beyond the smallest rate that can be told.
@@ -70,7 +70,7 @@ def det(scored: Scored, eer: float) -> Figure:
     return figure
 
 
-def reliability(scored: Scored) -> Figure:
+def reliability(scored: Predictions) -> Figure:
     """Draw the share called right by stated confidence, in the 15 bins of the calibration error, above its counts."""
     bins = calibration_error.bins_of(scored.labels, scored.predicted, scored.probabilities)
     filled = bins.counts > 0
@@ -109,7 +109,7 @@ def reliability(scored: Scored) -> Figure:
     return figure
 
 
-def rocs(curves: Mapping[str, Scored]) -> Figure:
+def rocs(curves: Mapping[str, Predictions]) -> Figure:
     """Draw the ROC curves of several models on the same images; line styles and markers tell them apart."""
     positive = next(scored.class_names[scored.positive] for scored in curves.values())
     figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.6))
@@ -127,7 +127,7 @@ def rocs(curves: Mapping[str, Scored]) -> Figure:
     return figure
 
 
-def precision_recall(scored: Scored) -> Figure:
+def precision_recall(scored: Predictions) -> Figure:
     """Draw precision against recall of the positive class, with chance and the answers given."""
     positive = scored.class_names[scored.positive]
     figure = plots.new_figure()
@@ -146,7 +146,7 @@ def precision_recall(scored: Scored) -> Figure:
     return figure
 
 
-def _rule(scored: Scored) -> str:
+def _rule(scored: Predictions) -> str:
     return f"threshold {scored.threshold:.3g}" if len(scored.class_names) == 2 else "likeliest class"
 
 
@@ -157,7 +157,7 @@ def _unit_square(axes: Axes) -> None:
         axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def score_histogram(scored: Scored) -> Figure:
+def score_histogram(scored: Predictions) -> Figure:
     """Draw how scores are spread: the share of each side's images in 20 bins of p_fake, and the threshold."""
     positive = scored.class_names[scored.positive]
     others = [name for name in scored.class_names if name != positive]

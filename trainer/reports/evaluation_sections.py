@@ -9,7 +9,7 @@ from typing import Any
 from trainer.data.audit import verdicts
 from trainer.evaluation import ranking
 from trainer.evaluation.groups import FIGURES
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.reports import console, evaluation_plots, html, metric_titles
 
 _GROUPS_SHOWN = 30
@@ -21,7 +21,7 @@ _CHOSEN = {
 }
 
 
-def drawings(figures: Mapping[str, Any], scored: Scored) -> list[html.Drawing]:
+def drawings(figures: Mapping[str, Any], scored: Predictions) -> list[html.Drawing]:
     """Return the curves of an evaluation; those of all thresholds only where scores can be ranked."""
     positive = scored.class_names[scored.positive]
     always = [
@@ -53,7 +53,7 @@ def drawings(figures: Mapping[str, Any], scored: Scored) -> list[html.Drawing]:
     return [roc, precision_recall, det, *always]
 
 
-def _calibration(figures: Mapping[str, Any], scored: Scored) -> html.Drawing:
+def _calibration(figures: Mapping[str, Any], scored: Predictions) -> html.Drawing:
     caption = "Of the answers given with some confidence, how many are right. Below the dotted line it is too sure."
     effect = figures.get("calibration")
     caption += (

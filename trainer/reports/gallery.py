@@ -12,26 +12,26 @@ import numpy.typing as npt
 from trainer.core import config
 from trainer.core.storage import files
 from trainer.data import readers
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.reports import html
 from trainer.reports.html import Picture
 from trainer.serving import exported_model, heatmap
-from trainer.serving.predictor import NoHeatMaps, Scorer
+from trainer.serving.predictor import NoHeatMaps, Predictor
 
 _THUMBNAIL = 144  # Pixels.
 _EXPLAINED_AT_ONCE = 12  # Images; gradients take more memory than answers.
 
 
-def worst_mistakes(scored: Scored) -> npt.NDArray[np.int64]:
+def worst_mistakes(scored: Predictions) -> npt.NDArray[np.int64]:
     """Return the positions of images called wrong, the one with the least probability for its class first."""
     of_truth = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
     wrong = np.flatnonzero(scored.predicted != scored.labels)
     return np.asarray(wrong[np.argsort(of_truth[wrong], kind="stable")], np.int64)
 
 
-def spread_samples(scored: Scored, of_a_class: int) -> npt.NDArray[np.int64]:
+def spread_samples(scored: Predictions, of_a_class: int) -> npt.NDArray[np.int64]:
     """Return positions of up to so many images of each class, evenly spread over its images."""
     chosen = []
     for label in range(len(scored.class_names)):
@@ -42,13 +42,13 @@ def spread_samples(scored: Scored, of_a_class: int) -> npt.NDArray[np.int64]:
 
 
 def pictures(
-    split: Split, scored: Scored, positions: npt.NDArray[np.int64], maps: "HeatMaps | None" = None
+    split: Split, scored: Predictions, positions: npt.NDArray[np.int64], maps: "HeatMaps | None" = None
 ) -> list[Picture]:
     """Load thumbnails of the images at ``positions``, with what they are and what they were called.
 
     Those that ``maps`` knows also get a picture of where the model looked.
     """
-    source = Images(split, config.DataConfig(image_size=_THUMBNAIL))
+    source = ImageSource(split, config.DataConfig(image_size=_THUMBNAIL))
     images = source.load(positions).images
     positive = scored.class_names[scored.positive]
     found = []
@@ -78,12 +78,12 @@ class HeatMaps:
     why_not: str
 
 
-def explain(export: exported_model.Export, split: Split, positions: Sequence[int]) -> HeatMaps:
+def explain(export: exported_model.ExportedModel, split: Split, positions: Sequence[int]) -> HeatMaps:
     """Return the heat maps of these images alone; the export is loaded only if there are any."""
     if not len(positions):
         return HeatMaps({}, "")
     try:
-        scorer = Scorer(export, explain=True)
+        scorer = Predictor(export, explain=True)
     except NoHeatMaps as missing:
         return HeatMaps({}, missing.because)
     reader = readers.open_reader(split)

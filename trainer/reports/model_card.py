@@ -23,7 +23,7 @@ from trainer import __version__
 from trainer.core.job_dir import EXPORT_CARD
 from trainer.core.storage import files
 from trainer.evaluation import calibration, metrics, sources
-from trainer.evaluation.predictions import Scored
+from trainer.evaluation.predictions import Predictions
 from trainer.reports import console, evaluation_sections, html, metric_titles
 from trainer.serving import temperature as temperature_lib
 
@@ -37,7 +37,7 @@ _SECTION_END = "<!-- end of split -->"
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """What the card of an export says beside ``deepdetect.json``; empty where it is not known.
 
     Attributes:
@@ -92,7 +92,7 @@ def measure(
     """
     classes, temperature = metadata["class_names"], metadata["temperature"]
     tempered = temperature_lib.temper(np.asarray(probabilities, np.float64), temperature)
-    scored = Scored.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
+    scored = Predictions.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
     drawn = sources.find_sources("auto", names, {})
     figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
     figures |= {"drawn": drawn.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
@@ -101,7 +101,7 @@ def measure(
     return figures
 
 
-def render(metadata: Mapping[str, Any], facts: Facts) -> str:
+def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
     """Return the card of an export.
 
     Args:
@@ -153,7 +153,7 @@ def _rare(choice: Mapping[str, Any]) -> str:
     return f"{100 * hits * _RARE / (hits * _RARE + alarms * (1 - _RARE)):.0f}"
 
 
-def _made(metadata: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+def _made(metadata: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
     """Return the rows of how the model was made, those that are known."""
     config = metadata.get("config", {})
     known = {
@@ -187,7 +187,7 @@ def add_evaluation(version: str, details: Mapping[str, Any], figures: Mapping[st
         figures: what ``metrics.json`` holds.
     """
     path = files.join(version, EXPORT_CARD)
-    card = files.read_text(path) if files.exists(path) else render(details, Facts())
+    card = files.read_text(path) if files.exists(path) else render(details, CardFacts())
     files.write_text(path, with_section(card, str(figures["split"]), _section(figures)))
     return path
 

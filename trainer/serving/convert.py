@@ -131,7 +131,7 @@ _TIMED_SECONDS = 1.0
 
 
 def compare(
-    runs: Mapping[str, tuple[Run, int]], images: Pixels, export: exported_model.Export, quantize: str
+    runs: Mapping[str, tuple[Run, int]], images: Pixels, export: exported_model.ExportedModel, quantize: str
 ) -> dict[str, Any]:
     """Return how far each form is from the SavedModel, and how fast.
 

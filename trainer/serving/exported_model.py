@@ -19,7 +19,7 @@ Probabilities = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class ExportedModel:
     """What an export says of itself.
 
     Attributes:
@@ -49,7 +49,7 @@ class Export:
         return self.class_names[self.positive if is_positive else 1 - self.positive]
 
 
-def find_export(model_dir: str) -> Export:
+def find_export(model_dir: str) -> ExportedModel:
     """Return the export in a version folder, or the newest version of a folder such as ``J/export/best``.
 
     Raises:
@@ -70,12 +70,12 @@ def find_export(model_dir: str) -> Export:
     )
 
 
-def _describe(path: str) -> Export:
+def _describe(path: str) -> ExportedModel:
     file = files.join(path, EXPORT_METADATA)
     problem = ""
     try:
         details = json.loads(files.read_text(file))
-        export = Export(
+        export = ExportedModel(
             path,
             tuple(str(name) for name in details["class_names"]),
             str(details["positive_class"]),

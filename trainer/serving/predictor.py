@@ -19,14 +19,14 @@ import numpy.typing as npt
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data.pixels import Pixels
-from trainer.serving.exported_model import Export, Probabilities
+from trainer.serving.exported_model import ExportedModel, Probabilities
 
 _READERS = 32  # Threads; they wait for disk or network, not for a core.
 _BATCHES_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
+class PredictionBatch:
     """A model's answers to one batch of files.
 
     Attributes:
@@ -56,10 +56,10 @@ class NoHeatMaps(RequestError):
         self.because = because
 
 
-class Scorer:
+class Predictor:
     """A loaded export, once on each device; batches take turns on them."""
 
-    def __init__(self, export: Export, *, explain: bool = False, num_devices: int = 0) -> None:
+    def __init__(self, export: ExportedModel, *, explain: bool = False, num_devices: int = 0) -> None:
         """Load the model.
 
         Args:
@@ -97,7 +97,7 @@ class Scorer:
         with self._tf.device(device) if device else contextlib.nullcontext():
             return function(*arguments, **options)
 
-    def score(self, count: int, read: Callable[[int], bytes], batch_size: int) -> Iterator[Answers]:
+    def score(self, count: int, read: Callable[[int], bytes], batch_size: int) -> Iterator[PredictionBatch]:
         """Yield the answers to batches of ``count`` images, in order; they are read while the model works.
 
         Args:
@@ -118,7 +118,7 @@ class Scorer:
             finally:  # Whoever stops early does not wait for files that nobody needs.
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def score_pixels(self, batches: Iterator[Pixels]) -> Iterator[Answers]:
+    def score_pixels(self, batches: Iterator[Pixels]) -> Iterator[PredictionBatch]:
         """Yield the answers to batches of ``[n, H, W, 3]`` RGB images, in order; few are taken ahead.
 
         Raises:
@@ -130,18 +130,18 @@ class Scorer:
             )
         yield from self._in_order(functools.partial(self._answer_pixels, images=images) for images in batches)
 
-    def _answer_pixels(self, turn: int, *, images: Pixels) -> Answers:
+    def _answer_pixels(self, turn: int, *, images: Pixels) -> PredictionBatch:
         output = self._on(
             turn, self._loaded[turn].signatures["serve_images"], images=self._tf.constant(images, self._tf.uint8)
         )
-        answers = Answers(0, np.zeros([len(images), self._num_classes], np.float32), [""] * len(images), {})
+        answers = PredictionBatch(0, np.zeros([len(images), self._num_classes], np.float32), [""] * len(images), {})
         self._take(output, range(len(images)), answers)
         return answers
 
-    def _in_order(self, jobs: Iterator[Callable[[int], Answers]]) -> Iterator[Answers]:
+    def _in_order(self, jobs: Iterator[Callable[[int], PredictionBatch]]) -> Iterator[PredictionBatch]:
         """Yield the results of jobs, which get the number of their device; few are taken before they are needed."""
         pools = [ThreadPoolExecutor(1) for _ in self._devices]
-        pending: collections.deque[Future[Answers]] = collections.deque()
+        pending: collections.deque[Future[PredictionBatch]] = collections.deque()
         try:
             for number, job in enumerate(jobs):
                 turn = number % len(pools)
@@ -154,9 +154,9 @@ class Scorer:
             for pool in pools:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, turn: int, *, start: int, contents: Sequence["Future[bytes]"]) -> Answers:
+    def _answer(self, turn: int, *, start: int, contents: Sequence["Future[bytes]"]) -> PredictionBatch:
         count = len(contents)
-        answers = Answers(start, np.zeros([count, self._num_classes], np.float32), [""] * count, {})
+        answers = PredictionBatch(start, np.zeros([count, self._num_classes], np.float32), [""] * count, {})
         encoded: dict[int, bytes] = {}
         for position, content in enumerate(contents):
             try:
@@ -166,7 +166,7 @@ class Scorer:
         self._fill(turn, encoded, answers)
         return answers
 
-    def _fill(self, turn: int, encoded: dict[int, bytes], answers: Answers) -> None:
+    def _fill(self, turn: int, encoded: dict[int, bytes], answers: PredictionBatch) -> None:
         """Score ``{position: bytes}`` into ``answers``; a failing group is halved until one is left."""
         if not encoded:
             return
@@ -185,7 +185,7 @@ class Scorer:
             return
         self._take(output, positions, answers)
 
-    def _take(self, output: dict[str, Any], positions: Sequence[int], answers: Answers) -> None:
+    def _take(self, output: dict[str, Any], positions: Sequence[int], answers: PredictionBatch) -> None:
         """Put a signature's output where it belongs in a batch."""
         for position, probabilities, label in zip(
             positions, output["probabilities"].numpy(), output["label"].numpy(), strict=True

@@ -20,7 +20,7 @@ from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.data.pixels import Pixels
 from trainer.serving import exported_model
-from trainer.serving.predictor import Scorer, first_line
+from trainer.serving.predictor import Predictor, first_line
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
@@ -167,7 +167,7 @@ class Sampling:
 
 
 def predict(
-    export: exported_model.Export, scorer: Scorer, paths: Sequence[str], sampling: Sampling
+    export: exported_model.ExportedModel, scorer: Predictor, paths: Sequence[str], sampling: Sampling
 ) -> tuple[list[Row], list[Row]]:
     """Return a row for each video, in order, and a row for each frame that was scored.
 
@@ -208,7 +208,7 @@ class _Scored:
         return round(frames / self.rate, 3) if self.rate else None
 
 
-def _score(scorer: Scorer, path: str, sampling: Sampling) -> _Scored:
+def _score(scorer: Predictor, path: str, sampling: Sampling) -> _Scored:
     scored = _Scored()
     try:
         with files.local_file(path) as local, contextlib.closing(Video(local, sampling.every, sampling.most)) as video:
@@ -232,7 +232,7 @@ def _pixels(video: Video, numbers: list[int], count: int) -> Iterator[Any]:
         yield images
 
 
-def _row(export: exported_model.Export, path: str, scored: _Scored, sampling: Sampling) -> Row:
+def _row(export: exported_model.ExportedModel, path: str, scored: _Scored, sampling: Sampling) -> Row:
     row: Row = {"path": files.printable(path), "label": None, "p_fake": None, "p_fake_top": None,
                 "frames": len(scored.good), "seconds": None, "error": scored.error or None}  # fmt: skip
     mean = None
@@ -250,7 +250,7 @@ def _row(export: exported_model.Export, path: str, scored: _Scored, sampling: Sa
     return row | _by_class(export, mean)
 
 
-def _frame_rows(export: exported_model.Export, path: str, scored: _Scored, sampling: Sampling) -> Iterator[Row]:
+def _frame_rows(export: exported_model.ExportedModel, path: str, scored: _Scored, sampling: Sampling) -> Iterator[Row]:
     # A video that broke off while it was read may have numbers of frames that were not scored.
     for number, probabilities in zip(scored.numbers, scored.probabilities, strict=False):
         row: Row = {"path": files.printable(path), "frame": number, "seconds": scored.seconds(number),
@@ -261,7 +261,7 @@ def _frame_rows(export: exported_model.Export, path: str, scored: _Scored, sampl
         yield row | _by_class(export, probabilities)
 
 
-def _by_class(export: exported_model.Export, probabilities: exported_model.Probabilities | None) -> Row:
+def _by_class(export: exported_model.ExportedModel, probabilities: exported_model.Probabilities | None) -> Row:
     if len(export.class_names) == 2:
         return {}
     numbers = [None] * len(export.class_names) if probabilities is None else [_digits(p) for p in probabilities]

@@ -21,7 +21,7 @@ FEWEST_TRIALS = 3  # A median of fewer says little.
 
 
 @dataclasses.dataclass
-class MedianJudge:
+class MedianPruner:
     """Applies the rule to one trial, as ``train.run`` asks it to.
 
     Attributes:
@@ -89,6 +89,6 @@ class MedianJudge:
         return found.validation[f"val_{self.metric}"] if found else Curve([], [])
 
 
-def from_json(text: str) -> MedianJudge:
+def from_json(text: str) -> MedianPruner:
     """Return the judge that ``to_json`` described."""
-    return MedianJudge(**json.loads(text))
+    return MedianPruner(**json.loads(text))

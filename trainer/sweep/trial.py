@@ -22,7 +22,7 @@ from trainer.core.signals import StopRequest
 from trainer.core.storage import files
 from trainer.distributed.cluster import Cluster
 from trainer.sweep import pruning
-from trainer.sweep.pruning import MedianJudge
+from trainer.sweep.pruning import MedianPruner
 from trainer.training import run as training_run
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class TrialFailed(Exception):
     """Say why a trial has no score; the sweep goes on."""
 
 
-def run_here(config: Config, judge: MedianJudge | None = None) -> result.Result:
+def run_here(config: Config, judge: MedianPruner | None = None) -> result.Result:
     """Run a trial in this process; with a judge it may be pruned.
 
     Raises:
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-def run_apart(config: Config, stop: StopRequest, judge: MedianJudge | None = None) -> result.Result:
+def run_apart(config: Config, stop: StopRequest, judge: MedianPruner | None = None) -> result.Result:
     """Run a trial as a process of its own; it dies with this one.  With a judge it may be pruned.
 
     Raises:

@@ -21,11 +21,11 @@ from trainer.core.config import Config
 from trainer.core.errors import JobFailed, RequestError, StoppedEarly
 from trainer.core.signals import StopRequest
 from trainer.sweep import oracles, records, trial
-from trainer.sweep.pruning import MedianJudge
+from trainer.sweep.pruning import MedianPruner
 from trainer.sweep.records import DONE, FAILED, PRUNED, Record
 from trainer.sweep.request import Request
 from trainer.training import tensorboard
-from trainer.training.loop import Ending
+from trainer.training.loop import StopReason
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
             return Record(**common, status=FAILED, reason=str(failure), seconds=_since(started))
         tensorboard.write(config.loop.job_dir, chosen.trial_id, values, self._request.metric, score)
         return Record(
-            **common, status=PRUNED if outcome.stopped_by == Ending.PRUNED.value else DONE, reason=outcome.reason,
+            **common, status=PRUNED if outcome.stopped_by == StopReason.PRUNED.value else DONE, reason=outcome.reason,
             score=score, validation=outcome.validation, epochs=outcome.epoch, best_epoch=outcome.best_epoch,
             seconds=_since(started),
         )  # fmt: skip
@@ -147,12 +147,12 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         finally:
             self._stop.at_once = BETWEEN
 
-    def _judge(self, trial_id: str) -> MedianJudge | None:
+    def _judge(self, trial_id: str) -> MedianPruner | None:
         request = self._request
         if request.sweep.prune == "none":
             return None
         warmup = request.sweep.prune_warmup_epochs
-        return MedianJudge(request.base.loop.job_dir, trial_id, request.metric, request.maximizes, warmup)
+        return MedianPruner(request.base.loop.job_dir, trial_id, request.metric, request.maximizes, warmup)
 
     def _score(self, outcome: result.Result) -> float:
         score = outcome.validation.get(self._request.metric)

@@ -11,22 +11,22 @@ import numpy as np
 from trainer.core.config import Config
 from trainer.core.errors import Diverged, JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.distributed.process_group import Alone
+from trainer.distributed.process_group import SingleProcess
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
-from trainer.training.checkpoint_writer import Saver
-from trainer.training.metrics_log import Journal
-from trainer.training.train_state import State
+from trainer.training.checkpoint_writer import AsyncCheckpointWriter
+from trainer.training.metrics_log import MetricsLog
+from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
 _MAX_ROLLBACKS = 5
 
 
-class Keeper:
+class CheckpointManager:
     """Brings checkpoints into the state and journal of a running job, and writes theirs; only the chief writes."""
 
     def __init__(
-        self, config: Config, group: Alone, store: CheckpointStore, state: State, journal: Journal,
+        self, config: Config, group: SingleProcess, store: CheckpointStore, state: TrainState, journal: MetricsLog,
         inputs: dict[str, str],
     ) -> None:  # fmt: skip
         """Bind the state and where it is kept.
@@ -42,8 +42,8 @@ class Keeper:
         self._config, self._group, self._store = config, group, store
         self._state, self._journal, self._inputs = state, journal, inputs
         self._paths = JobPaths(config.loop.job_dir)
-        self._saver = Saver(store)
-        group.before_end(self._saver.finish)
+        self._saver = AsyncCheckpointWriter(store)
+        group.on_abort(self._saver.finish)
 
     def restore(self) -> None:
         """Become the newest checkpoint that the chief chooses; without one, stay at the beginning.
@@ -156,7 +156,7 @@ def _refuse_non_finite(checkpoint: Checkpoint) -> None:
         )
 
 
-def newest_checkpoint(group: Alone, store: CheckpointStore, *, skip: int = 0) -> Checkpoint | None:
+def newest_checkpoint(group: SingleProcess, store: CheckpointStore, *, skip: int = 0) -> Checkpoint | None:
     """Return the checkpoint that the chief chooses, see ``CheckpointStore.newest``; None if it has none.
 
     Raises:
@@ -164,9 +164,9 @@ def newest_checkpoint(group: Alone, store: CheckpointStore, *, skip: int = 0) ->
     """
     if group.index == 0:
         checkpoint = store.newest(skip=skip)
-        group.share(checkpoint.step if checkpoint else None)
+        group.broadcast(checkpoint.step if checkpoint else None)
         return checkpoint
-    step = group.share(None)
+    step = group.broadcast(None)
     if step is None:
         return None
     try:

@@ -31,7 +31,7 @@ class Saved:
     error: str = ""
 
 
-class Saver:
+class AsyncCheckpointWriter:
     """At most one write at a time, newest state first."""
 
     def __init__(self, store: CheckpointStore) -> None:

@@ -17,25 +17,25 @@ import tensorflow as tf
 
 from trainer.core.config import Config, DataConfig
 from trainer.core.errors import Diverged, RequestError
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
-from trainer.data.pixels import Loaded
-from trainer.distributed.process_group import Alone
+from trainer.data.pixels import DecodedBatch
+from trainer.distributed.process_group import SingleProcess
 from trainer.evaluation import metrics
-from trainer.training.distributed_input import Feed
-from trainer.training.loop import Ending, Judge, Plan
-from trainer.training.metrics_log import Journal
-from trainer.training.progress_bar import Progress
-from trainer.training.stop_controller import Halt
-from trainer.training.tensorboard import Board
-from trainer.training.train_state import State
-from trainer.training.train_step import Steps
+from trainer.training.distributed_input import DistributedInput
+from trainer.training.loop import Plan, Pruner, StopReason
+from trainer.training.metrics_log import MetricsLog
+from trainer.training.progress_bar import ProgressBar
+from trainer.training.stop_controller import StopController
+from trainer.training.tensorboard import TensorBoardReporter
+from trainer.training.train_state import TrainState
+from trainer.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Validation:
+class Evaluator:
     """Scores the Validation images with the weights as they are, and lets schedule, patience and judge decide.
 
     Attributes:
@@ -47,17 +47,17 @@ class Validation:
     plan: Plan
     split: Split
     positive: int
-    group: Alone
-    judge: Judge | None
-    state: State
-    steps: Steps
-    feed: Feed
-    halt: Halt
-    journal: Journal
-    board: Board
-    progress: Progress
+    group: SingleProcess
+    judge: Pruner | None
+    state: TrainState
+    steps: TrainStep
+    feed: DistributedInput
+    halt: StopController
+    journal: MetricsLog
+    board: TensorBoardReporter
+    progress: ProgressBar
 
-    def run(self, done: int) -> Ending | None:
+    def run(self, done: int) -> StopReason | None:
         """Validate after ``done`` steps; return how the job has ended for good, None if it goes on.
 
         None also if a stop request broke it off: a large validation set must not outlast a spot node's notice, so the
@@ -79,7 +79,7 @@ class Validation:
         self._decide(done, values)
         if self.judge and not self.state.stopping.stopped and done < self.plan.total_steps:
             verdict = self.judge(self.plan.epoch_of(done), figures) if self.group.index == 0 else None
-            self.state.hopeless = self.group.share(verdict)
+            self.state.hopeless = self.group.broadcast(verdict)
         self.journal.resume_clock()
         return self.state.ending
 
@@ -103,9 +103,9 @@ class Validation:
         with contextlib.closing(self.feed.validation(self.split)) as batches:
             for batch in batches:
                 outputs.append(self.steps.evaluate(batch).numpy())
-                if self.halt.is_due():
+                if self.halt.poll():
                     return None
-        self.feed.settle_skipped()
+        self.feed.check_bad_images()
         rows = np.concatenate(outputs)[: len(self.split)]
         real = rows[:, -1] > 0.0
         if not real.any():
@@ -139,17 +139,17 @@ def score_split(
         return model(tf.cast(images, tf.float32) / 255.0, training=False)
 
     numbers, outputs = [], []
-    for index, loaded in _batches(Images(split, data, cached=False), len(split)):
+    for index, loaded in _batches(ImageSource(split, data, cached=False), len(split)):
         good = np.array([position not in loaded.errors for position in range(len(index))], np.bool_)
         outputs.append(probabilities(loaded.images).numpy()[good])
         numbers.append(index[good])
     return np.concatenate(numbers).astype(np.int64), np.concatenate(outputs)
 
 
-def _batches(images: Images, count: int) -> Iterator[tuple[npt.NDArray[np.int64], Loaded]]:
+def _batches(images: ImageSource, count: int) -> Iterator[tuple[npt.NDArray[np.int64], DecodedBatch]]:
     """Yield index and pixels of batches; the next ones are read, one on each core, while the model works."""
     cores = joblib.cpu_count()
-    waiting: collections.deque[tuple[npt.NDArray[np.int64], Future[Loaded]]] = collections.deque()
+    waiting: collections.deque[tuple[npt.NDArray[np.int64], Future[DecodedBatch]]] = collections.deque()
     with ThreadPoolExecutor(cores) as readers:
         for start in range(0, count, _BATCH):
             index = np.arange(start, min(start + _BATCH, count))

@@ -19,7 +19,7 @@ from trainer.core.result import Result
 from trainer.core.storage import files
 from trainer.data import preview
 from trainer.data.audit import digest
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split, positive_class_index
 from trainer.distributed.strategy import Runtime
 from trainer.evaluation import calibration
@@ -28,8 +28,8 @@ from trainer.reports import training as training_report
 from trainer.serving import saved_model
 from trainer.training import evaluator
 from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
-from trainer.training.loop import Ending, Plan
-from trainer.training.train_state import State
+from trainer.training.loop import Plan, StopReason
+from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ _PREVIEW_IMAGES = 8
 _EXPORT_SAMPLES = 8
 
 
-class Handover:
+class Exporter:
     """Makes what a finished job leaves behind, from its state and its checkpoints."""
 
     def __init__(
-        self, config: Config, plan: Plan, runtime: Runtime, state: State, store: CheckpointStore,
+        self, config: Config, plan: Plan, runtime: Runtime, state: TrainState, store: CheckpointStore,
         train: Split, validation: Split,
     ) -> None:  # fmt: skip
         """Bind the parts of a job."""
@@ -52,7 +52,7 @@ class Handover:
         self._train, self._validation = train, validation
         self._paths = JobPaths(config.loop.job_dir)
 
-    def result(self, ending: Ending, *, images_per_second: float, skipped: dict[str, int]) -> Result:
+    def result(self, ending: StopReason, *, images_per_second: float, skipped: dict[str, int]) -> Result:
         """Export, draw the report, and return the result (not written yet).
 
         Raises:
@@ -137,7 +137,7 @@ class Handover:
         audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
         if audit:
             audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
-        facts = model_card.Facts(
+        facts = model_card.CardFacts(
             images={one.name: one.counts for one in (self._train, split)},
             skipped=skipped,
             held_out=not split.names[0].startswith(f"{split.name}/"),
@@ -181,7 +181,7 @@ class Handover:
     def _samples(self) -> list[bytes]:
         """Return the readable ones of some validation images, evenly spread over the classes."""
         chosen = np.unique(np.linspace(0, len(self._validation) - 1, _EXPORT_SAMPLES).astype(int))
-        contents = Images(self._validation, self._config.data, cached=False).encoded(chosen)
+        contents = ImageSource(self._validation, self._config.data, cached=False).encoded(chosen)
         return [content for content in contents if isinstance(content, bytes)]
 
     def _write_report(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 # Given an epoch, from 1, and its validation loss, accuracy and auc: why the job is hopeless; empty to train on.
-Judge = Callable[[int, Mapping[str, float | None]], str]
+Pruner = Callable[[int, Mapping[str, float | None]], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Plan:
         return step % self.log_every_steps == 0 or self.ends_epoch(step)
 
 
-class Ending(enum.Enum):
+class StopReason(enum.Enum):
     """Why the loop returned."""
 
     EPOCHS = "epochs"
@@ -60,12 +60,12 @@ def run(
     *,
     train: Callable[[int], None],
     log: Callable[[int], None],
-    validate: Callable[[int], Ending | None],
+    validate: Callable[[int], StopReason | None],
     save: Callable[..., None],
     stop_requested: Callable[[], bool],
     validate_first: bool = False,
     clock: Callable[[], float] = time.monotonic,
-) -> Ending:
+) -> StopReason:
     """Run from ``start_step`` (steps done so far) to an ending.
 
     Args:
@@ -97,10 +97,10 @@ def run(
             save(step, must=must)
             saved_at = clock()
         if stopping:
-            return Ending.STOP_REQUEST
+            return StopReason.STOP_REQUEST
         if verdict:
             return verdict
-    return Ending.EPOCHS
+    return StopReason.EPOCHS
 
 
 def _save_is_due(plan: Plan, step: int, seconds: float) -> bool:

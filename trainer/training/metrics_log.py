@@ -17,7 +17,7 @@ from trainer.core.errors import Diverged
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
 from trainer.training.loop import Plan
-from trainer.training.tensorboard import Events
+from trainer.training.tensorboard import SummaryWriter
 from trainer.training.train_step import MIN_LOSS_SCALE, StepStats
 
 _WINDOW_SECONDS = 1.0
@@ -55,7 +55,7 @@ class _Pending:
     stats: Any
 
 
-class Journal:
+class MetricsLog:
     """Writes lines for the chief; other processes keep quiet."""
 
     def __init__(self, paths: JobPaths, plan: Plan, *, write: bool) -> None:
@@ -67,7 +67,7 @@ class Journal:
             write: whether this process is the chief.
         """
         self._paths, self._plan, self._write = paths, plan, write
-        self._lines, self.events = files.Lines(paths.metrics), Events(paths.tensorboard, write=write)
+        self._lines, self.events = files.Lines(paths.metrics), SummaryWriter(paths.tensorboard, write=write)
         self._pending: list[_Pending] = []
         self._group: list[StepStats] = []  # Steps of the next train line that are fetched already.
         self._started = time.monotonic()

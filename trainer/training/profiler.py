@@ -16,7 +16,7 @@ from trainer.core.storage import files
 log = logging.getLogger(__name__)
 
 
-class Profile:
+class Profiler:
     """Traces the steps of one process, once."""
 
     def __init__(self, steps: tuple[int, int] | None, folder: str, done: int, *, write: bool) -> None:

@@ -10,7 +10,7 @@ from trainer.training.loop import Plan
 from trainer.training.metrics_log import Window
 
 
-class Progress:
+class ProgressBar:
     """Shows the steps of one process; quiet processes show nothing."""
 
     def __init__(self, plan: Plan, start_step: int, *, show: bool, stream: TextIO = sys.stderr) -> None:

@@ -19,12 +19,12 @@ from trainer.data import manifest
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.training import resume
-from trainer.training.loop import Ending, Judge, Plan
+from trainer.training.loop import Plan, Pruner, StopReason
 
 log = logging.getLogger("trainer.train")
 
 
-def run(config: Config, cluster: cluster_lib.Cluster, judge: Judge | None = None) -> result.Result:
+def run(config: Config, cluster: cluster_lib.Cluster, judge: Pruner | None = None) -> result.Result:
     """Train a job to its end, continuing from what job_dir holds; a finished job is returned as it is.
 
     All processes of a cluster call this; they meet here and return the same result.
@@ -46,8 +46,8 @@ def run(config: Config, cluster: cluster_lib.Cluster, judge: Judge | None = None
 
 
 def _run(
-    config: Config, cluster: cluster_lib.Cluster, group: process_group.Alone, stop: signals.StopRequest,
-    judge: Judge | None,
+    config: Config, cluster: cluster_lib.Cluster, group: process_group.SingleProcess, stop: signals.StopRequest,
+    judge: Pruner | None,
 ) -> result.Result:  # fmt: skip
     paths = JobPaths(config.loop.job_dir)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
@@ -60,7 +60,7 @@ def _run(
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
     with _own_job_dir(paths) if cluster.is_chief else contextlib.nullcontext():
-        finished = group.share(_prepare(config, plan, paths) if cluster.is_chief else None)
+        finished = group.broadcast(_prepare(config, plan, paths) if cluster.is_chief else None)
         if finished is not None:
             return result.Result(**finished)
         from trainer.training import (
@@ -68,7 +68,7 @@ def _run(
         )
 
         with trainer.one_fate(group):
-            job = trainer.Session(config, cluster, plan, train, validation, stop, group, judge)
+            job = trainer.Trainer(config, cluster, plan, train, validation, stop, group, judge)
             if cluster.is_chief:
                 resume.keep_settings(config, paths)
             return job.run()
@@ -118,6 +118,6 @@ def make_plan(config: Config, examples: int) -> Plan:
 
 def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
     """Tell whether a result answers the request: far enough, and with the exports it asks for."""
-    far_enough = finished.step >= plan.total_steps or finished.stopped_by != Ending.EPOCHS.value
+    far_enough = finished.step >= plan.total_steps or finished.stopped_by != StopReason.EPOCHS.value
     as_wanted = finished.decided_by in (None, config.export.decision) or not config.export.kinds
     return far_enough and as_wanted and set(config.export.kinds) <= finished.exports.keys()

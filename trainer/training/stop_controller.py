@@ -8,15 +8,21 @@ from collections.abc import Callable
 
 from trainer.core.errors import Diverged
 from trainer.core.signals import StopRequest
-from trainer.distributed.process_group import Alone
+from trainer.distributed.process_group import SingleProcess
 from trainer.distributed.step_barrier import Event
 
 
-class Halt:
+class StopController:
     """What this process wants to end the loop for, and what all have agreed on."""
 
     def __init__(
-        self, group: Alone, stop: StopRequest, *, max_seconds: float, started: float, announce: Callable[[str], None]
+        self,
+        group: SingleProcess,
+        stop: StopRequest,
+        *,
+        max_seconds: float,
+        started: float,
+        announce: Callable[[str], None],
     ) -> None:
         """Bind the sources of a wish.
 
@@ -32,7 +38,7 @@ class Halt:
         self._divergence: Diverged | None = None  # Found by this process, not yet acted upon by all.
         self.cause = ""  # Of the stop that all have agreed on: a signal's name or "--max_seconds", and whose.
 
-    def is_due(self) -> bool:
+    def poll(self) -> bool:
         """Tell whether all processes stop here; all must call it at the same point.
 
         Raises:

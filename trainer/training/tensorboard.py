@@ -23,13 +23,13 @@ from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import files
 from trainer.data import preview
-from trainer.data.image_source import Images
+from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 
 log = logging.getLogger(__name__)
 
 
-class Events:
+class SummaryWriter:
     """One event file of this start of a job."""
 
     def __init__(self, folder: str, *, write: bool) -> None:
@@ -95,11 +95,11 @@ _WORST = 8
 _THRESHOLDS = 201
 
 
-class Board:
+class TensorBoardReporter:
     """Writes for the chief, if it was asked for; otherwise does nothing."""
 
     def __init__(
-        self, config: Config, events: Events, train: Split, validation: Split, *, positive: int, write: bool
+        self, config: Config, events: SummaryWriter, train: Split, validation: Split, *, positive: int, write: bool
     ) -> None:
         """Bind what there is to show.
 
@@ -181,7 +181,7 @@ class Board:
         text = "\n".join(["Probability of the true class:\n", *lines]) if lines else "no errors"
         tf.summary.text("validation/worst_names", text)
         if len(worst):
-            images = Images(split, self._config.data, cached=False).load(numbers[worst]).images
+            images = ImageSource(split, self._config.data, cached=False).load(numbers[worst]).images
             tf.summary.image("validation/worst", images, max_outputs=_WORST)
 
 

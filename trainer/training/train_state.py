@@ -15,13 +15,13 @@ from trainer.models import registry
 from trainer.serving.saved_model import MODEL_PREFIX
 from trainer.training.checkpoint import Checkpoint
 from trainer.training.early_stopping import EarlyStopping
-from trainer.training.loop import Ending
+from trainer.training.loop import StopReason
 from trainer.training.optimizers import Schedule, make_optimizer
 from trainer.training.train_step import LossScale
 
 
 @dataclasses.dataclass
-class State:
+class TrainState:
     """Weights, optimizer, loss scale, schedule, early stopping and the values of the best and last epoch.
 
     ``step`` counts steps done, ``validated`` is the step of the last validation.  ``best`` and ``last`` hold
@@ -40,7 +40,7 @@ class State:
     last: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int) -> "State":
+    def fresh(cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int) -> "TrainState":
         """Return the state before the first step; it depends on the config alone."""
         with runtime.strategy.scope():
             model = registry.build(
@@ -61,11 +61,11 @@ class State:
         )
 
     @property
-    def ending(self) -> Ending | None:
+    def ending(self) -> StopReason | None:
         """How the job has ended for good before its last epoch; None if it goes on."""
         if self.stopping.stopped:
-            return Ending.EARLY_STOPPING
-        return Ending.PRUNED if self.hopeless else None
+            return StopReason.EARLY_STOPPING
+        return StopReason.PRUNED if self.hopeless else None
 
     def model_arrays(self) -> Arrays:
         """Return the model's variables in its order, by name."""

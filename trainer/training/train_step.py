@@ -72,7 +72,7 @@ class LossScale:
         self.good_steps.assign(tf.where(grow, tf.zeros_like(good), good))
 
 
-class Steps:
+class TrainStep:
     """The compiled train and eval step of one model on one strategy."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Steps:
         augmentation: str,
         xla: bool = False,
         shards: int = 1,
-        wire_dtype: tf.DType | None = None,
+        allreduce_dtype: tf.DType | None = None,
     ) -> None:
         """Bind what a step works on.
 
@@ -102,7 +102,7 @@ class Steps:
             xla: whether to compile forward and backward pass.
             shards: parts of a replica's batch whose gradients are computed apart and added in float64, so that
                 1, 2 and 4 replicas with as many parts in all get the same sum; 1 adds in float32.
-            wire_dtype: in which gradients travel between replicas; None: as they are.
+            allreduce_dtype: in which gradients travel between replicas; None: as they are.
         """
         self._strategy, self._model, self._optimizer = strategy, model, optimizer
         self._loss_scale, self._seed = loss_scale, seed
@@ -110,7 +110,7 @@ class Steps:
         self._logits = registry.logits_of(model)
         # A function of its own, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
-        self._shards, self._wire = shards, wire_dtype if strategy.num_replicas_in_sync > 1 else None
+        self._shards, self._wire = shards, allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         # Gradients are reduced here, in buckets; keras 3.15 has no public way to tell its optimizers so.
         optimizer._all_reduce_sum_gradients = _as_they_are
         self._norms = [layer for layer in model.layers if isinstance(layer, registry.ShardBatchNorm)]

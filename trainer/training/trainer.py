@@ -19,25 +19,25 @@ from trainer.core.config import Config
 from trainer.core.errors import Diverged, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
-from trainer.data.bad_images import Skipped
+from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split, positive_class_index
 from trainer.distributed import consistency
 from trainer.distributed import strategy as runtime_lib
 from trainer.distributed.cluster import Cluster
-from trainer.distributed.process_group import Alone, Group
+from trainer.distributed.process_group import ProcessGroup, SingleProcess
 from trainer.training import loop, resume
 from trainer.training.checkpoint import CheckpointStore
-from trainer.training.checkpoint_manager import Keeper
-from trainer.training.distributed_input import Batches, Feed
-from trainer.training.evaluator import Validation
-from trainer.training.exporter import Handover, now
-from trainer.training.metrics_log import Journal
-from trainer.training.profiler import Profile
-from trainer.training.progress_bar import Progress
-from trainer.training.stop_controller import Halt
-from trainer.training.tensorboard import Board
-from trainer.training.train_state import State
-from trainer.training.train_step import Steps
+from trainer.training.checkpoint_manager import CheckpointManager
+from trainer.training.distributed_input import Batches, DistributedInput
+from trainer.training.evaluator import Evaluator
+from trainer.training.exporter import Exporter, now
+from trainer.training.metrics_log import MetricsLog
+from trainer.training.profiler import Profiler
+from trainer.training.progress_bar import ProgressBar
+from trainer.training.stop_controller import StopController
+from trainer.training.tensorboard import TensorBoardReporter
+from trainer.training.train_state import TrainState
+from trainer.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _LOST = (tf.errors.UnavailableError, tf.errors.CancelledError, tf.errors.Aborted
 
 
 @contextlib.contextmanager
-def one_fate(group: Alone) -> Iterator[None]:
+def one_fate(group: SingleProcess) -> Iterator[None]:
     """Let a collective that fails end this process as its peers end, and not with an error of its own.
 
     Raises:
@@ -56,13 +56,13 @@ def one_fate(group: Alone) -> Iterator[None]:
     try:
         yield
     except _LOST as error:
-        if isinstance(group, Group):
+        if isinstance(group, ProcessGroup):
             raise group.explain(error) from error
         raise
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Course:
+class TrainingLoop:
     """Trains, writes down, validates and saves whenever the loop says so.
 
     Attributes:
@@ -71,19 +71,19 @@ class Course:
 
     plan: loop.Plan
     split: Split
-    group: Alone
-    state: State
-    steps: Steps
-    feed: Feed
-    skipped: Skipped
-    halt: Halt
-    keeper: Keeper
-    validation: Validation
-    journal: Journal
-    progress: Progress
-    profile: Profile
+    group: SingleProcess
+    state: TrainState
+    steps: TrainStep
+    feed: DistributedInput
+    skipped: BadImages
+    halt: StopController
+    keeper: CheckpointManager
+    validation: Evaluator
+    journal: MetricsLog
+    progress: ProgressBar
+    profile: Profiler
 
-    def run(self) -> loop.Ending:
+    def run(self) -> loop.StopReason:
         """Run the loop to its ending, with everything saved; a divergence goes back to a checkpoint if that is wanted.
 
         Raises:
@@ -101,7 +101,7 @@ class Course:
             self.keeper.refuse_unsaved_end()
         return ending
 
-    def _run_until_it_ends(self) -> loop.Ending:
+    def _run_until_it_ends(self) -> loop.StopReason:
         while True:
             start = self.state.step
             batches = self.feed.training(self.split, start, self.plan.total_steps)
@@ -115,7 +115,7 @@ class Course:
                         log=self._log,
                         validate=self.validation.run,
                         save=self._save,
-                        stop_requested=self.halt.is_due,
+                        stop_requested=self.halt.poll,
                         validate_first=self.plan.ends_epoch(start) and self.state.validated < start,
                     )
             except Diverged as divergence:
@@ -141,14 +141,14 @@ class Course:
             self.halt.diverged(divergence)
         if window is not None:
             self.progress.window(window)
-        self.feed.settle_skipped()
+        self.feed.check_bad_images()
         self.keeper.note_saves()
 
     def _save(self, done: int, *, must: bool) -> None:
         self._log(done, force=True)
         if must:
             consistency.merge_skipped(self.group, self.skipped)
-            self.feed.settle_skipped()
+            self.feed.check_bad_images()
         self.journal.flush()
         self.skipped.flush()
         if must or self.group.index == 0:  # The clock decides the others, so that only the chief comes here.
@@ -161,7 +161,7 @@ class Course:
         self.journal.resume_clock()
 
 
-class Session:
+class Trainer:
     """A job from its newest checkpoint to its end or to a stop request."""
 
     def __init__(
@@ -172,8 +172,8 @@ class Session:
         train: Split,
         validation: Split,
         stop: StopRequest,
-        group: Alone,
-        judge: loop.Judge | None = None,
+        group: SingleProcess,
+        judge: loop.Pruner | None = None,
     ) -> None:
         """Set up devices, state and files; nothing is computed yet.  All processes of the job do this together.
 
@@ -187,20 +187,22 @@ class Session:
         self._paths = JobPaths(config.loop.job_dir)
         positive = positive_class_index(train.class_names, config.export.positive_class)
         self._runtime = _same_runtime(config, cluster, group)
-        self._skipped = Skipped(self._paths.skipped, config.data.max_bad_fraction, write=cluster.is_chief)
-        self._state = State.fresh(
+        self._skipped = BadImages(self._paths.skipped, config.data.max_bad_fraction, write=cluster.is_chief)
+        self._state = TrainState.fresh(
             config, self._runtime, num_classes=len(train.class_names), total_steps=plan.total_steps
         )
         self._steps = self._make_steps()
         self._store = CheckpointStore(self._paths.checkpoints, config.checkpoint.keep_checkpoints)
-        self._journal = Journal(self._paths, plan, write=cluster.is_chief)
-        self._board = Board(config, self._journal.events, train, validation, positive=positive, write=cluster.is_chief)
-        keeper = Keeper(config, group, self._store, self._state, self._journal, self._inputs())
+        self._journal = MetricsLog(self._paths, plan, write=cluster.is_chief)
+        self._board = TensorBoardReporter(
+            config, self._journal.events, train, validation, positive=positive, write=cluster.is_chief
+        )
+        keeper = CheckpointManager(config, group, self._store, self._state, self._journal, self._inputs())
         keeper.restore()
         if cluster.is_chief:
             resume.count_start(self._paths, self._state.step, config.loop.max_restarts_without_progress)
         consistency.require_shared(group, self._paths.restarts)
-        self._halt = Halt(
+        self._halt = StopController(
             group, stop, max_seconds=config.loop.max_seconds, started=started, announce=keeper.announce_stop
         )
         self._course = self._make_course(keeper, judge, positive)
@@ -213,9 +215,9 @@ class Session:
             "precision": self._runtime.precision,
         }
 
-    def _make_steps(self) -> Steps:
+    def _make_steps(self) -> TrainStep:
         config, runtime, state = self._config, self._runtime, self._state
-        return Steps(
+        return TrainStep(
             runtime.strategy,
             state.model,
             state.optimizer,
@@ -225,21 +227,21 @@ class Session:
             augmentation=config.data.augment,
             xla=config.runtime.xla,
             shards=runtime.gradient_shards,
-            wire_dtype=runtime.wire_dtype,
+            allreduce_dtype=runtime.allreduce_dtype,
         )
 
-    def _make_course(self, keeper: Keeper, judge: loop.Judge | None, positive: int) -> Course:
+    def _make_course(self, keeper: CheckpointManager, judge: loop.Pruner | None, positive: int) -> TrainingLoop:
         """Wire what happens at the steps from the restored one on."""
         config, plan, state, steps, halt = self._config, self._plan, self._state, self._steps, self._halt
         group, journal, is_chief = self._group, self._journal, self._cluster.is_chief
-        feed = Feed(self._runtime, config.data, config.loop.seed, self._skipped)
-        progress = Progress(plan, state.step, show=is_chief)
-        profile = Profile(config.loop.profiled, self._paths.tensorboard, state.step, write=is_chief)
-        validation = Validation(
+        feed = DistributedInput(self._runtime, config.data, config.loop.seed, self._skipped)
+        progress = ProgressBar(plan, state.step, show=is_chief)
+        profile = Profiler(config.loop.profiled, self._paths.tensorboard, state.step, write=is_chief)
+        validation = Evaluator(
             config=config, plan=plan, split=self._validation_split, positive=positive, group=group, judge=judge,
             state=state, steps=steps, feed=feed, halt=halt, journal=journal, board=self._board, progress=progress,
         )  # fmt: skip
-        return Course(
+        return TrainingLoop(
             plan=plan, split=self._train_split, group=group, state=state, steps=steps, feed=feed, skipped=self._skipped,
             halt=halt, keeper=keeper, validation=validation, journal=journal, progress=progress, profile=profile,
         )  # fmt: skip
@@ -275,7 +277,7 @@ class Session:
             num_devices=runtime.num_devices, device_kind=runtime.device_kind, total_steps=plan.total_steps, time=now(),
         )  # fmt: skip
 
-    def _train(self) -> loop.Ending:
+    def _train(self) -> loop.StopReason:
         """Train until the job ends for good.
 
         Raises:
@@ -283,22 +285,22 @@ class Session:
         """
         self._board.start(self._state.step, self._state.model)
         ending = self._course.run()
-        if ending is loop.Ending.STOP_REQUEST:
+        if ending is loop.StopReason.STOP_REQUEST:
             raise StoppedEarly(
                 f"{self._halt.cause} at step {self._state.step} of {self._plan.total_steps}, state "
                 f"saved in {self._paths.checkpoints}; start the same command again to go on"
             )
         return ending
 
-    def _hand_over(self, ending: loop.Ending) -> result_lib.Result:
+    def _hand_over(self, ending: loop.StopReason) -> result_lib.Result:
         """Let the chief make what a job leaves behind; the others wait for the result."""
-        self._group.training_over()
+        self._group.mark_training_done()
         made = dataclasses.asdict(self._make_result(ending)) if self._cluster.is_chief else None
-        return result_lib.Result(**self._group.share(made))
+        return result_lib.Result(**self._group.broadcast(made))
 
-    def _make_result(self, ending: loop.Ending) -> result_lib.Result:
+    def _make_result(self, ending: loop.StopReason) -> result_lib.Result:
         journal = self._journal
-        result = Handover(
+        result = Exporter(
             self._config, self._plan, self._runtime, self._state, self._store, self._train_split, self._validation_split
         ).result(
             ending,
@@ -319,7 +321,7 @@ class Session:
         return earlier.images_per_second if earlier else 0.0
 
 
-def _same_runtime(config: Config, cluster: Cluster, group: Alone) -> runtime_lib.Runtime:
+def _same_runtime(config: Config, cluster: Cluster, group: SingleProcess) -> runtime_lib.Runtime:
     """Set up this process's devices and precision, which must be those of all processes.
 
     Raises:

@@ -84,7 +84,7 @@ def pack(request: PackFlags, splits: Sequence[Split], dropped: Set[str] = frozen
 
 def _without(split: Split, dropped: Set[str]) -> Split:
     kept = [i for i, name in enumerate(split.names) if name not in dropped]
-    return split if len(kept) == len(split) else split.take(kept, split.name)
+    return split if len(kept) == len(split) else split.select(kept, split.name)
 
 
 def _key(request: PackFlags, splits: Sequence[Split]) -> str:
