@@ -25,9 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-from PIL import Image
+from version_data import Data, draw_data
 from version_differences import flag_differences, flag_surface, folder_differences
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,16 +56,6 @@ HELP = (
 
 class CommandFailed(Exception):
     """Say which command did not end as expected, and in which tree."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What all commands read; see ``draw_data``."""
-
-    data: Path
-    train_only: Path
-    groups: Path
-    video: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +167,9 @@ def base_tree(revision: str, folder: Path) -> Iterator[Path]:
     git = ["git", "-C", str(ROOT), "worktree"]
     done = subprocess.run([*git, "add", "--detach", str(folder), revision], capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(
-            f"error: --base: expected a commit that this clone holds, received {revision!r}: {done.stderr.strip()}"
-        )
+        reason = (done.stderr.strip() or "git gives no reason").splitlines()[-1]
+        print(f"error: --base: expected a commit in this clone, received {revision!r} ({reason})", file=sys.stderr)
+        sys.exit(2)
     try:
         yield folder
     finally:
@@ -252,47 +240,6 @@ def help_differences(base: Path, current: Path) -> list[str]:
         assert before, command
         lines += flag_differences(before, after, command)
     return lines
-
-
-def draw_data(root: Path) -> Data:
-    """Draw 24, 12 and 12 images of each class in Train, Validation and Test, one of them broken; and two videos."""
-    generator = np.random.default_rng(0)
-    data = Data(root / "faces", root / "train_only", root / "groups.csv", root / "videos")
-    for split, count in (("Train", 24), ("Validation", 12), ("Test", 12)):
-        for label in ("Fake", "Real"):
-            folder = data.data / split / label
-            folder.mkdir(parents=True)
-            for number in range(count):
-                draw_image(generator, folder / f"{number:03d}", red=60 if label == "Fake" else 0)
-    shutil.copy(data.data / "Train" / "Real" / "001.jpg", data.data / "Test" / "Real" / "012.jpg")  # For the audit.
-    shutil.copytree(data.data / "Train", data.train_only / "Train")
-    (data.data / "Train" / "Real" / "024.jpg").write_bytes(b"no image")
-    paths = sorted(path.relative_to(data.data) for path in (data.data / "Test").rglob("*.*"))
-    rows = [f"{path},{number % 5}" for number, path in enumerate(paths)]
-    data.groups.write_text("\n".join(["path,source", *rows]) + "\n")
-    data.video.mkdir()
-    for name in ("a", "b"):
-        draw_video(generator, data.video / f"{name}.avi")
-    return data
-
-
-def draw_image(generator: np.random.Generator, path: Path, *, red: int) -> None:
-    """Write one image of 46 to 64 pixels: every eighth a PNG, every seventh gray, the others colour JPEGs."""
-    number = int(path.name)
-    height, width = generator.integers(46, 65, 2).tolist()
-    pixels = generator.integers(0, 180, (8, 8, 3), np.uint8)
-    pixels[2:6, 2:6, 0] += red
-    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-    image = image.convert("L") if number % 7 == 6 else image
-    image.save(path.with_suffix(".png" if number % 8 == 7 else ".jpg"))
-
-
-def draw_video(generator: np.random.Generator, path: Path) -> None:
-    """Write 12 frames of noise, five a second."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (64, 64))
-    for _ in range(12):
-        writer.write(generator.integers(0, 255, (64, 64, 3), np.uint8))
-    writer.release()
 
 
 def training(name: str) -> Job:

@@ -186,7 +186,9 @@ def test_every_job_finds_what_it_needs_before_it():
     assert compare_versions.with_needs(["evaluate"]) == ["train-float32-1", "audit", "evaluate"]
 
 
-@pytest.mark.parametrize("words", [["--base=HEAD", "--only=nonsense"], ["--base=HEAD", "--keep=/"], []])
+@pytest.mark.parametrize(
+    "words", [["--base=HEAD", "--only=nonsense"], ["--base=HEAD", "--keep=/"], ["--base=no/such"], []]
+)
 def test_a_wrong_request_is_refused(words):
     with pytest.raises(SystemExit) as caught:
         compare_versions.main(words)
