@@ -11,12 +11,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from commands import answer
-from jobs import float32_policy, lines_of, result_of  # noqa: F401
+from tests.helpers.commands import answer
+from tests.helpers.jobs import float32_policy, lines_of, result_of  # noqa: F401
 
 from trainer import evaluate, predict, train
 
-GOLDEN = Path(__file__).parent / "golden" / "before_move"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "before_move"
 STOPPED_AT = 5
 PROBABILITY = {"abs": 1e-5, "rel": 0}
 LOSS = {"abs": 1e-4, "rel": 0}
