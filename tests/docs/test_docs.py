@@ -13,11 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-PAGES = sorted(
-    path
-    for pattern in ("*.md", "docs/**/*.md", "k8s/**/*.md")
-    for path in ROOT.glob(pattern)
-)
+PAGES = sorted(path for pattern in ("*.md", "docs/**/*.md", "k8s/**/*.md") for path in ROOT.glob(pattern))
 # The changelog names what a version had, which a later one may have moved.
 TIMELESS = [path for path in PAGES if path.name != "CHANGELOG.md"]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
@@ -27,6 +23,7 @@ LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--([a-zA-Z][\w-]*)")
 CONSOLE = re.compile(r"deepdetect-(train|evaluate|export|predict|tune)\b")
 COMMAND = re.compile(r"(?:python|bin/python) (?:-m (trainer(?:\.\w+)+)|(scripts/\w+\.py))|" + CONSOLE.pattern)
+DOTTED = re.compile(r"(?<![\w/.])trainer(?:\.(?!py\b)[a-z]\w*)+\b(?!\()")
 FOREIGN = re.compile(r"^(gcloud|kubectl|docker|helm|curl|scripts/\w+\.sh|pip|tensorboard|srun)$")
 
 
@@ -60,9 +57,8 @@ def test_links_resolve(page):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.exists() or not target.is_relative_to(ROOT):
-            broken.append(link)
-        elif anchor and (target.suffix != ".md" or anchor not in slugs(target.read_text())):
+        is_there = target.exists() and target.is_relative_to(ROOT)
+        if not is_there or (anchor and (target.suffix != ".md" or anchor not in slugs(target.read_text()))):
             broken.append(link)
     assert not broken
 
@@ -175,7 +171,9 @@ def test_flags_in_prose_exist(page):
     known |= flags_of("scripts/prepare_data.py", "audit") | flags_of("scripts/prepare_data.py", "pack")
     for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard"):
         known |= flags_of("scripts/submit.py", command)
-    words = [words for words in re.findall(r"`([^`\n]+)`", prose(page.read_text())) if not FOREIGN.match(words.split()[0])]
+    words = [
+        words for words in re.findall(r"`([^`\n]+)`", prose(page.read_text())) if not FOREIGN.match(words.split()[0])
+    ]
     absent = sorted({name for word in words for name in FLAG.findall(word)} - known)
     assert not [name for name in absent if not name.startswith("hook")]
 
@@ -189,7 +187,7 @@ def test_modules_and_paths_exist(page):
         for name in re.findall(r"\b(?:scripts|tests)/[\w/]+\.(?:py|sh)\b", text)
         if not (ROOT / name).exists() and not (ROOT / "tests").joinpath(name).exists()
     }
-    absent |= {name for name in re.findall(r"\btrainer(?:\.[a-z]\w*)+\b(?!\()", text) if not is_module(name)}
+    absent |= {name for name in DOTTED.findall(text) if not is_module(name)}
     # Test files are named without their folder.
     tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     absent |= {name for name in re.findall(r"(?<!/)\btest_\w+\.py\b", text) if name not in tests}
