@@ -206,6 +206,13 @@ def is_module(name):
     return bool(spec and spec.origin and re.search(rf"\b{last}\b", Path(spec.origin).read_text()))
 
 
+def test_classes_are_in_their_modules():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]\w+)` \| `(trainer/[\w/]+\.py)` \|", text, re.MULTILINE)
+    assert len(rows) > 5
+    assert not [row for row in rows if f"class {row[0]}" not in (ROOT / row[1]).read_text()]
+
+
 def test_the_sockets_are_described_once_each():
     text = (ROOT / "docs/architecture.md").read_text()
     headings = re.findall(r"^## How to add (?:an?|a) (.+)$", text, re.MULTILINE)
