@@ -61,7 +61,7 @@ def _refuse_what_no_trial_can(request: Request) -> None:
     if cluster_lib.from_environment(strategy=request.base.runtime.strategy).num_workers > 1:
         raise RequestError(
             "expected trials of one process each, received a cluster in the environment; unset TF_CONFIG (and the "
-            "like), and start a chief and workers (README, A sweep)"
+            "like), and start a chief and workers (docs/sweeps.md)"
         )
     data = request.base.data
     train, _ = manifest.read_train_and_validation(data.data_dir, data.validation_fraction, request.base.loop.seed)

@@ -77,7 +77,7 @@ def assert_same(job_dir, undisturbed, tmp_path):
 
 def recipe(bucket):
     """Return the words of the README's commands on a bucket, on this one."""
-    block = re.search(r"### A bucket\n.*?```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    block = re.search(r"### A bucket\n.*?```sh\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)[1]
     return [shlex.split(line.replace("gs://my-bucket", bucket))[2:] for line in block.splitlines()]
 
 

@@ -27,7 +27,7 @@ class JobPaths:
 
     @property
     def metrics(self) -> str:
-        """One JSON object a line; see the README for its kinds."""
+        """One JSON object a line; see docs/reference/outputs.md for its kinds."""
         return join(self.job_dir, "metrics.jsonl")
 
     @property

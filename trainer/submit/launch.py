@@ -63,7 +63,7 @@ def _create(cluster: Cluster, asked: request.Request, objects: Sequence[render.O
         if isinstance(error, Refused) and error.code == 404:
             raise RequestError(
                 f"expected a cluster with namespace {cluster.namespace} and {objects[0]['kind']} "
-                f"({objects[0]['apiVersion']}), received: {error}; see README, A cluster"
+                f"({objects[0]['apiVersion']}), received: {error}; see docs/kubernetes.md"
             ) from error
         raise
 

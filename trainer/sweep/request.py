@@ -47,7 +47,7 @@ class SweepConfig:
     )
     space: str = setting(
         "",
-        "YAML or JSON file of the flags that vary (README, A sweep), or its text as [{name: ...}, ...]; empty: "
+        "YAML or JSON file of the flags that vary (docs/sweeps.md), or its text as [{name: ...}, ...]; empty: "
         "learning_rate, dropout, model, augment and optimizer. All other flags hold for all trials.",
         fixed=False,
     )

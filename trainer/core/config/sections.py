@@ -216,7 +216,7 @@ class RuntimeConfig:
         "auto",
         "auto: multi_worker if the environment describes several processes, else all GPUs of this machine, else one "
         "CPU device. single: one device. mirrored: --num_devices devices. multi_worker: --num_devices devices of each "
-        "process that TF_CONFIG, Kubernetes or Slurm describes (README, Several machines).",
+        "process that TF_CONFIG, Kubernetes or Slurm describes (docs/training.md).",
         choices=("auto", "single", "mirrored", "multi_worker"),
         fixed=False,
     )
