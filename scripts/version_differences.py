@@ -118,6 +118,8 @@ def _is_sentence(value: Any) -> bool:
 def line_differences(base: str, current: str, where: str, kinds: Sequence[str] = ()) -> Iterator[str]:
     """Compare two JSON Lines files.
 
+    Checkpoint lines are compared after the others: the writing thread decides between which lines they stand.
+
     Args:
         base: content before.
         current: content now.
@@ -133,7 +135,8 @@ def line_differences(base: str, current: str, where: str, kinds: Sequence[str] =
 
 def _records(content: str, kinds: Sequence[str]) -> list[Any]:
     records = [json.loads(line) for line in content.splitlines()]
-    return [record for record in records if not kinds or record["kind"] in kinds]
+    kept = [record for record in records if not kinds or record["kind"] in kinds]
+    return sorted(kept, key=lambda record: record.get("kind") == "checkpoint")
 
 
 def csv_differences(base: str, current: str, where: str) -> Iterator[str]:

@@ -69,6 +69,13 @@ def test_a_changed_metrics_line_is_named(change, expected):
     assert line_differences(change) == [expected]
 
 
+def test_a_checkpoint_line_may_come_earlier_but_not_change():
+    checkpoint = {"kind": "checkpoint", "step": 3, "epoch": 1}
+    late = text([*LINES, checkpoint])
+    assert list(differences.line_differences(late, text([LINES[0], checkpoint, *LINES[1:]]), "m")) == []
+    assert len(list(differences.line_differences(late, text([*LINES, {**checkpoint, "step": 4}]), "m"))) == 1
+
+
 def test_only_some_kinds_of_lines():
     assert line_differences(lambda lines: lines.pop(0), kinds=("train", "validation")) == []
     assert len(line_differences(lambda lines: lines.pop(1), kinds=("train",))) == 1
