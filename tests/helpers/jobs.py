@@ -70,14 +70,14 @@ def checkpoints_of(job_dir: str | Path) -> list[int]:
 @contextlib.contextmanager
 def sigterm_after(step: int) -> Iterator[None]:
     """Send this process a SIGTERM while it works on a step, counted from 1."""
-    real = trainer.TrainingLoop._train
+    real = trainer.Trainer._train
 
-    def train_step(self: trainer.TrainingLoop, batches: distributed_input.Batches, number: int) -> None:
+    def train_step(self: trainer.Trainer, batches: distributed_input.Batches, number: int) -> None:
         real(self, batches, number)
         if number + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with mock.patch.object(trainer.TrainingLoop, "_train", train_step):
+    with mock.patch.object(trainer.Trainer, "_train", train_step):
         yield
 
 

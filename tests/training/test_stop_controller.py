@@ -48,14 +48,14 @@ def test_the_time_limit_counts_from_the_start(limit, due):
 def test_a_divergence_ends_a_process_that_is_alone_at_once():
     halt, _, _ = made(SingleProcess())
     with pytest.raises(Diverged, match="the loss"):
-        halt.diverged(Diverged("the loss"))
+        halt.report_divergence(Diverged("the loss"))
     assert not halt.poll()
 
 
 def test_with_others_a_divergence_waits_until_all_agree():
     group = Second()
     halt, _, said = made(group)
-    halt.diverged(Diverged("the loss"))
+    halt.report_divergence(Diverged("the loss"))
     assert not halt.poll()
     group.answer = Event("diverged", "the loss")
     with pytest.raises(Diverged, match="the loss"):
