@@ -140,7 +140,7 @@ class CheckpointManager:
         if last is not None and (last.error or last.step != self._state.step):
             raise JobFailed(
                 f"the state of step {self._state.step} could not be saved ({last.error or 'not written'}); free space "
-                "or repair the folder, then start the same command again: it continues from the newest whole checkpoint"
+                "or repair the folder, then rerun the same command: it continues from the newest complete checkpoint"
             )
 
     def _apply(self, checkpoint: Checkpoint) -> None:
@@ -152,7 +152,7 @@ class CheckpointManager:
         differing = [name for name, value in self._inputs.items() if before[name] != value]
         if differing:
             raise RequestError(
-                f"expected the {' and '.join(differing)} that {self._paths.job_dir!r} was begun with, received other "
+                f"expected the {' and '.join(differing)} that {self._paths.job_dir!r} was started with, received other "
                 "ones; restore them (for precision pass the old one, see result.json or the log), use another "
                 "--job_dir, or start over with --resume=never"
             )

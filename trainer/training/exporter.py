@@ -61,7 +61,7 @@ class Exporter:
         self._paths = JobPaths(config.loop.job_dir)
 
     def result(self, reason: StopReason, *, images_per_second: float, skipped: dict[str, int]) -> Result:
-        """Export, draw the report, and return the result (not written yet).
+        """Export, write the report, and return the result (which is not written yet).
 
         Raises:
             JobFailed: if an export differs from the live model, or its checkpoint is damaged.
@@ -99,13 +99,16 @@ class Exporter:
         decisions: dict[str, calibration.Decision] = {}
         scores: dict[int, tuple[Positions, Probabilities]] = {}
         for kind in self._config.export.kinds:
+            # The weights come from the checkpoint, so that an export can be made again from job_dir.
             target = files.join(self._paths.exports(kind), str(steps[kind]))
             arrays = self._arrays(steps[kind])
             if steps[kind] not in scores:  # Best and last are often the same.
                 scores[steps[kind]] = self._score(arrays)
+            # Threshold and temperature are chosen on Validation with exactly these weights.
             predictions = scores[steps[kind]]
             decisions[kind] = self._decide(*predictions)
             metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
+            # Write, reload in a fresh process, and compare with the live model.
             difference = saved_model.write(
                 target,
                 arrays,
@@ -115,7 +118,7 @@ class Exporter:
                 image_size=self._config.data.image_size,
                 card=model_card.attempt(functools.partial(self._card, arrays, metadata, *predictions, skipped)),
             )
-            log.info("exported %s: %s (reloaded alone, differs by %.1e at most)", kind, target, difference)
+            log.info("exported %s: %s (reloaded in a fresh process, differs by at most %.1e)", kind, target, difference)
             exports[kind] = target
         return exports, {kind: decision.threshold for kind, decision in decisions.items()}
 

@@ -134,9 +134,9 @@ class Job:
         if reason is loop.StopReason.STOP_REQUEST:
             raise StoppedEarly(
                 f"{trainer.stop.cause} at step {trainer.state.step} of {trainer.plan.total_steps}, state "
-                f"saved in {self.request.paths.checkpoints}; start the same command again to go on"
+                f"saved in {self.request.paths.checkpoints}; rerun the same command to resume"
             )
-        stop.at_once = "while exporting, all training state saved; start the same command again to go on"
+        stop.at_once = "while exporting, all training state saved; rerun the same command to resume"
         return self._export(reason)
 
     def _export(self, reason: loop.StopReason) -> result_lib.Result:
@@ -171,7 +171,7 @@ def build(request: Request) -> Job:
 
     Raises:
         RequestError: if devices, precision or the checkpoints in job_dir do not fit the request.
-        JobFailed: if the job has started too often without getting further.
+        JobFailed: if the job was restarted too often without progress.
     """
     started = time.monotonic()
     config, paths, is_chief = request.config, request.paths, request.is_chief

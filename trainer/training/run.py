@@ -44,7 +44,7 @@ def run(
         StoppedEarly: after a stop request, with everything saved.
     """
     with signals.stop_requests() as stop:
-        stop.at_once = "at start-up, nothing was lost; start the same command again"
+        stop.at_once = "at start-up, nothing was lost; rerun the same command"
         with process_group.join(cluster, config) as group:
             return _run(config, cluster, group, stop, pruner, observers)
 
@@ -80,7 +80,7 @@ def _run(
 
 @contextlib.contextmanager
 def _own_job_dir(paths: JobPaths) -> Iterator[None]:
-    """Make sure that job_dir can be written, and keep other live jobs out of it."""
+    """Check that job_dir can be written, and lock it for the block."""
     if not files.is_remote(paths.job_dir):
         files.require_writable(paths.job_dir, "job_dir")
     with lock.hold(paths):
