@@ -155,7 +155,7 @@ def test_kills_in_the_middle_of_a_save_a_stop_of_one_and_another_number_of_devic
     run.processes[1].send_signal(signal.SIGTERM)
     codes, texts = run.wait()
     assert codes == [75, 75], texts
-    assert f"{saving:010d} was never finished: passed over" in texts[0]
+    assert f"{saving:010d} was never finished: skipped" in texts[0]
     assert "SIGTERM of worker 1: saving step" in texts[0]
     saved = [next(line for line in text.splitlines() if "saving step" in line).split(";")[0] for text in texts]
     assert saved[0] == saved[1]

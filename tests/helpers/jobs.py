@@ -1,4 +1,4 @@
-"""Training jobs inside the test process, and what they leave behind."""
+"""Training jobs inside the test process, and their files."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from trainer.training import distributed_input, exporter, trainer
 # A job that trains the notebook's CNN in seconds; every test names what it changes.
 SMALL = {"image_size": 64, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
 
-# Of a line or result: what a clock decides, or which start of the job wrote it.
+# Keys of a line or result that depend on the clock, or on which start of the job wrote it.
 _BY_THE_CLOCK = {"images_per_second", "seconds", "time", "path"}
 
 
@@ -30,7 +30,7 @@ def argv(data_dir: str | Path, job_dir: str | Path, **changes: Any) -> list[str]
 
 
 def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, **changes: Any) -> int:
-    """Run a small job in this process and return its exit code; without the drawings, which cost seconds."""
+    """Run a small job in this process and return its exit code; without the report, which takes seconds to draw."""
     with contextlib.ExitStack() as stack:
         if not report:
             stack.enter_context(mock.patch.object(exporter.training_report, "write_training_report"))
@@ -55,7 +55,7 @@ def lines_of(job_dir: str | Path, *kinds: str) -> list[dict[str, Any]]:
 
 
 def values_of(job_dir: str | Path, *kinds: str) -> list[dict[str, Any]]:
-    """Return the lines without what a clock decides, so that equal jobs have equal ones."""
+    """Return the lines without what depends on the clock, so that equal jobs have equal lines."""
     return [
         {name: value for name, value in line.items() if name not in _BY_THE_CLOCK}
         for line in lines_of(job_dir, *(kinds or ("train", "validation")))
@@ -69,15 +69,15 @@ def checkpoints_of(job_dir: str | Path) -> list[int]:
 
 @contextlib.contextmanager
 def sigterm_after(step: int) -> Iterator[None]:
-    """Send this process a SIGTERM while it works on a step, counted from 1."""
-    real = trainer.TrainingLoop._train
+    """Send this process a SIGTERM at the end of a step, counted from 1."""
+    real = trainer.Trainer._train
 
-    def train_step(self: trainer.TrainingLoop, batches: distributed_input.Batches, number: int) -> None:
+    def train_step(self: trainer.Trainer, batches: distributed_input.Batches, number: int) -> None:
         real(self, batches, number)
         if number + 1 == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with mock.patch.object(trainer.TrainingLoop, "_train", train_step):
+    with mock.patch.object(trainer.Trainer, "_train", train_step):
         yield
 
 
@@ -93,6 +93,6 @@ def precision_policy(name: str = "float32") -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def float32_policy() -> Iterator[None]:
-    """Begin every test of a module that imports this in float32; a job may have left another precision."""
+    """Start every test of a module that imports this in float32; a job may have set another precision."""
     with precision_policy():
         yield

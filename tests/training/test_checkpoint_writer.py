@@ -34,63 +34,63 @@ def store(tmp_path):
 
 
 def test_the_loop_goes_on_while_a_checkpoint_is_written(store):
-    saver = AsyncCheckpointWriter(store)
+    writer = AsyncCheckpointWriter(store)
     store.gate.clear()
-    assert saver.save(state_of(1), best_step=0, wait=False)
+    assert writer.save(state_of(1), best_step=0, wait=False)
     assert store.steps() == []  # save() is back, the write is not done.
     store.gate.set()
-    saver.finish()
+    writer.finish()
     assert store.steps() == [1]
-    assert [saved.step for saved in saver.collect()] == [1]
-    assert saver.collect() == []
+    assert [saved.step for saved in writer.collect()] == [1]
+    assert writer.collect() == []
 
 
 def test_an_optional_save_is_given_up_while_one_is_running_and_a_needed_one_waits(store, package_log):
-    saver = AsyncCheckpointWriter(store)
+    writer = AsyncCheckpointWriter(store)
     store.gate.clear()
-    saver.save(state_of(1), best_step=0, wait=False)
-    assert not saver.save(state_of(2), best_step=0, wait=False)
+    writer.save(state_of(1), best_step=0, wait=False)
+    assert not writer.save(state_of(2), best_step=0, wait=False)
     assert "step 2 is not saved" in package_log.text
     threading.Timer(0.05, store.gate.set).start()
-    assert saver.save(state_of(3), best_step=0, wait=True)
-    saver.finish()
+    assert writer.save(state_of(3), best_step=0, wait=True)
+    writer.finish()
     assert store.steps() == [1, 3]
 
 
 def test_a_failed_write_is_reported_and_the_next_one_works(store, package_log):
-    saver = AsyncCheckpointWriter(store)
-    saver.save(state_of(1), best_step=0, wait=True)
+    writer = AsyncCheckpointWriter(store)
+    writer.save(state_of(1), best_step=0, wait=True)
     store.refused = {2}
-    saver.save(state_of(2), best_step=0, wait=True)
-    saver.finish()
-    assert "No space left" in saver.last.error
+    writer.save(state_of(2), best_step=0, wait=True)
+    writer.finish()
+    assert "No space left" in writer.last.error
     assert "step 2 could not be written" in package_log.text
     assert store.newest().step == 1
-    saver.save(state_of(3), best_step=0, wait=True)
-    saver.finish()
-    assert saver.last.error == ""
+    writer.save(state_of(3), best_step=0, wait=True)
+    writer.finish()
+    assert writer.last.error == ""
     assert store.steps() == [1, 3]
 
 
 def test_the_best_state_is_owed_until_it_is_on_the_disk(store):
-    saver = AsyncCheckpointWriter(store)
+    writer = AsyncCheckpointWriter(store)
     store.refused = {2}
-    saver.save(state_of(2), best_step=2, wait=True)
-    saver.finish()
+    writer.save(state_of(2), best_step=2, wait=True)
+    writer.finish()
     assert store.steps() == []
     store.refused = set()
-    saver.save(state_of(3), best_step=2, wait=True)
-    saver.finish()
+    writer.save(state_of(3), best_step=2, wait=True)
+    writer.finish()
     assert store.steps() == [2, 3]
-    assert [saved.error == "" for saved in saver.collect()] == [False, True, True]
+    assert [saved.error == "" for saved in writer.collect()] == [False, True, True]
 
 
 def test_a_state_that_is_no_longer_the_best_is_not_owed(store):
-    saver = AsyncCheckpointWriter(store)
+    writer = AsyncCheckpointWriter(store)
     store.refused = {2}
-    saver.save(state_of(2), best_step=2, wait=True)
-    saver.finish()
+    writer.save(state_of(2), best_step=2, wait=True)
+    writer.finish()
     store.refused = set()
-    saver.save(state_of(3), best_step=3, wait=True)
-    saver.finish()
+    writer.save(state_of(3), best_step=3, wait=True)
+    writer.finish()
     assert store.steps() == [3]

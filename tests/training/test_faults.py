@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     DAMAGES[damage](folder(broken_off, newest))
     assert_ends_alike(image_set, broken_off, undisturbed)
     assert f"{newest:010d}" in package_log.text
-    assert "passed over" in package_log.text
+    assert ": skipped" in package_log.text
     assert f"continuing from step {checkpoints_of(undisturbed)[-3]}" in package_log.text
 
 

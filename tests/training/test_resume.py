@@ -1,4 +1,4 @@
-"""Invariant 6: the same command again means go on; another one is refused, and nothing is ever deleted."""
+"""Invariant 6: the same command resumes a job; a different one is refused, and nothing is ever deleted."""
 
 import json
 import os

@@ -34,7 +34,7 @@ def test_all_is_well_on_a_cpu(image_set, tmp_path):
         "/dev/shm",
         "job_dir",
     }
-    assert any("right over 2 CPU devices" in line for line in lines)
+    assert any("correct over 2 CPU devices" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""When a process leaves its loop early, with a group of its own and with one that decides for it."""
+"""When a process leaves its loop early: alone, and in a group that has to agree."""
 
 import time
 
@@ -12,7 +12,7 @@ from trainer.training.stop_controller import StopController
 
 
 class Second(SingleProcess):
-    """A group as the second of two processes sees it: it notes the wishes, and answers what the test has put there."""
+    """A group as the second of two processes sees it: records wishes, and gives the answer that a test sets."""
 
     index, size = 1, 2
 
@@ -25,53 +25,57 @@ class Second(SingleProcess):
 
 
 def made(group, max_seconds=0.0, started=None):
-    stop, said = StopRequest(), []
+    stop, announcements = StopRequest(), []
     started = time.monotonic() if started is None else started
-    return StopController(group, stop, max_seconds=max_seconds, started=started, announce=said.append), stop, said
+    return (
+        StopController(group, stop, max_seconds=max_seconds, started=started, announce=announcements.append),
+        stop,
+        announcements,
+    )
 
 
 def test_a_signal_stops_and_is_announced_once():
-    halt, stop, said = made(SingleProcess())
-    assert not halt.poll()
+    controller, stop, announcements = made(SingleProcess())
+    assert not controller.poll()
     stop.reason = "SIGTERM"
-    assert [halt.poll(), halt.poll()] == [True, True]
-    assert (said, halt.cause) == (["SIGTERM"], "SIGTERM")
+    assert [controller.poll(), controller.poll()] == [True, True]
+    assert (announcements, controller.cause) == (["SIGTERM"], "SIGTERM")
 
 
 @pytest.mark.parametrize(("limit", "due"), [(0.0, False), (9.0, True), (3600.0, False)])
 def test_the_time_limit_counts_from_the_start(limit, due):
-    halt, _, said = made(SingleProcess(), max_seconds=limit, started=time.monotonic() - 10.0)
-    assert halt.poll() is due
-    assert said == (["--max_seconds"] if due else [])
+    controller, _, announcements = made(SingleProcess(), max_seconds=limit, started=time.monotonic() - 10.0)
+    assert controller.poll() is due
+    assert announcements == (["--max_seconds"] if due else [])
 
 
 def test_a_divergence_ends_a_process_that_is_alone_at_once():
-    halt, _, _ = made(SingleProcess())
+    controller, _, _ = made(SingleProcess())
     with pytest.raises(Diverged, match="the loss"):
-        halt.diverged(Diverged("the loss"))
-    assert not halt.poll()
+        controller.report_divergence(Diverged("the loss"))
+    assert not controller.poll()
 
 
 def test_with_others_a_divergence_waits_until_all_agree():
     group = Second()
-    halt, _, said = made(group)
-    halt.diverged(Diverged("the loss"))
-    assert not halt.poll()
+    controller, _, announcements = made(group)
+    controller.report_divergence(Diverged("the loss"))
+    assert not controller.poll()
     group.answer = Event("diverged", "the loss")
     with pytest.raises(Diverged, match="the loss"):
-        halt.poll()
+        controller.poll()
     group.answer = None
-    assert not halt.poll()  # What all have acted upon is wished no more: they may have gone back to a checkpoint.
+    assert not controller.poll()  # Not wished again after all have acted on it: they may have rolled back.
     assert group.wishes == [Event("diverged", "the loss")] * 2 + [None]
-    assert said == []
+    assert announcements == []
 
 
 def test_with_others_a_wish_names_its_process_and_nobody_is_asked_after_the_agreement():
     group = Second()
-    halt, stop, said = made(group)
+    controller, stop, announcements = made(group)
     stop.reason = "SIGTERM"
-    assert not halt.poll()
+    assert not controller.poll()
     assert group.wishes == [Event("stop", "SIGTERM of worker 1")]
     group.answer = Event("stop", "SIGTERM of worker 0")
-    assert [halt.poll() for _ in range(3)] == [True] * 3
-    assert (len(group.wishes), said, halt.cause) == (2, ["SIGTERM of worker 0"], "SIGTERM of worker 0")
+    assert [controller.poll() for _ in range(3)] == [True] * 3
+    assert (len(group.wishes), announcements, controller.cause) == (2, ["SIGTERM of worker 0"], "SIGTERM of worker 0")

@@ -17,7 +17,7 @@ from tests.helpers.jobs import finished_job, float32_policy, result_of, run_job,
 from trainer.core.config import DataConfig
 from trainer.data import preview
 from trainer.data.manifest import read_train_and_validation
-from trainer.training import profiler, trainer
+from trainer.training import observers, profiler, trainer
 from trainer.training.tensorboard import SummaryWriter
 
 pytestmark = pytest.mark.slow  # Three short trainings.
@@ -84,16 +84,16 @@ def test_scalars_alone_by_default(plain):
 
 def test_no_step_is_shown_twice_after_a_kill(data, tmp_path):
     """Killed in step 6 with a checkpoint of step 3, so that three steps are done, and written, again."""
-    real = trainer.TrainingLoop._train
+    real = trainer.Trainer._train
 
     def until_6(self, batches, number):
         real(self, batches, number)
-        self.journal.fetch(force=True)  # As a slow machine does: every step is an event.
+        self.observers.on_window(self.statistics.fetch(force=True))  # As a slow machine does: every step is an event.
         if number == 5:
             raise MemoryError
 
     settings = {**JOB, "epochs": 3}
-    with mock.patch.object(trainer.TrainingLoop, "_train", until_6), pytest.raises(MemoryError):
+    with mock.patch.object(trainer.Trainer, "_train", until_6), pytest.raises(MemoryError):
         run_job(data, tmp_path / "job", **settings)
     folder = tmp_path / "job" / "tensorboard"
     assert steps_of(folder, "train/loss") == [1, 2, 3, 4, 5, 6]
@@ -172,30 +172,52 @@ def test_the_trace_is_there_once(shown):
     assert b"train" in content
 
 
+def start(step=0, **more):
+    return observers.Start(step, 6, {}, **more)
+
+
+def do_steps(profile, *numbers):
+    """Run steps as the loop does, with their events."""
+    for number in numbers:
+        tf.reduce_sum(tf.ones([8, 8]))
+        profile.on_step(observers.Step(number, 0.1))
+
+
 def test_steps_that_are_done_are_not_traced(package_log, tmp_path):
-    profile = profiler.Profiler((3, 5), str(tmp_path), 3, write=True)
+    profile = profiler.Profiler((3, 5), str(tmp_path), write=True)
+    profile.on_start(start(3))
     assert "nothing is traced, as the job continues from step 3" in package_log.text
-    with profile.step(4):
-        pass
-    profile.stop()
+    do_steps(profile, 4, 5, 6)
+    profile.on_end(observers.End(6, None))
     assert not list(tmp_path.iterdir())
 
 
+def test_the_trace_begins_before_its_first_step_and_ends_after_its_last(tmp_path):
+    profile = profiler.Profiler((2, 3), str(tmp_path), write=True)
+    profile.on_start(start())
+    do_steps(profile, 1, 2)
+    assert not list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
+    do_steps(profile, 3)
+    (trace,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
+    do_steps(profile, 4, 2, 3)  # A second time after a rollback: traced once.
+    profile.on_end(observers.End(3, None))
+    assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb")) == [trace]
+
+
 def test_a_trace_that_a_stop_cuts_short_is_kept(tmp_path):
-    profile = profiler.Profiler((2, 50), str(tmp_path), 0, write=True)
-    for number in (1, 2, 3):
-        with profile.step(number):
-            tf.reduce_sum(tf.ones([8, 8]))
-    profile.stop()
+    profile = profiler.Profiler((2, 50), str(tmp_path), write=True)
+    profile.on_start(start())
+    do_steps(profile, 1, 2, 3)
+    profile.on_end(observers.End(3, None))
     assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
 
 
 def test_a_trace_in_a_bucket_arrives_at_its_end(bucket):
-    profile = profiler.Profiler((1, 2), f"{bucket}/job/tensorboard", 0, write=True)
-    for number in (1, 2):
-        assert not objects(bucket)
-        with profile.step(number):
-            tf.reduce_sum(tf.ones([8, 8]))
+    profile = profiler.Profiler((1, 2), f"{bucket}/job/tensorboard", write=True)
+    profile.on_start(start())
+    do_steps(profile, 1)
+    assert not objects(bucket)
+    do_steps(profile, 2)
     assert [name for name in objects(bucket) if name.startswith("job/tensorboard/plugins/profile/")]
 
 

@@ -1,10 +1,12 @@
-"""A job's state on the disk: what a start or a rollback continues from, and what may become a checkpoint.
+"""Restore and save checkpoints of a running job.
 
-Does not own: the format (``checkpoint.py``), the writing thread (``checkpoint_writer.py``), whether the settings allow to go on
-(``resume.py``).
+Owns: which checkpoint a start or a rollback continues from, and which state may become a checkpoint.
+Does not own: the files (``checkpoint.py``), the writing thread (``checkpoint_writer.py``), what the state consists of
+(``train_state.py``), whether the settings allow a job to continue (``resume.py``).
 """
 
 import logging
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,8 +15,8 @@ from trainer.core.errors import Diverged, JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.distributed.process_group import SingleProcess
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
-from trainer.training.checkpoint_writer import AsyncCheckpointWriter
-from trainer.training.metrics_log import MetricsLog
+from trainer.training.checkpoint_writer import AsyncCheckpointWriter, Saved
+from trainer.training.step_stats import StepStatistics
 from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
@@ -23,11 +25,11 @@ _MAX_ROLLBACKS = 5
 
 
 class CheckpointManager:
-    """Brings checkpoints into the state and journal of a running job, and writes theirs; only the chief writes."""
+    """Moves a job's state from and to its checkpoints; only the chief writes."""
 
     def __init__(
-        self, config: Config, group: SingleProcess, store: CheckpointStore, state: TrainState, journal: MetricsLog,
-        inputs: dict[str, str],
+        self, config: Config, group: SingleProcess, store: CheckpointStore, state: TrainState,
+        statistics: StepStatistics, inputs: dict[str, str], *, before_save: Sequence[Callable[[], None]] = (),
     ) -> None:  # fmt: skip
         """Bind the state and where it is kept.
 
@@ -36,21 +38,28 @@ class CheckpointManager:
             group: of all processes.
             store: the job's checkpoints.
             state: what a checkpoint holds.
-            journal: its unfinished train line is in a checkpoint, too.
-            inputs: what a checkpoint must agree with beside the settings, by name.
+            statistics: their unfinished train line is part of a checkpoint, too.
+            inputs: what a checkpoint must agree with besides the settings, by name.
+            before_save: flush logs, so that a checkpoint never knows more steps than they do.
         """
-        self._config, self._group, self._store = config, group, store
-        self._state, self._journal, self._inputs = state, journal, inputs
+        self._config = config
+        self._group = group
+        self._store = store
+        self._state = state
+        self._statistics = statistics
+        self._inputs = inputs
+        self._before_save = before_save
         self._paths = JobPaths(config.loop.job_dir)
-        self._saver = AsyncCheckpointWriter(store)
-        group.on_abort(self._saver.finish)
+        self._writer = AsyncCheckpointWriter(store)
+        group.on_abort(self._writer.finish)
 
     def restore(self) -> None:
-        """Become the newest checkpoint that the chief chooses; without one, stay at the beginning.
+        """Restore the newest checkpoint (the chief picks the step); without one, keep the initial state.
 
         Raises:
-            RequestError: if there must be one, or it is of other inputs.
+            RequestError: if a checkpoint is required and there is none, or it was made from other inputs.
         """
+        # All processes read the step that the chief chose, even if they see a newer one.
         checkpoint = newest_checkpoint(self._group, self._store)
         if checkpoint is None:
             if self._config.checkpoint.resume == "required":
@@ -58,93 +67,99 @@ class CheckpointManager:
                     f"--resume=required: expected a checkpoint in {self._paths.checkpoints!r}, received none; check "
                     "--job_dir or use --resume=auto"
                 )
-            self._journal.continue_from(0)
             return
+        # Other images or another precision would change the result without a word.
         self._refuse_other_inputs(checkpoint)
-        self._become(checkpoint)
+        self._apply(checkpoint)
         log.info("continuing from step %d (%s)", checkpoint.step, self._paths.checkpoints)
 
     def roll_back(self, divergence: Diverged) -> None:
-        """Return to the newest checkpoint with half the learning rate; at every further divergence to an older one.
+        """Restore an earlier checkpoint and halve the learning rate; each further divergence skips one more.
 
-        Weights can be on their way to infinity long before the loss is, so the newest checkpoint may be no help.
+        Weights can be on their way to infinity long before the loss is, so the newest checkpoint may not help.
 
         Raises:
-            JobFailed: if that is not wanted, not possible, or was done too often.
+            JobFailed: if rollbacks are off, nothing can be restored, or it was done too often.
         """
         rollbacks = self._state.schedule.rollbacks + 1
-        self._saver.finish()
-        wanted = self._config.loop.on_divergence == "rollback"
-        checkpoint = newest_checkpoint(self._group, self._store, skip=rollbacks - 1) if wanted else None
+        # A write that still runs may be of the newest checkpoint.
+        self._writer.finish()
+        is_enabled = self._config.loop.on_divergence == "rollback"
+        checkpoint = newest_checkpoint(self._group, self._store, skip=rollbacks - 1) if is_enabled else None
         if checkpoint is None or rollbacks > _MAX_ROLLBACKS:
             raise JobFailed(str(divergence)) from divergence
-        self._become(checkpoint)
+        self._apply(checkpoint)
+        # The checkpoint holds the count of its own time, so the rate is lowered for every rollback since.
         while self._state.schedule.rollbacks < rollbacks:
             self._state.schedule.lower()
         log.warning("%s; back to step %d, learning rate now %.1e",
                     divergence, checkpoint.step, self._state.schedule.rate(checkpoint.step))  # fmt: skip
 
     def save(self, *, must: bool) -> None:
-        """Begin to write the state as it is.
+        """Start to write the state as it is.
 
         Args:
-            must: whether to wait for an earlier write that still runs; otherwise this one is given up.
+            must: all processes are here: wait for an earlier write that still runs.  Otherwise this save is skipped
+                in that case, and only the chief saves, as the clocks of the processes differ.
 
         Raises:
-            Diverged: if a weight is no number.
+            Diverged: if a weight is NaN or infinite.
         """
-        checkpoint = self._state.snapshot(inputs=self._inputs, journal=self._journal.state())
+        # The logs come first: a kill between the two must not leave a checkpoint ahead of them.
+        for flush in self._before_save:
+            flush()
+        if not must and self._group.index != 0:
+            return
+        # A copy in host memory, which training does not change while it is written.
+        checkpoint = self._state.snapshot(inputs=self._inputs, journal=self._statistics.state())
         _refuse_non_finite(checkpoint)
         if self._group.index == 0:
-            self._saver.save(checkpoint, best_step=self._state.stopping.best_step, wait=must)
+            self._writer.save(checkpoint, best_step=self._state.stopping.best_step, wait=must)
 
-    def note_saves(self) -> None:
-        """Write down the checkpoints that are on the disk since the last call."""
-        for saved in self._saver.collect():
-            if not saved.error:
-                self._journal.line("checkpoint", saved.step, path=saved.path, seconds=round(saved.seconds, 3))
+    def collect_saved(self) -> list[Saved]:
+        """Return the checkpoints that reached the disk since the last call."""
+        return [saved for saved in self._writer.collect() if not saved.error]
 
     def announce_stop(self, reason: str) -> None:
         """Log which step is saved before a stop, and how long that may take."""
-        saved = self._saver.last
+        saved = self._writer.last
         log.info("%s: saving step %d; the last save took %s", reason,
                  self._state.step, f"{saved.seconds:.1f} s" if saved else "place in an earlier start")  # fmt: skip
 
     def finish(self) -> None:
         """Wait until nothing is being written."""
-        self._saver.finish()
+        self._writer.finish()
 
     def refuse_unsaved_end(self) -> None:
-        """Make the exit code tell if what was computed last is not on the disk; for the chief.
+        """Fail if the last state is not on the disk, so that the exit code tells.
 
         Raises:
-            JobFailed: if so.
+            JobFailed: if so; in the chief.
         """
-        last = self._saver.last
+        last = self._writer.last
         if last is not None and (last.error or last.step != self._state.step):
             raise JobFailed(
                 f"the state of step {self._state.step} could not be saved ({last.error or 'not written'}); free space "
-                "or repair the folder, then start the same command again: it continues from the newest whole checkpoint"
+                "or repair the folder, then rerun the same command: it continues from the newest complete checkpoint"
             )
 
-    def _become(self, checkpoint: Checkpoint) -> None:
+    def _apply(self, checkpoint: Checkpoint) -> None:
         self._state.restore(checkpoint)
-        self._journal.restore(checkpoint.state["journal"])
-        self._journal.continue_from(checkpoint.step)
+        self._statistics.restore(checkpoint.state["journal"])
 
     def _refuse_other_inputs(self, checkpoint: Checkpoint) -> None:
         before = checkpoint.state["inputs"]
         differing = [name for name, value in self._inputs.items() if before[name] != value]
         if differing:
             raise RequestError(
-                f"expected the {' and '.join(differing)} that {self._paths.job_dir!r} was begun with, received other "
+                f"expected the {' and '.join(differing)} that {self._paths.job_dir!r} was started with, received other "
                 "ones; restore them (for precision pass the old one, see result.json or the log), use another "
                 "--job_dir, or start over with --resume=never"
             )
 
 
 def _refuse_non_finite(checkpoint: Checkpoint) -> None:
-    """Keep weights that are no numbers out of the checkpoints; a finite loss can come just before them.
+    """Keep NaN and infinite weights out of the checkpoints; the last loss before them can be finite.
 
     Raises:
         Diverged: if there are any.

@@ -14,40 +14,56 @@ from trainer.data.manifest import Split
 from trainer.data.order import Order
 from trainer.data.reorder_buffer import ServiceHealth
 from trainer.data.service_client import DataServiceClient
+from trainer.distributed import consistency
+from trainer.distributed.process_group import SingleProcess
 from trainer.distributed.strategy import Runtime
 
 log = logging.getLogger(__name__)
 
-Batches = Generator[pipeline.Batch, None, None]  # To be closed by who does not come to its end.
+Batches = Generator[pipeline.Batch, None, None]  # Close it if you stop early.
 
 
 class DistributedInput:
-    """Makes distributed iterators over a split, from any step."""
+    """Makes distributed iterators over the splits of a job, from any step, and watches the share of bad images."""
 
-    def __init__(self, runtime: Runtime, config: DataConfig, seed: int, skipped: BadImages) -> None:
-        """Bind the devices, the data settings, the job's seed and the list of bad images."""
-        self._strategy, self._config, self._seed, self._skipped = runtime.strategy, config, seed, skipped
+    def __init__(
+        self, runtime: Runtime, config: DataConfig, seed: int, bad_images: BadImages, group: SingleProcess, *,
+        train: Split, validation: Split,
+    ) -> None:  # fmt: skip
+        """Bind the devices, the data settings, the job's seed, its bad images, all processes and the splits."""
+        self._strategy = runtime.strategy
+        self._config = config
+        self._seed = seed
+        self._bad_images = bad_images
+        self._group = group
+        self._train = train
+        self._validation = validation
         self._images: dict[Split, ImageSource] = {}
-        self._sender = ServiceHealth()
+        self._health = ServiceHealth()
         self._share = pipeline.ReplicaShare(runtime.num_devices, runtime.first_device, runtime.local_devices)
 
-    def training(self, split: Split, start_step: int, stop_step: int) -> Batches:
-        """Return shuffled, augmented batches of steps ``[start_step, stop_step)``."""
-        order = Order(len(split), self._config.batch_size, self._seed)
-        return self._distribute(split, order, self._config.augment, start_step, stop_step)
+    def training(self, start_step: int, stop_step: int) -> Batches:
+        """Return shuffled, augmented training batches of steps ``[start_step, stop_step)``."""
+        order = Order(len(self._train), self._config.batch_size, self._seed)
+        return self._distribute(self._train, order, self._config.augment, start_step, stop_step)
 
-    def validation(self, split: Split) -> Batches:
-        """Return every image once, in the manifest's order, only resized."""
-        order = Order(len(split), self._config.batch_size, shuffle=False)
-        return self._distribute(split, order, "none", 0, order.steps_per_pass)
+    def validation(self) -> Batches:
+        """Return every validation image once, in the manifest's order, only resized."""
+        order = Order(len(self._validation), self._config.batch_size, shuffle=False)
+        return self._distribute(self._validation, order, "none", 0, order.steps_per_pass)
 
-    def check_bad_images(self) -> None:
-        """Warn of the bad images met since the last call.
+    def check_bad_images(self, *, merge: bool = False) -> None:
+        """Warn of the bad images found since the last call.
+
+        Args:
+            merge: whether to exchange them with the other processes first, which must be at the same point.
 
         Raises:
             RequestError: if too many are bad.
         """
-        for line in self._skipped.check_limit():
+        if merge:
+            consistency.merge_skipped(self._group, self._bad_images)
+        for line in self._bad_images.check_limit():
             log.warning("%s", line)
 
     def _distribute(self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int) -> Batches:
@@ -59,26 +75,28 @@ class DistributedInput:
             split,
             images,
             order,
-            self._skipped,
+            self._bad_images,
             augmentation=augmentation,
             share=share,
             start_step=start_step,
             stop_step=stop_step,
             remote=remote,
         )
-        return _told(images, remote, self._strategy.distribute_datasets_from_function(lambda _: dataset))
+        return _with_own_errors(images, remote, self._strategy.distribute_datasets_from_function(lambda _: dataset))
 
     def _remote(self, split: Split, order: Order, stop: int) -> DataServiceClient:
-        """Return what decodes in place of this process, up to an element."""
+        """Return the client of the servers that decode elements up to ``stop`` in place of this process."""
         share, count = self._share, order.batch_size // self._share.replicas
         slots = functools.partial(share.slots, order)
         return DataServiceClient(
-            self._config.data_service, self._sender, split, self._images[split], slots, count, stop
+            self._config.data_service, self._health, split, self._images[split], slots, count, stop
         )
 
 
-def _told(images: ImageSource, remote: DataServiceClient | None, batches: Iterable[pipeline.Batch]) -> Batches:
-    """Yield the batches; if reading failed, raise what it failed with and not what TensorFlow makes of it."""
+def _with_own_errors(
+    images: ImageSource, remote: DataServiceClient | None, batches: Iterable[pipeline.Batch]
+) -> Batches:
+    """Yield the batches; if reading failed, re-raise the reader's own error instead of TensorFlow's wrapper."""
     try:
         yield from batches
     except tf.errors.OpError as error:

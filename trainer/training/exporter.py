@@ -1,6 +1,8 @@
-"""The end of a job: exported models with their cards, the training report, and the result."""
+"""The end of a job: exported models with their cards, the training report, and the result.
 
-import datetime
+Does not own: how a SavedModel is written and verified (``serving``), the pages (``reports``), when a job ends.
+"""
+
 import functools
 import json
 import logging
@@ -29,11 +31,12 @@ from trainer.serving import saved_model
 from trainer.training import evaluator
 from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.training.loop import Plan, StopReason
+from trainer.training.metrics_log import utc_now
 from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
-Numbers = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float32]
 
 _PREVIEW_IMAGES = 8
@@ -41,29 +44,34 @@ _EXPORT_SAMPLES = 8
 
 
 class Exporter:
-    """Makes what a finished job leaves behind, from its state and its checkpoints."""
+    """Exports the models of a finished job from its checkpoints, and reports on them."""
 
     def __init__(
         self, config: Config, plan: Plan, runtime: Runtime, state: TrainState, store: CheckpointStore,
         train: Split, validation: Split,
     ) -> None:  # fmt: skip
         """Bind the parts of a job."""
-        self._config, self._plan, self._runtime, self._state, self._store = config, plan, runtime, state, store
-        self._train, self._validation = train, validation
+        self._config = config
+        self._plan = plan
+        self._runtime = runtime
+        self._state = state
+        self._store = store
+        self._train = train
+        self._validation = validation
         self._paths = JobPaths(config.loop.job_dir)
 
-    def result(self, ending: StopReason, *, images_per_second: float, skipped: dict[str, int]) -> Result:
-        """Export, draw the report, and return the result (not written yet).
+    def result(self, reason: StopReason, *, images_per_second: float, skipped: dict[str, int]) -> Result:
+        """Export, write the report, and return the result (which is not written yet).
 
         Raises:
-            JobFailed: if an export does not do what the live model does, or its checkpoint is damaged.
+            JobFailed: if an export differs from the live model, or its checkpoint is damaged.
         """
         state, runtime = self._state, self._runtime
         exports, thresholds = self._export(skipped)
         self._write_report()
         return Result(
             status="done",
-            stopped_by=ending.value,
+            stopped_by=reason.value,
             step=state.step,
             epoch=self._plan.epoch_of(state.step),
             best_step=state.stopping.best_step,
@@ -81,21 +89,26 @@ class Exporter:
             skipped=skipped,
             thresholds=thresholds,
             decided_by=self._config.export.decision,
-            reason=state.hopeless,
+            reason=state.pruned_because,
         )
 
     def _export(self, skipped: dict[str, int]) -> tuple[dict[str, str], dict[str, float]]:
         steps = {"best": self._state.stopping.best_step, "last": self._state.step}
         values = {"best": self._state.best, "last": self._state.last}
-        exports, decisions, scores = {}, {}, {}
+        exports: dict[str, str] = {}
+        decisions: dict[str, calibration.Decision] = {}
+        scores: dict[int, tuple[Positions, Probabilities]] = {}
         for kind in self._config.export.kinds:
+            # The weights come from the checkpoint, so that an export can be made again from job_dir.
             target = files.join(self._paths.exports(kind), str(steps[kind]))
             arrays = self._arrays(steps[kind])
             if steps[kind] not in scores:  # Best and last are often the same.
                 scores[steps[kind]] = self._score(arrays)
-            scored = scores[steps[kind]]
-            decisions[kind] = self._decide(*scored)
+            # Threshold and temperature are chosen on Validation with exactly these weights.
+            predictions = scores[steps[kind]]
+            decisions[kind] = self._decide(*predictions)
             metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
+            # Write, reload in a fresh process, and compare with the live model.
             difference = saved_model.write(
                 target,
                 arrays,
@@ -103,45 +116,46 @@ class Exporter:
                 self._samples(),
                 config=self._config.model,
                 image_size=self._config.data.image_size,
-                card=model_card.attempt(functools.partial(self._card, arrays, metadata, *scored, skipped)),
+                card=model_card.attempt(functools.partial(self._card, arrays, metadata, *predictions, skipped)),
             )
-            log.info("exported %s: %s (reloaded alone, differs by %.1e at most)", kind, target, difference)
+            log.info("exported %s: %s (reloaded in a fresh process, differs by at most %.1e)", kind, target, difference)
             exports[kind] = target
         return exports, {kind: decision.threshold for kind, decision in decisions.items()}
 
-    def _score(self, arrays: Arrays) -> tuple[Numbers, Probabilities]:
-        """Return numbers and float32 predictions of the Validation images; none if ``needs_scores`` says no."""
+    def _score(self, arrays: Arrays) -> tuple[Positions, Probabilities]:
+        """Return positions and float32 predictions of the validation images; none where nothing needs them."""
         config, classes = self._config, len(self._train.class_names)
         if not calibration.needs_scores(config.export):
             return np.zeros(0, np.int64), np.zeros([0, classes], np.float32)
         model = saved_model.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
         return evaluator.score_split(model, self._validation, config.data)
 
-    def _decide(self, numbers: Numbers, probabilities: Probabilities) -> calibration.Decision:
-        """Choose what Validation decides, from the predictions of the weights that are exported."""
-        settings, labels = self._config.export, self._validation.labels[numbers]
+    def _decide(self, positions: Positions, probabilities: Probabilities) -> calibration.Decision:
+        """Choose threshold and temperature on Validation, with the predictions of the exported weights."""
+        settings = self._config.export
+        labels = self._validation.labels[positions]
         positive = positive_class_index(self._train.class_names, settings.positive_class)
         decision = calibration.decide(labels, probabilities, positive=positive, settings=settings)
-        why = decision.threshold_choice["why"] or f"by {settings.threshold_by} on {len(labels)} Validation images"
-        log.info("threshold %g (%s), temperature %.4g", decision.threshold, why, decision.temperature)
+        reason = decision.threshold_choice["why"] or f"by {settings.threshold_by} on {len(labels)} Validation images"
+        log.info("threshold %g (%s), temperature %.4g", decision.threshold, reason, decision.temperature)
         return decision
 
     def _card(
-        self, arrays: Arrays, metadata: dict[str, Any], numbers: Numbers, probabilities: Probabilities,
+        self, arrays: Arrays, metadata: dict[str, Any], positions: Positions, probabilities: Probabilities,
         skipped: dict[str, int],
     ) -> str:  # fmt: skip
         split, runtime = self._validation, self._runtime
         weights = {name: array for name, array in arrays.items() if name.startswith(saved_model.MODEL_PREFIX)}
-        names = [split.names[number] for number in numbers.tolist()]
+        names = [split.names[position] for position in positions.tolist()]
         lines = files.read_text(self._paths.metrics).splitlines()
         audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
         if audit:
             audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
         facts = model_card.CardFacts(
-            images={one.name: one.counts for one in (self._train, split)},
+            images={each.name: each.counts for each in (self._train, split)},
             skipped=skipped,
             held_out=not split.names[0].startswith(f"{split.name}/"),
-            figures=model_card.measure(split.labels[numbers], probabilities, names, metadata) if names else None,
+            figures=model_card.measure(split.labels[positions], probabilities, names, metadata) if names else None,
             audit=audit,
             made={
                 "Devices": f"{runtime.num_devices} x {runtime.device_kind}",
@@ -175,25 +189,25 @@ class Exporter:
             "config": self._config.flat(),
             "listings": digest.listings([*self._train.names, *self._validation.names]),
             "versions": {"deepdetect": __version__, "tensorflow": tf.__version__},
-            "created": now(),
+            "created": utc_now(),
         }
 
     def _samples(self) -> list[bytes]:
-        """Return the readable ones of some validation images, evenly spread over the classes."""
-        chosen = np.unique(np.linspace(0, len(self._validation) - 1, _EXPORT_SAMPLES).astype(int))
-        contents = ImageSource(self._validation, self._config.data, cached=False).encoded(chosen)
+        """Return the files of a few readable validation images, evenly spread over the classes."""
+        positions = np.unique(np.linspace(0, len(self._validation) - 1, _EXPORT_SAMPLES).astype(int))
+        contents = ImageSource(self._validation, self._config.data, cached=False).encoded(positions)
         return [content for content in contents if isinstance(content, bytes)]
 
     def _write_report(self) -> None:
-        """Draw the run; a plot that fails must not cost a trained model, so it is logged instead."""
+        """Write the training report; a plot that fails must not cost a trained model, so it is logged instead."""
         try:
             seed = self._config.loop.seed
-            shown = preview.of_batch(
+            batch = preview.of_batch(
                 self._train, self._config.data, seed, step=0, batch_size=_PREVIEW_IMAGES, count=_PREVIEW_IMAGES
             )
             counts = {split.name: split.counts for split in (self._train, self._validation)}
             training_report.write_training_report(
-                self._paths.job_dir, shown.images, shown.augmented, shown.labels, counts
+                self._paths.job_dir, batch.images, batch.augmented, batch.labels, counts
             )
         except StoppedEarly:
             raise
@@ -203,8 +217,3 @@ class Exporter:
 
 def _summary(values: dict[str, Any]) -> dict[str, float | None]:
     return {name: values.get(f"val_{name}") for name in ("loss", "accuracy", "auc")}
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,17 +1,20 @@
-"""When things happen: train, log, validate, save, stop.  Knows steps, not models, files or devices."""
+"""The cadence of training: when to train, log, validate, save and stop.
+
+Does not own: what happens then (``trainer.py``).  Knows only steps and a clock, not models, files or devices.
+"""
 
 import dataclasses
 import enum
 import time
 from collections.abc import Callable, Mapping
 
-# Given an epoch, from 1, and its validation loss, accuracy and auc: why the job is hopeless; empty to train on.
+# Gets an epoch, from 1, and its validation loss, accuracy and auc; returns why to prune the job, empty to continue.
 Pruner = Callable[[int, Mapping[str, float | None]], str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The cadence of a job, all in steps but for one.
+    """The cadence of a job, in steps except for ``checkpoint_every_seconds``.
 
     Attributes:
         total_steps: steps of the whole job.
@@ -32,7 +35,7 @@ class Plan:
         return max(step - 1, 0) // self.steps_per_epoch + 1
 
     def ends_epoch(self, step: int) -> bool:
-        """Tell whether an epoch ends with the ``step``-th step."""
+        """Return whether an epoch ends with the ``step``-th step."""
         return step % self.steps_per_epoch == 0
 
     @property
@@ -41,7 +44,7 @@ class Plan:
         return -(-self.total_steps // self.steps_per_epoch)
 
     def logs_at(self, step: int) -> bool:
-        """Tell whether a train line ends with the ``step``-th step."""
+        """Return whether a train line ends with the ``step``-th step."""
         return step % self.log_every_steps == 0 or self.ends_epoch(step)
 
 
@@ -66,44 +69,48 @@ def run(
     validate_first: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> StopReason:
-    """Run from ``start_step`` (steps done so far) to an ending.
+    """Run from ``start_step`` until there is a reason to stop.
 
     Args:
         plan: the cadence.
         start_step: steps done so far.
         train: does the step with this number, from 0.
         log: called with the steps done after every step.
-        validate: called with the steps done at the end of every epoch; returns the ending if it asks to stop for good,
-            and None otherwise, also if it broke off because of a stop request.
+        validate: called with the steps done at the end of every epoch; returns a reason to stop for good, or None,
+            also if a stop request interrupted it.
         save: called with the steps done and ``must``: at the end of an epoch and before stopping the state must be
-            saved, in between a save may be given up.  Validation comes before the save of an epoch's end, so that
-            its decisions are in the checkpoint.
-        stop_requested: asked after every step; True ends the loop with everything saved.
-        validate_first: whether the validation of ``start_step`` is still owed.
+            saved, in between a save may be skipped.
+        stop_requested: called after every step; True ends the loop with everything saved.
+        validate_first: whether to validate before the first step, as the last start was interrupted there.
         clock: seconds, monotonic.
     """
-    step, saved_at, owed = start_step, clock(), validate_first
-    while owed or step < plan.total_steps:
-        if not owed:
+    step = start_step
+    saved_at = clock()
+    skip_step = validate_first
+    while skip_step or step < plan.total_steps:
+        if not skip_step:
             train(step)
             step += 1
             log(step)
-        owed = False
+        skip_step = False
+        # Validation comes before the save, so that its decisions are in the checkpoint of the epoch's end.
         epoch_ends = plan.ends_epoch(step)
-        verdict = validate(step) if epoch_ends else None
+        reason = validate(step) if epoch_ends else None
+        # The request comes after the validation, which may have been interrupted by it.
         stopping = stop_requested()
         must = epoch_ends or stopping
-        if must or _save_is_due(plan, step, clock() - saved_at):
+        if must or _is_save_due(plan, step, clock() - saved_at):
             save(step, must=must)
             saved_at = clock()
+        # A stop request wins: the reason is in the checkpoint, and the next start finds it there.
         if stopping:
             return StopReason.STOP_REQUEST
-        if verdict:
-            return verdict
+        if reason:
+            return reason
     return StopReason.EPOCHS
 
 
-def _save_is_due(plan: Plan, step: int, seconds: float) -> bool:
+def _is_save_due(plan: Plan, step: int, seconds: float) -> bool:
     by_steps = plan.checkpoint_every_steps and step % plan.checkpoint_every_steps == 0
     by_time = plan.checkpoint_every_seconds and seconds >= plan.checkpoint_every_seconds
     return bool(by_steps or by_time)

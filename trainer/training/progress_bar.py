@@ -1,29 +1,40 @@
-"""The run on the terminal: a bar with live numbers, or one clean line an epoch where there is no terminal."""
+"""Progress on the terminal: a bar with live numbers, and a line for each epoch; without a terminal only the lines."""
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import tqdm
 
 from trainer.training.loop import Plan
-from trainer.training.metrics_log import Window
+from trainer.training.observers import End, Observer, Start, Step, Validation, Window
 
 
-class ProgressBar:
-    """Shows the steps of one process; quiet processes show nothing."""
+class ProgressBar(Observer):
+    """Shows the steps of one process; silent where ``show`` is False."""
 
-    def __init__(self, plan: Plan, start_step: int, *, show: bool, stream: TextIO = sys.stderr) -> None:
-        """Begin at ``start_step`` of the plan."""
-        self._plan, self._show, self._stream = plan, show, stream
+    def __init__(self, plan: Plan, *, show: bool, stream: TextIO = sys.stderr) -> None:
+        """Bind the plan; nothing is shown before the first step."""
+        self._plan = plan
+        self._show = show
+        self._stream = stream
         self._is_terminal = show and stream.isatty()
-        self._started, self._start_step, self._done = time.monotonic(), start_step, start_step
+        self._started = time.monotonic()
+        self._start_step = 0
+        self._done = 0
         self._windows: list[Window] = []
         self._bar: tqdm.tqdm[Any] | None = None
 
-    def step(self, done: int) -> None:
+    def on_start(self, start: Start) -> None:
+        """Begin to measure the time that is left."""
+        if not start.rollback:
+            self._started = time.monotonic()
+            self._start_step = self._done = start.step
+
+    def on_step(self, step: Step) -> None:
         """Count one step."""
-        self._done = done
+        done = self._done = step.step
         if not self._is_terminal:
             return
         if self._bar is None:
@@ -34,8 +45,10 @@ class ProgressBar:
             )  # fmt: skip
         self._bar.update(1)
 
-    def window(self, window: Window) -> None:
-        """Show the newest means, and count them into the epoch's."""
+    def on_window(self, window: Window) -> None:
+        """Show the newest means, and add them to the epoch's."""
+        if window.divergence:  # Its means may be NaN, and a rollback may keep the job going.
+            return
         self._windows.append(window)
         if self._bar is not None:
             self._bar.set_postfix_str(
@@ -43,19 +56,18 @@ class ProgressBar:
                 f"data wait {window.waited / window.seconds:.0%}, left {duration(self._left(self._done))}"
             )
 
-    def epoch(self, done: int, values: dict[str, Any]) -> None:
-        """Print the line of a finished epoch.
-
-        Args:
-            done: steps done.
-            values: the validation line.
-        """
+    def on_validation(self, validation: Validation) -> None:
+        """Print the line of a finished epoch."""
         windows, self._windows = self._windows, []
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        if not self._show:
-            return
+        self._close()
+        if self._show:
+            self._print_epoch(validation.step, validation.values, windows)
+
+    def on_end(self, end: End) -> None:
+        """Remove the bar."""
+        self._close()
+
+    def _print_epoch(self, done: int, values: Mapping[str, Any], windows: list[Window]) -> None:
         examples, seconds = sum(w.examples for w in windows), sum(w.seconds for w in windows)
         loss = sum(w.loss * w.examples for w in windows) / max(examples, 1)
         accuracy = sum(w.accuracy * w.examples for w in windows) / max(examples, 1)
@@ -70,8 +82,7 @@ class ProgressBar:
             flush=True,
         )
 
-    def close(self) -> None:
-        """Remove the bar."""
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None

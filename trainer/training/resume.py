@@ -1,4 +1,7 @@
-"""May this request continue what job_dir holds?  Imports no TensorFlow."""
+"""Whether a request may continue the job in job_dir, and how often a job was restarted without progress.
+
+Does not own: the checkpoint that it continues from (``checkpoint_manager.py``).  Imports no TensorFlow.
+"""
 
 import json
 import time
@@ -10,10 +13,10 @@ from trainer.core.storage import files
 
 
 def prepare(config: config_lib.Config, paths: JobPaths) -> None:
-    """Make a writable job_dir ready for this request.
+    """Prepare a writable job_dir for this request.
 
     Raises:
-        RequestError: if job_dir holds a job with other settings that decide its result, or a sweep.
+        RequestError: if job_dir holds a sweep, or a job with other settings that decide its result.
     """
     if config.checkpoint.resume == "never":
         _move_aside(paths)
@@ -27,12 +30,12 @@ def prepare(config: config_lib.Config, paths: JobPaths) -> None:
 
 
 def keep_settings(config: config_lib.Config, paths: JobPaths) -> None:
-    """Write the settings that the job now runs with; called when nothing can refuse the request any more."""
+    """Write the settings that the job now runs with; called once nothing can refuse the request any more."""
     files.write_text(paths.config, json.dumps(config.flat(), indent=1) + "\n")
 
 
 def refuse_other_settings(config: config_lib.Config, before: dict[str, config_lib.Value], job_dir: str) -> None:
-    """Compare with the settings that a job was begun with.
+    """Refuse settings that would change the result of a job that began with others.
 
     Raises:
         RequestError: naming every flag that differs and would change the result.
@@ -48,7 +51,7 @@ def refuse_other_settings(config: config_lib.Config, before: dict[str, config_li
     ]
     if differing:
         raise RequestError(
-            f"expected the settings that {job_dir!r} was begun with, received other ones: {', '.join(differing)}; "
+            f"expected the settings that {job_dir!r} was started with, received other ones: {', '.join(differing)}; "
             "use them again, another --job_dir, or --resume=never to start over"
         )
 
@@ -64,19 +67,19 @@ def _read_settings(path: str) -> dict[str, config_lib.Value]:
 
 def _move_aside(paths: JobPaths) -> None:
     """Move an earlier job in this folder into ``before-<time>/``; nothing is deleted."""
-    own = paths.lock.rsplit("/", 1)[-1]  # Held by this very process.
-    names = [name for name in files.list_names(paths.job_dir) if not name.startswith("before-") and name != own]
+    lock = paths.lock.rsplit("/", 1)[-1]  # Held by this very process.
+    names = [name for name in files.list_names(paths.job_dir) if not name.startswith("before-") and name != lock]
     if not names:
         return
-    name = started = f"before-{time.strftime('%Y%m%d-%H%M%S')}"
+    base = f"before-{time.strftime('%Y%m%d-%H%M%S')}"
+    target = files.join(paths.job_dir, base)
     number = 1
-    while files.exists(files.join(paths.job_dir, name)):  # Twice in a second: the first one must stay whole.
+    while files.exists(target):  # Twice in a second: the first one must stay intact.
         number += 1
-        name = f"{started}-{number}"
-    aside = files.join(paths.job_dir, name)
-    files.make_dirs(aside)
+        target = files.join(paths.job_dir, f"{base}-{number}")
+    files.make_dirs(target)
     for name in names:
-        files.rename(files.join(paths.job_dir, name), files.join(aside, name))
+        files.rename(files.join(paths.job_dir, name), files.join(target, name))
 
 
 def count_start(paths: JobPaths, step: int, limit: int) -> None:
@@ -85,22 +88,22 @@ def count_start(paths: JobPaths, step: int, limit: int) -> None:
     Args:
         paths: of the job.
         step: where this start begins.
-        limit: restarts from one and the same step that are allowed; 0 allows any number.
+        limit: restarts that are allowed from the same step; 0 allows any number.
 
     Raises:
-        JobFailed: if this one is over the limit.
+        JobFailed: if this one exceeds the limit.
     """
     starts = _starts(paths, step) + 1
     files.write_text(paths.restarts, json.dumps({"step": step, "starts": starts}) + "\n")
     if limit and starts > limit + 1:
         raise JobFailed(
             f"this is restart {starts - 1} from step {step} without progress (allowed: {limit}); read the log of the "
-            "starts before, repair the cause, then start once with --max_restarts_without_progress=0"
+            "previous starts, repair the cause, then start once with --max_restarts_without_progress=0"
         )
 
 
 def _starts(paths: JobPaths, step: int) -> int:
-    """Return how often the job has started from this step; a torn record counts as none."""
+    """Return how often the job has started from this step; an unreadable record counts as none."""
     if not files.exists(paths.restarts):
         return 0
     try:

@@ -1,13 +1,13 @@
 """Run one training job: ``run(config, cluster) -> Result``.
 
-Whatever can be checked without TensorFlow (settings, files, images) is checked here, in seconds; ``trainer.py`` does the
-rest.
+Owns: what can be checked without TensorFlow (settings, files, images); a wrong request fails in seconds.
+Does not own: the job itself (``job.py``).
 """
 
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.core import result, signals
@@ -20,11 +20,14 @@ from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.training import resume
 from trainer.training.loop import Plan, Pruner, StopReason
+from trainer.training.observers import Observer
 
 log = logging.getLogger("trainer.train")
 
 
-def run(config: Config, cluster: cluster_lib.Cluster, judge: Pruner | None = None) -> result.Result:
+def run(
+    config: Config, cluster: cluster_lib.Cluster, pruner: Pruner | None = None, observers: Sequence[Observer] = ()
+) -> result.Result:
     """Train a job to its end, continuing from what job_dir holds; a finished job is returned as it is.
 
     All processes of a cluster call this; they meet here and return the same result.
@@ -32,22 +35,23 @@ def run(config: Config, cluster: cluster_lib.Cluster, judge: Pruner | None = Non
     Args:
         config: what to train.
         cluster: who this process is.
-        judge: asked by the chief after each epoch but the last whether the job is hopeless; a job that it ends is
-            finished as after early stopping.  Either all processes have one or none.
+        pruner: called by the chief after each epoch but the last; a job that it stops is finished as after early
+            stopping.  Either all processes have one or none.
+        observers: what else watches the training in this process, after the built-in observers.
 
     Raises:
         RequestError: if the request is wrong; a retry cannot help.
         StoppedEarly: after a stop request, with everything saved.
     """
     with signals.stop_requests() as stop:
-        stop.at_once = "at start-up, nothing was lost; start the same command again"
+        stop.at_once = "at start-up, nothing was lost; rerun the same command"
         with process_group.join(cluster, config) as group:
-            return _run(config, cluster, group, stop, judge)
+            return _run(config, cluster, group, stop, pruner, observers)
 
 
 def _run(
     config: Config, cluster: cluster_lib.Cluster, group: process_group.SingleProcess, stop: signals.StopRequest,
-    judge: Pruner | None,
+    pruner: Pruner | None, observers: Sequence[Observer],
 ) -> result.Result:  # fmt: skip
     paths = JobPaths(config.loop.job_dir)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
@@ -63,20 +67,20 @@ def _run(
         finished = group.broadcast(_prepare(config, plan, paths) if cluster.is_chief else None)
         if finished is not None:
             return result.Result(**finished)
-        from trainer.training import (
-            trainer,  # TensorFlow is loaded here, after everything that can be refused without it.
-        )
+        from trainer.training import job  # TensorFlow is loaded here: what can be refused without it was refused.
 
-        with trainer.one_fate(group):
-            job = trainer.Trainer(config, cluster, plan, train, validation, stop, group, judge)
+        with job.failing_together(group):
+            request = job.Request(config=config, cluster=cluster, plan=plan, train=train, validation=validation,
+                                  stop=stop, group=group, pruner=pruner, observers=observers)  # fmt: skip
+            start = job.build(request)
             if cluster.is_chief:
                 resume.keep_settings(config, paths)
-            return job.run()
+            return start.run()
 
 
 @contextlib.contextmanager
 def _own_job_dir(paths: JobPaths) -> Iterator[None]:
-    """Be the only live job of a job_dir that can be written."""
+    """Check that job_dir can be written, and lock it for the block."""
     if not files.is_remote(paths.job_dir):
         files.require_writable(paths.job_dir, "job_dir")
     with lock.hold(paths):
@@ -84,7 +88,7 @@ def _own_job_dir(paths: JobPaths) -> Iterator[None]:
 
 
 def _prepare(config: Config, plan: Plan, paths: JobPaths) -> dict[str, Any] | None:
-    """Make job_dir ready; return its result if there is nothing left to do."""
+    """Prepare job_dir; return its result if there is nothing left to do."""
     resume.prepare(config, paths)
     finished = result.read(paths.result)
     if finished is None or not is_complete(finished, config, plan):
@@ -94,10 +98,10 @@ def _prepare(config: Config, plan: Plan, paths: JobPaths) -> dict[str, Any] | No
 
 
 def make_plan(config: Config, examples: int) -> Plan:
-    """Turn epochs and examples into steps; after this there are only steps.
+    """Turn epochs and examples into steps; everything later counts in steps.
 
     Raises:
-        RequestError: if the steps to profile lie behind the last one.
+        RequestError: if the steps to profile lie after the last one.
     """
     per_pass = -(-examples // config.data.batch_size)
     per_epoch = config.loop.steps_per_epoch or per_pass
@@ -117,7 +121,7 @@ def make_plan(config: Config, examples: int) -> Plan:
 
 
 def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
-    """Tell whether a result answers the request: far enough, and with the exports it asks for."""
+    """Return whether a result satisfies the request: trained far enough, with the requested exports."""
     far_enough = finished.step >= plan.total_steps or finished.stopped_by != StopReason.EPOCHS.value
-    as_wanted = finished.decided_by in (None, config.export.decision) or not config.export.kinds
-    return far_enough and as_wanted and set(config.export.kinds) <= finished.exports.keys()
+    has_decision = finished.decided_by in (None, config.export.decision) or not config.export.kinds
+    return far_enough and has_decision and set(config.export.kinds) <= finished.exports.keys()

@@ -1,6 +1,6 @@
-"""``python -m trainer.train --selftest``: say whether this machine, or this container, is as a training job needs it.
+"""``python -m trainer.train --selftest``: check whether this machine or container can run a training job.
 
-One line a subject, ok or FAILED with what to do; about ten seconds, most of them TensorFlow's start.
+Prints one line for each check: ok, or FAILED with what to do.  Takes about ten seconds, mostly to load TensorFlow.
 """
 
 import ctypes
@@ -20,15 +20,15 @@ from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.core.storage import files
 
 USAGE = """\
-Say whether GPUs, driver, CUDA, cuDNN, NCCL, memory, the bucket and write access are as training needs them.
+Check GPUs, driver, CUDA, cuDNN, NCCL, memory, the bucket and write access for a training job.
 
   python -m trainer.train --selftest [--expect_gpus=N] [--data_dir=D] [--job_dir=J]
 
-Exit codes: 0 all is well; 1 something FAILED; 2 the request is wrong."""
+Exit codes: 0 all checks passed; 1 a check FAILED; 2 the request is wrong."""
 
 _GIB = 2**30
-_LEAST_MEMORY = 2 * _GIB  # TensorFlow's start alone takes one.
-_LEAST_SHM = 1 * _GIB  # For NCCL between GPUs; Docker gives 64 MB unless it is told otherwise.
+_LEAST_MEMORY = 2 * _GIB  # Loading TensorFlow alone takes one.
+_LEAST_SHM = 1 * _GIB  # For NCCL between GPUs; Docker's default is 64 MB.
 _LEAST_TMP = 1 * _GIB
 
 
@@ -36,13 +36,15 @@ _LEAST_TMP = 1 * _GIB
 class SelfTestFlags:
     """Settings of the self-test."""
 
-    expect_gpus: int = setting(-1, "GPUs that must be there; -1: as many as NVIDIA devices are visible.", minimum=-1)
-    data_dir: str = setting("", "Folder or gs:// path that must be readable; empty: not looked at.")
-    job_dir: str = setting("", "Folder or gs:// path that must be writable; empty: not looked at.")
+    expect_gpus: int = setting(
+        -1, "Number of GPUs to expect; -1: as many as there are visible NVIDIA devices.", minimum=-1
+    )
+    data_dir: str = setting("", "Folder or gs:// path that must be readable; empty: not checked.")
+    job_dir: str = setting("", "Folder or gs:// path that must be writable; empty: not checked.")
 
 
 class Failed(Exception):
-    """Say what is wrong and what to do."""
+    """A check failed; the message says what is wrong and what to do."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,22 +64,24 @@ def main(argv: Sequence[str]) -> int:
         "data_dir": lambda: _data_dir(own.data_dir),
         "job_dir": lambda: _job_dir(own.job_dir),
     }
-    outcomes = [_report(name, check) for name, check in checks.items()]  # All of them, whatever fails.
+    outcomes = [_report(name, check) for name, check in checks.items()]  # All of them, even after a failure.
     return EXIT_DONE if all(outcomes) else EXIT_FAILED
 
 
 def _report(name: str, check: Callable[[], str]) -> bool:
     try:
-        text, is_well = check(), True
+        text = check()
+        passed = True
     except Exception as error:  # Whatever breaks here would have broken the training.
         kind = "" if isinstance(error, (Failed, RequestError)) else f"{type(error).__name__}: "
-        text, is_well = kind + " ".join(str(error).split()), False
-    print(f"{'ok' if is_well else 'FAILED':<7} {name:<12} {text}", flush=True)
-    return is_well
+        text = kind + " ".join(str(error).split())
+        passed = False
+    print(f"{'ok' if passed else 'FAILED':<7} {name:<12} {text}", flush=True)
+    return passed
 
 
 def _visible_devices() -> int:
-    """Return the NVIDIA devices that the driver shows to this process."""
+    """Return the number of NVIDIA devices that this process can see."""
     return len(glob.glob("/dev/nvidia[0-9]*"))
 
 
@@ -93,7 +97,7 @@ def _driver() -> str:
 
 
 def _tensorflow() -> str:
-    # Two logical CPUs, so that the all-reduce has something to reduce without a GPU; before the first op.
+    # Two logical CPUs, so that the all-reduce has something to reduce without a GPU; must precede the first op.
     import keras
     import tensorflow as tf
 
@@ -106,27 +110,27 @@ def _tensorflow() -> str:
 def _gpus(expected: int) -> str:
     import tensorflow as tf
 
-    found = tf.config.list_physical_devices("GPU")
-    wanted = _visible_devices() if expected < 0 else expected
-    if len(found) != wanted:
+    gpus = tf.config.list_physical_devices("GPU")
+    count = _visible_devices() if expected < 0 else expected
+    if len(gpus) != count:
         raise Failed(
-            f"expected {wanted}, TensorFlow found {len(found)}; if its log says that it cannot dlopen libraries, "
-            "install tensorflow[and-cuda] (the extra gpu); else give the pod nvidia.com/gpu, or look at "
+            f"expected {count}, TensorFlow found {len(gpus)}; if its log says that it cannot dlopen libraries, "
+            "install tensorflow[and-cuda] (the extra gpu); otherwise give the pod nvidia.com/gpu, or check "
             "CUDA_VISIBLE_DEVICES"
         )
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     names = [f"{one.get('device_name')} {'.'.join(map(str, one.get('compute_capability', ())))}" for one in details]
     return ", ".join([*names, *_gpu_memory()]) or "none, as expected"
 
 
 def _gpu_memory() -> list[str]:
-    """Return "free of total" of each GPU as nvidia-smi tells it; nothing if it is not there."""
+    """Return "free of total" memory of each GPU from nvidia-smi; nothing if it is not installed."""
     tool = shutil.which("nvidia-smi")
     if not tool or not _visible_devices():
         return []
     words = [tool, "--query-gpu=memory.free,memory.total", "--format=csv,noheader"]
-    told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False).stdout.splitlines()
-    return [f"memory {line.replace(',', ' free of')}" for line in told]
+    lines = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False).stdout.splitlines()
+    return [f"memory {line.replace(',', ' free of')}" for line in lines]
 
 
 def _build_info() -> dict[str, Any]:
@@ -144,7 +148,7 @@ def _cudnn() -> str:
 
 
 def _same_major(name: str, key: str, library: str, function: str, major: int, minor: int) -> str:
-    """Compare the version that TensorFlow was built with to the one that is installed."""
+    """Compare the version that TensorFlow was built with to the installed one."""
     info = _build_info()
     if not info.get("is_cuda_build"):
         if _visible_devices():
@@ -153,26 +157,26 @@ def _same_major(name: str, key: str, library: str, function: str, major: int, mi
     built = str(info.get(key, "?"))
     if not _visible_devices():
         return f"built with {built}; not needed without a GPU"
-    wanted = built.split(".")[0]
-    loaded = _load(_installed(library.rsplit(".", 1)[0] + f".{wanted}"),
-                   f"{library} is not installed; install tensorflow[and-cuda] (the extra gpu)")  # fmt: skip
+    built_major = built.split(".")[0]
+    binding = _load(_installed(library.rsplit(".", 1)[0] + f".{built_major}"),
+                    f"{library} is not installed; install tensorflow[and-cuda] (the extra gpu)")  # fmt: skip
     if function == "cudnnGetVersion":
-        loaded.cudnnGetVersion.restype = ctypes.c_size_t
-        number = int(loaded.cudnnGetVersion())
+        binding.cudnnGetVersion.restype = ctypes.c_size_t
+        number = int(binding.cudnnGetVersion())
     else:
         value = ctypes.c_int()
-        loaded.cudaRuntimeGetVersion(ctypes.byref(value))
+        binding.cudaRuntimeGetVersion(ctypes.byref(value))
         number = value.value
-    found = f"{number // major}.{number % major // minor}"
-    if found.split(".")[0] != wanted:
-        raise Failed(f"built with {built}, found {found}; install tensorflow[and-cuda] (the extra gpu) afresh")
-    return f"built with {built}, found {found}"
+    version = f"{number // major}.{number % major // minor}"
+    if version.split(".")[0] != built_major:
+        raise Failed(f"built with {built}, found {version}; reinstall tensorflow[and-cuda] (the extra gpu)")
+    return f"built with {built}, found {version}"
 
 
 def _installed(library: str) -> str:
     """Return the path of a library among NVIDIA's wheels, or its bare name for the system's search."""
-    found = sorted(glob.glob(os.path.join(sysconfig.get_paths()["purelib"], "nvidia", "*", "lib", library)))
-    return found[0] if found else library
+    paths = sorted(glob.glob(os.path.join(sysconfig.get_paths()["purelib"], "nvidia", "*", "lib", library)))
+    return paths[0] if paths else library
 
 
 def _load(library: str, remedy: str) -> ctypes.CDLL:
@@ -185,12 +189,12 @@ def _load(library: str, remedy: str) -> ctypes.CDLL:
 def _devices() -> list[str]:
     import tensorflow as tf
 
-    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [device.name for device in found]
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name for device in devices]
 
 
 def _convolution() -> str:
-    """Run a convolution and its gradient on each device: driver, CUDA, cuDNN and memory in one."""
+    """Run a convolution and its gradient on each device, which needs driver, CUDA, cuDNN and memory."""
     import tensorflow as tf
 
     for device in _devices():
@@ -202,7 +206,7 @@ def _convolution() -> str:
         expected = 2 * 30 * 30
         if abs(float(total) - expected * 8) > 1 or abs(float(gradient[0, 0, 0, 0]) - expected) > 1:
             raise Failed(f"{device} computes {float(total):g}, expected {expected * 8}; take the node out of service")
-    return f"right, with its gradient, on {len(_devices())} {_kind()}"
+    return f"correct, with its gradient, on {len(_devices())} {_kind()}"
 
 
 def _all_reduce() -> str:
@@ -224,8 +228,8 @@ def _all_reduce() -> str:
     expected = count * (count + 1) / 2
     for vector in reduce():
         if float(tf.reduce_max(tf.abs(vector - expected))) > 0:
-            raise Failed(f"the sum over {count} devices is wrong; set NCCL_DEBUG=INFO and look at /dev/shm")
-    return f"right over {count} {_kind()}" + (", by NCCL" if _kind() == "GPUs" and count > 1 else "")
+            raise Failed(f"the sum over {count} devices is wrong; set NCCL_DEBUG=INFO and check /dev/shm")
+    return f"correct over {count} {_kind()}" + (", by NCCL" if _kind() == "GPUs" and count > 1 else "")
 
 
 def _kind() -> str:
@@ -241,7 +245,7 @@ def _memory() -> str:
     least = min(free, limit) if limit else free
     text = f"{free / _GIB:.1f} GiB free" + (f", limit of the container {limit / _GIB:.1f} GiB" if limit else "")
     if least < _LEAST_MEMORY:
-        raise Failed(f"{text}; expected {_LEAST_MEMORY // _GIB} GiB at least: raise resources.limits.memory")
+        raise Failed(f"{text}; expected at least {_LEAST_MEMORY // _GIB} GiB: raise resources.limits.memory")
     return text
 
 
@@ -258,7 +262,9 @@ def _shared_memory() -> str:
     usage = shutil.disk_usage("/dev/shm")
     text = f"{usage.total / _GIB:.2f} GiB"
     if usage.total < _LEAST_SHM and _visible_devices() > 1:
-        raise Failed(f"{text}; NCCL needs 1 GiB at least: mount an emptyDir of medium Memory, or docker --shm-size=2g")
+        raise Failed(
+            f"{text}; NCCL needs at least 1 GiB: mount an emptyDir of medium Memory, or use docker --shm-size=2g"
+        )
     return text
 
 
@@ -268,21 +274,23 @@ def _scratch() -> str:
         file.write(b"x" * 4096)
     free = shutil.disk_usage(folder).free
     if free < _LEAST_TMP:
-        raise Failed(f"{folder} has {free / _GIB:.2f} GiB free; expected {_LEAST_TMP // _GIB} GiB at least, set TMPDIR")
+        raise Failed(f"{folder} has {free / _GIB:.2f} GiB free; expected at least {_LEAST_TMP // _GIB} GiB, set TMPDIR")
     return f"{folder} can be written, {free / _GIB:.1f} GiB free"
 
 
 def _data_dir(path: str) -> str:
     if not path:
-        return "not asked for; give --data_dir"
+        return "not checked; give --data_dir"
     names = files.list_names(path)
     if not names:
-        raise Failed(f"{path} is not there, empty, or not readable; give the ServiceAccount roles/storage.objectViewer")
+        raise Failed(
+            f"{path} does not exist, is empty, or is not readable; give the ServiceAccount roles/storage.objectViewer"
+        )
     return f"{path} holds {', '.join(names[:5])}"
 
 
 def _job_dir(path: str) -> str:
     if not path:
-        return "not asked for; give --job_dir"
+        return "not checked; give --job_dir"
     files.require_writable(path, "job_dir")
     return f"{path} can be written"

@@ -1,6 +1,7 @@
-"""Why a job leaves its loop early: a stop request, the time limit, a divergence; all processes at the same step.
+"""Stop conditions, agreed on by all processes at the same step: a stop request, the time limit, a divergence.
 
-Does not own: listening for signals (``signals.py``), how processes agree (``appointment.py``).  Imports no TensorFlow.
+Does not own: listening for signals (``signals.py``), how processes agree (``step_barrier.py``), the decisions of a
+validation, which all processes reach alike (``evaluator.py``).  Imports no TensorFlow.
 """
 
 import time
@@ -13,7 +14,7 @@ from trainer.distributed.step_barrier import Event
 
 
 class StopController:
-    """What this process wants to end the loop for, and what all have agreed on."""
+    """Reports what should end the loop of this process, and learns what all processes have agreed on."""
 
     def __init__(
         self,
@@ -24,25 +25,28 @@ class StopController:
         started: float,
         announce: Callable[[str], None],
     ) -> None:
-        """Bind the sources of a wish.
+        """Bind the stop conditions.
 
         Args:
             group: of all processes.
-            stop: what was asked of this one.
+            stop: the stop request that this process received, if any.
             max_seconds: time limit from ``started``, in seconds; 0: none.
             started: when this start began, ``time.monotonic()`` seconds.
             announce: called once with the reason when all have agreed to stop.
         """
-        self._group, self._stop, self._announce = group, stop, announce
-        self._max_seconds, self._started = max_seconds, started
-        self._divergence: Diverged | None = None  # Found by this process, not yet acted upon by all.
+        self._group = group
+        self._stop = stop
+        self._announce = announce
+        self._max_seconds = max_seconds
+        self._started = started
+        self._divergence: Diverged | None = None  # Reported in this process, not yet agreed on.
         self.cause = ""  # Of the stop that all have agreed on: a signal's name or "--max_seconds", and whose.
 
     def poll(self) -> bool:
-        """Tell whether all processes stop here; all must call it at the same point.
+        """Return whether all processes stop here; all must call it at the same point.
 
         Raises:
-            Diverged: on all, if one of them has found that the loss is no number any more.
+            Diverged: in all processes, if one of them has reported a divergence.
         """
         event = None if self.cause else self._group.poll(self._wish())
         if event is not None and event.kind == "diverged":
@@ -53,11 +57,11 @@ class StopController:
             self.cause = event.reason
         return bool(self.cause)
 
-    def diverged(self, divergence: Diverged) -> None:
-        """End the loop for a divergence: alone at once, with others at the step that all agree on.
+    def report_divergence(self, divergence: Diverged) -> None:
+        """End the loop for a divergence: at once in a single process, otherwise at the step that all agree on.
 
         Raises:
-            Diverged: in a process that is alone.
+            Diverged: in a single process.
         """
         if self._group.size == 1:
             raise divergence

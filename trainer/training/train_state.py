@@ -1,4 +1,4 @@
-"""Everything that decides a job's future, as one thing that can be saved and restored."""
+"""Everything that decides a job's future, in one object that can be saved and restored."""
 
 import dataclasses
 from typing import Any
@@ -24,8 +24,12 @@ from trainer.training.train_step import LossScale
 class TrainState:
     """Weights, optimizer, loss scale, schedule, early stopping and the values of the best and last epoch.
 
-    ``step`` counts steps done, ``validated`` is the step of the last validation.  ``best`` and ``last`` hold
-    validation values, empty before the first one.  ``hopeless`` is why the judge ended the job; empty if it did not.
+    Attributes:
+        step: steps done.
+        validated: step of the last validation.
+        pruned_because: why the pruner ended the job; empty if it did not.
+        best: validation values of the best epoch; empty before the first validation.
+        last: validation values of the last epoch; likewise.
     """
 
     model: keras.Model
@@ -35,13 +39,13 @@ class TrainState:
     stopping: EarlyStopping
     step: int = 0
     validated: int = 0
-    hopeless: str = ""
+    pruned_because: str = ""
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     last: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def fresh(cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int) -> "TrainState":
-        """Return the state before the first step; it depends on the config alone."""
+        """Return the state before the first step; it is a function of the config."""
         with runtime.strategy.scope():
             model = registry.build(
                 config.model,
@@ -61,29 +65,29 @@ class TrainState:
         )
 
     @property
-    def ending(self) -> StopReason | None:
-        """How the job has ended for good before its last epoch; None if it goes on."""
+    def stop_reason(self) -> StopReason | None:
+        """Why the job has ended for good before its last epoch; None if it continues."""
         if self.stopping.stopped:
             return StopReason.EARLY_STOPPING
-        return StopReason.PRUNED if self.hopeless else None
+        return StopReason.PRUNED if self.pruned_because else None
 
     def model_arrays(self) -> Arrays:
         """Return the model's variables in its order, by name."""
         return {MODEL_PREFIX + variable.path: _host(variable) for variable in self.model.variables}
 
     def snapshot(self, **extra: Any) -> Checkpoint:
-        """Return a copy in host memory; ``extra`` goes into its JSON part."""
+        """Return a copy in host memory; ``extra`` is added to its JSON part."""
         arrays = {name: _host(variable) for name, variable in self._variables().items()}
         decisions = {
             "schedule": self.schedule.state(),
             "stopping": self.stopping.state(),
             "validated": self.validated,
-            "hopeless": self.hopeless,
+            "hopeless": self.pruned_because,
         }
         return Checkpoint(self.step, arrays, {**decisions, "best": self.best, "last": self.last, **extra})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Become what a checkpoint holds.
+        """Replace the state by that of a checkpoint.
 
         Raises:
             RequestError: if its variables are not this model's.
@@ -99,9 +103,11 @@ class TrainState:
             variable.assign(checkpoint.arrays[name])
         self.schedule.restore(checkpoint.state["schedule"])
         self.stopping.restore(checkpoint.state["stopping"])
-        self.step, self.validated = checkpoint.step, checkpoint.state["validated"]
-        self.best, self.last = checkpoint.state["best"], checkpoint.state["last"]
-        self.hopeless = checkpoint.state.get("hopeless", "")  # Older checkpoints have none.
+        self.step = checkpoint.step
+        self.validated = checkpoint.state["validated"]
+        self.best = checkpoint.state["best"]
+        self.last = checkpoint.state["last"]
+        self.pruned_because = checkpoint.state.get("hopeless", "")  # Older checkpoints have none.
 
     def _variables(self) -> dict[str, Any]:
         named = {MODEL_PREFIX + variable.path: variable for variable in self.model.variables}
@@ -116,6 +122,6 @@ class TrainState:
 
 
 def _host(variable: Any) -> Any:
-    """Return a variable's value as a NumPy array of its own (replicas agree, so the first one stands for all)."""
+    """Return a copy of a variable's value; all replicas hold the same one."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
     return np.array(tf.convert_to_tensor(value))

@@ -2,7 +2,7 @@
 
 The loss of a step is the sum over real examples divided by their global number, so that padding, undecodable images
 and the number of replicas change nothing.  What all replicas must decide alike (skip an overflow) is decided on an
-all-reduced value, and no collective stands inside a condition.
+all-reduced value, and no collective is inside a condition.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ INITIAL_LOSS_SCALE = 2.0**15
 GROWTH_INTERVAL = 2000
 MIN_LOSS_SCALE = 1.0
 
-# A message of gradients is sent when it has grown past this; last layers come first, so that it can leave while the
+# A message of gradients is sent when it exceeds this size.  Last layers come first, so that it can be sent while the
 # gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
 # whose 25 MB would put all of this network into one message).
 BUCKET_BYTES = 4 * 2**20
@@ -57,13 +57,13 @@ class LossScale:
     """Dynamic loss scale for float16: halved on an overflow anywhere, doubled after a run of good steps."""
 
     def __init__(self) -> None:
-        """Make the two variables; call inside the strategy's scope."""
+        """Create the two variables; call inside the strategy's scope."""
         only_one: dict[str, Any] = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
         self.scale = tf.Variable(INITIAL_LOSS_SCALE, dtype=tf.float32, name="loss_scale", **only_one)
         self.good_steps = tf.Variable(0, dtype=tf.int64, name="good_steps", **only_one)
 
     def update(self, finite: tf.Tensor) -> None:
-        """Take the (all-reduced) verdict on one step; the same value must come on every replica."""
+        """Adjust the scale after a step; ``finite`` is all-reduced, so that all replicas do the same."""
         good = tf.where(finite, self.good_steps + 1, 0)
         grow = good >= GROWTH_INTERVAL
         lowered = tf.maximum(self.scale * 0.5, MIN_LOSS_SCALE)
@@ -89,7 +89,7 @@ class TrainStep:
         shards: int = 1,
         allreduce_dtype: tf.DType | None = None,
     ) -> None:
-        """Bind what a step works on.
+        """Bind what a step uses.
 
         Args:
             strategy: whose replicas compute.
@@ -100,17 +100,22 @@ class TrainStep:
             seed: of dropout.
             augmentation: ``notebook`` is applied here, on the device; any other name only rescales.
             xla: whether to compile forward and backward pass.
-            shards: parts of a replica's batch whose gradients are computed apart and added in float64, so that
-                1, 2 and 4 replicas with as many parts in all get the same sum; 1 adds in float32.
-            allreduce_dtype: in which gradients travel between replicas; None: as they are.
+            shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
+                1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
+            allreduce_dtype: in which gradients are sent between replicas; None: their own.
         """
-        self._strategy, self._model, self._optimizer = strategy, model, optimizer
-        self._loss_scale, self._seed = loss_scale, seed
-        self._batch_size, self._augmentation = batch_size, augmentation
+        self._strategy = strategy
+        self._model = model
+        self._optimizer = optimizer
+        self._loss_scale = loss_scale
+        self._seed = seed
+        self._batch_size = batch_size
+        self._augmentation = augmentation
         self._logits = registry.logits_of(model)
-        # A function of its own, so that it is traced once and not for every shard.
+        # A separate function, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
-        self._shards, self._wire = shards, allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
+        self._shards = shards
+        self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         # Gradients are reduced here, in buckets; keras 3.15 has no public way to tell its optimizers so.
         optimizer._all_reduce_sum_gradients = _as_they_are
         self._norms = [layer for layer in model.layers if isinstance(layer, registry.ShardBatchNorm)]
@@ -118,7 +123,7 @@ class TrainStep:
 
     @tf.function(autograph=False)
     def train(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
-        """Move the weights by one global batch.
+        """Update the weights with one global batch.
 
         Args:
             batch: per-replica batch of ``pipeline.batches``.
@@ -140,40 +145,46 @@ class TrainStep:
         return tf.concat([self._model(pixels, training=False), batch["weight"][:, None]], axis=1)
 
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+        # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
         scale = self._loss_scale.scale.read_value() if self._loss_scale else tf.constant(1.0)
         seed = tf.random.fold_in(tf.constant([self._seed, 0x6E6F69], tf.int64), step, alg="philox")
+        # Forward and backward pass; the loss is scaled, and divided by the slots until the real examples are counted.
         gradients, losses, logits, statistics = self._gradients(
             batch, scale / self._batch_size, seed, replica * self._per_replica
         )
+        # Reduce the gradients first: their messages are large and can leave early.
         gradients = self._sum(context, gradients)
-        # In float64, so that the sums do not depend on how the batch is cut.
+        # Sum statistics in float64, so that they do not depend on how the batch is split.
         weights = tf.cast(batch["weight"], tf.float64)
         hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float64)
         sums = tf.stack([tf.reduce_sum(x) for x in (tf.cast(losses, tf.float64), hits * weights, weights)])
         sums, *moments = context.all_reduce(
             tf.distribute.ReduceOp.SUM, [sums, *(statistics[layer.name] for layer in self._norms)]
         )
+        # Undo the loss scale, and divide by the real examples of all replicas instead of the slots.
         total = tf.maximum(sums[2], 1.0)
         factor = self._batch_size / (total * tf.cast(scale, tf.float64))
         gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+        # Apply the update; with float16 only if no gradient overflowed.
         if self._loss_scale is None:
             self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
             applied = tf.constant(True)
         else:
             applied = self._apply_if_finite(context, gradients)
+        # Batch-norm averages come last: they move only if the update was applied.
         if moments:
             means = [tf.cast(each / total, tf.float32) for each in moments]
             context.merge_call(_move_averages, args=([n.moving.value for n in self._norms], means, applied))
         return tf.concat([tf.cast(sums, tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
 
     def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Return the gradients added over all replicas; they travel in few buckets, perhaps in another dtype."""
+        """Return the sum of the gradients over all replicas, sent in a few buckets and perhaps in another dtype."""
         buckets = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=BUCKET_BYTES)
-        sent = [tf.cast(gradient, self._wire or gradient.dtype) for gradient in gradients]
-        added = context.all_reduce(tf.distribute.ReduceOp.SUM, sent, buckets)
-        return [tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient for gradient in added]
+        messages = [tf.cast(gradient, self._allreduce_dtype or gradient.dtype) for gradient in gradients]
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, messages, buckets)
+        return [tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient for gradient in sums]
 
     def _pixels(self, batch: Batch) -> tf.Tensor:
         """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
@@ -184,22 +195,25 @@ class TrainStep:
     def _gradients(
         self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """Return what one step needs of a replica's batch.
+        """Return gradients and statistics of a replica's batch.
 
         Returns:
             Gradients of ``factor * sum(losses)``; losses ``[b]``; logits ``[b, C]``; and by layer the sum over real
             examples of its batch statistics, float64 (the statistics of a shard count once for each of its examples).
         """
+        # The batch is cut into shards of one size, whatever the number of replicas.
         inputs = (self._pixels(batch), batch["label"], batch["weight"])
         size = self._per_replica // self._shards
         parts = [
             self._forward_backward(*(x[k * size : (k + 1) * size] for x in inputs), factor, seed, first_slot + k * size)
             for k in range(self._shards)
         ]
+        # Put the shards together in slot order.
         losses, logits = (tf.concat([part[i] for part in parts], axis=0) for i in (1, 2))
         statistics = {name: tf.add_n([part[3][name] for part in parts]) for name in parts[0][3]}
         if self._shards == 1:
             return parts[0][0], losses, logits, statistics
+        # In float64, the sum of a few float32 gradients does not depend on how the batch is split.
         columns = zip(*(part[0] for part in parts), strict=True)
         return [tf.add_n([tf.cast(g, tf.float64) for g in column]) for column in columns], losses, logits, statistics
 
@@ -212,7 +226,7 @@ class TrainStep:
         seed: tf.Tensor,
         first_slot: tf.Tensor,
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """Return what ``_gradients`` does, for one shard."""
+        """Return the same as ``_gradients``, for one shard."""
         shard = registry.Shard(seed, first_slot, self._batch_size, weights)
         with tf.GradientTape() as tape, registry.training_on(shard):
             logits = self._logits(pixels, training=True)
@@ -227,17 +241,19 @@ class TrainStep:
     def _apply_if_finite(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> tf.Tensor:
         """Apply the reduced gradients, then undo everything unless they are finite.
 
-        They are the same on every replica, and so is the verdict; one that was not finite on any replica has made the
-        sum so, too.  No condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras 3.15).
+        They are the same on every replica, and so is the decision; a gradient that is not finite on one replica makes
+        the sum so, too.  No condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras
+        3.15).
         """
         assert self._loss_scale is not None
-        everywhere = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         variables = [v.value for v in (*self._model.trainable_variables, *self._optimizer.variables)]
+        # Keep a copy, update always, then choose between the two: the same operations on every replica.
         before = [tf.identity(variable) for variable in variables]
         self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
-        context.merge_call(_keep_if, args=(variables, before, everywhere))
-        self._loss_scale.update(everywhere)
-        return everywhere
+        context.merge_call(_keep_if, args=(variables, before, finite))
+        self._loss_scale.update(finite)
+        return finite
 
 
 def _as_they_are(pairs: Any) -> Any:
@@ -247,7 +263,7 @@ def _as_they_are(pairs: Any) -> Any:
 def _keep_if(
     strategy: tf.distribute.Strategy, variables: list[tf.Variable], before: list[tf.Tensor], keep: tf.Tensor
 ) -> None:
-    """Set each variable back to what it was, unless ``keep``; runs in cross-replica context."""
+    """Restore the old value of each variable unless ``keep``; runs in cross-replica context."""
 
     def choose(variable: tf.Variable, old: tf.Tensor, keep_new: tf.Tensor) -> tf.Operation:
         return variable.assign(tf.where(keep_new, variable, old))

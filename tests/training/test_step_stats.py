@@ -1,0 +1,94 @@
+"""Statistics of the steps: windows, train lines, the unfinished line in a checkpoint, and finding a divergence."""
+
+import json
+import math
+
+import pytest
+import tensorflow as tf
+
+from trainer.training import step_stats
+from trainer.training.loop import Plan
+from trainer.training.step_stats import StepStatistics
+from trainer.training.train_step import MIN_LOSS_SCALE
+
+PLAN = Plan(total_steps=8, steps_per_epoch=4, log_every_steps=3)
+
+
+def numbers(loss=1.0, *, correct=5.0, examples=10.0, applied=1.0, scale=1.0):
+    return tf.constant([loss, correct, examples, applied, scale], tf.float32)
+
+
+def filled(*vectors, statistics=None, first=1):
+    statistics = statistics or StepStatistics(PLAN)
+    for step, vector in enumerate(vectors, first):
+        statistics.add(step, 0.1 * step, vector, waited=0.25)
+    return statistics
+
+
+def test_nothing_is_fetched_before_a_window_is_full(monkeypatch):
+    assert StepStatistics(PLAN).fetch(force=True) is None
+    statistics = filled(numbers())
+    statistics.resume_clock()
+    assert statistics.fetch(force=False) is None
+    assert statistics.images_per_second is None
+    monkeypatch.setattr(step_stats, "_WINDOW_STEPS", 1)
+    assert statistics.fetch(force=False).examples == 10
+
+
+def test_a_window_holds_means_and_the_lines_that_end_in_it():
+    window = filled(numbers(2.0), numbers(4.0, correct=10.0), numbers(6.0), numbers(8.0)).fetch(force=True)
+    assert (window.step, window.loss, window.accuracy, window.examples) == (4, 0.5, 25 / 40, 40)
+    assert window.learning_rate == pytest.approx(0.4)
+    assert window.waited == 1.0
+    assert [(line.step, line.values["loss"], line.values["examples"]) for line in window.lines] == [
+        (3, 12 / 30, 30), (4, 0.8, 10),  # Every three steps, and at the end of an epoch.
+    ]  # fmt: skip
+    assert window.divergence == ""
+
+
+def test_skipped_steps_count_in_no_mean():
+    window = filled(numbers(2.0, scale=4.0), numbers(math.inf, applied=0.0, scale=8.0)).fetch(force=True)
+    assert window.loss == 0.2
+    assert window.divergence == ""
+    statistics = filled(numbers(2.0, scale=4.0), numbers(math.inf, applied=0.0, scale=8.0), numbers(2.0, scale=4.0))
+    (line,) = statistics.fetch(force=True).lines
+    assert (line.values["loss_scale"], line.values["skipped_steps"], line.values["examples"]) == (4.0, 1, 30)
+
+
+def test_a_loss_that_is_not_finite_is_reported_with_its_lines_and_ends_nothing():
+    window = filled(numbers(1.0), numbers(1.0), numbers(math.nan), numbers(math.inf)).fetch(force=True)
+    assert window.divergence.startswith("the loss is not finite at step 3 (it was at step 2)")
+    assert [line.step for line in window.lines] == [3, 4]
+
+
+def test_the_first_step_of_a_window_names_the_step_before():
+    window = filled(numbers(math.nan), first=7).fetch(force=True)
+    assert "not finite at step 7 (it was at step 6)" in window.divergence
+
+
+def test_an_overflow_without_a_loss_scale_is_a_divergence():
+    window = filled(numbers(math.inf, applied=0.0, scale=MIN_LOSS_SCALE)).fetch(force=True)
+    assert window.divergence.startswith("float16 overflows at step 1")
+
+
+def test_an_unfinished_line_survives_a_checkpoint():
+    whole = filled(numbers(1.0), numbers(2.0), numbers(4.0)).fetch(force=True)
+    first = filled(numbers(1.0), numbers(2.0))
+    assert first.fetch(force=True).lines == []
+    state = json.loads(json.dumps(first.state()))
+    second = filled(numbers(9.0))  # Not fetched before the rollback: dropped.
+    second.restore(state)
+    window = filled(numbers(4.0), statistics=second, first=3).fetch(force=True)
+    assert window.examples == 10
+    (resumed,), (expected,) = window.lines, whole.lines
+    without_clock = {name: value for name, value in expected.values.items() if name != "images_per_second"}
+    assert {name: resumed.values[name] for name in without_clock} == without_clock
+    assert second.state() == []
+
+
+def test_the_clock_of_a_start_adds_up():
+    statistics = filled(numbers(), numbers())
+    statistics.fetch(force=True)
+    filled(numbers(), statistics=statistics, first=3).fetch(force=True)
+    assert statistics.images == 30
+    assert statistics.images_per_second == 30 / statistics.seconds

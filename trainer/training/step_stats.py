@@ -1,0 +1,148 @@
+"""Statistics of the training steps: fetched from the device in windows, averaged into train lines.
+
+The numbers of a step stay on the device until a window of steps is fetched at once, so the loop never waits for one.
+Owns: the fetch, the averages, the unfinished train line (part of a checkpoint), and finding a divergence.
+Does not own: writing them (``metrics_log.py``), what a divergence leads to (``stop_controller.py``, ``trainer.py``).
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.training.loop import Plan
+from trainer.training.observers import TrainLine, Window
+from trainer.training.train_step import MIN_LOSS_SCALE, StepStats
+
+_WINDOW_SECONDS = 1.0
+_WINDOW_STEPS = 200
+
+
+@dataclasses.dataclass
+class _Pending:
+    step: int
+    rate: float
+    vector: Any  # [5] on the device, see ``StepStats``.
+
+
+class StepStatistics:
+    """Collects the numbers of the steps and returns them in windows."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Begin without a step; ``plan`` says at which steps a train line ends."""
+        self._plan = plan
+        self._pending: list[_Pending] = []
+        self._line: list[StepStats] = []  # Fetched steps of the train line that is not finished yet.
+        self._started = time.monotonic()
+        self._waited = 0.0
+        self.images = 0.0
+        self.seconds = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Real examples over training time of this start; None before the first window."""
+        return self.images / self.seconds if self.seconds else None
+
+    def state(self) -> list[list[float]]:
+        """Return what a checkpoint must hold: the steps of an unfinished train line."""
+        return [list(dataclasses.astuple(stats)) for stats in self._line]
+
+    def restore(self, state: list[list[float]]) -> None:
+        """Continue from a checkpoint's state; steps that were not fetched are dropped."""
+        self._pending = []
+        self._line = [StepStats.of(vector) for vector in state]
+
+    def resume_clock(self) -> None:
+        """Begin a window: what came before (validation, saving) is not training time."""
+        self._started = time.monotonic()
+        self._waited = 0.0
+
+    def add(self, step: int, rate: float, vector: tf.Tensor, waited: float) -> None:
+        """Add a step whose numbers are still on the device.
+
+        Args:
+            step: steps done with this one.
+            rate: its learning rate.
+            vector: [5], see ``StepStats``.
+            waited: seconds that the loop waited for the batch.
+        """
+        self._pending.append(_Pending(step, rate, vector))
+        self._waited += waited
+
+    def fetch(self, *, force: bool) -> Window | None:
+        """Fetch the pending steps if there are enough or ``force``; a divergence is reported in the window."""
+        full = len(self._pending) >= _WINDOW_STEPS or time.monotonic() - self._started >= _WINDOW_SECONDS
+        if not self._pending or not (force or full):
+            return None
+        pending, self._pending = self._pending, []
+        # One transfer for all steps; it waits for the last of them, so the clock is read after it.
+        vectors = tf.stack([entry.vector for entry in pending]).numpy()
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        stats = [StepStats.of(vector) for vector in vectors]
+        window = self._window(pending, stats, seconds)
+        self.images += window.examples
+        self.seconds += seconds
+        self.resume_clock()
+        return window
+
+    def _window(self, pending: list[_Pending], stats: list[StepStats], seconds: float) -> Window:
+        means = _train_values(stats, 0.0, 0.0)
+        window = Window(
+            step=pending[-1].step,
+            learning_rate=pending[-1].rate,
+            loss=means["loss"],
+            accuracy=means["accuracy"],
+            examples=means["examples"],
+            seconds=seconds,
+            waited=self._waited,
+            divergence=_divergence(pending, stats),
+        )
+        return dataclasses.replace(window, lines=self._finish_lines(pending, stats, window.images_per_second))
+
+    def _finish_lines(
+        self, pending: list[_Pending], stats: list[StepStats], images_per_second: float
+    ) -> list[TrainLine]:
+        """Add the steps to the unfinished line; return the lines that end among them."""
+        lines = []
+        for entry, step_stats in zip(pending, stats, strict=True):
+            self._line.append(step_stats)
+            if self._plan.logs_at(entry.step):
+                lines.append(TrainLine(entry.step, _train_values(self._line, entry.rate, images_per_second)))
+                self._line = []
+        return lines
+
+
+def _train_values(line: list[StepStats], rate: float, images_per_second: float) -> dict[str, Any]:
+    """Return the values of a train line: means over the examples of its applied steps."""
+    applied = [stats for stats in line if stats.applied]
+    examples = sum(stats.examples for stats in applied)
+    values: dict[str, Any] = {
+        "loss": sum(stats.loss_sum for stats in applied) / examples if examples else math.nan,
+        "accuracy": sum(stats.correct for stats in applied) / examples if examples else math.nan,
+        "learning_rate": rate,
+        "images_per_second": round(images_per_second, 2),
+        "examples": int(sum(stats.examples for stats in line)),
+    }
+    if line[-1].loss_scale != 1.0:
+        values |= {"loss_scale": line[-1].loss_scale, "skipped_steps": len(line) - len(applied)}
+    return values
+
+
+def _divergence(pending: list[_Pending], stats: list[StepStats]) -> str:
+    """Return why the first bad step is one; empty if all are good."""
+    previous = pending[0].step - 1
+    for entry, step_stats in zip(pending, stats, strict=True):
+        if not step_stats.applied and step_stats.loss_scale <= MIN_LOSS_SCALE:
+            return (
+                f"float16 overflows at step {entry.step} even without a loss scale; lower --learning_rate, or use "
+                "--precision=mixed_bfloat16 or float32"
+            )
+        if step_stats.applied and not math.isfinite(step_stats.loss_sum):
+            return (
+                f"the loss is not finite at step {entry.step} (it was at step {previous}); lower --learning_rate, or "
+                "use --precision=float32"
+            )
+        previous = entry.step
+    return ""
