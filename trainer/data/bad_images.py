@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.core.storage.lines import BufferedLines
 
 
 class BadImages:
@@ -25,7 +26,7 @@ class BadImages:
         self._path, self._max_bad_fraction, self._write = path, max_bad_fraction, write
         self._lock = threading.Lock()
         self._pending: list[dict[str, Any]] = []
-        self._lines = files.Lines(path)
+        self._lines = BufferedLines(path)
         self._new: list[dict[str, Any]] = []  # Met by this process since take_new.
         self._met: dict[str, dict[str, Any]] = {}  # A bad image of each split met since the last settle, known or new.
         lines = files.read_text(path).splitlines() if files.exists(path) else []

@@ -16,6 +16,7 @@ import tensorflow as tf
 from trainer.core.errors import Diverged
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
+from trainer.core.storage.lines import BufferedLines
 from trainer.training.loop import Plan
 from trainer.training.tensorboard import SummaryWriter
 from trainer.training.train_step import MIN_LOSS_SCALE, StepStats
@@ -67,7 +68,8 @@ class MetricsLog:
             write: whether this process is the chief.
         """
         self._paths, self._plan, self._write = paths, plan, write
-        self._lines, self.events = files.Lines(paths.metrics), SummaryWriter(paths.tensorboard, write=write)
+        self._lines = BufferedLines(paths.metrics)
+        self.events = SummaryWriter(paths.tensorboard, write=write)
         self._pending: list[_Pending] = []
         self._group: list[StepStats] = []  # Steps of the next train line that are fetched already.
         self._started = time.monotonic()
