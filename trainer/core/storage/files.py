@@ -89,7 +89,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_range(path: str, offset: int, length: int) -> bytes:
-    """Return up to ``length`` bytes from ``offset`` on, fewer at the end of the file; safe to call from many threads."""
+    """Return up to ``length`` bytes from ``offset`` on, fewer at the end of the file; callable from many threads."""
     return for_path(path).read_range(path, offset, length)
 
 

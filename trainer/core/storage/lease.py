@@ -1,9 +1,9 @@
 """A lock on gs://: an object that its holder rewrites at every heartbeat, with generation preconditions.
 
-A process that finds the object watches it by its own clock, so clocks need not agree.  If the object changes, the holder
-is alive.  If it does not change for ``_BEATS_TO_DEATH`` heartbeats, the holder is dead.  Then exactly one of the watchers
-takes over, because only one can replace the generation that they all saw.  A holder that could not confirm its lease for
-``_BEATS_TO_DOUBT`` heartbeats, which is fewer, must confirm it before it writes anything else.
+A process that finds the object watches it by its own clock, so clocks need not agree.  If the object changes, the
+holder is alive.  If it does not change for ``_BEATS_TO_DEATH`` heartbeats, the holder is dead.  Then exactly one of the
+watchers takes over, because only one can replace the generation that they all saw.  A holder that could not confirm its
+lease for ``_BEATS_TO_DOUBT`` heartbeats, which is fewer, must confirm it before it writes anything else.
 Does not own: what the lease protects.  Imports no TensorFlow.
 """
 
