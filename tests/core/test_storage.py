@@ -133,6 +133,13 @@ def test_absolute_paths_mean_the_same_everywhere(tmp_path, monkeypatch):
     assert files.absolute("gs://bucket/a") == "gs://bucket/a"
 
 
+def test_a_data_service_is_refused_where_its_workers_cannot_read(memory, image_set, capsys):
+    for name in files.list_below(str(image_set)):
+        files.write_bytes(f"mem://data/{name}", b"")
+    assert run_job("mem://data", "mem://jobs/1", data_service="grpc://localhost:1") == 2
+    assert "--data_service: expected images that TensorFlow can read" in capsys.readouterr().err
+
+
 def test_a_job_trains_and_is_done_on_a_storage_that_was_added(memory, image_set):
     """Data and job_dir, with checkpoints, lines, bad images, TensorBoard's events and the result."""
     for name in files.list_below(str(image_set)):
