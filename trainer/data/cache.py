@@ -40,7 +40,7 @@ class Cache:
         self._has = np.zeros(count, bool)
 
     def get(self, index: Array) -> tuple[Array, Array]:
-        """Return images ``[n, S, S, 3]`` for ``index [n] int64`` and hits ``[n] bool``; images without a hit are unset."""
+        """Return images ``[n, S, S, 3]`` of ``index [n] int64``, and ``[n] bool`` that is False where one is unset."""
         images = aligned_empty((len(index), *self._shape))
         hits = index < len(self._has)
         hits[hits] = self._has[index[hits]]

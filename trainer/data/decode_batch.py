@@ -2,7 +2,7 @@
 
 The pixels equal those of ``decode.decode_batch``, which an export contains, to the last bit.  That graph decodes every
 format, but it reads each header with a dozen small operations and copies each image twice.  So baseline JPEGs, which
-nearly all images are, are decoded by simplejpeg into the batch's own memory, and those of one size are resized together.
+nearly all images are, are decoded by simplejpeg into the batch's own memory; those of one size are resized together.
 All other images go through ``decode.decode_batch``.
 Owns: which images take the fast path.  Does not own: which formats are valid, the resize rule (``decode.py``).
 """
