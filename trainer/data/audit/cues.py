@@ -2,9 +2,9 @@
 
 Each cue gets an AUC in [0.5, 1]; 0.5 is guessing.  A numeric cue is ranked in either direction: max(auc, 1 - auc).
 Numeric and categorical cues are also scored by target rates: the share of the class among other images with the same
-value (for numbers: in the same of 32 quantile bins), out of fold over 5 folds.  This also finds a cue that is predictive
-but not monotonic ("every fake is exactly 256 pixels wide").  The larger score counts.  With more than two classes it is
-the mean over classes of one against the rest.
+value (for numbers: in the same of 32 quantile bins), out of fold over 5 folds.  This also finds a cue that is
+predictive but not monotonic ("every fake is exactly 256 pixels wide").  The larger score counts.  With more than two
+classes it is the mean over classes of one against the rest.
 Owns: which cues exist, their AUC, advice.  Does not own: reading files (``scan.py``).
 """
 

@@ -71,8 +71,8 @@ _TABLES = ((_LUMINANCE * _SCALES[:, None] + 50) // 100).clip(1, 255)
 _LOW, _DCT_SIDE, _HASH_BITS = 8, 32, 64
 _ANGLES = np.pi * (2 * np.arange(_DCT_SIDE) + 1) * np.arange(_LOW)[:, None] / (2 * _DCT_SIDE)
 _DCT = np.cos(_ANGLES)  # The 8 lowest rows of the DCT-II of 32 samples, not normalised.
-# Amplitudes of natural images fall as 1 / frequency (Field 1987).  Weighted by the frequency, all count alike and the mean
-# does not count.
+# Amplitudes of natural images fall as 1 / frequency (Field 1987).  Weighted by the frequency, all count alike and the
+# mean does not count.
 _FREQUENCY = np.hypot(*np.mgrid[:_LOW, :_LOW]).ravel()
 _PROJECTIONS = np.random.default_rng(0).standard_normal((_HASH_BITS, _LOW * _LOW)) * _FREQUENCY
 _FLAT = 4.0  # Grey levels; below this deviation the hash of a picture is noise.
@@ -197,9 +197,9 @@ def perceptual_hash(gray: npt.NDArray[np.float64]) -> np.uint64:
     """Return a 64-bit hash of grey levels ``[32, 32]``: on which side of 64 fixed planes the low frequencies lie.
 
     The share of bits in which two hashes differ estimates the angle between the two spectra (Charikar 2002,
-    "Similarity estimation techniques from rounding algorithms"), and so their correlation.  The usual pHash (frequencies
-    above their median) encodes noise where a smooth picture has no detail: JPEG quality 40 flipped up to 18 of its bits,
-    but at most 5 of this hash.
+    "Similarity estimation techniques from rounding algorithms"), and so their correlation.  The usual pHash
+    (frequencies above their median) encodes noise where a smooth picture has no detail: JPEG quality 40 flipped up to
+    18 of its bits, but at most 5 of this hash.
     """
     low = (_DCT @ gray @ _DCT.T).ravel()
     return np.uint64(np.packbits(_PROJECTIONS @ low > 0).view(np.uint64)[0])
