@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import subprocess
 import sys
 
@@ -61,18 +62,41 @@ def test_the_log_follows_stderr(capsys):
     assert capsys.readouterr() == ("", "a word\n")
 
 
-@pytest.mark.parametrize("lines", [1, 100_000])
-def test_a_reader_that_has_seen_enough_gets_no_traceback(lines):
-    """As in ``submit.py run --dry_run | head``: what is written at once, and what waits in the buffer for the end."""
+BODIES = {
+    "a line": "print('line'); return 0",
+    "many lines": "[print('line') for _ in range(100_000)]; return 0",
+    "help": "raise flags.HelpRequested('a line')",
+    "long help": "raise flags.HelpRequested('a line' * 100_000)",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_a_reader_that_has_seen_enough_gets_no_traceback(body):
+    """As in ``trainer.train --help | head``: what is written at once, and what waits in the buffer for the end."""
     code = (
-        "import sys, time; from trainer.core import cli\n"
-        f"def main(_): time.sleep(0.5); [print('line') for _ in range({lines})]; return 0\n"
+        "import sys, time; from trainer.core import cli; from trainer.core.config import flags\n"
+        f"def main(_): time.sleep(0.5); {body}\n"
         "sys.exit(cli.run_command(main))"
     )
     command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     command.stdout.close()
     assert command.stderr.read() == b""
     assert command.wait() == 1
+
+
+def test_an_error_keeps_its_line_and_code_without_a_reader_of_the_output():
+    code = (
+        "import sys, time; from trainer.core import cli, errors\n"
+        "def main(_): time.sleep(0.5); print('line'); raise errors.RequestError('expected a')\n"
+        "sys.exit(cli.run_command(main))"
+    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = subprocess.Popen(
+        [sys.executable, "-c", code], env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    command.stdout.close()
+    assert command.stderr.read() == b"error: expected a\n"
+    assert command.wait() == 2
 
 
 def test_a_broken_connection_stays_loud():

@@ -12,7 +12,8 @@ from trainer import predict, train
 from trainer.core import cli, globs
 from trainer.core.config import flags
 from trainer.core.errors import RequestError, StoppedEarly, StorageDown
-from trainer.core.storage import files, gcs, gcs_client
+from trainer.core.storage import files, gcs_client, gcs_objects
+from trainer.core.storage.lines import BufferedLines
 from trainer.data import manifest
 
 ODD = ("a b.jpg", "ä#?%20+&.jpg", "new\nline.jpg", "-dash.jpg", "deep/er/x.jpg", "[1].jpg", "100%.jpg")
@@ -98,14 +99,14 @@ def test_appending_costs_the_same_however_large_the_object_is(bucket, gcs_server
 def test_an_append_by_another_process_is_noticed(bucket, monkeypatch):
     path = f"{bucket}/m"
     files.write_text(path, "a")
-    real = gcs.write
+    real = gcs_objects.write
 
     def write(name, content):
         real(name, content)
         if ".part-" in name:
             real(path, b"other")
 
-    monkeypatch.setattr(gcs, "write", write)
+    monkeypatch.setattr(gcs_objects, "write", write)
     with pytest.raises(StoppedEarly, match="only writer"):
         files.append_text(path, "b")
     assert files.read_text(path) == "other"
@@ -115,11 +116,11 @@ def test_create_if_absent_and_replace_have_one_winner(bucket):
     path = f"{bucket}/x"
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         for generation in (0, None, None):
-            seen = gcs.read_with_generation(path)[1] if generation is None else 0
-            made = list(pool.map(lambda n, seen=seen: gcs.write_if(path, b"%d" % n, seen), range(12)))
+            seen = gcs_objects.read_with_generation(path)[1] if generation is None else 0
+            made = list(pool.map(lambda n, seen=seen: gcs_objects.write_if(path, b"%d" % n, seen), range(12)))
             winners = [n for n, generation in enumerate(made) if generation is not None]
             assert len(winners) == 1
-            assert gcs.read_with_generation(path) == (b"%d" % winners[0], made[winners[0]])
+            assert gcs_objects.read_with_generation(path) == (b"%d" % winners[0], made[winners[0]])
 
 
 def test_rename_and_remove(bucket):
@@ -163,7 +164,7 @@ def test_what_passes_is_tried_again_and_done_once(bucket, gcs_server, fast, faul
         for text in ("a", "b", "c"):
             files.append_text(path, text)
         assert files.read_text(path) == "abc"
-        assert gcs.write_if(f"{bucket}/lock", b"me", 0) is not None or files.read_text(f"{bucket}/lock") == "me"
+        assert gcs_objects.write_if(f"{bucket}/lock", b"me", 0) is not None or files.read_text(f"{bucket}/lock") == "me"
         assert objects(bucket) == ["lock", "m"]
         files.remove_tree(path)
         assert not files.exists(path)
@@ -327,7 +328,7 @@ def test_tensorflow_reads_through_faults(bucket, image_set, gcs_server):
 
 
 def test_lines_wait_on_a_bucket_until_they_are_asked_for(bucket):
-    lines = files.Lines(f"{bucket}/l")
+    lines = BufferedLines(f"{bucket}/l")
     lines.add(["a"])
     lines.add(["b"])
     assert not files.exists(f"{bucket}/l")

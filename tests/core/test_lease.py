@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.fake_gcs import objects, request_of
 from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
-from trainer.core.storage import files, gcs, gcs_client, lock
+from trainer.core.storage import files, gcs_client, gcs_objects, lock
 from trainer.core.storage.lease import Lease
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,9 +52,9 @@ def dead(bucket):
 
 def test_a_lease_is_taken_kept_and_released(bucket):
     mine = take(bucket)
-    first = gcs.read_with_generation(f"{bucket}/lock")[1]
+    first = gcs_objects.read_with_generation(f"{bucket}/lock")[1]
     time.sleep(4 * BEAT)
-    assert gcs.read_with_generation(f"{bucket}/lock")[1] != first
+    assert gcs_objects.read_with_generation(f"{bucket}/lock")[1] != first
     mine.check()
     assert take(bucket) is None
     mine.check()
@@ -94,10 +94,10 @@ def test_a_holder_that_lost_its_lease_writes_nothing_more(bucket, monkeypatch, h
     with lock.hold(paths):
         files.write_text(f"{bucket}/job/a", "")
         if how == "replaced":
-            gcs.write_if(paths.lock, b'{"owner": "process 7 on elsewhere", "token": "x"}',
-                         gcs.read_with_generation(paths.lock)[1], fenced=False)  # fmt: skip
+            gcs_objects.write_if(paths.lock, b'{"owner": "process 7 on elsewhere", "token": "x"}',
+                         gcs_objects.read_with_generation(paths.lock)[1], fenced=False)  # fmt: skip
         else:
-            gcs.remove(paths.lock, fenced=False)
+            gcs_objects.remove(paths.lock, fenced=False)
         time.sleep(3 * BEAT)
         now = "held by process 7 on elsewhere" if how == "replaced" else "removed"
         with pytest.raises(StoppedEarly, match=f"lost its lock on '{bucket}/job', which is now {now}"):
@@ -113,7 +113,7 @@ def test_a_sweep_that_lost_its_lease_writes_nothing_more_whatever_its_trials_hol
     monkeypatch.setenv("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", str(BEAT))
 
     def lose():
-        gcs.remove(f"{bucket}/lock", fenced=False)
+        gcs_objects.remove(f"{bucket}/lock", fenced=False)
         time.sleep(3 * BEAT)
 
     with lock.hold(JobPaths(bucket)):

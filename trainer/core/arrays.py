@@ -1,4 +1,4 @@
-"""Named NumPy arrays: how weights travel between checkpoints, models and exports."""
+"""Named NumPy arrays: the form of weights between checkpoints, models and exports.  Imports no TensorFlow."""
 
 from typing import Any
 

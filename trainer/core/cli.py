@@ -1,4 +1,8 @@
-"""How a command begins and ends: its log on stderr, and errors as one line and an exit code.  Imports no TensorFlow."""
+"""How a command starts and ends: its log on stderr, and errors as one line and an exit code.
+
+Owns: exit codes of exceptions, closed pipes, log formats.  Does not own: flags (``config/flags.py``).
+Imports no TensorFlow.
+"""
 
 import datetime
 import json
@@ -18,10 +22,21 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     A wrong request becomes one line on stderr and code 2, never a traceback; any other exception stays loud.
     """
     _show_log()
+    code = errors.EXIT_DONE
     try:
-        code = command(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return code
+        code = _exit_code(command, sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # Not at the end of the process, where Python reports a closed pipe with a traceback.
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return code or errors.EXIT_FAILED
+    return code
+
+
+def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Run a command, print its help or error, and return its exit code."""
+    try:
+        return command(argv)
     except flags.HelpRequested as page:
         print(page)
         return errors.EXIT_DONE
@@ -34,14 +49,13 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     except errors.StoppedEarly as stop:
         print(f"stopped: {stop}", file=sys.stderr)
         return errors.EXIT_STOPPED
-    except BrokenPipeError:
-        if not _nobody_reads():
-            raise
-        return errors.EXIT_FAILED
 
 
-def _nobody_reads() -> bool:
-    """Tell whether standard output is a pipe that its reader, perhaps ``head``, has closed, and close it if so."""
+def _reader_is_gone() -> bool:
+    """Return whether the reader of standard output, perhaps ``head``, has closed the pipe.
+
+    If so, what is still buffered is sent nowhere, so that the end of the process stays quiet.
+    """
     try:
         watch = select.poll()
         watch.register(sys.stdout, 0)
@@ -49,14 +63,14 @@ def _nobody_reads() -> bool:
         return False
     if not any(events & select.POLLERR for _, events in watch.poll(0)):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # What is still buffered goes there at the end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 
 def _show_log() -> None:
-    """Show this package's log on stderr, one plain line a message, and quiet TensorFlow's.
+    """Show this package's log on stderr and silence TensorFlow's.
 
-    Without an NVIDIA device TensorFlow reports the missing driver as an error at every start, which nobody needs.
+    Without an NVIDIA device TensorFlow reports the missing driver as an error at every start.
     """
     has_nvidia = os.path.exists("/dev/nvidiactl")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_nvidia else "3")
@@ -70,26 +84,26 @@ def _show_log() -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with the fields of https://cloud.google.com/logging/docs/structured-logging."""
+    """One JSON object per line, with the fields of https://cloud.google.com/logging/docs/structured-logging."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line, with the traceback if there is one."""
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat()
-        severity = record.levelname  # Python's five names are among Cloud Logging's.
+        severity = record.levelname  # Cloud Logging knows Python's five names.
         return json.dumps({"severity": severity, "time": time, "message": message, "logger": record.name})
 
 
 class StderrHandler(logging.Handler):
-    """Writes to what ``sys.stderr`` is at that moment.
+    """Writes to whatever ``sys.stderr`` is at that moment.
 
-    ``logging.StreamHandler`` keeps the stream that it found when it was made, which others may replace and close since.
+    ``logging.StreamHandler`` keeps the stream of its construction, which may be replaced and closed later.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; what fails is told as every handler of ``logging`` tells it."""
+        """Write one record; failures are reported as by every handler of ``logging``."""
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
@@ -100,7 +114,7 @@ class StderrHandler(logging.Handler):
 
 
 def formatter() -> logging.Formatter:
-    """Return JSON if DEEPDETECT_LOG=json, or in a Kubernetes pod without a terminal; else plain."""
+    """Return the formatter: JSON if DEEPDETECT_LOG=json or in a Kubernetes pod without a terminal, else plain text."""
     in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not sys.stderr.isatty()
     kind = os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain")
     return JsonFormatter() if kind == "json" else logging.Formatter("%(message)s")

@@ -1,4 +1,4 @@
-"""Which files the words of a command line name: files, folders, globs and "-" for a list on stdin.
+"""Expand the words of a command line into files: files, folders, globs and "-" for a list on stdin.
 
 Owns: expansion and order.  Does not own: whether a file is an image.  Imports no TensorFlow.
 """
@@ -17,32 +17,32 @@ _WILDCARDS = "*?["
 def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] = ()) -> list[str]:
     """Return the paths that the words name, each once, in the order of the words and sorted within each.
 
-    A folder stands for all files below it, a glob for all that it matches (folders with all below; ``**``
-    crosses folders), "-" for the lines of ``stdin``, taken as they are.  Hidden files and folders are left
-    out unless named, and so are files whose lower-case name has none of the ``endings``, if there are any.  A word that
-    matches nothing stays as it is: reading it gives the error that names it.
+    A folder stands for all files below it, a glob for everything that it matches (of folders all files below; ``**``
+    crosses folders), and "-" for the lines of ``stdin``, unchanged.  Hidden files and folders are left out unless they
+    are named.  With ``endings``, so are files whose lower-case name has none of them.  A word that matches nothing is
+    returned unchanged, so that reading it raises the error that names it.
 
     Raises:
-        RequestError: if there is no word, or not one of them names anything.
+        RequestError: if there are no words, or none of them names anything.
     """
     if not words:
         raise RequestError('expected a PATH (file, folder, glob, or "-" for a list on stdin), received none')
-    found: dict[str, None] = {}
-    matched = False
+    result: dict[str, None] = {}  # An ordered set.
+    any_match = False
     for word in words:
         if word == "-":
-            paths, otherwise = [line.strip() for line in stdin if line.strip()], []
+            paths, fallback = [line.strip() for line in stdin if line.strip()], []
         else:
-            paths, otherwise = sorted(_expand_word(word, endings)), [word]
-        matched = matched or bool(paths)
-        found |= dict.fromkeys(paths or otherwise)
-    if not matched:
+            paths, fallback = sorted(_expand_word(word, endings)), [word]
+        any_match = any_match or bool(paths)
+        result |= dict.fromkeys(paths or fallback)
+    if not any_match:
         received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
         raise RequestError(
             f"expected a PATH that names {'videos' if endings else 'images'}, received {received} with no "
             f"{'file' if not endings else '/'.join(endings)} there; check the spelling"
         )
-    return list(found)
+    return list(result)
 
 
 def _expand_word(word: str, endings: tuple[str, ...]) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _matching(word: str) -> Iterator[str]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """Yield the files below a folder that are not hidden; linked folders are left out, as they can loop."""
+    """Yield the files below a folder that are not hidden; linked folders are left out, because they can loop."""
     return (files.join(folder, name) for name in files.list_below(folder) if not name.endswith("/"))
 
 
@@ -80,7 +80,7 @@ def _remote_glob(pattern: str) -> Iterator[str]:
 
 
 def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Tell whether a path, or a folder above it, matches part by part."""
+    """Return whether a path, or a folder above it, matches part by part."""
     if not patterns:
         return True
     if patterns[0] == "**":

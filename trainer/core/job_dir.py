@@ -1,63 +1,66 @@
-"""Names inside job_dir and inside an export, local and gs:// alike; only spelled here.  Imports no TensorFlow."""
+"""Names of files in a job_dir, a sweep's folder and an export.
+
+Owns: these names, on every storage.  Does not own: the content of the files.  Imports no TensorFlow.
+"""
 
 import dataclasses
 
 from trainer.core.storage.files import join
 
-# Beside an exported model: class names, positive class, threshold, settings.
+# In an export, next to the model: class names, positive class, threshold, settings.
 EXPORT_METADATA = "assets.extra/deepdetect.json"
 
-# Beside it: what the model is, does and is not known to do, for people.
+# Next to it: the model's purpose, results and limits, for people.
 EXPORT_CARD = "assets.extra/model_card.md"
 
-# By which readers know a folder as an exported model.
+# By this file readers recognise an exported model.
 MODEL_FILE = "saved_model.pb"
 
 
 @dataclasses.dataclass(frozen=True)
 class JobPaths:
-    """Everything that a job keeps, by name."""
+    """The files of a job."""
 
     job_dir: str
 
     @property
     def config(self) -> str:
-        """The job's settings, as ``--config`` takes them."""
+        """The job's settings, in the form of ``--config``."""
         return join(self.job_dir, "config.json")
 
     @property
     def metrics(self) -> str:
-        """One JSON object a line; see docs/reference/outputs.md for its kinds."""
+        """One JSON object per line; docs/reference/outputs.md describes the kinds."""
         return join(self.job_dir, "metrics.jsonl")
 
     @property
     def skipped(self) -> str:
-        """Images that could not be decoded, one JSON object a line."""
+        """Images that could not be decoded, one JSON object per line."""
         return join(self.job_dir, "skipped.jsonl")
 
     @property
     def lock(self) -> str:
-        """Held by the live job; its content names it."""
+        """Lock of the live job; its content names the process."""
         return join(self.job_dir, "lock")
 
     @property
     def restarts(self) -> str:
-        """How often the job started from its newest checkpoint."""
+        """Number of starts from the newest checkpoint."""
         return join(self.job_dir, "restarts.json")
 
     @property
     def result(self) -> str:
-        """Written last, when the job is done."""
+        """The outcome; written last, when the job is done."""
         return join(self.job_dir, "result.json")
 
     @property
     def checkpoints(self) -> str:
-        """One folder a checkpoint, named by its step."""
+        """One folder per checkpoint, named by its step."""
         return join(self.job_dir, "checkpoints")
 
     @property
     def tensorboard(self) -> str:
-        """Event files."""
+        """TensorBoard's event files."""
         return join(self.job_dir, "tensorboard")
 
     @property
@@ -72,23 +75,23 @@ class JobPaths:
 
 @dataclasses.dataclass(frozen=True)
 class SweepPaths:
-    """Everything that a sweep keeps, by name."""
+    """The files of a sweep."""
 
     job_dir: str
 
     @property
     def request(self) -> str:
-        """What the sweep was asked for."""
+        """Settings and search space of the sweep."""
         return join(self.job_dir, "sweep.json")
 
     @property
     def oracle(self) -> str:
-        """What the tuner knows, with all its trials: one file, whole or absent."""
+        """State of the tuner, with all its trials."""
         return join(self.job_dir, "oracle.json")
 
     @property
     def trials(self) -> str:
-        """One folder a trial."""
+        """One folder per trial."""
         return join(self.job_dir, "trials")
 
     def trial(self, trial_id: str) -> str:
@@ -96,25 +99,25 @@ class SweepPaths:
         return join(self.trials, trial_id)
 
     def record(self, trial_id: str) -> str:
-        """Return the file that says how a trial ended."""
+        """Return the file with a trial's outcome."""
         return join(self.trial(trial_id), "trial.json")
 
     @property
     def table(self) -> str:
-        """All trials, one a row."""
+        """All trials, one per row."""
         return join(self.job_dir, "trials.csv")
 
     @property
     def best(self) -> str:
-        """The best trial's settings, as ``trainer.train --config`` takes them."""
+        """Settings of the best trial, in the form of ``trainer.train --config``."""
         return join(self.job_dir, "best_config.json")
 
     @property
     def report(self) -> str:
-        """The page."""
+        """The HTML report."""
         return join(self.job_dir, "sweep.html")
 
     @property
     def done(self) -> str:
-        """Written last, when the sweep is over; says how it ended."""
+        """The outcome; written last, when the sweep is over."""
         return join(self.job_dir, "sweep_result.json")

@@ -1,4 +1,4 @@
-"""What a finished job says of itself: ``result.json``.  Imports no TensorFlow."""
+"""The outcome of a finished job: ``result.json``.  Imports no TensorFlow."""
 
 import dataclasses
 import json
@@ -9,29 +9,29 @@ from trainer.core.storage import files
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The outcome of a job; written last, so its presence means done.
+    """The outcome of a job; written last, so its presence means that the job is done.
 
     Attributes:
         status: always ``done``; an unfinished job has no result.
-        stopped_by: ``epochs``, ``early_stopping``, or ``pruned`` (by the judge given to ``train.run``).
-        step: steps done.
-        epoch: epochs done.
+        stopped_by: ``epochs``, ``early_stopping``, or ``pruned`` (by the pruner passed to ``training.run``).
+        step: number of completed steps.
+        epoch: number of completed epochs.
         best_step: step of the best validation.
         best_epoch: its epoch.
-        monitor: what best means.
+        monitor: the value that determines the best step.
         validation: loss (nats), accuracy and auc at the best step.
         last_validation: the same at the last step.
         images_per_second: training images over training time, of this start of the job.
         weights_sha256: of all model variables after the last step, in the model's order.
         exports: folder of each exported SavedModel, by kind.
-        precision: what auto became.
+        precision: of the job; the choice behind ``auto``.
         num_devices: replicas.
         device_kind: GPU or CPU.
         images: used images of each split and class.
         skipped: undecodable images of each split.
         thresholds: of each export, by kind.
-        decided_by: the settings behind them; None in results of older versions.
-        reason: the judge's words; empty unless pruned.
+        decided_by: the settings behind the thresholds; None in results of older versions.
+        reason: of the pruner; empty unless pruned.
     """
 
     status: str
@@ -56,7 +56,7 @@ class Result:
     reason: str = ""
 
     def write(self, path: str) -> None:
-        """Write the JSON file, whole."""
+        """Write the JSON file."""
         files.write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
@@ -65,5 +65,5 @@ def read(path: str) -> Result | None:
     if not files.exists(path):
         return None
     values: dict[str, Any] = json.loads(files.read_text(path))
-    known = {field.name for field in dataclasses.fields(Result)}
-    return Result(**{name: value for name, value in values.items() if name in known})
+    names = {field.name for field in dataclasses.fields(Result)}  # A newer version may write further ones.
+    return Result(**{name: value for name, value in values.items() if name in names})

@@ -1,4 +1,4 @@
-"""Stop requests from outside: the first SIGTERM or SIGINT asks, the second ends the process at once."""
+"""Stop requests: the first SIGTERM or SIGINT asks the job to stop, the second ends the process at once."""
 
 import contextlib
 import os
@@ -12,15 +12,15 @@ from types import FrameType
 
 from trainer.core.errors import EXIT_STOPPED, StoppedEarly
 
-_STUCK_SECONDS = 5.0
+_STUCK_SECONDS = 5.0  # After a signal that the main thread should have handled at once.
 
 
 class StopRequest:
-    """Tells whether the process was asked to stop.
+    """Whether the process was asked to stop.
 
     Attributes:
-        reason: name of the signal; empty before one came.
-        at_once: if not empty, a signal raises StoppedEarly with these words where it finds the main thread, because
+        reason: name of the signal; empty before the first.
+        at_once: if not empty, a signal raises StoppedEarly with these words wherever the main thread is, because
             everything is saved and there is no step to finish.
     """
 
@@ -29,63 +29,63 @@ class StopRequest:
         self.at_once = ""
 
     def __call__(self) -> bool:
-        """Return True once a signal came."""
+        """Return whether a signal has arrived."""
         return bool(self.reason)
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Listen while the block runs; only a process's main thread can, elsewhere nothing is ever requested."""
+    """Handle signals while the block runs; only a main thread can, in others the request never comes."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    old_handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def ask(number: int, _: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
         request.reason = signal.Signals(number).name
-        for each in before:
+        for each in old_handlers:  # The second signal ends the process.
             signal.signal(each, signal.SIG_DFL)
         if request.at_once:
             raise StoppedEarly(f"{request.reason} {request.at_once}")
 
     with _watched(request):
-        for number in before:
-            signal.signal(number, ask)
+        for number in old_handlers:
+            signal.signal(number, handle)
         try:
             yield request
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _watched(request: StopRequest) -> Iterator[None]:
-    """Let a thread see signals, too.
+    """Also watch for signals on a thread.
 
     While the main thread waits inside a TensorFlow operation (a collective whose peer hangs), Python's handlers do not
     run, neither for the first signal nor for the second.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    earlier = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    old_descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=_watch, args=(receiver, request), name="signals", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(earlier)
+        signal.set_wakeup_fd(old_descriptor)
         sender.close()
         thread.join()
         receiver.close()
 
 
 def _watch(receiver: socket.socket, request: StopRequest) -> None:
-    """Act on signals that the main thread does not take, until the other end of ``receiver`` closes."""
-    seen = 0
+    """Act on signals that the main thread does not handle, until the other end of ``receiver`` closes."""
+    count = 0
     while True:
-        patience = _STUCK_SECONDS if seen and request.at_once and not request.reason else None
-        if not select.select([receiver], [], [], patience)[0]:
+        patience = _STUCK_SECONDS if count and request.at_once and not request.reason else None
+        if not select.select([receiver], [], [], patience)[0]:  # The main thread is stuck.
             if not request.reason:
                 print(f"stopped: a signal {request.at_once}", file=sys.stderr, flush=True)
                 os._exit(EXIT_STOPPED)
@@ -95,6 +95,6 @@ def _watch(receiver: socket.socket, request: StopRequest) -> None:
             return
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
-                seen += 1
-                if seen > 1:
+                count += 1
+                if count > 1:
                     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""Rows as text: CSV and JSONL for programs, a table for a person.  Imports no TensorFlow."""
+"""Rows as text: CSV and JSONL for programs, an aligned table for people.  Imports no TensorFlow."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ Row = dict[str, Value | None]
 
 
 def renderer(out: str, flag: str) -> Callable[[Sequence[Row]], str]:
-    """Return what turns rows into the text that a file's extension asks for; without a file a table.
+    """Return the function that renders rows for a file's extension; without a file, as a table.
 
     Raises:
         RequestError: for an extension that is neither .csv nor .jsonl, naming the flag.
@@ -26,7 +26,7 @@ def renderer(out: str, flag: str) -> Callable[[Sequence[Row]], str]:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Return rows as CSV with a header; None is an empty cell.  Without rows the text is empty."""
+    """Return rows as CSV with a header; None becomes an empty cell.  Without rows the text is empty."""
     if not rows:
         return ""
     text = io.StringIO()
@@ -37,12 +37,12 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_jsonl(rows: Sequence[Row]) -> str:
-    """Return rows as one JSON object a line; None is null."""
+    """Return rows as one JSON object per line; None becomes null."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def to_table(rows: Sequence[Row]) -> str:
-    """Return rows as aligned text for a person, the path last because it has any length."""
+    """Return rows as aligned text for people, with the path last because its length varies most."""
     heads = [name for name in rows[0] if name not in ("path", "error")]
     lines = [[*heads, "path"]]
     for row in rows:

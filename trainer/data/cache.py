@@ -1,8 +1,9 @@
-"""Decoded images kept for the next epoch: in memory, or in a folder on a local disk for the next start as well.
+"""Decoded images kept for the next epoch: in memory, or in a local folder that also serves later starts.
 
-An image is found by its example number; what was cached of other images never fits, because the folder's name is made
-of all that decides the pixels.  A cached image is read back with its checksum once in each process, so a torn or
-flipped one is decoded again.  Imports no TensorFlow.
+An image is found by its example number.  A folder's name is a hash of everything that determines the pixels, so a cache
+of other images is never used.  Each process verifies the checksum of an image when it first reads it from disk; a
+damaged one is decoded again.
+Owns: room, keys, checksums.  Does not own: decoding (``decode_batch.py``).  Imports no TensorFlow.
 """
 
 import hashlib
@@ -25,30 +26,30 @@ from trainer.data.tfrecord import Array
 log = logging.getLogger(__name__)
 
 NONE, MEMORY = "none", "memory"
-_MEMORY_SHARE = 0.5  # Of what is free, if no --cache_bytes says otherwise.
-_DISK_SHARE = 0.8
-_WRITTEN = 2**32  # Added to an image's checksum in the table, so that zero means absent.
+_MEMORY_SHARE = 0.5  # Of the free memory, unless --cache_bytes is given.
+_DISK_SHARE = 0.8  # Of the free disk.
+_PRESENT = 2**32  # Added to an image's checksum in the table, so that zero means absent.
 
 
 class Cache:
     """Pixels ``[S, S, 3] uint8`` by example number, as many from the front of the split as there is room for."""
 
     def __init__(self, count: int, size: int) -> None:
-        """Make room for ``count`` images of ``size`` pixels a side."""
+        """Create room for ``count`` images of ``size`` pixels per side."""
         self._shape = (size, size, 3)
         self._has = np.zeros(count, bool)
 
     def get(self, index: Array) -> tuple[Array, Array]:
-        """Return ``images [n, S, S, 3]`` for ``index [n] int64``, unset where the second, ``[n] bool``, is False."""
+        """Return images ``[n, S, S, 3]`` of ``index [n] int64``, and ``[n] bool`` that is False where one is unset."""
         images = aligned_empty((len(index), *self._shape))
-        known = index < len(self._has)
-        known[known] = self._has[index[known]]
-        for position in np.flatnonzero(known):
-            known[position] = self._load(int(index[position]), images[position])
-        return images, known
+        hits = index < len(self._has)
+        hits[hits] = self._has[index[hits]]
+        for position in np.flatnonzero(hits):
+            hits[position] = self._load(int(index[position]), images[position])
+        return images, hits
 
     def put(self, index: Array, images: Array) -> None:
-        """Keep images; those that there is no room for are forgotten."""
+        """Store images; those without room are dropped."""
         for i, image in zip(index.tolist(), images, strict=True):
             if i < len(self._has) and not self._has[i]:
                 self._has[i] = self._store(i, image)
@@ -63,7 +64,7 @@ class Cache:
 class _Memory(Cache):
     def __init__(self, count: int, size: int) -> None:
         super().__init__(count, size)
-        self._pixels = np.empty([count, *self._shape], np.uint8)  # The system gives memory when it is written to.
+        self._pixels = np.empty([count, *self._shape], np.uint8)  # Allocated when written to.
 
     def _load(self, i: int, image: Array) -> bool:
         image[:] = self._pixels[i]
@@ -75,9 +76,9 @@ class _Memory(Cache):
 
 
 class _Disk(Cache):
-    """Two files: the pixels of all images one after the other, and a table with the checksum of each, or zero.
+    """Two files: the pixels of all images in sequence, and a table with the checksum of each, or zero.
 
-    Several processes may use them at once: they write the same bytes, and the table's entry after the pixels.
+    Several processes may use them at once: they write the same bytes, and each table entry after its pixels.
     """
 
     def __init__(self, folder: Path, count: int, size: int) -> None:
@@ -85,17 +86,17 @@ class _Disk(Cache):
         folder.mkdir(parents=True, exist_ok=True)
         self._pixels = os.open(folder / "pixels", os.O_RDWR | os.O_CREAT, 0o644)
         self._table = os.open(folder / "table", os.O_RDWR | os.O_CREAT, 0o644)
-        stored = np.frombuffer(os.pread(self._table, 8 * count, 0).ljust(8 * count, b"\0")[: 8 * count], "<u8")
-        self._sums = stored.copy()
+        table = os.pread(self._table, 8 * count, 0).ljust(8 * count, b"\0")[: 8 * count]
+        self._sums = np.frombuffer(table, "<u8").copy()
         self._has = self._sums != 0
         self._verified = np.zeros(count, bool)
         self._bytes = int(np.prod(self._shape))
         self._full = threading.Event()
 
     def _load(self, i: int, image: Array) -> bool:
-        got = os.preadv(self._pixels, [image.data], i * self._bytes)
+        count = os.preadv(self._pixels, [image.data], i * self._bytes)
         if not self._verified[i]:
-            good = got == self._bytes and tfrecord.checksum(image.tobytes()) + _WRITTEN == int(self._sums[i])
+            good = count == self._bytes and tfrecord.checksum(image.tobytes()) + _PRESENT == int(self._sums[i])
             self._verified[i], self._has[i] = good, good
         return bool(self._verified[i])
 
@@ -103,11 +104,11 @@ class _Disk(Cache):
         if self._full.is_set():
             return False
         content = image.tobytes()
-        total = tfrecord.checksum(content) + _WRITTEN
+        total = tfrecord.checksum(content) + _PRESENT
         try:
-            _write(self._pixels, content, i * self._bytes)
+            _write(self._pixels, content, i * self._bytes)  # First, so that an entry never precedes its pixels.
             _write(self._table, total.to_bytes(8, "little"), 8 * i)
-        except OSError as error:
+        except OSError as error:  # A full disk: keep what is cached and stop writing.
             self._full.set()
             log.warning("--cache: %s; images that are not cached yet are decoded every time", error)
             return False
@@ -127,17 +128,17 @@ def _write(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def open_cache(kind: str, limit: int, split: Split, size: int, max_pixels: int) -> Cache | None:
-    """Return the cache of a split, or None if there is to be none.
+    """Return the cache of a split, or None for ``none``.
 
     Args:
         kind: ``none``, ``memory`` or a local folder.
         limit: bytes to use at most; 0: half of the free memory, or 80% of the free disk.
         split: the images.
-        size: pixels a side.
-        max_pixels: images above are not decoded.
+        size: pixels per side.
+        max_pixels: larger images are not decoded.
 
     Raises:
-        RequestError: if the folder cannot be used, or what is in the images' files cannot be told from their listing.
+        RequestError: if the folder cannot be used, or the listing of the files does not identify their content.
     """
     if kind == NONE:
         return None
@@ -148,8 +149,8 @@ def open_cache(kind: str, limit: int, split: Split, size: int, max_pixels: int) 
     folder = Path(kind) / f"{split.name}-{size}-{_key(split, size, max_pixels)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = os.stat(folder / "pixels").st_blocks * 512 if (folder / "pixels").exists() else 0
-        room = limit or int(_DISK_SHARE * (shutil.disk_usage(folder).free + taken))
+        used = os.stat(folder / "pixels").st_blocks * 512 if (folder / "pixels").exists() else 0
+        room = limit or int(_DISK_SHARE * (shutil.disk_usage(folder).free + used))
         return _Disk(folder, _count(split, room, image_bytes, str(folder)), size)
     except OSError as error:
         raise RequestError(
@@ -165,14 +166,14 @@ def _count(split: Split, room: int, image_bytes: int, where: str) -> int:
 
 
 def _key(split: Split, size: int, max_pixels: int) -> str:
-    """Return a name for exactly these pixels: of which files, with which content, at which size."""
+    """Return a hash of everything that determines the pixels: the files, their content and the size."""
     digest = hashlib.sha256(json.dumps([1, split.fingerprint, size, max_pixels]).encode())
     if split.records is not None:
         digest.update(split.records.crc.tobytes())
     elif files.is_remote(split.root):
         raise RequestError(
             "--cache=DIR: expected a local folder or a packed set, received a bucket of single files, whose content "
-            "cannot be told without reading it; pack it (scripts/prepare_data.py pack), or use --cache=memory"
+            "is unknown without reading it; pack it (scripts/prepare_data.py pack), or use --cache=memory"
         )
     else:
         digest.update(readers.stamp(split).encode())
@@ -180,7 +181,7 @@ def _key(split: Split, size: int, max_pixels: int) -> str:
 
 
 def _free_memory() -> int:
-    """Return what /proc/meminfo calls available, or the container's limit where that is less, in bytes."""
+    """Return the available memory in bytes: of the machine, or within the container's limit if that is less."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))

@@ -1,7 +1,7 @@
 """From encoded bytes to ``[S, S, 3]`` uint8 pixels, by content and not by file name.
 
-The same graph runs in training, evaluation and the exported model, so none of them can disagree.
-Owns: which formats are right, the resize rule.  Does not own: which image is read when.
+The same graph runs in training, evaluation and the exported model, so they cannot disagree.
+Owns: which formats are valid, the resize rule.  Does not own: which image is read when (``order.py``).
 """
 
 import functools
@@ -25,12 +25,15 @@ _ORIENTATION = {b"II": b"\x12\x01\x03\x00\x01\x00\x00\x00", b"MM": b"\x01\x12\x0
 def decode(data: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
     """Decode one JPEG, PNG, BMP, WebP or GIF (first frame) into ``[H, W, 3]`` uint8 in [0, 255], upright.
 
-    Grayscale, palette, CMYK, 16-bit and alpha images become RGB; alpha is dropped, 16 bits keep the upper 8; a JPEG
-    is turned as its EXIF orientation says.
-    The op fails with InvalidArgumentError for anything else, for WebPs with alpha or animation (TensorFlow 2.21 takes
-    them with other numbers of channels only, and damages its memory with ``channels=0``), for BMPs of 8 bits, whose
-    palette TensorFlow ignores (the pixels would be palette indices, wrong in silence), and, before anything is
-    decoded, for headers that announce more than ``max_pixels`` pixels.
+    Grayscale, palette, CMYK, 16-bit and alpha images become RGB: alpha is dropped, and the upper 8 of 16 bits are kept.
+    A JPEG is rotated according to its EXIF orientation.
+
+    The op fails with InvalidArgumentError for
+    - anything else;
+    - WebPs with alpha or animation: TensorFlow 2.21 accepts them with other numbers of channels only, and corrupts its
+      memory with ``channels=0``;
+    - BMPs of 8 bits: TensorFlow ignores their palette, so the pixels would silently be palette indices;
+    - headers that announce more than ``max_pixels`` pixels, before anything is decoded.
     """
     is_jpeg = tf.strings.substr(data, 0, 3) == _JPEG
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(data, max_pixels), lambda: _decode_other(data, max_pixels))
@@ -40,8 +43,8 @@ def decode(data: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
 def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
     with tf.control_dependencies([_not_too_large(shape[0] * shape[1], max_pixels)]):
-        # TensorFlow's default inverse DCT is the fast one, one grey level off libjpeg's accurate one on average; traces
-        # of forgery are of that size.
+        # TensorFlow's default is the fast inverse DCT, which is one grey level off libjpeg's accurate one on average;
+        # traces of forgery are of that size.
         image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
     header = _first_bytes(data, _EXIF_BYTES)
     has_exif = tf.reduce_any([tf.strings.substr(header, place, 4) == b"Exif" for place in EXIF_AT])
@@ -49,22 +52,22 @@ def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def _first_bytes(data: tf.Tensor, count: int) -> tf.Tensor:
-    """Return so many bytes, zeros after the end of the data: ``substr`` fails beyond it."""
+    """Return the first ``count`` bytes, zero-padded, because ``substr`` fails beyond the end."""
     return tf.strings.join([tf.strings.substr(data, 0, count), tf.constant(b"\0" * _HEADER)])
 
 
 def _orientation(header: tf.Tensor) -> tf.Tensor:
-    """Return the EXIF orientation (1 to 8, int32) from a JPEG's first bytes; 1 if they do not tell."""
+    """Return the EXIF orientation (1 to 8, int32) from a JPEG's first bytes; 1 if there is none."""
     begin = tf.where(tf.strings.substr(header, EXIF_AT[0], 4) == b"Exif", *EXIF_AT)
     tiff = tf.strings.substr(header, begin + 6, _EXIF_BYTES)
     entry = tf.where(tf.strings.substr(tiff, 0, 2) == b"II", *_ORIENTATION.values())
-    # The byte after the entry's first bytes; b"\x01", upright, if there is no such entry.
+    # The byte after the entry's first bytes; without such an entry b"\x01", which means upright.
     parts = tf.concat([tf.strings.split([tiff], entry).values[1:], [b"\x01"]], 0)
     return tf.cast(tf.io.decode_raw(tf.strings.substr(parts[0], 0, 1), tf.uint8)[0], tf.int32)
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turn ``[H, W, 3]`` as EXIF orientation 1 to 8 says: 5 to 8 are transposed, then mirrored as named here."""
+    """Rotate ``[H, W, 3]`` by EXIF orientation 1 to 8: transpose 5 to 8, then mirror horizontally and vertically."""
 
     def is_one_of(*values: int) -> tf.Tensor:
         return tf.reduce_any(orientation == tf.constant(values))
@@ -85,12 +88,14 @@ def _decode_other(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def _not_too_large(pixels: tf.Tensor, limit: int) -> tf.Operation:
-    said = tf.strings.join([f"expected at most {limit} pixels (--max_image_pixels), received ", tf.as_string(pixels)])
-    return tf.debugging.Assert(pixels <= limit, [said], summarize=1)
+    message = tf.strings.join(
+        [f"expected at most {limit} pixels (--max_image_pixels), received ", tf.as_string(pixels)]
+    )
+    return tf.debugging.Assert(pixels <= limit, [message], summarize=1)
 
 
 def _pixels(header: tf.Tensor) -> tf.Tensor:
-    """Return height times width, int64, of a PNG, GIF, BMP or WebP from its first 32 bytes; 0 if it is none of them."""
+    """Return height times width, int64, of a PNG, GIF, BMP or WebP from its first 32 bytes; 0 for others."""
     vp8 = tf.strings.substr(header, 12, 4)
     lossless = _number(header, 21, 4)
     cases = [
@@ -102,8 +107,8 @@ def _pixels(header: tf.Tensor) -> tf.Tensor:
         (vp8 == b"VP8 ", _number(header, 26, 2) % 2**14 * (_number(header, 28, 2) % 2**14)),
     ]
     pixels = tf.constant(0, tf.int64)
-    for is_it, count in cases:
-        pixels = tf.where(is_it, count, pixels)
+    for matches, count in cases:
+        pixels = tf.where(matches, count, pixels)
     return pixels
 
 
@@ -115,14 +120,14 @@ def _number(header: tf.Tensor, at: int, count: int, *, big: bool = False) -> tf.
 
 
 def _signed(number: tf.Tensor) -> tf.Tensor:
-    """Return 32 unsigned bits as the signed number that they are: a BMP stored top down has a negative height."""
+    """Reinterpret 32 unsigned bits as a signed number: a BMP stored top down has a negative height."""
     return tf.where(number >= 2**31, number - 2**32, number)
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resize ``[H, W, 3]`` or ``[N, H, W, 3]`` uint8 to ``size`` squared, uint8.
+    """Resize ``[H, W, 3]`` or ``[N, H, W, 3]`` uint8 to ``size`` by ``size`` pixels, uint8.
 
-    Bilinear; when a side shrinks to less than half, antialiased, because plain bilinear would skip source pixels.
+    Bilinear, with antialiasing if a side shrinks to less than half, where plain bilinear would skip source pixels.
     """
     shape = tf.shape(image)
     height, width = shape[-3], shape[-2]
@@ -137,8 +142,8 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _bilinear(image: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
-    # The cast at the end cuts off, so the half rounds; means of bytes need no clipping.  TensorFlow resizes floats
-    # faster than bytes, and adding the half before costs nothing.
+    # Adding one half makes the truncating cast round; means of bytes need no clipping.  TensorFlow resizes floats
+    # faster than bytes.
     halfway = tf.cast(image, tf.float32) + 0.5
     return tf.cast(tf.image.resize(halfway, [size, size], antialias=antialias), tf.uint8)
 
@@ -162,12 +167,12 @@ def decode_one(max_pixels: int) -> Any:
         return function.get_concrete_function()
 
 
-# What TensorFlow writes around the reason: where in the graph and in the program the op was made.
+# What TensorFlow writes around the reason: where in the graph and the program the op was created.
 _PLACES = ("Graph execution error", "Detected at", 'File "', "[[", "Original stack trace", "Stack trace for op")
 
 
 def reason(error: tf.errors.OpError) -> str:
-    """Return the line of a TensorFlow error that says what is wrong, without the graph's node names."""
+    """Return the line of a TensorFlow error that gives the reason, without node names."""
     lines = [line.strip() for line in str(error.message).splitlines()]
     useful = [line for line in lines if line and not line.startswith(_PLACES) and "root error(s) found" not in line]
     text = (useful or [type(error).__name__])[0].removeprefix("(0) ")

@@ -1,9 +1,10 @@
-"""The encoded images of a batch become pixels, many in one call; one that cannot be decoded is named.
+"""Decode the encoded images of a batch, many in one call; images that cannot be decoded are reported.
 
-The pixels are those of ``decode.decode_batch``, which an export holds, to the last bit.  That graph decodes anything,
-but on the way it looks at each header with a dozen small operations and copies each image twice.  So baseline JPEGs,
-which nearly all images are, are decoded into the batch's own memory (``decode_batch.py``), and those of one size resized
-together; what is left goes through ``decode_batch`` itself.
+The pixels equal those of ``decode.decode_batch``, which an export contains, to the last bit.  That graph decodes every
+format, but it reads each header with a dozen small operations and copies each image twice.  So baseline JPEGs, which
+nearly all images are, are decoded by simplejpeg into the batch's own memory; those of one size are resized together.
+All other images go through ``decode.decode_batch``.
+Owns: which images take the fast path.  Does not own: which formats are valid, the resize rule (``decode.py``).
 """
 
 import functools
@@ -23,47 +24,59 @@ log = logging.getLogger(__name__)
 
 _TOGETHER_PIXELS = 2**24  # Of the images that are resized in one call: 48 MB, and four times that as floats.
 
+NOT_PLAIN = (0, 0)
+
+# ITU-T T.81 (JPEG), table B.1: the frame headers that hold the dimensions of baseline JPEGs.  All others are left to
+# TensorFlow, among them progressive ones, whose unfinished scans are smoothed differently by versions of the library.
+_BASELINE, _EXTENDED = 0xC0, 0xC1
+_COMPONENTS = (1, 3)  # Of a frame: grey, and colours that are not CMYK.
+_START = b"\xff\xd8"
+_START_OF_SCAN = 0xDA
+
 
 def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> DecodedBatch:
     """Decode images; one that could not be read or cannot be decoded becomes zeros and an entry in ``errors``."""
     images = aligned_empty((len(contents), size, size, 3))
     errors = {at: one.strerror or str(one) for at, one in enumerate(contents) if isinstance(one, OSError)}
     others = {at: one for at, one in enumerate(contents) if isinstance(one, bytes)}
-    for shape, positions in _alike(others, max_pixels):
+    # The fast path: baseline JPEGs of equal size are decoded into one block of memory and resized together.
+    for shape, positions in _group_by_shape(others, max_pixels):
         pixels = aligned_empty((len(positions), *shape, 3))
-        done = [decode_into(slot, others[at]) for at, slot in zip(positions, pixels, strict=True)]
-        if all(done) and len(positions) == len(contents):
-            return DecodedBatch(_resized(pixels, size), {})
-        if any(done):
-            decoded = np.compress(done, positions)
-            images[decoded] = _resized(pixels[done], size)
-            for at in decoded.tolist():
+        is_decoded = [decode_into(slot, others[at]) for at, slot in zip(positions, pixels, strict=True)]
+        if all(is_decoded) and len(positions) == len(contents):  # The usual case needs no copy.
+            return DecodedBatch(_resize(pixels, size), {})
+        if any(is_decoded):
+            done = np.compress(is_decoded, positions)
+            images[done] = _resize(pixels[is_decoded], size)
+            for at in done.tolist():
                 del others[at]
+    # Everything else, damaged JPEGs too, so that TensorFlow decides what is valid.
     errors |= _decode_others(others, images, max_pixels)
     images[list(errors)] = 0
     return DecodedBatch(images, errors)
 
 
-def _alike(contents: dict[int, bytes], max_pixels: int) -> list[tuple[tuple[int, int], list[int]]]:
-    """Return positions of plain JPEGs by height and width, in parts that can be resized in one call."""
-    parts: list[tuple[tuple[int, int], list[int]]] = []
-    filling: dict[tuple[int, int], list[int]] = {}
+def _group_by_shape(contents: dict[int, bytes], max_pixels: int) -> list[tuple[tuple[int, int], list[int]]]:
+    """Return positions of plain JPEGs by height and width, in groups that can be resized in one call."""
+    groups: list[tuple[tuple[int, int], list[int]]] = []
+    open_groups: dict[tuple[int, int], list[int]] = {}  # By shape, the one that has room.
     for position, content in contents.items():
-        height, width = shape = plain_shape(content)
-        turned = any(content[place : place + 4] == b"Exif" for place in decode.EXIF_AT)
-        if not 0 < height * width <= max_pixels or turned or not _decoders_agree():
+        shape = plain_shape(content)
+        pixels = shape[0] * shape[1]
+        has_exif = any(content[place : place + 4] == b"Exif" for place in decode.EXIF_AT)
+        if not 0 < pixels <= max_pixels or has_exif or not _decoders_agree():
             continue
-        part = filling.get(shape)
-        if part is None or (len(part) + 1) * height * width > _TOGETHER_PIXELS:
-            part = filling[shape] = []
-            parts.append((shape, part))
-        part.append(position)
-    return parts
+        group = open_groups.get(shape)
+        if group is None or (len(group) + 1) * pixels > _TOGETHER_PIXELS:
+            group = open_groups[shape] = []
+            groups.append((shape, group))
+        group.append(position)
+    return groups
 
 
 @functools.cache
 def _decoders_agree() -> bool:
-    """Tell whether both decoders give the same pixels here: versions or processors might differ."""
+    """Return whether both decoders give the same pixels in this process; versions and processors might differ."""
     for content in examples():
         expected = decode.decode_one(MAX_IMAGE_PIXELS)(tf.constant(content)).numpy()
         pixels = aligned_empty(expected.shape)
@@ -74,9 +87,9 @@ def _decoders_agree() -> bool:
 
 
 def _decode_others(contents: dict[int, bytes], images: Pixels, max_pixels: int) -> dict[int, str]:
-    """Decode images into their places in ``images [N, S, S, 3]``; return why others have none.
+    """Decode images into their places in ``images [N, S, S, 3]`` and return the reasons of those that fail.
 
-    Only where one fails are they taken one at a time.
+    They are decoded together; only if that fails, one at a time to find the bad ones.
     """
     if not contents:
         return {}
@@ -94,8 +107,8 @@ def _decode_others(contents: dict[int, bytes], images: Pixels, max_pixels: int) 
     return errors
 
 
-def _resized(images: Pixels, size: int) -> Pixels:
-    """Return ``[N, S, S, 3]``; a view, TensorFlow keeps the pixels as long as NumPy knows them."""
+def _resize(images: Pixels, size: int) -> Pixels:
+    """Return ``[N, S, S, 3]``: a view of a tensor, which lives as long as the array."""
     if images.shape[1:3] == (size, size):
         return images
     return np.asarray(_resizer(size)(tf.constant(images)))
@@ -118,15 +131,6 @@ def _compiled(function: Any, signature: tf.TensorSpec) -> Any:
         return tf.function(function, input_signature=[signature], autograph=False).get_concrete_function()
 
 
-NOT_PLAIN = (0, 0)
-
-# ITU-T T.81 (JPEG), table B.1: frame headers hold the dimensions.  All others, among them progressive ones, whose
-# unfinished scans versions of the library smooth in different ways, are none of this module's.
-_BASELINE, _EXTENDED = 0xC0, 0xC1
-_COMPONENTS = (1, 3)  # Of a frame: grey, and colours that are not CMYK.
-_START, _START_OF_SCAN = b"\xff\xd8", 0xDA
-
-
 def plain_shape(content: bytes) -> tuple[int, int]:
     """Return height and width of a baseline JPEG from its frame header; ``NOT_PLAIN`` for anything else."""
     at = len(_START) if content.startswith(_START) else len(content)
@@ -143,7 +147,7 @@ def plain_shape(content: bytes) -> tuple[int, int]:
 def decode_into(pixels: Pixels, content: bytes) -> bool:
     """Decode a JPEG into ``pixels [H, W, 3] uint8``, RGB, with the accurate inverse DCT and smooth chroma.
 
-    Returns False, with ``pixels`` in an unknown state, if the JPEG is damaged in any way or has another shape.
+    Returns False, with ``pixels`` undefined, if the JPEG is damaged in any way or has another shape.
     """
     try:
         decoded = simplejpeg.decode_jpeg(content, "RGB", buffer=pixels, strict=True)
@@ -153,7 +157,7 @@ def decode_into(pixels: Pixels, content: bytes) -> bool:
 
 
 def examples() -> list[bytes]:
-    """Return small JPEGs of noise, one for each way that chroma is usually stored, for comparing decoders."""
+    """Return small JPEGs of noise, one for each common chroma subsampling, to compare decoders."""
     noise = np.random.default_rng(0).integers(0, 256, [37, 53, 3], np.uint8)
     colours = [simplejpeg.encode_jpeg(noise, colorsubsampling=way) for way in ("444", "422", "420", "440", "411")]
     grey = simplejpeg.encode_jpeg(np.ascontiguousarray(noise[:, :, :1]), colorspace="GRAY", colorsubsampling="Gray")

@@ -1,6 +1,6 @@
-"""Pixels of a split's images by example number: read, decoded, and kept if there is a cache.
+"""Pixels of a split's images by example number: read, decoded, and cached if there is a cache.
 
-Does not own: which image comes when (``order.py``), what becomes of a bad one (``bad_images.py``).
+Does not own: which image is read when (``order.py``), what happens to a bad one (``bad_images.py``).
 """
 
 import numpy as np
@@ -24,14 +24,15 @@ class ImageSource:
         Args:
             split: the images.
             config: image size, largest number of pixels, cache.
-            size: pixels a side; 0: as configured.
-            cached: whether the configured cache is to be used.
+            size: pixels per side; 0: as configured.
+            cached: whether to use the configured cache.
 
         Raises:
             RequestError: if the cache cannot be used.
         """
-        self.failure: Exception | None = None  # Why nothing can be read any more: TensorFlow keeps only its text.
-        self.size, self.max_pixels = size or config.image_size, config.max_image_pixels
+        self.failure: Exception | None = None  # First storage error, kept because TensorFlow preserves only its text.
+        self.size = size or config.image_size
+        self.max_pixels = config.max_image_pixels
         self._reader = readers.open_reader(split)
         self._cache = (
             cache_lib.open_cache(config.cache, config.cache_bytes, split, self.size, self.max_pixels)
@@ -41,15 +42,15 @@ class ImageSource:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether ``ahead`` does anything."""
+        """Whether ``prefetch`` has any effect."""
         return self._reader.looks_ahead
 
     def load(self, index: Array) -> DecodedBatch:
         """Return images ``index [n] int64``.
 
         Raises:
-            StoppedEarly: if the storage does not answer; ``failure`` keeps it, as RequestError.
-            RequestError: if it refuses to.
+            StoppedEarly: if the storage does not answer; kept in ``failure``, as RequestError is.
+            RequestError: if the storage refuses access.
         """
         try:
             return self._load(index)
@@ -60,22 +61,22 @@ class ImageSource:
     def _load(self, index: Array) -> DecodedBatch:
         if self._cache is None:
             return self._decode(index)
-        images, known = self._cache.get(index)
-        missing = np.flatnonzero(~known)
+        images, hits = self._cache.get(index)
+        missing = np.flatnonzero(~hits)
         if not len(missing):
             return DecodedBatch(images, {})
-        fresh = self._decode(index[missing])
-        images[missing] = pixels = fresh.images
-        good = [position for position in range(len(missing)) if position not in fresh.errors]
-        self._cache.put(index[missing[good]], pixels[good])
-        return DecodedBatch(images, {int(missing[position]): why for position, why in fresh.errors.items()})
+        decoded = self._decode(index[missing])
+        images[missing] = decoded.images
+        good = [position for position in range(len(missing)) if position not in decoded.errors]
+        self._cache.put(index[missing[good]], decoded.images[good])
+        return DecodedBatch(images, {int(missing[position]): why for position, why in decoded.errors.items()})
 
     def encoded(self, index: Array) -> list[Content]:
-        """Return the bytes as they are stored, or the error that stands in the way."""
+        """Return the stored bytes of each image, or the error of reading it."""
         return self._reader.read(index)
 
     def prefetch(self, index: Array) -> None:
-        """Begin to fetch images that are wanted soon."""
+        """Start to fetch images that will be loaded soon."""
         self._reader.prefetch(index)
 
     def _decode(self, index: Array) -> DecodedBatch:

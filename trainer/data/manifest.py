@@ -1,6 +1,7 @@
-"""What images there are: files and labels of each split, in one order that every process agrees on.
+"""The images of each split: files and labels, in an order that is the same in every process.
 
-Owns: listing, class names, the held-out share of Train.  Does not own: reading an image.  Imports no TensorFlow.
+Owns: listing, class names, the held-out share of Train.  Does not own: reading images (``readers.py``).
+Imports no TensorFlow.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ class Split:
     """The images of one split, sorted by class and then by file name.
 
     ``names[i]`` is relative to ``root`` (such as ``Train/Fake/a.jpg``); ``labels[i]`` indexes ``class_names``.
-    Of a packed set ``records`` tells where their bytes are; the names are those of the files that it was made of.
+    In a packed set ``records`` locates their bytes; the names are those of the files that were packed.
     """
 
     name: str
@@ -39,14 +40,14 @@ class Split:
         return len(self.names)
 
     def path(self, index: int) -> str:
-        """Return the full path of image ``index``; in a packed set nothing is there."""
+        """Return the full path of image ``index``; in a packed set no file has it."""
         return files.join(self.root, self.names[index])
 
     @property
     def counts(self) -> dict[str, int]:
         """Images of each class."""
-        counted = np.bincount(self.labels, minlength=len(self.class_names))
-        return dict(zip(self.class_names, counted.tolist(), strict=True))
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -69,7 +70,7 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
     """List ``data_dir/split/<class>/**``, hidden files and folders left out, or read a packed set's index.
 
     Args:
-        data_dir: local folder or gs:// path.
+        data_dir: folder, local or remote.
         split: folder name below it, such as ``Train``.
         class_names: classes to expect, in label order; None takes the folders' names in sorted order.
 
@@ -81,7 +82,7 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
 
 
 def _read_split(data_dir: str, pack: dict[str, Any] | None, split: str, class_names: Sequence[str] | None) -> Split:
-    """Do the same, of a folder whose ``pack.json`` has been asked for."""
+    """List a split as ``read_split`` does; ``pack`` is the folder's ``pack.json``, None if it has none."""
     if pack is not None:
         return _read_packed_split(data_dir, split, class_names, pack)
     root = files.join(data_dir, split)
@@ -91,20 +92,21 @@ def _read_split(data_dir: str, pack: dict[str, Any] | None, split: str, class_na
             f"--data_dir: expected {data_dir!r} to hold {split}/<class>/* images, received no folder {root!r}; "
             "check the path"
         )
-    found = sorted(listing)
-    classes = tuple(found if class_names is None else class_names)
-    _check_classes(root, found, classes, must_fill=class_names is None)
+    folders = sorted(listing)
+    classes = tuple(folders if class_names is None else class_names)
+    _check_classes(root, folders, classes, must_fill=class_names is None)
+    # Sorted by class and then by name, so that every process and every file system gives the same order.
     names: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
-        listed = sorted(listing.get(class_name, ()))
-        if not listed and class_names is None:
+        members = sorted(listing.get(class_name, ()))
+        if not members and class_names is None:
             raise RequestError(
                 f"expected images in every class, received an empty class {files.join(root, class_name)!r}; "
                 "add images or remove the folder"
             )
-        names += [f"{split}/{class_name}/{name}" for name in listed]
-        labels += [label] * len(listed)
+        names += [f"{split}/{class_name}/{name}" for name in members]
+        labels += [label] * len(members)
     return Split(split, data_dir, classes, tuple(names), np.asarray(labels, np.int32))
 
 
@@ -114,20 +116,20 @@ def _read_packed_split(data_dir: str, split: str, class_names: Sequence[str] | N
             f"expected the packed set {data_dir!r} to hold {split}, received {', '.join(pack['splits'])}; pack again "
             "from a folder that has it"
         )
-    found = tfrecord.read_packed(data_dir, split, pack)
-    classes = tuple(found.class_names if class_names is None else class_names)
-    here = [name for name, count in zip(found.class_names, np.bincount(found.labels), strict=False) if count]
-    _check_classes(files.join(data_dir, split), here, classes, must_fill=class_names is None)
-    if classes != found.class_names:  # An export may know them in another order.
-        new_label = np.array([classes.index(name) if name in classes else -1 for name in found.class_names], np.int32)
-        order = np.argsort(new_label[found.labels], kind="stable")
-        whole = Split(split, data_dir, classes, found.names, new_label[found.labels], found.records)
+    packed = tfrecord.read_packed(data_dir, split, pack)
+    classes = tuple(packed.class_names if class_names is None else class_names)
+    present = [name for name, count in zip(packed.class_names, np.bincount(packed.labels), strict=False) if count]
+    _check_classes(files.join(data_dir, split), present, classes, must_fill=class_names is None)
+    if classes != packed.class_names:  # An export may have them in another order: renumber and sort by class again.
+        new_label = np.array([classes.index(name) if name in classes else -1 for name in packed.class_names], np.int32)
+        order = np.argsort(new_label[packed.labels], kind="stable")
+        whole = Split(split, data_dir, classes, packed.names, new_label[packed.labels], packed.records)
         return whole.select(order, split)
-    return Split(split, data_dir, classes, found.names, found.labels, found.records)
+    return Split(split, data_dir, classes, packed.names, packed.labels, packed.records)
 
 
 def has_split(data_dir: str, split: str) -> bool:
-    """Tell whether a folder or a packed set holds a split."""
+    """Return whether a folder or a packed set holds a split."""
     return _has_split(data_dir, tfrecord.read_manifest(data_dir), split)
 
 
@@ -135,17 +137,17 @@ def _has_split(data_dir: str, pack: dict[str, Any] | None, split: str) -> bool:
     return split in pack["splits"] if pack is not None else files.is_dir(files.join(data_dir, split))
 
 
-def _check_classes(root: str, found: Sequence[str], classes: Sequence[str], *, must_fill: bool) -> None:
-    unknown = sorted(set(found) - set(classes))
+def _check_classes(root: str, folders: Sequence[str], classes: Sequence[str], *, must_fill: bool) -> None:
+    unknown = sorted(set(folders) - set(classes))
     if unknown:
         raise RequestError(
             f"expected the classes {', '.join(classes)} in {root!r}, received also {', '.join(unknown)}; "
             "remove or rename them"
         )
-    if must_fill and len(found) < 2:
+    if must_fill and len(folders) < 2:
         raise RequestError(
-            f"expected at least two class folders in {root!r}, received {len(found)} "
-            f"({', '.join(found) or 'none'}); make one folder for each class, such as Fake and Real"
+            f"expected at least two class folders in {root!r}, received {len(folders)} "
+            f"({', '.join(folders) or 'none'}); make one folder for each class, such as Fake and Real"
         )
 
 
@@ -158,16 +160,16 @@ def _list_local(root: str) -> dict[str, list[str]] | None:
 
 
 def _list_remote(root: str) -> dict[str, list[str]] | None:
-    """Do the same on gs:// in one pass over all objects; the mark of an empty folder makes an empty class."""
+    """Do the same in a bucket, in one pass over all objects; the mark of an empty folder counts as an empty class."""
     listing: dict[str, list[str]] = {}
     empty = True
     for path in files.list_below(root):
         empty = False
         class_name, slash, name = path.partition("/")
         if slash:
-            of_class = listing.setdefault(class_name, [])
+            members = listing.setdefault(class_name, [])
             if name and not name.endswith("/"):
-                of_class.append(name)
+                members.append(name)
     return None if empty else listing
 
 
@@ -191,7 +193,7 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def read_all_splits(data_dir: str) -> list[Split]:
-    """Return Train, and Validation and Test where they are, with the classes of Train.
+    """Return Train, and Validation and Test if they exist, with the classes of Train.
 
     Raises:
         RequestError: as ``read_split``.
@@ -203,12 +205,12 @@ def read_all_splits(data_dir: str) -> list[Split]:
 
 
 def read_train_and_validation(data_dir: str, validation_fraction: float, seed: int) -> tuple[Split, Split]:
-    """Return Train and Validation; without a Validation folder a stratified share of Train stands in for it.
+    """Return Train and Validation; without a Validation folder a stratified share of Train is held out for it.
 
-    Test is never touched.
+    Test is never read.
 
     Raises:
-        RequestError: as ``read_split``, or if a class is too small to be divided.
+        RequestError: as ``read_split``, or if a class is too small to be split.
     """
     pack = tfrecord.read_manifest(data_dir)
     train = _read_split(data_dir, pack, TRAIN, None)
@@ -225,12 +227,12 @@ def read_train_and_validation(data_dir: str, validation_fraction: float, seed: i
 
 
 def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divide a split: of every class, ``round(fraction * n)`` images (at least one) chosen by seed go second.
+    """Split Train in two: of every class, ``round(fraction * n)`` images (at least one), chosen by seed, are held out.
 
     Raises:
         RequestError: if a class has fewer than two images.
     """
-    held: list[int] = []
+    held_out: list[int] = []
     for label, class_name in enumerate(train.class_names):
         members = np.flatnonzero(train.labels == label)
         if len(members) < 2:
@@ -239,17 +241,17 @@ def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
                 f"{len(members)}; add images or a {VALIDATION} folder"
             )
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        chosen = np.random.default_rng([seed, label]).permutation(members)[:count]
-        held += sorted(chosen.tolist())
-    kept = np.setdiff1d(np.arange(len(train)), held)
-    return train.select(kept, TRAIN), train.select(held, VALIDATION)
+        sample = np.random.default_rng([seed, label]).permutation(members)[:count]
+        held_out += sorted(sample.tolist())
+    kept = np.setdiff1d(np.arange(len(train)), held_out)
+    return train.select(kept, TRAIN), train.select(held_out, VALIDATION)
 
 
 def positive_class_index(class_names: Sequence[str], positive_class: str) -> int:
-    """Return the label that ``p_fake`` speaks of: the named class; if none is named, Fake or else the first.
+    """Return the label whose probability is ``p_fake``: of the given class, else of Fake, else the first.
 
     Raises:
-        RequestError: if the named class is not there.
+        RequestError: if the given class does not exist.
     """
     if not positive_class:
         return list(class_names).index("Fake") if "Fake" in class_names else 0

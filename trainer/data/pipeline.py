@@ -1,8 +1,9 @@
 """Batches of tensors for the replicas of one process, from any step on.
 
-The step number decides the examples (order), so nothing before it needs state.  A replica's batch is read, decoded
-and augmented in one call, one call for each core at once, and they leave in fixed order (``deterministic=True``);
-prefetch comes last, to overlap all of it with the device.
+The step number determines the examples (``order.py``), so the pipeline has no state.  One call reads, decodes and
+augments a replica's batch; as many calls as there are cores run at once, and their results leave in fixed order
+(``deterministic=True``).  Prefetching comes last, to overlap everything with the device.
+Does not own: pixels (``image_source.py``), what happens to bad images (``bad_images.py``).
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ class ReplicaShare:
     local: int = 1
 
     def slots(self, order: Order, element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return what stands in the slots of an element, see ``Order.slots``: those of one replica in one step."""
+        """Return what the slots of an element hold, see ``Order.slots``: those of one replica in one step."""
         step, replica = element // self.local, self.first + element % self.local
         count = order.batch_size // self.replicas
         return order.slots(step, replica * count, count)
@@ -48,7 +49,7 @@ def batches(
     split: Split,
     images: ImageSource,
     order: Order,
-    skipped: BadImages,
+    bad_images: BadImages,
     *,
     augmentation: str,
     share: ReplicaShare,
@@ -64,34 +65,34 @@ def batches(
     with ``notebook`` ``affine [b, 2, 3] float32`` for ``augment.warp``.
 
     Args:
-        split: what there is.
-        images: its pixels, S a side.
-        order: the global stream; its batch_size must divide by ``share.replicas``.
-        skipped: told about images that cannot be decoded.
+        split: names and labels.
+        images: its pixels, S per side.
+        order: the global stream; its batch_size must be a multiple of ``share.replicas``.
+        bad_images: records images that cannot be decoded.
         augmentation: ``forensic`` works here, on the host; ``notebook`` on the device, later; ``none`` nowhere.
         share: this process's replicas.
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
-        remote: decodes in place of this process, if given.
+        remote: decodes instead of this process, if given.
     """
-    labels = tf.constant(split.labels, tf.int32)  # Here, not in a graph, which may not grow with the set.
-    source = _Source(split, labels, images, order, skipped, augmentation, share, remote)
+    labels = tf.constant(split.labels, tf.int32)  # Outside of the graph, which must not grow with the set.
+    source = _Source(split, labels, images, order, bad_images, augmentation, share, remote)
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
-    # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
-    whole = tf.autograph.experimental.do_not_convert(source.element)
-    loaded = elements.map(whole, num_parallel_calls=joblib.cpu_count(), deterministic=True)
+    # No AutoGraph: there is no Python control flow on tensors here, and conversion takes seconds at every start.
+    make_element = tf.autograph.experimental.do_not_convert(source.element)
+    loaded = elements.map(make_element, num_parallel_calls=joblib.cpu_count(), deterministic=True)
     return loaded.prefetch(2 * share.local).with_options(_options())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Makes one element of ``batches``, see there: what stands in its slots, and the pixels."""
+    """Makes the elements of ``batches``: what their slots hold, and the pixels."""
 
     split: Split
     labels: tf.Tensor
     images: ImageSource
     order: Order
-    skipped: BadImages
+    bad_images: BadImages
     augmentation: str
     share: ReplicaShare
     remote: DataServiceClient | None
@@ -105,13 +106,15 @@ class _Source:
         return self.images.looks_ahead and self.remote is None
 
     def element(self, number: tf.Tensor) -> Batch:
-        """Return an element, which its number decides."""
+        """Return an element, which is a function of its number."""
+        # First everything that costs nothing: which examples, their labels, and their draws for augmentation.
         batch = self._place(number)
+        # Then the pixels; the weight of an image that cannot be decoded becomes 0.
         image, good = self._load(number, batch)
         return {**batch, "image": image, "weight": good}
 
     def _place(self, number: tf.Tensor) -> Batch:
-        """Return all of an element but its pixels."""
+        """Return everything of an element except its pixels."""
         pass_number, index, real = self.share.slots(self.order, number)
         batch = {
             "index": index,
@@ -133,32 +136,33 @@ class _Source:
         return augment.notebook_affine(draws, self.images.size)
 
     def _load(self, number: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the pixels, and the weights, which are taken from images that have none."""
-        asked = [number, batch["index"], batch["weight"]]
-        if self._looks_ahead:
+        """Return the pixels, and the weights with 0 for bad images."""
+        arguments = [number, batch["index"], batch["weight"]]
+        if self._looks_ahead:  # The examples of half a window later, so that their blocks are requested now.
             steps = WINDOW // 2 // self.order.batch_size
-            asked.append(self.share.slots(self.order, number + steps * self.share.local)[1])
+            arguments.append(self.share.slots(self.order, number + steps * self.share.local)[1])
         # Unlike py_function, numpy_function takes over the pixels without a copy.
-        image, good = tf.numpy_function(self._read, asked, [tf.uint8, tf.float32])
+        image, good = tf.numpy_function(self._read, arguments, [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [self._slots, self.images.size, self.images.size, 3])
         if self.augmentation == "forensic":
             image = augment.forensic_batch(image, batch["draws"])
         return image, tf.ensure_shape(good, [self._slots])
 
     def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
-        """Read the real slots of an element; padding stays zeros, and so does what cannot be decoded."""
+        """Read the real slots of an element; padding and bad images are zeros."""
         for later in ahead:
             self.images.prefetch(later)
-        real = np.flatnonzero(weight)
-        wanted = index[real]
-        loaded = self.remote.load(int(number), wanted) if self.remote else self.images.load(wanted)
+        real = np.flatnonzero(weight)  # Padding is not read.
+        examples = index[real]
+        loaded = self.remote.load(int(number), examples) if self.remote else self.images.load(examples)
+        # A bad image is reported, and its weight keeps it out of the loss and of every metric.
         good = weight.copy()
         for position, reason in loaded.errors.items():
             slot = real[position]
             good[slot] = 0.0
-            self.skipped.report(self.split.name, len(self.split), self.split.names[int(index[slot])], reason)
+            self.bad_images.report(self.split.name, len(self.split), self.split.names[int(index[slot])], reason)
         images = loaded.images
-        if len(real) < len(index):  # Padding is always at the end of the last batch.
+        if len(real) < len(index):  # Padding always stands at the end of the last batch.
             images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
         return images, good
 
@@ -166,7 +170,7 @@ class _Source:
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # It would come to one call for each core, too; see runtime.py for its price.
-    # Every process asks for its own slots, so TensorFlow must not divide the elements again.
+    options.autotune.enabled = False  # It would choose one call per core as well; docs/decisions.md gives its cost.
+    # Every process requests its own slots, so TensorFlow must not divide the elements again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

@@ -1,4 +1,4 @@
-"""Decoded images as NumPy holds them.  Imports no TensorFlow."""
+"""Decoded images as NumPy arrays.  Imports no TensorFlow."""
 
 import dataclasses
 import math
@@ -11,14 +11,14 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True)
 class DecodedBatch:
-    """A batch of pixels: ``images [N, S, S, 3] uint8`` (zeros where there are none), ``errors`` by position."""
+    """A batch of pixels: ``images [N, S, S, 3] uint8`` (zeros for bad images), and the ``errors`` by position."""
 
     images: Pixels
     errors: dict[int, str]
 
 
 def aligned_empty(shape: tuple[int, ...]) -> Pixels:
-    """Return unset memory that begins at a multiple of 64 bytes: other TensorFlow copies (EIGEN_MAX_ALIGN_BYTES)."""
+    """Return uninitialised memory aligned to 64 bytes (EIGEN_MAX_ALIGN_BYTES), which TensorFlow uses without a copy."""
     count = math.prod(shape)
     room = np.empty(count + 64, np.uint8)
     start = -room.ctypes.data % 64

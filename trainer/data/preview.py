@@ -1,4 +1,4 @@
-"""What the network sees of a training batch, for people: some of its images before and after augmentation."""
+"""Images of a training batch before and after augmentation, for people to look at."""
 
 import dataclasses
 from typing import Any
@@ -23,13 +23,13 @@ class Preview:
 
 
 def of_batch(split: Split, data: DataConfig, seed: int, *, step: int, batch_size: int, count: int) -> Preview:
-    """Return the first images of the batch of ``step``, just as training gets them; without those that are broken.
+    """Return the first images of the batch of ``step``, exactly as training gets them, without bad ones.
 
     Args:
         split: the training images.
         data: size and augmentation; its cache is not used.
         seed: of the job.
-        step: steps done before it.
+        step: number of the batch, counted from 0.
         batch_size: of the global batch.
         count: images at most.
 

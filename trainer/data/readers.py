@@ -1,7 +1,7 @@
 """The encoded bytes of a split's images, by example number: files of a folder, or records of packed shards.
 
-From a bucket a block of neighbours is fetched in one request, ahead of time if the caller says what it needs later
-(``Order`` shuffles such blocks together), and kept until the window that uses it is over.
+From a remote packed set a block of neighbours is fetched in one request, ahead of time if the caller announces what it
+needs (``Order`` keeps such blocks together), and cached until the window that uses it is over.
 Does not own: which image is read when (``order.py``), decoding (``decode.py``).  Imports no TensorFlow.
 """
 
@@ -22,21 +22,21 @@ from trainer.data.tfrecord import Array, Records
 
 Content = bytes | OSError
 
-BLOCK = 8  # Neighbours that ``Order`` keeps together, and so can be read together.
+BLOCK = 8  # Neighbours that ``Order`` keeps together, so that they can be read together.
 WINDOW = 4096  # Examples among which ``Order`` spreads those of a block; a multiple of BLOCK.
 
 _REQUESTS_AT_ONCE = 32
-_MAX_GAP = 0.5  # Share of a request that may be bytes nobody asked for.
-_MIN_KEPT_BYTES = 64 * 2**20
+_MAX_GAP = 0.5  # Share of a request that may be unused bytes.
+_MIN_CACHED_BYTES = 64 * 2**20
 
 
 class Reader:
     """Reads images of one split; safe to call from several threads."""
 
-    looks_ahead = False  # Whether ``ahead`` does anything.
+    looks_ahead = False  # Whether ``prefetch`` has any effect.
 
     def read(self, index: Array) -> list[Content]:
-        """Return the bytes of each image ``index [n] int64``, or the error that stands in the way."""
+        """Return the bytes of each image ``index [n] int64``, or the error of reading it."""
         raise NotImplementedError
 
     def read_one(self, number: int) -> bytes:
@@ -51,7 +51,7 @@ class Reader:
         return content
 
     def prefetch(self, index: Array) -> None:
-        """Begin to fetch what will be read soon."""
+        """Start to fetch images that will be read soon."""
 
 
 def open_reader(split: Split) -> Reader:
@@ -64,9 +64,9 @@ def open_reader(split: Split) -> Reader:
 
 
 def stamp(split: Split) -> str:
-    """Return a checksum over sizes and times of a local folder's files; of a bucket, whose listing has none, "".
+    """Return a checksum over sizes and times of a local folder's files; empty for a bucket, whose listing has none.
 
-    Together with the fingerprint it tells whether any image was changed.
+    Together with the fingerprint it shows whether any image was changed.
     """
     if files.is_remote(split.root):
         return ""
@@ -81,12 +81,12 @@ def stamp(split: Split) -> str:
 
 
 class _Folder(Reader):
-    """One file an image."""
+    """One file per image."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
-        remote = files.is_remote(split.root)
-        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if remote else None
+        # Remote reads wait for the network, so many run at once; a local disk gains nothing from that.
+        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if files.is_remote(split.root) else None
 
     def read(self, index: Array) -> list[Content]:
         paths = [self._split.path(i) for i in index.tolist()]
@@ -107,7 +107,7 @@ class _LocalShards(Reader):
         self._records = records
         self._lock = threading.Lock()
         self._open: dict[int, int] = {}
-        # Not at the end of the process, when a pipeline's threads may still be reading.
+        # Not at exit, when a pipeline's threads may still be reading.
         weakref.finalize(self, _close, self._open).atexit = False
 
     def read(self, index: Array) -> list[Content]:
@@ -135,7 +135,7 @@ def _close(descriptors: dict[int, int]) -> None:
 
 
 class _RemoteShards(Reader):
-    """Shards in a bucket: one request for a block of neighbours, kept until others have pushed it out."""
+    """Shards on a remote storage: one request for a block of neighbours, cached until newer blocks displace it."""
 
     looks_ahead = True
 
@@ -145,22 +145,23 @@ class _RemoteShards(Reader):
         self._lock = threading.Lock()
         self._blocks: collections.OrderedDict[int, Future[list[Content]]] = collections.OrderedDict()
         mean = float(records.length.mean()) if len(records.length) else 0.0
-        # The window in use and half of the next one, which may be on its way.
-        self._kept = max(int(1.5 * WINDOW), int(_MIN_KEPT_BYTES / max(mean, 1.0))) // BLOCK + 1
+        # The current window and half of the next one, which may be in flight.
+        self._max_blocks = max(int(1.5 * WINDOW), int(_MIN_CACHED_BYTES / max(mean, 1.0))) // BLOCK + 1
 
     def read(self, index: Array) -> list[Content]:
-        futures = [self._fetched(i // BLOCK) for i in index.tolist()]
+        futures = [self._block(i // BLOCK) for i in index.tolist()]
         return [future.result()[i % BLOCK] for future, i in zip(futures, index.tolist(), strict=True)]
 
     def prefetch(self, index: Array) -> None:
         for number in np.unique(index // BLOCK).tolist():
-            self._fetched(number)
+            self._block(number)
 
-    def _fetched(self, number: int) -> "Future[list[Content]]":
+    def _block(self, number: int) -> "Future[list[Content]]":
+        """Return a block that is cached or in flight; request it if it is neither."""
         with self._lock:
             if number not in self._blocks:
                 self._blocks[number] = self._pool.submit(self._fetch, number)
-                if len(self._blocks) > self._kept:
+                if len(self._blocks) > self._max_blocks:
                     self._blocks.popitem(last=False)
             self._blocks.move_to_end(number)
             return self._blocks[number]
@@ -170,10 +171,11 @@ class _RemoteShards(Reader):
         members = range(number * BLOCK, min((number + 1) * BLOCK, len(records.shard)))
         contents: list[Content] = []
         for run in _runs(records, members):
-            start, shard = int(records.offset[run[0]]), records.shards[int(records.shard[run[0]])]
+            start = int(records.offset[run[0]])
+            shard = records.shards[int(records.shard[run[0]])]
             try:
                 span = files.read_range(shard, start, _end(records, run[-1]) - start)
-            except OSError as error:
+            except OSError as error:  # Concerns every image of the request.
                 contents += [error] * len(run)
                 continue
             for i in run:
@@ -183,15 +185,15 @@ class _RemoteShards(Reader):
 
 
 def _runs(records: Records, members: Sequence[int]) -> list[list[int]]:
-    """Divide neighbours into runs that one request each should fetch: of one shard, without large gaps.
+    """Divide neighbours into runs for one request each: within one shard, without large gaps.
 
-    A held-out share of Train leaves gaps of a few images in the one and of many in the other part.
+    Holding out a share of Train leaves gaps: of few images in what remains, of many in the share.
     """
     runs: list[list[int]] = []
     for i in members:
         if runs and records.shard[runs[-1][-1]] == records.shard[i]:
-            wanted = int(records.length[[*runs[-1], i]].sum())
-            if (1.0 - _MAX_GAP) * (_end(records, i) - int(records.offset[runs[-1][0]])) <= wanted:
+            used = int(records.length[[*runs[-1], i]].sum())
+            if (1.0 - _MAX_GAP) * (_end(records, i) - int(records.offset[runs[-1][0]])) <= used:
                 runs[-1].append(i)
                 continue
         runs.append([i])

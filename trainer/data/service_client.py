@@ -1,8 +1,10 @@
 """Pixels from a tf.data service: TensorFlow's own dispatcher and workers read and decode, off the GPU's host.
 
-The service sends elements in any order; each carries its number and waits for its turn (``reorder_buffer.py``).  What does not
-come (a worker died, the service is gone) or could not be decoded there is read and decoded here, as without a service:
-so it decides nothing but speed.  Same order, same pixels, same bad images with the same reasons.
+The service sends elements in any order; each carries its number and is put back in sequence (``reorder_buffer.py``).
+Elements that do not arrive (a worker died, the service is gone) and images that could not be decoded there are read and
+decoded here, as without a service.  So the service affects speed only: same order, same pixels, same bad images with
+the same reasons.
+Does not own: which example stands where (``order.py``), starting a service (``trainer/data_service.py``).
 """
 
 import logging
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.core import storage
+from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import decode, tfrecord
 from trainer.data.image_source import ImageSource
@@ -26,12 +30,12 @@ from trainer.data.tfrecord import Array
 log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 20.0
-_AGAIN_SECONDS = 5.0  # Before the service is asked again after an error.
-_WAITING_BYTES = 512 * 2**20  # Of elements that came before their turn,
-_WAITING = (8, 64)  # and their number at least and at most.
-_RECORD_BYTES = 4096  # More than a record holds beside its image.
+_RETRY_SECONDS = 5.0  # Before the next request to the service after an error.
+_BUFFER_BYTES = 512 * 2**20  # For elements that arrived out of sequence.
+_MIN_BUFFERED, _MAX_BUFFERED = 8, 64  # Elements.
+_RECORD_BYTES = 4096  # More than a record holds besides its image.
 
-Pixels = tuple[Array, Array]  # [b, S, S, 3] uint8, and which of them are there, [b] bool.
+Pixels = tuple[Array, Array]  # [b, S, S, 3] uint8, and which of them were decoded, [b] bool.
 
 
 class DataServiceClient:
@@ -40,34 +44,47 @@ class DataServiceClient:
     def __init__(
         self,
         address: str,
-        sender: ServiceHealth,
+        health: ServiceHealth,
         split: Split,
         images: ImageSource,
         slots: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
         count: int,
         stop: int,
     ) -> None:
-        """Bind everything; the service is asked at the first ``load``.
+        """Prepare a stream; the service is contacted at the first ``load``.
 
         Args:
             address: ``grpc://host:port`` of the dispatcher.
-            sender: the same for all streams from there.
+            health: shared by all streams of this service.
             split: the images; the service must see them at the same path.
             images: reads here what the service does not send.
-            slots: what stands in the slots of an element of this number, see ``Order.slots``.
+            slots: maps an element's number to what its slots hold, see ``Order.slots``.
             count: slots of an element.
             stop: number after the last element.
+
+        Raises:
+            RequestError: if the workers, which read with TensorFlow, cannot read the split's storage.
         """
-        self._address, self._sender, self._split, self._images = address, sender, split, images
-        self._slots, self._count, self._stop = slots, count, stop
-        room = _WAITING_BYTES // (count * images.size**2 * 3)
-        self._turns: ReorderBuffer[Pixels] = ReorderBuffer(
-            min(max(room, _WAITING[0]), _WAITING[1]), _PATIENCE_SECONDS, sender
-        )
+        if not storage.for_path(split.root).tensorflow_reads:
+            raise RequestError(
+                f"--data_service: expected images that TensorFlow can read, received {split.root!r}; leave "
+                "--data_service out, or copy them to another storage"
+            )
+        self._address = address
+        self._health = health
+        self._split = split
+        self._images = images
+        self._slots = slots
+        self._count = count
+        self._stop = stop
+        room = _BUFFER_BYTES // (count * images.size**2 * 3)
+        capacity = min(max(room, _MIN_BUFFERED), _MAX_BUFFERED)
+        self._buffer: ReorderBuffer[Pixels] = ReorderBuffer(capacity, _PATIENCE_SECONDS, health)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._served = self._decoded_here = 0  # Images.
-        self._told_unread = False
+        self._decoded_there = 0  # Images.
+        self._decoded_here = 0
+        self._warned_unreadable = False
 
     def load(self, number: int, index: Array) -> DecodedBatch:
         """Return images ``index [n] int64``, the first slots of element ``number``; see ``ImageSource.load``."""
@@ -75,51 +92,54 @@ class DataServiceClient:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._receive, args=(number,), name="data-service", daemon=True)
                 self._thread.start()
-        was_silent = self._sender.silent
-        element = self._turns.take(number)
-        if element is None:
-            if self._sender.silent and not was_silent:
+        was_silent = self._health.silent
+        element = self._buffer.take(number)
+        if element is None:  # Lost or late: the same images, decoded here.
+            if self._health.silent and not was_silent:
                 log.warning("--data_service: %s has sent nothing for %.0f s; decoding here until it does",
                             self._address, _PATIENCE_SECONDS)  # fmt: skip
             self._decoded_here += len(index)
             return self._images.load(index)
         pixels, good = (part[: len(index)] for part in element)
         missing = np.flatnonzero(~good)
-        self._served += len(index) - len(missing)
+        self._decoded_there += len(index) - len(missing)
         if not len(missing):
             return DecodedBatch(pixels, {})
-        own = self._images.load(index[missing])
-        self._tell_unread([i for place, i in enumerate(index[missing].tolist()) if place not in own.errors])
+        # What failed there is tried here: either it is bad, which gives the reason, or the workers cannot see it.
+        local = self._images.load(index[missing])
+        self._warn_unreadable([i for place, i in enumerate(index[missing].tolist()) if place not in local.errors])
         pixels = pixels.copy()
-        pixels[missing] = own.images
-        return DecodedBatch(pixels, {int(missing[place]): why for place, why in own.errors.items()})
+        pixels[missing] = local.images
+        return DecodedBatch(pixels, {int(missing[place]): why for place, why in local.errors.items()})
 
     def close(self) -> None:
-        """Take nothing more, and say where the images came from."""
-        self._turns.end()
+        """Stop receiving, and log where the images were decoded."""
+        self._buffer.end()
         if self._thread is not None:
-            log.info("--data_service: %s: %d images decoded there, %d here", self._split.name, self._served,
+            log.info("--data_service: %s: %d images decoded there, %d here", self._split.name, self._decoded_there,
                      self._decoded_here)  # fmt: skip
 
-    def _tell_unread(self, readable: list[int]) -> None:
-        self._decoded_here += len(readable)
-        if readable and not self._told_unread:
-            self._told_unread = True
+    def _warn_unreadable(self, examples: list[int]) -> None:
+        """Warn once about images that this process can read and the workers cannot."""
+        self._decoded_here += len(examples)
+        if examples and not self._warned_unreadable:
+            self._warned_unreadable = True
             log.warning("--data_service: %s cannot be read there, but here; its workers must see data_dir at the same "
-                        "path", self._split.names[readable[0]])  # fmt: skip
+                        "path", self._split.names[examples[0]])  # fmt: skip
 
     def _receive(self, start: int) -> None:
-        """Take what the service sends until all is there, on a thread of its own."""
-        while not self._turns.over:
+        """Buffer what the service sends until the stream ends, on a thread of its own."""
+        while not self._buffer.over:
             try:
-                for number, pixels, good in self._dataset(max(start, self._turns.next - 1)):
-                    self._turns.put(int(number), (np.asarray(pixels), np.asarray(good)))
-                    if self._turns.over:
+                # After an error the stream restarts at the last element that was requested.
+                for number, pixels, good in self._dataset(max(start, self._buffer.next - 1)):
+                    self._buffer.put(int(number), (np.asarray(pixels), np.asarray(good)))
+                    if self._buffer.over:
                         return
-                self._turns.end()
+                self._buffer.end()
             except tf.errors.OpError as error:
                 log.warning("--data_service: %s: %s; asking again", self._address, decode.reason(error))
-                time.sleep(_AGAIN_SECONDS)
+                time.sleep(_RETRY_SECONDS)
 
     def _dataset(self, start: int) -> tf.data.Dataset:
         """Return elements ``(number, pixels [b, S, S, 3] uint8, good [b] bool)`` as the service sends them."""
@@ -131,11 +151,13 @@ class DataServiceClient:
 
         def element(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             _, index, real = self._slots(number)
-            wanted = tf.boolean_mask(tf.range(count), real), tf.boolean_mask(index, real)
-            each = tf.data.Dataset.from_tensor_slices(wanted).map(_plain(decoded), num_parallel_calls=tf.data.AUTOTUNE)
-            # A bad image, which ends its own map call, is left out; the extra slot is there if all are.
+            examples = tf.boolean_mask(tf.range(count), real), tf.boolean_mask(index, real)
+            each = tf.data.Dataset.from_tensor_slices(examples)
+            each = each.map(_plain(decoded), num_parallel_calls=tf.data.AUTOTUNE)
+            # A bad image fails its own map call and is left out.  The extra slot keeps the batch from being empty.
             extra = tf.data.Dataset.from_tensors((count, tf.zeros([size, size, 3], tf.uint8)))
             slots, pixels = each.ignore_errors().concatenate(extra).batch(count + 1).get_single_element()
+            # Back to the slots of the element; those without an image stay zero and are marked.
             images = tf.scatter_nd(slots[:, None], pixels, [count + 1, size, size, 3])[:-1]
             good = tf.scatter_nd(slots[:, None], tf.ones_like(slots), [count + 1])[:-1] > 0
             return number, images, good
@@ -144,28 +166,29 @@ class DataServiceClient:
         return (
             tf.data.Dataset.range(start, self._stop)
             .map(_plain(element), num_parallel_calls=tf.data.AUTOTUNE)
-            # Each number goes to one worker; compression hardly makes pixels smaller, and costs time on both ends.
+            # Each number goes to one worker.  Compression hardly makes pixels smaller and costs time on both ends.
             .apply(service.distribute(service.ShardingPolicy.DYNAMIC, self._address, compression=None))
         )
 
 
 def _plain(function: Any) -> Any:
-    """Keep AutoGraph away: there is no Python control flow on tensors, and converting costs seconds."""
+    """Exempt a function from AutoGraph: it has no Python control flow on tensors, and conversion takes seconds."""
     return tf.autograph.experimental.do_not_convert(function)
 
 
 def reader(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a function in graph ops alone from an example number to its encoded bytes; a bad record is an error."""
+    """Return a function, in graph ops alone, from an example number to its encoded bytes; a bad record is an error."""
     if split.records is None:
-        root = split.root if files.is_remote(split.root) else os.path.abspath(split.root)
+        root = files.absolute(split.root)
         paths = tf.constant([os.fsencode(files.join(root, name)) for name in split.names])
         return lambda example: tf.io.read_file(paths[example])
     records = split.records
-    shards = tf.constant([path if files.is_remote(path) else os.path.abspath(path) for path in records.shards])
+    shards = tf.constant([files.absolute(path) for path in records.shards])
     shard, length = tf.constant(records.shard), tf.constant(records.length, tf.int64)
     begin = tf.constant(tfrecord.record_starts(records, split.names, split.labels))
 
     def read(example: tf.Tensor) -> tf.Tensor:
+        # The first record of a TFRecord file that is read from the record's start on.
         from_here = tf.raw_ops.TFRecordDatasetV2(
             filenames=shards[shard[example]][None], compression_type="", buffer_size=length[example] + _RECORD_BYTES,
             byte_offsets=begin[example][None],

@@ -1,7 +1,8 @@
 """A packed set: TFRecord shards with an index, so that any image can be read by its offset.
 
-Written by ``pack.py``.  ``pack.json`` names classes, splits and shards; each split has an index, a NumPy archive with
-one entry for every image.  Imports no TensorFlow.
+Written by ``pack/writer.py``.  ``pack.json`` names classes, splits and shards; each split has an index, a NumPy archive
+with one entry for every image.
+Owns: the format and its checksums.  Does not own: reading images (``readers.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -27,20 +28,21 @@ Array = npt.NDArray[Any]
 
 
 class Names(Sequence[str]):
-    """Many names in one piece of memory: a million Python strings would take 100 bytes each."""
+    """Many names in one block of memory: a million Python strings would take 100 bytes each."""
 
     def __init__(self, blob: Array, ends: Array) -> None:
-        """Bind the UTF-8 bytes ``blob [bytes] uint8`` of all names and where each one ends, ``ends [N] int64``."""
-        self._blob, self._ends = blob.tobytes(), ends
+        """Wrap the UTF-8 bytes ``blob [bytes] uint8`` of all names and the end of each one, ``ends [N] int64``."""
+        self._blob = blob.tobytes()
+        self._ends = ends
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Names":
-        """Put names together; bytes that are not UTF-8 survive, as Python's file names keep them."""
+        """Pack names; bytes that are not UTF-8 are preserved as in Python's file names."""
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
         return cls(np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(one) for one in encoded], dtype=np.int64))
 
     def arrays(self) -> dict[str, Array]:
-        """Return what the constructor takes, by name."""
+        """Return the constructor's arguments as they are stored, by key of the archive."""
         return {"names": np.frombuffer(self._blob, np.uint8), "name_ends": self._ends}
 
     def __len__(self) -> int:
@@ -66,7 +68,7 @@ class Names(Sequence[str]):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """Where the encoded images of a split lie.
+    """Locations of a split's encoded images.
 
     Attributes:
         shards: paths of all shards.
@@ -99,10 +101,10 @@ class PackedSplit:
 
 
 def read_manifest(data_dir: str) -> dict[str, Any] | None:
-    """Return ``pack.json``, or None if the folder is no packed set.
+    """Return ``pack.json``, or None if the folder is not a packed set.
 
     Raises:
-        RequestError: if it is not one that this version reads.
+        RequestError: if this version cannot read it.
     """
     path = files.join(data_dir, MANIFEST)
     try:
@@ -143,15 +145,16 @@ def read_packed(data_dir: str, split: str, manifest: dict[str, Any]) -> PackedSp
 def record_starts(records: Records, names: Sequence[str], labels: Array) -> Array:
     """Return where each image's TFRecord begins in its shard, ``[N] int64``.
 
-    The index says where the image's own bytes begin.  What stands before them in a ``tf.train.Example`` of image, label
-    and name follows from lengths alone (https://protobuf.dev/programming-guides/encoding).
+    The index holds the offset of the image's own bytes.  The size of what precedes them in a ``tf.train.Example`` of
+    image, label and name follows from lengths alone (https://protobuf.dev/programming-guides/encoding).
     """
     name_bytes = np.fromiter((len(name.encode("utf-8", "surrogateescape")) for name in names), np.int64, len(names))
     contents = {"image": records.length.astype(np.int64), "label": _varint(labels.astype(np.int64)), "name": name_bytes}
     entries = {}
-    for key, content in contents.items():  # List, feature, and an entry of the map with its key.
+    for key, content in contents.items():  # A list in a feature, in an entry of the map with its key.
         entries[key] = _field(np.int64(len(key))) + _field(_field(_field(content)))
     features = sum(map(_field, entries.values()))
+    # The messages around the image's bytes, from the outermost to the bytes themselves.
     nested = (
         features,
         entries["image"],
@@ -164,22 +167,22 @@ def record_starts(records: Records, names: Sequence[str], labels: Array) -> Arra
 
 
 def _field(content: Any) -> Any:
-    """Return the bytes of a field with so many bytes of content: tag, length, content."""
+    """Return the size in bytes of a field with ``content`` bytes of content: tag, length, content."""
     return 1 + _varint(content) + content
 
 
 def _varint(number: Any) -> Any:
-    """Return the bytes of a number: 7 bits each."""
+    """Return the size in bytes of an encoded number, which takes 7 bits per byte."""
     return 1 + sum((number >> bits > 0).astype(np.int64) for bits in range(7, 63, 7))
 
 
 def checksum(content: bytes) -> int:
-    """Return the CRC-32C."""
+    """Return the CRC-32C of some bytes."""
     return int(_crc32c().value(content))
 
 
 @functools.cache
 def _crc32c() -> Any:
-    import google_crc32c  # Part of google-cloud-storage; in C, gigabytes a second.
+    import google_crc32c  # Comes with google-cloud-storage; written in C, gigabytes per second.
 
     return google_crc32c

@@ -1,6 +1,6 @@
-"""Requests to Google Cloud Storage: the client, its credentials, what is tried again, what a refusal means to a user.
+"""Requests to Google Cloud Storage: the client, its credentials, retries, and errors in the user's words.
 
-Does not own: which operations there are (``gcs.py``).
+Does not own: which requests there are (``gcs_objects.py``).
 """
 
 import contextlib
@@ -21,35 +21,47 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 90.0  # DEEPDETECT_GCS_RETRY_SECONDS, if set, replaces it.
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 16.0  # Seconds; each delay is drawn from [0, limit], and the limit doubles.
-_REQUEST_SECONDS = 60.0  # Without a byte, then the request is tried again.
-_CONNECTIONS = 64  # Kept open; more threads than that wait for each other.
+_REQUEST_SECONDS = 60.0  # Without any byte of an answer; then the request is retried.
+_WARNING_SECONDS = 10.0  # Between two warnings about failed attempts.
+_CONNECTIONS = 64  # Kept open; further threads wait for one.
 _BUSY = (408, 429, 500, 502, 503, 504)  # https://cloud.google.com/storage/docs/retry-strategy
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # https://cloud.google.com/storage/docs/buckets#naming
 
-# Called before each attempt to change an object: raises if this process may not write any more (``lease.py``).
-before_write: Callable[[], None] | None = None
+FORM = "gs://BUCKET/PATH (bucket names are lower case)"
+
+# Called before each attempt to change an object; each raises if this process may no longer write (``lease.py``).  The
+# first one belongs to the outermost lock: a sweep's, around its trial's.
+_fences: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def fence(check: Callable[[], None]) -> Iterator[None]:
+    """Call ``check`` before each attempt to change an object while the block runs."""
+    _fences.append(check)
+    try:
+        yield
+    finally:
+        _fences.remove(check)
 
 
 class Changed(Exception):
-    """Say that an object has another generation than the one expected."""
+    """An object has another generation than expected."""
 
 
 def split(path: str) -> tuple[str, str]:
     """Return bucket and object name of a gs:// path.
 
     Raises:
-        RequestError: if it is none.
+        RequestError: if the path is malformed.
     """
     scheme, _, rest = path.partition("://")
     bucket, _, name = rest.partition("/")
     if scheme != "gs" or not BUCKET_NAME.fullmatch(bucket):
-        raise RequestError(
-            f"expected a local path or gs://BUCKET/PATH (bucket names are lower case), received {path!r}; write it so"
-        )
+        raise RequestError(f"expected a local path or {FORM}, received {path!r}; check the spelling")
     return bucket, name
 
 
-# One client a process, as a fork must not share connections, and service: Google's, or the one that the variable names.
+# One client for each process, as a fork must not share connections, and for each address of the service.
 _clients: dict[tuple[int, str], Any] = {}
 _SERVICE = "STORAGE_EMULATOR_HOST"
 _making = threading.Lock()
@@ -72,8 +84,9 @@ def _new_client() -> Any:
 
     credentials = _credentials(storage.Client.SCOPE)
     if isinstance(credentials, google.auth.credentials.AnonymousCredentials):
-        session = requests.Session()  # The other one fails to refresh what is none, and hides Google's answer.
-        session.is_mtls = False  # type: ignore[attr-defined]  # The client asks the other one for it.
+        # An AuthorizedSession would try to refresh anonymous credentials, fail, and hide Google's answer.
+        session = requests.Session()
+        session.is_mtls = False  # type: ignore[attr-defined]  # The client reads this attribute of AuthorizedSession.
     else:
         session = google.auth.transport.requests.AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
     for scheme in ("https://", "http://"):
@@ -92,7 +105,7 @@ def _credentials(scopes: tuple[str, ...]) -> Any:
     try:
         return google.auth.default(scopes=scopes)[0]
     except google.auth.exceptions.DefaultCredentialsError:
-        log.warning("no Google credentials found: gs:// is used anonymously, which public buckets allow; see "
+        log.warning("no Google credentials found: gs:// is accessed anonymously, as public buckets allow; see "
                     "'gcloud auth application-default login' or GOOGLE_APPLICATION_CREDENTIALS")  # fmt: skip
         return anonymous
 
@@ -102,19 +115,19 @@ def _patience() -> float:
 
 
 def timeout() -> float:
-    """Return how many seconds a request may be silent."""
+    """Return how many seconds a request may wait for a byte of its answer."""
     return min(_REQUEST_SECONDS, _patience())
 
 
 def retry_policy() -> Any:
-    """Return the policy of all requests: exponential backoff with full jitter, up to a total time."""
+    """Return the retry policy of all requests: exponential backoff with full jitter, up to a total time."""
     from google.api_core import retry
 
-    return retry.Retry(_is_passing, initial=_FIRST_DELAY, maximum=_LONGEST_DELAY, timeout=_patience(), on_error=_say)
+    return retry.Retry(_is_transient, initial=_FIRST_DELAY, maximum=_LONGEST_DELAY, timeout=_patience(), on_error=_warn)
 
 
-def _is_passing(error: Exception) -> bool:
-    """Tell whether a request may succeed when it is sent again."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether a request that failed may succeed when it is sent again."""
     import google.auth.exceptions
     import requests.exceptions
     import urllib3.exceptions
@@ -125,7 +138,7 @@ def _is_passing(error: Exception) -> bool:
         return error.code in _BUSY or limited
     if isinstance(error, google.auth.exceptions.GoogleAuthError):
         return isinstance(error, google.auth.exceptions.TransportError) or bool(error.retryable)
-    broken = (
+    connection_errors = (
         requests.exceptions.ConnectionError,
         requests.exceptions.Timeout,
         requests.exceptions.ChunkedEncodingError,
@@ -134,34 +147,41 @@ def _is_passing(error: Exception) -> bool:
         ConnectionError,
         TimeoutError,
     )
-    return isinstance(error, broken) or _is_damaged_download(error)
+    return isinstance(error, connection_errors) or _is_damaged_download(error)
 
 
 def _is_damaged_download(error: Exception) -> bool:
-    """Tell whether a download was cut or its checksum is wrong."""
+    """Return whether a download was cut off or its checksum is wrong."""
     from google.cloud.storage import exceptions
 
     return isinstance(error, (exceptions.DataCorruption, exceptions.InvalidResponse))
 
 
-_said = -60.0
+_last_warning = -60.0  # Seconds, on the monotonic clock.
 
 
-def _say(error: Exception) -> None:
+def _warn(error: Exception) -> None:
     """Report a failed attempt, at most one in ten seconds."""
-    global _said
-    if time.monotonic() - _said > 10.0:
-        _said = time.monotonic()
+    global _last_warning
+    if time.monotonic() - _last_warning > _WARNING_SECONDS:
+        _last_warning = time.monotonic()
         log.warning("gs:// %s; trying again for up to %.0f s", _reason(error), _patience())
 
 
 def call(path: str, action: Callable[[Any, str], T], *, writes: bool = False) -> T:
-    """Run ``action(bucket, name)`` until it succeeds, time is up, or trying again cannot help."""
+    """Run ``action(bucket, name)`` until it succeeds, time is up, or a retry cannot help.
+
+    Args:
+        path: gs://bucket/name.
+        action: one attempt.
+        writes: whether it changes the object, so that the fences are called first.
+    """
     bucket, name = split(path)
 
     def attempt() -> T:
-        if writes and before_write is not None:
-            before_write()
+        if writes:
+            for check in _fences:
+                check()
         return action(client().bucket(bucket), name)
 
     with explained(path):
@@ -170,7 +190,7 @@ def call(path: str, action: Callable[[Any, str], T], *, writes: bool = False) ->
 
 @contextlib.contextmanager
 def explained(path: str) -> Iterator[None]:
-    """Turn the client's errors into those of this module."""
+    """Translate the client's errors into built-in ones and those of ``errors.py``."""
     import google.auth.exceptions
     from google.api_core import exceptions
 
@@ -185,22 +205,24 @@ def explained(path: str) -> Iterator[None]:
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
         raise _no_permission(path, error) from error
     except exceptions.BadRequest as error:
-        raise RequestError(f"expected a request that Google takes, received for {path!r}: {_reason(error)}") from error
+        raise RequestError(
+            f"expected a request that Google accepts, received for {path!r}: {_reason(error)}"
+        ) from error
     except exceptions.RetryError as error:
         cause = error.cause or error
         raise StorageDown(
-            f"gs://{split(path)[0]} did not answer for {_patience():.0f} s ({_reason(cause)}); what was saved before "
-            "is whole: start the same command again later"
+            f"gs://{split(path)[0]} did not answer for {_patience():.0f} s ({_reason(cause)}); everything "
+            "saved before is intact: rerun the same command later"
         ) from error
     except google.auth.exceptions.GoogleAuthError as error:
         raise RequestError(
-            f"expected Google credentials that are valid, received for {path!r}: {_reason(error)}; run 'gcloud auth "
+            f"expected valid Google credentials, received for {path!r}: {_reason(error)}; run 'gcloud auth "
             "application-default login' or set GOOGLE_APPLICATION_CREDENTIALS"
         ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """Return Google's own words in one line."""
+    """Return Google's own message in one line."""
     response = getattr(error, "response", None)
     try:
         text = str(response.json()["error"]["message"])  # type: ignore[union-attr]
@@ -215,7 +237,7 @@ def no_bucket(path: str) -> RequestError:
     """Return the error that names a missing bucket."""
     return RequestError(
         f"expected the bucket {split(path)[0]!r} to exist, received {path!r} whose bucket does not; check the name, or "
-        "make it with 'gcloud storage buckets create'"
+        "create it with 'gcloud storage buckets create'"
     )
 
 
@@ -223,8 +245,8 @@ def _no_permission(path: str, error: BaseException) -> RequestError:
     reason = _reason(error)
     permission = re.search(r"storage\.[a-zA-Z]+\.[a-zA-Z]+", reason)
     account = re.search(r"\S+@\S+|Anonymous caller", reason)
-    known = getattr(client()._credentials, "service_account_email", None)
-    who = account[0] if account else known or "this account"
+    own_account = getattr(client()._credentials, "service_account_email", None)
+    who = account[0] if account else own_account or "this account"
     return RequestError(
         f"expected {who} to have {permission[0] if permission else 'access'} on the bucket {split(path)[0]!r}, "
         f"received a refusal for {path!r} ({reason}); grant a role that has it, such as roles/storage.objectUser"

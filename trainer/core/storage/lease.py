@@ -1,9 +1,9 @@
-"""A lock on gs://: an object that its holder rewrites at every heartbeat, by generation preconditions.
+"""A lock on gs://: an object that its holder rewrites at every heartbeat, with generation preconditions.
 
-Whoever finds the object watches it by a clock of its own, so that clocks need not agree: it changes, so the holder
-lives; it does not change for ``_BEATS_TO_DEATH`` heartbeats, so the holder is dead and is replaced, by exactly one of
-those who watch, because only one can replace the generation that they all saw.  A holder that could not confirm its
-lease for ``_BEATS_TO_DOUBT`` heartbeats, which is less, must confirm it before it writes anything else.
+A process that finds the object watches it by its own clock, so clocks need not agree.  If the object changes, the
+holder is alive.  If it does not change for ``_BEATS_TO_DEATH`` heartbeats, the holder is dead.  Then exactly one of the
+watchers takes over, because only one can replace the generation that they all saw.  A holder that could not confirm its
+lease for ``_BEATS_TO_DOUBT`` heartbeats, which is fewer, must confirm it before it writes anything else.
 Does not own: what the lease protects.  Imports no TensorFlow.
 """
 
@@ -17,7 +17,8 @@ import uuid
 from typing import Any
 
 from trainer.core.errors import StoppedEarly
-from trainer.core.storage import gcs
+from trainer.core.storage import gcs_objects
+from trainer.core.storage.base import held_by
 
 log = logging.getLogger(__name__)
 
@@ -29,56 +30,64 @@ class Lease:
     """The right of one process to write below a gs:// path."""
 
     def __init__(self, path: str, *, protects: str, heartbeat: float | None = None) -> None:
-        """Describe a lease; ``take`` takes it.
+        """Describe a lease; ``take`` acquires it.
 
         Args:
             path: gs:// object.
             protects: what is leased, for messages.
-            heartbeat: seconds between two beats; None asks the environment.
+            heartbeat: seconds between two beats; None reads the environment.
         """
-        given = os.environ.get("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
-        self._path, self._protects = path, protects
-        self._heartbeat = float(given if heartbeat is None else heartbeat)
-        self._token, self._beats, self._generation = uuid.uuid4().hex, 0, 0
-        self._confirmed, self._lost = 0.0, ""
-        self._mutex, self._ending = threading.Lock(), threading.Event()
+        default = os.environ.get("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
+        self._path = path
+        self._protects = protects
+        self._heartbeat = float(default if heartbeat is None else heartbeat)
+        self._token = uuid.uuid4().hex  # Recognises our own object after a lost answer.
+        self._beats = 0
+        self._generation = 0  # Of the object as we last wrote it.
+        self._confirmed = 0.0  # When a request that confirmed the lease was sent, on the monotonic clock.
+        self._lost = ""  # Why the lease is no longer ours.
+        self._mutex = threading.Lock()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
 
     def take(self) -> None:
-        """Take the lease and keep it until ``release``.
+        """Acquire the lease and keep it until ``release``.
 
         Raises:
             StoppedEarly: if a live process holds it.
         """
-        watched, since = 0, 0.0
+        watched_generation = 0  # Of another holder; 0: none was seen yet.
+        watched_since = 0.0
         while True:
-            asked = time.monotonic()
-            found = gcs.read_with_generation(self._path)
-            record = _record(found[0]) if found else {}
-            generation = found[1] if found else 0
-            if found and record.get("token") == self._token:  # Ours, though the answer to an attempt got lost.
-                self._generation, self._confirmed = generation, asked
+            now = time.monotonic()
+            record, generation = self._read()
+            if generation and record.get("token") == self._token:  # Our own attempt, or one whose answer got lost.
+                self._generation = generation
+                self._confirmed = now
                 break
+            owner = str(record.get("owner", "unknown"))
             patience = _BEATS_TO_DEATH * float(record.get("heartbeat_seconds", self._heartbeat))
-            if found and not watched:
-                watched, since = generation, asked
+            if generation and not watched_generation:
+                watched_generation, watched_since = generation, now
                 log.info("%s is held by %s: waiting up to %.0f s to see whether that job is alive",
                          self._protects, record.get("owner", "an unknown job"), patience)  # fmt: skip
-            elif found and generation != watched:
-                raise StoppedEarly(
-                    f"expected {self._protects!r} to be free, found a live job in it ({record.get('owner', 'unknown')})"
-                    "; stop that one, wait for it, or use another --job_dir"
-                )
-            if not found or asked - since > patience:
+            elif generation and generation != watched_generation:  # The holder's heart beats.
+                raise held_by(owner, self._protects)
+            if not generation or now - watched_since > patience:
                 self._try_to_write(generation)
                 continue
             time.sleep(min(self._heartbeat, patience) / 4)
         self._thread.start()
 
+    def _read(self) -> tuple[dict[str, Any], int]:
+        """Return what the object says and its generation; an empty record and 0 if there is no object."""
+        answer = gcs_objects.read_with_generation(self._path)
+        return (_record(answer[0]), answer[1]) if answer else ({}, 0)
+
     def _try_to_write(self, generation: int) -> None:
-        """Replace a generation (0: none) by our own; whether that worked the next look tells."""
+        """Replace a generation (0: none) by our own; the next read shows whether that succeeded."""
         self._beats += 1
-        gcs.write_if(self._path, self._content(), generation, fenced=False)
+        gcs_objects.write_if(self._path, self._content(), generation, fenced=False)
 
     def _content(self) -> bytes:
         record = {
@@ -94,7 +103,7 @@ class Lease:
 
         Raises:
             StoppedEarly: if not.
-            StorageDown: if that cannot be found out.
+            StorageDown: if the storage does not answer.
         """
         if not self._lost and self._in_doubt():
             with self._mutex:
@@ -111,42 +120,42 @@ class Lease:
             try:
                 with self._mutex:
                     self._beat()
-            except Exception as error:  # ``check`` finds it out again in the thread that has to stop.
+            except Exception as error:  # ``check`` meets it again, in the thread that has to stop.
                 log.warning("%s could not be refreshed: %s", self._path, error)
 
     def _beat(self) -> None:
-        """Rewrite the object if it is as we left it, and note if it is not ours any more."""
-        asked = time.monotonic()
+        """Rewrite the object if it is as we left it; record if it is no longer ours."""
+        now = time.monotonic()
         self._beats += 1
-        generation = gcs.write_if(self._path, self._content(), self._generation, fenced=False)
-        if generation is None:
-            found = gcs.read_with_generation(self._path)
-            record = _record(found[0]) if found else {}
-            if not found or record.get("token") != self._token:
-                now = f"held by {record.get('owner', 'an unknown job')}" if found else "removed"
+        generation = gcs_objects.write_if(self._path, self._content(), self._generation, fenced=False)
+        if generation is None:  # Someone else wrote, or our last beat arrived and its answer got lost.
+            record, generation = self._read()
+            if not generation or record.get("token") != self._token:
+                state = f"held by {record.get('owner', 'an unknown job')}" if generation else "removed"
                 self._lost = (
-                    f"this job lost its lock on {self._protects!r}, which is now {now}; it stops without writing "
+                    f"this job lost its lock on {self._protects!r}, which is now {state}; it stops without writing "
                     "anything else"
                 )
                 return
-            generation = found[1]
-        self._generation, self._confirmed = generation, asked
+        self._generation = generation
+        self._confirmed = now
 
     def release(self) -> None:
-        """Give the lease back; if the storage does not answer, it runs out by itself."""
+        """Release the lease; if the storage does not answer, it expires by itself."""
         self._ending.set()
         if not self._mutex.acquire(timeout=self._heartbeat):
             return
         try:
             if not self._lost and not self._in_doubt():
-                gcs.remove(self._path, generation=self._generation, fenced=False)
-        except Exception as error:  # What the job has to say matters more.
-            log.warning("%s could not be removed (%s); it runs out by itself", self._path, error)
+                gcs_objects.remove(self._path, generation=self._generation, fenced=False)
+        except Exception as error:  # Must not hide the error that ended the job.
+            log.warning("%s could not be removed (%s); it expires by itself", self._path, error)
         finally:
             self._mutex.release()
 
 
 def _record(content: bytes) -> dict[str, Any]:
+    """Return what a lock says; an empty record for damaged content."""
     try:
         return dict(json.loads(content))
     except (ValueError, TypeError):

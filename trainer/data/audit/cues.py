@@ -1,11 +1,11 @@
-"""Cues that give the class away: what one plain property of a file tells of its class.
+"""Cues that give the class away: how well one plain property of a file predicts its class.
 
-Each cue gets an AUC in [0.5, 1]; 0.5 is guessing.  A numeric cue is ranked, and the direction does not matter: max(auc,
-1 - auc).  It and every categorical cue are also scored by target rates: the share of the class among other images with
-the same value (numbers: in the same of 32 quantile bins), out of fold over 5 folds, so a cue that is telling but not
-monotonic ("every fake is exactly 256 pixels wide") is found too.  The larger of the two counts.  With more than two
+Each cue gets an AUC in [0.5, 1]; 0.5 is guessing.  A numeric cue is ranked in either direction: max(auc, 1 - auc).
+Numeric and categorical cues are also scored by target rates: the share of the class among other images with the same
+value (for numbers: in the same of 32 quantile bins), out of fold over 5 folds.  This also finds a cue that is
+predictive but not monotonic ("every fake is exactly 256 pixels wide").  The larger score counts.  With more than two
 classes it is the mean over classes of one against the rest.
-Owns: which cues there are, their AUC, what to do about them.  Does not own: reading files (``scan.py``).
+Owns: which cues exist, their AUC, advice.  Does not own: reading files (``scan.py``).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trainer.data.audit.scan import Records, Table
 
 FLAG_AUC = 0.6
-_STANDARD_ERRORS = 3.0  # Above guessing, or a cue of a small split is put down to chance.
+_STANDARD_ERRORS = 3.0  # Above guessing; closer to it, a cue of a small split may be chance.
 _BINS, _FOLDS = 32, 5
 
 FILE, PICTURE = "file", "picture"
@@ -34,8 +34,8 @@ class Cue:
     Attributes:
         name: in ``audit.json``.
         title: for people.
-        level: ``file``, known without looking at the picture, or ``picture``.
-        values: of a table ``[N]``: floats, NaN where an image has none, or strings for a category.
+        level: ``file``, readable without decoding the picture, or ``picture``.
+        values: maps a table ``[N]`` to floats, NaN where an image has none, or to strings for a category.
         advice: what to do when it gives the class away.
     """
 
@@ -48,10 +48,10 @@ class Cue:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a cue tells.
+    """How well one cue predicts the class.
 
     Attributes:
-        cue: which one.
+        cue: that was scored.
         numeric: whether it has an order.
         auc: by split, in [0.5, 1]; None where it cannot be computed (fewer than two classes have the property).
         flagged: splits in which it is above the threshold and three standard errors above guessing.
@@ -66,9 +66,9 @@ class Finding:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """Split with the highest AUC, and that; ("", 0.5) if there is none."""
-        known = [(value, split) for split, value in self.auc.items() if value is not None]
-        value, split = max(known, default=(0.5, ""), key=lambda pair: pair[0])
+        """Split with the highest AUC, and that AUC; ("", 0.5) if there is none."""
+        values = [(value, split) for split, value in self.auc.items() if value is not None]
+        value, split = max(values, default=(0.5, ""), key=lambda pair: pair[0])
         return split, value
 
 
@@ -127,19 +127,19 @@ CUES = (
 
 
 def find(records: Records, flag_auc: float = FLAG_AUC) -> list[Finding]:
-    """Score every cue in every split, on its good images, equal files once; the most telling come first.
+    """Score every cue in every split on its good images; the most predictive come first.
 
-    Copies would carry the class from one fold to another.
+    Of equal files only one is used, because copies would carry the class from one fold to another.
     """
     tables = {}
     for number, split in enumerate(records.splits):
         good = records.table[(records.table["split"] == number) & records.table["ok"]]
         tables[split.name] = good[np.unique(good["sha256"], return_index=True)[1]]
-    findings = [_judge(cue, tables, records.class_names, flag_auc) for cue in CUES]
+    findings = [_score(cue, tables, records.class_names, flag_auc) for cue in CUES]
     return sorted(findings, key=lambda finding: -finding.worst[1])
 
 
-def _judge(cue: Cue, tables: Mapping[str, Table], class_names: Sequence[str], flag_auc: float) -> Finding:
+def _score(cue: Cue, tables: Mapping[str, Table], class_names: Sequence[str], flag_auc: float) -> Finding:
     auc: dict[str, float | None] = {}
     typical: dict[str, Mapping[str, Any]] = {}
     flagged: list[str] = []
@@ -157,9 +157,9 @@ def _judge(cue: Cue, tables: Mapping[str, Table], class_names: Sequence[str], fl
 
 
 def class_auc(values: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float | None:
-    """Return how well values ``[N]`` (floats or strings) tell classes apart, in [0.5, 1]; see the module.
+    """Return how well values ``[N]`` (floats or strings) separate the classes, in [0.5, 1]; see the module's docstring.
 
-    None if fewer than two classes are there.
+    None if there are fewer than two classes.
     """
     classes = np.unique(labels)
     if len(classes) < 2:
@@ -179,7 +179,7 @@ def class_auc(values: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float | Non
 
 
 def _bins(values: Floats, codes: npt.NDArray[Any], distinct: int) -> npt.NDArray[Any]:
-    """Return the number of each value's bin: the value itself if there are few, else its quantile."""
+    """Return the bin number of each value: one bin per value if there are few, else quantile bins."""
     if distinct <= _BINS:
         return codes
     edges = np.unique(np.quantile(values, np.arange(1, _BINS) / _BINS))
@@ -187,13 +187,13 @@ def _bins(values: Floats, codes: npt.NDArray[Any], distinct: int) -> npt.NDArray
 
 
 def _out_of_fold(bins: npt.NDArray[Any], positive: npt.NDArray[np.bool_]) -> float:
-    """Return the AUC of each image's target rate: the share of positives in its bin, among the other folds."""
+    """Return the AUC of the target rates: an image's is the share of positives in its bin over the other folds."""
     folds = np.random.default_rng(0).permutation(len(bins)) % _FOLDS
     kinds = int(bins.max()) + 1
     cells = folds * kinds + bins
     totals = np.bincount(cells, minlength=_FOLDS * kinds).reshape(_FOLDS, kinds)
     hits = np.bincount(cells, positive, _FOLDS * kinds).reshape(_FOLDS, kinds)
-    share = positive.mean()  # One image's worth of it keeps rare bins near the middle.
+    share = positive.mean()  # Counts as one more image in each bin, which keeps rare bins near the mean.
     rates = (hits.sum(0) - hits + share) / (totals.sum(0) - totals + 1.0)
     return _auc(rates.ravel(), cells, positive)
 
@@ -209,21 +209,21 @@ def _auc(scores: npt.NDArray[Any], codes: npt.NDArray[Any], positive: npt.NDArra
 
 
 def _standard_error(labels: npt.NDArray[Any]) -> float:
-    """Return the standard error of an AUC that is guessing (Mann-Whitney), the largest over the classes."""
+    """Return the standard error of the AUC of a guess (Mann-Whitney), the largest over the classes."""
     counts = np.unique(labels, return_counts=True)[1].astype(np.float64)
     others = counts.sum() - counts
     return float(np.sqrt((counts + others + 1) / (12 * counts * others)).max())
 
 
 def _typical(values: npt.NDArray[Any], labels: npt.NDArray[Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """Return the median (numbers) or the commonest value and its share (categories) of each class that is there."""
+    """Return the median (numbers) or the commonest value and its share (categories) of each class present."""
     typical: dict[str, Any] = {}
     for label in np.unique(labels):
-        chosen = values[labels == label]
+        members = values[labels == label]
         if values.dtype.kind == "f":
-            typical[class_names[label]] = float(np.median(chosen))
+            typical[class_names[label]] = float(np.median(members))
         else:
-            distinct, counts = np.unique(chosen, return_counts=True)
+            distinct, counts = np.unique(members, return_counts=True)
             share = counts.max() / counts.sum()
             typical[class_names[label]] = {"value": str(distinct[counts.argmax()]), "share": float(share)}
     return typical

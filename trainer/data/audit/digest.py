@@ -1,7 +1,7 @@
-"""The part of ``audit.json`` that reports of models tell, and whether it is about the same files.
+"""The part of ``audit.json`` that reports about models show, and whether it describes the same files.
 
-Owns: finding and reading an audit, comparing what it saw.  Does not own: the audit (``command.py``), what findings
-mean (``verdicts.py``).  Imports no TensorFlow.
+Owns: finding and reading an audit, comparing its files with others.  Does not own: the audit itself (``summary.py``),
+what findings mean (``verdicts.py``).  Imports no TensorFlow.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ Listings = Mapping[str, Mapping[str, Any]]
 
 
 def listings(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return by split how many ``files`` there are, and the ``sha256`` over their sorted names.
+    """Return for each split the number of ``files`` and the ``sha256`` over their sorted names.
 
-    Equal ones mean files of the same names and classes, whatever they hold and in whatever order.
+    Equal hashes mean files of the same names and classes, whatever their content and order.
 
     Args:
-        names: relative to data_dir, such as ``Train/Fake/a.jpg``; a split is what they begin with.
+        names: relative to data_dir, such as ``Train/Fake/a.jpg``; the first part is the split.
     """
     by_split: dict[str, list[str]] = {}
     for name in names:
@@ -42,36 +42,36 @@ def listings(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def find(given: str, folders: Sequence[str]) -> dict[str, Any] | None:
-    """Return the digest of the audit that is given, else of the first folder that holds one; None if none does.
+def find(path: str, folders: Sequence[str]) -> dict[str, Any] | None:
+    """Return the digest of the audit at ``path``, else of the first folder that holds one; None if none does.
 
     Args:
-        given: ``audit.json``, or a folder that holds it; empty: look into the folders.
-        folders: local or gs://.
+        path: of ``audit.json``, or of a folder that holds it; empty: search the folders.
+        folders: to search, local or remote.
 
     Raises:
-        RequestError: if what is given is no audit.  A file that was not asked for is only warned of.
+        RequestError: if ``path`` is not an audit.  A damaged file in the folders only causes a warning.
     """
-    if given:
-        files.require_form(given, "audit")
-        return read(given if given.endswith(".json") else files.join(given, AUDIT_FILE))
-    for path in (files.join(folder, AUDIT_FILE) for folder in folders):
-        if files.exists(path):
+    if path:
+        files.require_form(path, "audit")
+        return read(path if path.endswith(".json") else files.join(path, AUDIT_FILE))
+    for candidate in (files.join(folder, AUDIT_FILE) for folder in folders):
+        if files.exists(candidate):
             try:
-                return read(path)
+                return read(candidate)
             except RequestError as error:
-                log.warning("%s is left out: %s", path, error)
+                log.warning("%s is left out: %s", candidate, error)
     return None
 
 
 def read(path: str) -> dict[str, Any]:
-    """Return what reports tell of ``audit.json``: plain types, ready for JSON.
+    """Return what reports show of ``audit.json``: plain types, ready for JSON.
 
     Raises:
-        RequestError: if it cannot be read, or is no audit of this form.
+        RequestError: if it cannot be read, or is not an audit of this schema.
     """
     try:
-        audit = json.loads(files.read_text(path), parse_constant=_no_number)
+        audit = json.loads(files.read_text(path), parse_constant=_refuse_constant)
         if audit["schema"] != SCHEMA:
             raise ValueError(f"schema {audit['schema']!r}")
         return {"path": path, **_digest(audit)}
@@ -82,12 +82,12 @@ def read(path: str) -> dict[str, Any]:
         ) from error
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a finite number")
 
 
 def _digest(audit: Mapping[str, Any]) -> dict[str, Any]:
-    """Take what is told; every value is converted, so that a file of another form is noticed here."""
+    """Extract what reports show; every value is converted, so that a file of another schema fails here."""
     exact, near = audit["exact"], audit["near"]
     return {
         "data_dir": str(audit["settings"]["data_dir"]),
@@ -122,29 +122,29 @@ def _cue(cue: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(audited: Listings, evaluated: Listings, trained: Listings | None) -> list[str]:
-    """Return why an audit is not of the data that its findings are held against; empty if it is.
+    """Return how an audit's data differ from those of a model; empty if they are the same.
 
     Args:
-        audited: of the audit.
-        evaluated: of the images that a model was measured on.
-        trained: of those that it was trained on; None if that is not known.
+        audited: files of the audit.
+        evaluated: files that the model was measured on.
+        trained: files that it was trained on; None if unknown.
     """
-    said = [_difference(audited, split, listing, "evaluated") for split, listing in evaluated.items()]
+    sentences = [_difference(audited, split, listing, "evaluated") for split, listing in evaluated.items()]
     if trained is None:
-        said.append(
+        sentences.append(
             "The export does not record which files it was trained on, so leakage may be about other ones than the "
             "model has seen."
         )
-    said += [_difference(audited, split, listing, "trained on") for split, listing in (trained or {}).items()]
-    return [sentence for sentence in said if sentence]
+    sentences += [_difference(audited, split, listing, "trained on") for split, listing in (trained or {}).items()]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _difference(audited: Listings, split: str, listing: Mapping[str, Any], what: str) -> str:
-    seen = audited.get(split, {"files": 0, "sha256": ""})
-    if seen["sha256"] == listing["sha256"]:
+    own = audited.get(split, {"files": 0, "sha256": ""})
+    if own["sha256"] == listing["sha256"]:
         return ""
-    names = " of other names" if seen["files"] == listing["files"] else ""
+    names = " of other names" if own["files"] == listing["files"] else ""
     return (
-        f"The audit is of other data: in {split} it saw {seen['files']:,} files, the model was {what} "
+        f"The audit is of other data: in {split} it saw {own['files']:,} files, the model was {what} "
         f"{listing['files']:,}{names}. What it says of {split} may not hold here."
     )

@@ -1,7 +1,7 @@
-"""Which images are there twice: byte for byte, or alike to the eye.
+"""Find duplicate images: byte for byte (exact), or visually alike (near).
 
-Alike (near): perceptual hashes at most ``near_distance`` of 64 bits apart, and a correlation of the 16 x 16
-luminances of at least 0.98.  Recompression and resizing pass both; none of 603,900 pairs of different drawn faces does.
+Near means: perceptual hashes at most ``near_distance`` of 64 bits apart, and a correlation of the 16 x 16 luminances of
+at least 0.98.  Recompressed and resized copies pass both tests; none of 603,900 pairs of different drawn faces does.
 Owns: the search, what counts as a leak, and what to drop.  Does not own: fingerprints (``measure.py``).
 """
 
@@ -18,7 +18,7 @@ from trainer.data.manifest import TEST, TRAIN, VALIDATION
 
 NEAR_DISTANCE, MAX_NEAR_DISTANCE = 6, 7  # Bits.
 MIN_CORRELATION = 0.98
-# A split may not share an image with a later one.  What it does share, it gives up: Test is never changed.
+# A split must not share an image with a later one.  The earlier one loses it, so Test is never changed.
 SPLITS = (TRAIN, VALIDATION, TEST)
 _LISTED = 10_000  # Near pairs of each kind whose names are kept.
 # Multi-index hashing (Norouzi, Punjani, Fleet 2012): two hashes at most 7 bits apart differ in at most one bit of one
@@ -50,13 +50,13 @@ class Duplicates:
 
     Attributes:
         records: what was searched.
-        content: ``[N]`` the number of an image's content; equal numbers are equal bytes; -1: a bad image.
+        content: ``[N]`` the number of an image's content; equal numbers mean equal bytes; -1: a bad image.
         exact: positions of each group of two or more images with equal bytes.
         exact_splits: ``[N]`` bit ``s`` is set if split ``s`` holds the same bytes.
         near_splits: ``[N]`` bit ``s`` is set if split ``s`` holds an image that looks alike but is another file.
         near_counts: pairs of contents by kind: ``across_splits``, ``across_classes`` (can be both), ``inside``.
-        near: such pairs, at most 10,000 of a kind, the most alike first.
-        complete: False if a hash was so frequent that some pairs with it were not compared.
+        near: such pairs, at most 10,000 of a kind, the most similar first.
+        complete: False if a hash was so frequent that some of its pairs were not compared.
     """
 
     records: Records
@@ -69,11 +69,11 @@ class Duplicates:
     complete: bool
 
     def crosses_splits(self, *indices: int) -> bool:
-        """Tell whether these images lie in more than one split."""
+        """Return whether these images lie in more than one split."""
         return len(set(self.records.table["split"][list(indices)].tolist())) > 1
 
     def crosses_classes(self, *indices: int) -> bool:
-        """Tell whether these images have more than one class."""
+        """Return whether these images have more than one class."""
         return len(set(self.records.table["label"][list(indices)].tolist())) > 1
 
     @property
@@ -94,8 +94,8 @@ class Duplicates:
 def leaks(records: Records, near_distance: int = NEAR_DISTANCE) -> set[str]:
     """Return the names of images to drop so that no image, exact or near, is in two splits.
 
-    Dropped is from Train what Validation or Test holds too, and from Validation what Test holds too; nothing is
-    ever dropped from Test.  Duplicates inside a split stay.
+    Train loses what Validation or Test also holds, Validation loses what Test also holds, and Test loses nothing.
+    Duplicates within a split stay.
 
     Args:
         records: of one scan over all splits that matter.
@@ -104,11 +104,11 @@ def leaks(records: Records, near_distance: int = NEAR_DISTANCE) -> set[str]:
     return to_drop(find(records, near_distance))
 
 
-def to_drop(found: Duplicates) -> set[str]:
-    """Return the same for a search that was done already."""
-    records = found.records
+def to_drop(duplicates: Duplicates) -> set[str]:
+    """Return the same for a finished search."""
+    records = duplicates.records
     order = [split.name for split in records.splits]
-    copies = found.exact_splits | found.near_splits
+    copies = duplicates.exact_splits | duplicates.near_splits
     drop = np.zeros(len(copies), bool)
     for split, later in ((TRAIN, (VALIDATION, TEST)), (VALIDATION, (TEST,))):
         if split in order:
@@ -120,14 +120,16 @@ def to_drop(found: Duplicates) -> set[str]:
 def find(records: Records, near_distance: int = NEAR_DISTANCE) -> Duplicates:
     """Search the good images for equal and for similar ones.
 
-    Memory grows with the number of images; time nearly so, unless very many look alike.
+    Memory grows linearly with the number of images, and time nearly so unless very many look alike.
     """
     assert 0 <= near_distance <= MAX_NEAR_DISTANCE
     table = records.table
+    # Exact: equal hashes of the bytes get one content number.
     content = np.full(len(table), -1, np.int64)
     good = np.flatnonzero(table["ok"])
     content[good] = np.unique(table["sha256"][good], return_inverse=True)[1]
     contents = _Contents.of(records, content)
+    # Near: one file of each content stands for all.
     near = _Near(contents, near_distance)
     near.search()
     exact_splits, near_splits = np.zeros((2, len(table)), np.uint8)
@@ -139,7 +141,7 @@ def find(records: Records, near_distance: int = NEAR_DISTANCE) -> Duplicates:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Contents:
-    """Distinct contents: equal files count as one in the near search, however many there are.
+    """Distinct contents: any number of equal files counts as one in the near search.
 
     ``members[starts[c] : starts[c + 1]]`` are the positions of content ``c`` in the records; ``splits [C]`` holds a
     bit for each split with it, ``labels [C]`` its class, or -1 if it has several.
@@ -166,7 +168,7 @@ class _Contents:
         return cls(records, members, starts, splits, labels)
 
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Return the positions of every content that more than one file has."""
+        """Return the positions of the files of each content that more than one file has."""
         several = np.flatnonzero(np.diff(self.starts) > 1)
         return tuple(sorted(tuple(self.of_content(int(each)).tolist()) for each in several))
 
@@ -175,10 +177,11 @@ class _Contents:
 
 
 class _Near:
-    """Search of contents that look alike, in blocks of bounded size."""
+    """Search for contents that look alike, in blocks of bounded size."""
 
     def __init__(self, contents: _Contents, near_distance: int) -> None:
-        self._contents, self._distance = contents, near_distance
+        self._contents = contents
+        self._distance = near_distance
         first = contents.members[contents.starts[:-1]]
         table = contents.records.table
         self._nodes = np.flatnonzero(~table["flat"][first])
@@ -190,25 +193,27 @@ class _Near:
         self._kept: dict[str, list[Pair]] = {kind: [] for kind in self.counts}
 
     def search(self) -> None:
-        """Compare all candidates; each pair is met once."""
+        """Compare all candidates; each pair is compared once."""
         for quarter in range(_QUARTERS):
             for left, right in self._candidates(quarter):
                 different = self._hashes[left] ^ self._hashes[right]
                 near = np.bitwise_count(different) <= self._distance
-                near &= ~_found_before(different, quarter)
-                left, right, distances = left[near], right[near], np.bitwise_count(different[near])
+                near &= ~_in_earlier_quarter(different, quarter)
+                left, right = left[near], right[near]
+                distances = np.bitwise_count(different[near])
                 for start in range(0, len(left), _CORRELATED):
                     part = slice(start, start + _CORRELATED)
                     self._take(left[part], right[part], distances[part])
 
     def _candidates(self, quarter: int) -> Iterator[tuple[Ints, Ints]]:
         """Yield pairs whose hashes differ in at most one bit of a quarter."""
+        # Sort by the quarter, so that the contents of one bucket are adjacent.
         keys = (self._hashes >> np.uint64(quarter * _QUARTER_BITS) & np.uint64(0xFFFF)).astype(np.int64)
         order = np.lexsort((self._hashes, keys))
         keys = keys[order]
         starts = np.searchsorted(keys, np.arange((1 << _QUARTER_BITS) + 1))
         places = np.arange(len(keys))
-        for flip in _FLIPS:
+        for flip in _FLIPS:  # The bucket itself (0), then each bucket whose key differs in one bit.
             partner = keys ^ flip
             begin = places + 1 if flip == 0 else starts[partner]
             lengths = np.where(partner >= keys, starts[partner + 1] - begin, 0)
@@ -220,7 +225,7 @@ class _Near:
                 yield order[np.repeat(places[part], counts)], order[np.repeat(begin[part], counts) + offsets]
 
     def _take(self, left: Ints, right: Ints, distances: Bits) -> None:
-        """Confirm pairs by their fingerprints, then note their splits and count and keep them by kind."""
+        """Confirm pairs by their fingerprints, record their splits, and count and keep them by kind."""
         correlations = _correlation(*(self._fingerprints(side) for side in (left, right)))
         alike = correlations >= MIN_CORRELATION
         first, second = self._nodes[left[alike]], self._nodes[right[alike]]
@@ -235,14 +240,14 @@ class _Near:
             "across_classes": across_classes,
             "inside": ~across_splits & ~across_classes,
         }
-        for kind, chosen in kinds.items():
-            self.counts[kind] += int(chosen.sum())
+        for kind, mask in kinds.items():
+            self.counts[kind] += int(mask.sum())
             self._kept[kind] += [
                 Pair(*self._representatives(kind, int(first[i]), int(second[i])), int(distance), float(correlation))
                 for i, distance, correlation in zip(
-                    np.flatnonzero(chosen)[: _LISTED - len(self._kept[kind])],
-                    distances[alike][chosen],
-                    correlations[alike][chosen],
+                    np.flatnonzero(mask)[: _LISTED - len(self._kept[kind])],
+                    distances[alike][mask],
+                    correlations[alike][mask],
                     strict=False,
                 )
             ]
@@ -251,7 +256,7 @@ class _Near:
         return self._contents.records.table["fingerprint"][self._rows[nodes]].astype(np.float32)
 
     def _representatives(self, kind: str, first: int, second: int) -> tuple[int, int]:
-        """Return a file of each content; for a pair across splits (classes) two that differ in it."""
+        """Return one file of each content; for a pair across splits (classes), two files that differ in it."""
         ones, others = self._contents.of_content(first), self._contents.of_content(second)
         field = {"across_splits": "split", "across_classes": "label"}.get(kind)
         if field:
@@ -264,20 +269,20 @@ class _Near:
         return int(ones[0]), int(others[0])
 
     def pairs(self) -> tuple[Pair, ...]:
-        """Return the pairs that were kept, each once, the most alike first."""
+        """Return the pairs that were kept, each once, the most similar first."""
         every = {pair for pairs in self._kept.values() for pair in pairs}
         return tuple(sorted(every, key=lambda pair: (-pair.correlation, pair.first, pair.second)))
 
 
-def _found_before(different: npt.NDArray[np.uint64], quarter: int) -> npt.NDArray[np.bool_]:
-    """Tell which pairs, given by the bits in which they differ, an earlier quarter has already yielded."""
+def _in_earlier_quarter(different: npt.NDArray[np.uint64], quarter: int) -> npt.NDArray[np.bool_]:
+    """Return which pairs, as the bits in which they differ, were already candidates of an earlier quarter."""
     earlier = ((different >> np.uint64(each * _QUARTER_BITS)) & np.uint64(0xFFFF) for each in range(quarter))
     none = np.zeros(len(different), bool)
     return functools.reduce(np.logical_or, (np.bitwise_count(bits) <= 1 for bits in earlier), none)
 
 
 def _blocks(lengths: Ints) -> Iterator[slice]:
-    """Cut places into runs of about ``_BLOCK`` pairs; runs without any are left out."""
+    """Cut places into runs of about ``_BLOCK`` pairs; runs without pairs are left out."""
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):

@@ -1,6 +1,6 @@
-"""One image file becomes one small record: header, container, brightness and two fingerprints, never pixels.
+"""Reduce one image file to a small record: header, container, brightness and two fingerprints, never pixels.
 
-Owns: what is measured and which files are bad.  Does not own: reading files, or many of them (``scan.py``).
+Owns: what is measured and which files are bad.  Does not own: reading files (``scan.py``).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 FINGERPRINT_SIDE = 16
 
 # One image.  ``ok`` is False for a bad file, whose other fields may be zero.  quality and subsampling are 0 and -1
-# where there is none; colours, brightness (mean luminance) and contrast (its deviation) are in gray levels, 0 to 255.
+# where there is none; colours, brightness (mean luminance) and contrast (its deviation) are in grey levels, 0 to 255.
 IMAGE = np.dtype(
     [
         ("split", "u1"),
@@ -71,23 +71,23 @@ _TABLES = ((_LUMINANCE * _SCALES[:, None] + 50) // 100).clip(1, 255)
 _LOW, _DCT_SIDE, _HASH_BITS = 8, 32, 64
 _ANGLES = np.pi * (2 * np.arange(_DCT_SIDE) + 1) * np.arange(_LOW)[:, None] / (2 * _DCT_SIDE)
 _DCT = np.cos(_ANGLES)  # The 8 lowest rows of the DCT-II of 32 samples, not normalised.
-# Amplitudes of natural images fall as 1 / frequency (Field 1987); weighted by it all frequencies count alike, and the
-# mean not at all.
+# Amplitudes of natural images fall as 1 / frequency (Field 1987).  Weighted by the frequency, all count alike and the
+# mean does not count.
 _FREQUENCY = np.hypot(*np.mgrid[:_LOW, :_LOW]).ravel()
 _PROJECTIONS = np.random.default_rng(0).standard_normal((_HASH_BITS, _LOW * _LOW)) * _FREQUENCY
-_FLAT = 4.0  # Gray levels: below this deviation the hash of a picture is noise.
+_FLAT = 4.0  # Grey levels; below this deviation the hash of a picture is noise.
 
 _ORIENTATION = 0x0112  # EXIF tag.
 
 
 class BadImage(Exception):
-    """Say in one line why a file cannot be used."""
+    """A file cannot be used; the message says why in one line."""
 
 
 @contextlib.contextmanager
 def pillow_for_audit() -> Iterator[None]:
-    """Keep Pillow's own size limit and its warnings out of the way; our limit is checked before decoding."""
-    Image.init()  # Or Pillow knows only the commonest formats by name.
+    """Disable Pillow's own size limit and warnings; our limit is checked before decoding."""
+    Image.init()  # Without it Pillow knows only the commonest formats by name.
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -99,10 +99,10 @@ def pillow_for_audit() -> Iterator[None]:
 
 
 def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
-    """Fill an ``IMAGE`` record (all but split, label and extension) from a file's content.
+    """Fill an ``IMAGE`` record (except split, label and extension) from a file's content.
 
     Raises:
-        BadImage: if the content is no image, too large, or cannot be decoded to its end.
+        BadImage: if the content is not an image, is too large, or cannot be decoded to its end.
     """
     row["bytes"] = len(data)
     if not data:
@@ -118,14 +118,14 @@ def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
         raise
     except UnidentifiedImageError:
         raise BadImage("not an image in a known format") from None
-    except Exception as error:  # Decoders raise whatever their parsers stumble over: SyntaxError, struct.error, ...
+    except Exception as error:  # Decoders raise many types: SyntaxError, struct.error, ...
         raise BadImage(" ".join(str(error).split())[:200] or type(error).__name__) from error
     row["ok"] = True
 
 
 def _measure_header(row: Any, image: Image.Image, max_image_pixels: int) -> None:
     row["width"], row["height"] = image.size
-    row["format"] = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG with further JPEGs behind it.
+    row["format"] = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG followed by further JPEGs.
     row["mode"] = image.mode
     if image.width * image.height > max_image_pixels:
         raise BadImage(
@@ -134,9 +134,10 @@ def _measure_header(row: Any, image: Image.Image, max_image_pixels: int) -> None
 
 
 def _measure_container(row: Any, image: Image.Image) -> None:
-    """Read what comes with the pixels; PNG may hold it behind them, so the image is loaded before."""
+    """Read the metadata; PNG may store it after the pixels, so the image must be loaded before."""
     info = image.info
-    row["exif"], row["icc"] = "exif" in info, bool(info.get("icc_profile"))
+    row["exif"] = "exif" in info
+    row["icc"] = bool(info.get("icc_profile"))
     row["other_metadata"] = bool({"xmp", "XML:com.adobe.xmp", "comment"} & set(info) or getattr(image, "text", None))
     row["progressive"] = bool(info.get("progressive"))
     row["frames"] = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -156,7 +157,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def jpeg_quality(table: npt.NDArray[Any]) -> int:
-    """Return the libjpeg quality (1 to 100) whose luminance table is nearest to this ``[64]`` one, in mean distance.
+    """Return the libjpeg quality (1 to 100) whose luminance table has the least mean distance to this ``[64]`` one.
 
     Exact for files that libjpeg wrote; an estimate for encoders with tables of their own.
     """
@@ -164,7 +165,7 @@ def jpeg_quality(table: npt.NDArray[Any]) -> int:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Return an image as 8-bit RGB, itself if it is so: alpha is dropped, 16 bits keep the upper 8."""
+    """Return an image as 8-bit RGB: alpha is dropped, and the upper 8 of 16 bits are kept."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):
@@ -193,12 +194,12 @@ def _moments(histogram: Any) -> tuple[float, float]:
 
 
 def perceptual_hash(gray: npt.NDArray[np.float64]) -> np.uint64:
-    """Return a 64-bit hash of gray levels ``[32, 32]``: on which side of 64 fixed planes the low frequencies lie.
+    """Return a 64-bit hash of grey levels ``[32, 32]``: on which side of 64 fixed planes the low frequencies lie.
 
     The share of bits in which two hashes differ estimates the angle between the two spectra (Charikar 2002,
-    "Similarity estimation techniques from rounding algorithms"), so it goes with their correlation.  The usual pHash
-    (frequencies above their median) is made of noise where a smooth picture has no detail: JPEG quality 40 flipped up
-    to 18 bits of it, and at most 5 of this one.
+    "Similarity estimation techniques from rounding algorithms"), and so their correlation.  The usual pHash
+    (frequencies above their median) encodes noise where a smooth picture has no detail: JPEG quality 40 flipped up to
+    18 of its bits, but at most 5 of this hash.
     """
     low = (_DCT @ gray @ _DCT.T).ravel()
     return np.uint64(np.packbits(_PROJECTIONS @ low > 0).view(np.uint64)[0])

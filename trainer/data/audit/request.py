@@ -18,7 +18,7 @@ Exit codes: 0 done; 1 with --strict: images are in two splits, or equal files in
 
 @dataclasses.dataclass(frozen=True)
 class AuditFlags:
-    """Settings of one audit; the limits of the two thresholds stand in ``duplicates.py`` and ``cues.py``."""
+    """Settings of one audit; ``duplicates.py`` and ``cues.py`` define the limits of the two thresholds."""
 
     data_dir: str = config.setting("", "Folder or gs:// path with {Train,Validation,Test}/<class>/* images.")
     out: str = config.setting("", "Folder or gs:// path for audit.html and audit.json.")

@@ -1,6 +1,7 @@
-"""Read and measure every image of some splits, on all cores; keep a record of each and no pixels.
+"""Read and measure every image of some splits on all cores; keep a record of each and no pixels.
 
-Owns: processes, the progress bar, and that one bad file never ends the scan.
+Owns: processes, the progress bar, and that a bad file never ends the scan.  Does not own: what is measured
+(``measure.py``).
 """
 
 import dataclasses
@@ -28,17 +29,17 @@ from trainer.data.audit import measure
 from trainer.data.manifest import Split
 
 _MAX_FILE_BYTES = 1 << 30
-_CHUNK = 64  # Images: enough to make handing over cheap, few enough for a lively bar.
+_CHUNK = 64  # Images per task: enough to make the transfer cheap, few enough for a smooth progress bar.
 
 Table = npt.NDArray[np.void]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
-        splits: as scanned, all with the same ``root`` and ``class_names``.
+        splits: that were scanned, all with the same ``root`` and ``class_names``.
         table: ``[N]`` of ``measure.IMAGE``, split by split in the manifest's order; ``split`` indexes ``splits``.
         reasons: why an image is bad, by its position in ``table``.
     """
@@ -74,12 +75,12 @@ def scan(
 
     Args:
         splits: of one data_dir, with the same classes.
-        workers: processes; 0: one for each core.
-        max_image_pixels: an image whose header says more is bad and not decoded.
-        quiet: without progress bar.
+        workers: processes; 0: one per core.
+        max_image_pixels: an image whose header says more is bad and is not decoded.
+        quiet: whether to hide the progress bar.
 
     Raises:
-        JobFailed: if the operating system ends a worker, which it does for lack of memory.
+        JobFailed: if the operating system kills a worker, as it does when memory runs out.
     """
     paths = [split.path(index) for split in splits for index in range(len(split))]
     table = np.zeros(len(paths), measure.IMAGE)
@@ -104,7 +105,7 @@ def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Tab
     if workers <= 1:
         yield from map(work, chunks)
         return
-    # Spawned, as a fork of a process with threads (TensorFlow's, a test's) can hang.
+    # Spawned, because a fork of a process with threads (TensorFlow's, a test's) can hang.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_parent)
     try:
         yield from pool.map(work, chunks)
@@ -123,7 +124,8 @@ def _leave_interrupts_to_parent() -> None:
 
 def _measure_files(paths: list[str], max_image_pixels: int) -> tuple[Table, dict[int, str]]:
     """Return the records of some files, and the reasons for those that are bad, by position."""
-    table, bad = np.zeros(len(paths), measure.IMAGE), {}
+    table = np.zeros(len(paths), measure.IMAGE)
+    bad: dict[int, str] = {}
     with measure.pillow_for_audit():
         for position, path in enumerate(paths):
             row: Any = table[position]
@@ -139,7 +141,7 @@ def _read(path: str) -> bytes:
     """Return a file's content.
 
     Raises:
-        measure.BadImage: if it cannot be read, or (on a local disk) is a pipe, a device or beyond a GiB.
+        measure.BadImage: if it cannot be read, or (on a local disk) is a pipe, a device or larger than a GiB.
     """
     try:
         if not files.is_remote(path):
@@ -151,6 +153,6 @@ def _read(path: str) -> bytes:
         return files.read_bytes(path)
     except measure.BadImage:
         raise
-    except Exception as error:  # TensorFlow and the operating system raise unrelated types for the same refusal.
+    except Exception as error:  # Storages and the operating system raise unrelated types for the same failure.
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
         raise measure.BadImage(f"cannot be read: {reason}") from error

@@ -1,4 +1,4 @@
-"""What an audit found, as the numbers and names of ``audit.json`` (docs/audit.md describes it).
+"""The findings of an audit as the numbers and names of ``audit.json`` (docs/audit.md describes it).
 
 Owns: the schema, and what makes ``--strict`` fail.  Does not own: searches (``duplicates.py``, ``cues.py``).
 """
@@ -19,9 +19,9 @@ _FIGURES = ("bytes", "width", "height", "brightness", "contrast")
 _TRAINING_READS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
-def summarise(found: Duplicates, findings: list[Finding], settings: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of ``audit.json``: plain types, no NaN, names as UTF-8."""
-    records = found.records
+    records = duplicates.records
     table = records.table
     return {
         "schema": digest.SCHEMA,
@@ -41,39 +41,42 @@ def summarise(found: Duplicates, findings: list[Finding], settings: Mapping[str,
         ],
         "rotated": int((table["ok"] & (table["orientation"] > 1)).sum()),
         "flat": [_name(records, int(index)) for index in np.flatnonzero(table["ok"] & table["flat"])],
-        "exact": _exact(found),
-        "near": _near(found),
-        "leakage": leakage(found),
-        "drop_leaks": sorted(files.printable(name) for name in to_drop(found)),
+        "exact": _exact(duplicates),
+        "near": _near(duplicates),
+        "leakage": leakage(duplicates),
+        "drop_leaks": sorted(files.printable(name) for name in to_drop(duplicates)),
         "cues": [_cue(finding) for finding in findings],
-        "strict_failures": strict_failures(found),
+        "strict_failures": strict_failures(duplicates),
     }
 
 
-def strict_failures(found: Duplicates) -> list[str]:
-    """Return one sentence for each reason why ``--strict`` fails: leakage, exact or near, and exact label conflicts.
+def strict_failures(duplicates: Duplicates) -> list[str]:
+    """Return a sentence for each reason why ``--strict`` fails: leakage, exact or near, and exact label conflicts.
 
-    Similar images of different classes are no reason: a forgery looks like its source.
+    Similar images of different classes are not a reason, because a forgery looks like its source.
     """
     reasons = []
-    for split, others in leakage(found).items():
+    for split, others in leakage(duplicates).items():
         for other, counts in others.items():
             if counts["exact"] or counts["near"]:
                 reasons.append(
                     f"{counts['exact']:,} images of {split} are in {other} too, and {counts['near']:,} more look like "
                     "one there"
                 )
-    conflicts = found.label_conflicts
+    conflicts = duplicates.label_conflicts
     if conflicts:
         reasons.append(f"{len(conflicts):,} pictures are in more than one class, byte for byte")
     return reasons
 
 
-def leakage(found: Duplicates) -> dict[str, dict[str, dict[str, int]]]:
-    """Return how many images of each split a later one holds too: ``{split: {later: {exact, near}}}``."""
-    names = [split.name for split in found.records.splits]
+def leakage(duplicates: Duplicates) -> dict[str, dict[str, dict[str, int]]]:
+    """Return how many images of each split a later one also holds: ``{split: {later: {exact, near}}}``."""
+    names = [split.name for split in duplicates.records.splits]
     return {
-        name: {other: dict(zip(("exact", "near"), found.shared(name, other), strict=True)) for other in names[at + 1 :]}
+        name: {
+            other: dict(zip(("exact", "near"), duplicates.shared(name, other), strict=True))
+            for other in names[at + 1 :]
+        }
         for at, name in enumerate(names[:-1])
     }
 
@@ -93,7 +96,7 @@ def _by_split_and_class(records: Records, describe: Any) -> dict[str, dict[str, 
 
 
 def _figures(part: Table) -> dict[str, dict[str, float] | None]:
-    """Return the spread of each number over the good images; None if there are none."""
+    """Return the spread of each number over the good images; None without good images."""
     good = part[part["ok"]]
     return {name: _spread(good[name].astype(np.float64)) for name in _FIGURES}
 
@@ -111,7 +114,7 @@ def _tally(part: Table, field: str) -> dict[str, int]:
 
 
 def _skipped_by_training(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Yield what ``trainer.data.decode`` cannot read of what is decoded here."""
+    """Yield a reason and a mask for images that are decoded here but that ``trainer.data.decode`` cannot read."""
     yield "a format that training does not read", ~np.isin(table["format"], _TRAINING_READS)
     webp = table["format"] == "WEBP"
     yield "WebP with alpha", webp & (table["mode"] == "RGBA") & (table["frames"] == 1)
@@ -119,14 +122,14 @@ def _skipped_by_training(table: Table) -> Iterator[tuple[str, npt.NDArray[np.boo
     yield "BMP with a palette", (table["format"] == "BMP") & np.isin(table["mode"], ("1", "L", "P"))
 
 
-def _exact(found: Duplicates) -> dict[str, Any]:
+def _exact(duplicates: Duplicates) -> dict[str, Any]:
     groups: list[dict[str, Any]] = [
         {
-            "paths": [_name(found.records, index) for index in group],
-            "across_splits": found.crosses_splits(*group),
-            "across_classes": found.crosses_classes(*group),
+            "paths": [_name(duplicates.records, index) for index in group],
+            "across_splits": duplicates.crosses_splits(*group),
+            "across_classes": duplicates.crosses_classes(*group),
         }
-        for group in found.exact
+        for group in duplicates.exact
     ]
     return {
         "groups": len(groups),
@@ -137,21 +140,21 @@ def _exact(found: Duplicates) -> dict[str, Any]:
     }
 
 
-def _near(found: Duplicates) -> dict[str, Any]:
+def _near(duplicates: Duplicates) -> dict[str, Any]:
     listed = [
         {
-            "paths": [_name(found.records, pair.first), _name(found.records, pair.second)],
+            "paths": [_name(duplicates.records, pair.first), _name(duplicates.records, pair.second)],
             "distance": pair.distance,
             "correlation": round(pair.correlation, 4),
-            "across_splits": found.crosses_splits(pair.first, pair.second),
-            "across_classes": found.crosses_classes(pair.first, pair.second),
+            "across_splits": duplicates.crosses_splits(pair.first, pair.second),
+            "across_classes": duplicates.crosses_classes(pair.first, pair.second),
         }
-        for pair in found.near
+        for pair in duplicates.near
     ]
     return {
-        **found.near_counts,
+        **duplicates.near_counts,
         "min_correlation": MIN_CORRELATION,
-        "complete": found.complete,
+        "complete": duplicates.complete,
         "listed": listed,
     }
 

@@ -1,6 +1,7 @@
 """Write TFRecord shards that can be read at any offset, and their index (``trainer/data/tfrecord.py``).
 
-Each shard is written with a note of what is in it, ``pack.json`` last: after a kill the same command goes on.
+Each shard is written with a note of its contents, and ``pack.json`` last, so that a rerun resumes after a kill.
+Owns: shards, notes, the index.  Does not own: which images need conversion (``convert.py``).
 """
 
 import collections
@@ -26,13 +27,14 @@ from trainer.data.pack.convert import convert
 from trainer.data.pack.request import PackFlags
 from trainer.data.tfrecord import Array, Names
 
-NOTES = "unfinished"  # Folder of the notes beside the shards; removed at the end.
+NOTES = "unfinished"  # Folder of the notes, next to the shards; removed at the end.
+_NOTE_KEY = "told"  # Of a note's JSON part; frozen, as notes of older versions are read.
 _READ_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-    """What one shard is to hold: images ``[start, stop)`` of a split."""
+    """The planned contents of one shard: images ``[start, stop)`` of a split."""
 
     split: Split
     path: str
@@ -46,7 +48,15 @@ class _Shard:
 
 @dataclasses.dataclass(frozen=True)
 class _Note:
-    """What one shard holds: the index's columns, the bad images with their reasons, how many were converted."""
+    """The contents of one written shard.
+
+    Attributes:
+        columns: of the index.
+        names: of the images.
+        bad: reasons by name.
+        converted: number of converted images.
+        size: bytes of the shard.
+    """
 
     columns: dict[str, Array]
     names: list[str]
@@ -56,10 +66,10 @@ class _Note:
 
 
 def pack(request: PackFlags, splits: Sequence[Split], dropped: Set[str] = frozenset()) -> dict[str, Any]:
-    """Pack splits, or what is missing of them in ``out``, and return ``pack.json``.
+    """Pack splits, or the shards that ``out`` still lacks, and return ``pack.json``.
 
     Args:
-        request: how and where.
+        request: settings.
         splits: of one data_dir, Train first.
         dropped: names of images to leave out, such as ``Train/Fake/a.jpg``.
 
@@ -69,14 +79,14 @@ def pack(request: PackFlags, splits: Sequence[Split], dropped: Set[str] = frozen
     splits = [_without(split, dropped) for split in splits]
     files.require_writable(request.out, "out")
     key = _key(request, splits)
-    before = tfrecord.read_manifest(request.out)
-    if before is not None:
-        if before["key"] != key:
+    finished = tfrecord.read_manifest(request.out)
+    if finished is not None:
+        if finished["key"] != key:
             raise RequestError(
                 f"--out: expected an empty folder, or what this command wrote; {request.out!r} holds a packed set of "
                 "other images or settings; give another --out"
             )
-        return before
+        return finished
     shards = list(_shards(splits, request.images_per_shard))
     notes = _make(shards, request, key)
     return _finish(request, key, splits, shards, notes, dropped)
@@ -88,7 +98,7 @@ def _without(split: Split, dropped: Set[str]) -> Split:
 
 
 def _key(request: PackFlags, splits: Sequence[Split]) -> str:
-    """Return a checksum of what decides the packed set: images, by name and stamp, and settings."""
+    """Return a checksum of what determines the packed set: images, by name and stamp, and settings."""
     settings = {name: value for name, value in dataclasses.asdict(request).items()
                 if name not in ("data_dir", "out", "workers", "drop_leaks")}  # fmt: skip
     parts = [json.dumps(settings), *(split.fingerprint + readers.stamp(split) for split in splits)]
@@ -104,7 +114,7 @@ def _shards(splits: Sequence[Split], images: int) -> Iterator[_Shard]:
 
 
 def _make(shards: Sequence[_Shard], request: PackFlags, key: str) -> dict[str, _Note]:
-    """Write the shards that are not there yet, several at a time, and return the notes of all by path."""
+    """Write the missing shards, several at a time, and return the notes of all shards by path."""
     total = sum(shard.stop - shard.start for shard in shards)
     notes: dict[str, _Note] = {}
     with (
@@ -126,19 +136,24 @@ def _make(shards: Sequence[_Shard], request: PackFlags, key: str) -> dict[str, _
 def _make_one(shard: _Shard, request: PackFlags, key: str) -> _Note:
     note_path = files.join(request.out, NOTES, f"{shard.title}-{key}.npz")
     shard_path = files.join(request.out, shard.path)
-    if files.exists(note_path) and files.exists(shard_path):
+    if files.exists(note_path) and files.exists(shard_path):  # Written before an earlier kill.
         return _read_note(files.read_bytes(note_path))
     content, note = _build(shard, request)
+    # The note comes second, so that it never describes a shard that is missing.
     files.write_bytes(shard_path, content)
     files.write_bytes(note_path, _note_bytes(note))
     return note
 
 
 def _build(shard: _Shard, request: PackFlags) -> tuple[bytes, _Note]:
-    """Return a shard's bytes and what is in it."""
-    split, reader = shard.split, readers.open_reader(shard.split)
-    records, bad, names, converted = io.BytesIO(), {}, [], 0
-    rows = []
+    """Return a shard's bytes and the note of its contents."""
+    split = shard.split
+    reader = readers.open_reader(split)
+    records = io.BytesIO()
+    names: list[str] = []
+    rows: list[tuple[int, int, int, int]] = []  # One per image: label, offset, length, CRC.
+    bad: dict[str, str] = {}
+    converted = 0
     for start in range(shard.start, shard.stop, _READ_AT_ONCE):
         index = np.arange(start, min(start + _READ_AT_ONCE, shard.stop))
         for i, content in zip(index.tolist(), reader.read(index), strict=True):
@@ -149,7 +164,7 @@ def _build(shard: _Shard, request: PackFlags) -> tuple[bytes, _Note]:
                     continue
             converted += image is not content and not reason
             offset = _append(records, image, int(split.labels[i]), split.names[i])
-            rows.append((split.labels[i], offset, len(image), tfrecord.checksum(image)))
+            rows.append((int(split.labels[i]), offset, len(image), tfrecord.checksum(image)))
             names.append(split.names[i])
     types = {"labels": np.int32, "offset": np.int64, "length": np.int64, "crc": np.uint32}
     columns = {name: np.array([row[place] for row in rows], kind) for place, (name, kind) in enumerate(types.items())}
@@ -182,13 +197,13 @@ def _masked(data: bytes) -> bytes:
 
 
 def _note_bytes(note: _Note) -> bytes:
-    told = json.dumps({"bad": note.bad, "converted": note.converted, "size": note.size}).encode()
-    return _npz({"told": np.frombuffer(told, np.uint8), **Names.of(note.names).arrays(), **note.columns})
+    facts = json.dumps({"bad": note.bad, "converted": note.converted, "size": note.size}).encode()
+    return _npz({_NOTE_KEY: np.frombuffer(facts, np.uint8), **Names.of(note.names).arrays(), **note.columns})
 
 
 def _npz(arrays: dict[str, Array]) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes the names for its own options.
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub mistakes the names for its options.
     return file.getvalue()
 
 
@@ -196,7 +211,7 @@ def _read_note(content: bytes) -> _Note:
     with np.load(io.BytesIO(content)) as arrays:
         columns = dict(arrays)
     names = list(Names(columns.pop("names"), columns.pop("name_ends")))
-    return _Note(columns, names, **json.loads(columns.pop("told").tobytes()))
+    return _Note(columns, names, **json.loads(columns.pop(_NOTE_KEY).tobytes()))
 
 
 def _finish(
@@ -207,12 +222,12 @@ def _finish(
     notes: dict[str, _Note],
     dropped: Set[str],
 ) -> dict[str, Any]:
-    """Write the indices and ``pack.json``, and remove the notes."""
+    """Write the indexes, then ``pack.json``, which makes the set complete, and remove the notes."""
     entries = {}
     for split in splits:
         members = [shard for shard in shards if shard.split is split]
         entries[split.name] = _write_index(request.out, split, [(shard.path, notes[shard.path]) for shard in members])
-    told = {
+    manifest = {
         "format": tfrecord.FORMAT,
         "version": tfrecord.VERSION,
         "key": key,
@@ -223,9 +238,9 @@ def _finish(
         "bad": {name: reason for note in notes.values() for name, reason in note.bad.items()},
         "dropped": sorted(dropped),
     }
-    files.write_text(files.join(request.out, tfrecord.MANIFEST), json.dumps(told, indent=1) + "\n")
+    files.write_text(files.join(request.out, tfrecord.MANIFEST), json.dumps(manifest, indent=1) + "\n")
     files.remove_tree(files.join(request.out, NOTES))
-    return told
+    return manifest
 
 
 def _write_index(out: str, split: Split, members: Sequence[tuple[str, _Note]]) -> dict[str, Any]:
@@ -238,10 +253,10 @@ def _write_index(out: str, split: Split, members: Sequence[tuple[str, _Note]]) -
     content = _npz({**joined, **Names.of([name for _, note in members for name in note.names]).arrays()})
     path = f"{split.name}.index.npz"
     files.write_bytes(files.join(out, path), content)
-    counted = np.bincount(joined["labels"], minlength=len(split.class_names)).tolist()
+    counts = np.bincount(joined["labels"], minlength=len(split.class_names)).tolist()
     return {
         "images": len(joined["labels"]),
-        "counts": dict(zip(split.class_names, counted, strict=True)),
+        "counts": dict(zip(split.class_names, counts, strict=True)),
         "converted": sum(note.converted for _, note in members),
         "index": path,
         "index_crc32c": tfrecord.checksum(content),
@@ -251,25 +266,22 @@ def _write_index(out: str, split: Split, members: Sequence[tuple[str, _Note]]) -
 
 def leaks(splits: Sequence[Split], request: PackFlags) -> set[str]:
     """Return the names of images to leave out so that no image is in two splits."""
-    from trainer.data.audit import (
-        duplicates,
-        scan,  # Late: their libraries are slow to import.
-    )
+    from trainer.data.audit import duplicates, scan  # Late: their libraries are slow to import.
 
     records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
     return duplicates.leaks(records)
 
 
-def summary_table(told: Mapping[str, Any], request: PackFlags) -> str:
-    """Return the short table that ends the command."""
+def summary_table(manifest: Mapping[str, Any], request: PackFlags) -> str:
+    """Return the short table that the command prints at its end."""
     lines = []
-    for split, entry in told["splits"].items():
+    for split, entry in manifest["splits"].items():
         counts = ", ".join(f"{name} {count:,}" for name, count in entry["counts"].items())
         size = sum(shard["bytes"] for shard in entry["shards"]) / 1e6
         lines.append(f"{split:<12}{counts}; {len(entry['shards'])} shards, {size:,.1f} MB, "
                      f"{entry['converted']:,} converted")  # fmt: skip
     kept = "left out" if request.drop_bad else "kept as they are, and skipped by training"
-    lines.append(f"{'bad':<12}{len(told['bad']):,}{f' ({kept})' if told['bad'] else ''}")
+    lines.append(f"{'bad':<12}{len(manifest['bad']):,}{f' ({kept})' if manifest['bad'] else ''}")
     if request.drop_leaks:
-        lines.append(f"{'leaks':<12}{len(told['dropped']):,} left out")
+        lines.append(f"{'leaks':<12}{len(manifest['dropped']):,} left out")
     return "\n".join([*lines, f"{'packed set':<12}{request.out}"])

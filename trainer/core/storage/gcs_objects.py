@@ -1,0 +1,226 @@
+"""Requests about single objects of Google Cloud Storage, with generations and bounded retries.
+
+Owns: preconditions, and what a lost answer means.  Does not own: folders (``gcs.py``), the client and its retries
+(``gcs_client.py``).  Every function takes ``gs://bucket/name`` and may be called from any thread.
+
+Raises, from every function:
+    RequestError: if the bucket does not exist, a permission is missing, or the path is malformed.
+    StorageDown: if the storage did not answer during all retries.
+"""
+
+import base64
+import contextlib
+import mimetypes
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from trainer.core.errors import StoppedEarly
+from trainer.core.storage.gcs_client import Changed, call, client, explained, no_bucket, retry_policy, split, timeout
+
+
+def read(path: str) -> bytes:
+    """Return an object's content after verifying its checksum.
+
+    Raises:
+        FileNotFoundError: if there is no such object.
+    """
+    return _download(path, lambda blob: bytes(blob.download_as_bytes(retry=None, timeout=timeout())))
+
+
+def read_range(path: str, offset: int, length: int) -> bytes:
+    """Return up to ``length`` bytes from ``offset`` on; fewer at the end of the object, none after it.
+
+    Raises:
+        FileNotFoundError: if there is no such object.
+    """
+    from google.api_core import exceptions
+
+    if length <= 0:
+        return b""
+
+    def fetch(blob: Any) -> bytes:
+        try:
+            return bytes(blob.download_as_bytes(start=offset, end=offset + length - 1, retry=None, timeout=timeout()))
+        except exceptions.RequestRangeNotSatisfiable:
+            return b""
+
+    return _download(path, fetch)
+
+
+def _download(path: str, fetch: Callable[[Any], bytes]) -> bytes:
+    try:
+        return call(path, lambda bucket, name: fetch(bucket.blob(name)))
+    except FileNotFoundError:
+        _require_bucket(path)
+        raise
+
+
+def _require_bucket(path: str) -> None:
+    """Distinguish a missing bucket from a missing object, as the error of a download does not always.
+
+    Raises:
+        RequestError: if there is no such bucket.
+    """
+    next(list_objects(path, "", page_size=1), None)
+
+
+def write(path: str, content: bytes) -> None:
+    """Write an object, replacing an older one; it appears only when the upload is complete."""
+    _upload(path, content, None)
+
+
+def write_if(path: str, content: bytes, generation: int, *, fenced: bool = True) -> int | None:
+    """Write an object if its generation is still the given one (0: if there is no such object).
+
+    Returns the new generation, or None if the generation differed.  Even then the object may have this very content,
+    because the answer to an earlier attempt can get lost.
+
+    Args:
+        path: of the object.
+        content: of the new generation.
+        generation: that is replaced.
+        fenced: whether the locks that this process holds must be confirmed first; False for the locks themselves.
+    """
+    try:
+        return _upload(path, content, generation, fenced=fenced)
+    except Changed:
+        return None
+
+
+def _upload(path: str, content: bytes, generation: int | None, *, fenced: bool = True) -> int:
+    def send(bucket: Any, name: str) -> int:
+        blob = bucket.blob(name)
+        blob.upload_from_string(
+            content, content_type=_media_type(name), if_generation_match=generation, retry=None, timeout=timeout()
+        )
+        return int(blob.generation)
+
+    try:
+        return call(path, send, writes=fenced)
+    except FileNotFoundError as error:  # An upload can only miss its bucket.
+        raise no_bucket(path) from error
+
+
+def _media_type(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def read_with_generation(path: str) -> tuple[bytes, int] | None:
+    """Return an object's content and its generation; None if there is no object."""
+    while True:
+        blob = stat(path)
+        if blob is None:
+            _require_bucket(path)
+            return None
+        generation = int(blob.generation)
+
+        def fetch(bucket: Any, name: str, generation: int = generation) -> bytes:
+            return bytes(bucket.blob(name, generation=generation).download_as_bytes(retry=None, timeout=timeout()))
+
+        try:
+            return call(path, fetch), generation
+        except FileNotFoundError:  # Replaced since the first request.
+            continue
+
+
+def stat(path: str) -> Any:
+    """Return an object's metadata, or None if there is no object."""
+    return call(path, lambda bucket, name: bucket.get_blob(name, retry=None, timeout=timeout()) if name else None)
+
+
+def append(path: str, content: bytes) -> None:
+    """Append to an object, creating it if needed; after an error it is unchanged.
+
+    Objects cannot grow, but the storage can concatenate two of them (compose), so the cost does not depend on the size
+    of the object.  A generation precondition keeps a retried attempt from appending twice; the checksum shows whether
+    an attempt whose answer got lost has succeeded.
+
+    Raises:
+        StoppedEarly: if another process changes the object at the same time.
+    """
+    before = stat(path)
+    if before is None:
+        if write_if(path, content, 0) is None and read(path) != content:
+            raise _changed_by_another(path)
+        return
+    # The new bytes become an object of their own, which the storage then joins to the old one.
+    part = f"{path}.part-{uuid.uuid4().hex}"
+    write(part, content)
+
+    def compose(bucket: Any, name: str) -> None:
+        whole = bucket.blob(name)
+        whole.content_type = _media_type(name)
+        sources = [bucket.blob(name), bucket.blob(split(part)[1])]
+        whole.compose(sources, if_generation_match=int(before.generation), retry=None, timeout=timeout())
+
+    try:
+        call(path, compose, writes=True)
+    except Changed as error:
+        # Either another process wrote, or an earlier attempt of ours did and its answer got lost.
+        after = stat(path)
+        if after is None or after.crc32c != _crc_of_both(before.crc32c, content):
+            raise _changed_by_another(path) from error
+    finally:
+        remove(part)
+
+
+def _crc_of_both(crc: str, content: bytes) -> str:
+    """Return the CRC32C of an object after appending, in base64 as Google reports it."""
+    import google_crc32c
+
+    extended = google_crc32c.extend(int.from_bytes(base64.b64decode(crc), "big"), content)
+    return base64.b64encode(extended.to_bytes(4, "big")).decode()
+
+
+def _changed_by_another(path: str) -> StoppedEarly:
+    return StoppedEarly(f"expected to be the only writer of {path!r}, but another process changed it; stop that one")
+
+
+def list_objects(
+    path: str, prefix: str, *, delimiter: str | None = None, page_size: int | None = None
+) -> Iterator[str]:
+    """Yield the names of a bucket's objects that begin with ``prefix``, without it.
+
+    Args:
+        path: any path in the bucket.
+        prefix: begin of the names.
+        delimiter: "/" lists one level only: names without it, then each name up to it once.
+        page_size: objects in one answer; None: as many as the storage returns.
+    """
+    fields = "items(name),prefixes,nextPageToken" if delimiter else "items(name),nextPageToken"
+    try:
+        with explained(path):
+            blobs = client().list_blobs(
+                split(path)[0], prefix=prefix or None, delimiter=delimiter, fields=fields, page_size=page_size,
+                retry=retry_policy(), timeout=timeout(),
+            )  # fmt: skip
+            for blob in blobs:
+                yield blob.name[len(prefix) :]
+            yield from (folder[len(prefix) :].rstrip("/") for folder in blobs.prefixes)
+    except FileNotFoundError as error:  # A prefix without objects gives an empty list, so the bucket is missing.
+        raise no_bucket(path) from error
+
+
+def remove(path: str, *, generation: int | None = None, fenced: bool = True) -> None:
+    """Remove an object; does nothing if it does not exist or has another generation than the given one."""
+
+    def delete(bucket: Any, name: str) -> None:
+        bucket.blob(name).delete(if_generation_match=generation, retry=None, timeout=timeout())
+
+    with contextlib.suppress(FileNotFoundError, Changed):
+        call(path, delete, writes=fenced)
+
+
+def copy(source: str, target: str) -> None:
+    """Copy an object inside the storage."""
+
+    def rewrite(bucket: Any, name: str) -> None:
+        original = client().bucket(split(source)[0]).blob(split(source)[1])
+        token = None
+        while True:  # A large object is copied in several requests.
+            token, _, _ = bucket.blob(name).rewrite(original, token=token, retry=None, timeout=timeout())
+            if token is None:
+                return
+
+    call(target, rewrite, writes=True)
