@@ -327,7 +327,7 @@ def test_resume_without_a_record(server, capsys):
 def test_a_log_that_is_gone_ends_quietly(server):
     server.put("pods", pod("first-0"))
     seen = []
-    follow.show(api.Cluster("deepdetect"), "first", write=seen.append)
+    follow.show(api.KubeClient("deepdetect"), "first", write=seen.append)
     assert seen == []
 
 

@@ -54,7 +54,7 @@ class Listing:
     version: str
 
 
-class Cluster:
+class KubeClient:
     """One namespace of one cluster."""
 
     def __init__(self, namespace: str, context: str = "") -> None:

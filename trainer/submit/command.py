@@ -8,8 +8,8 @@ from typing import Any
 
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import follow, launch, render, request, runs
-from trainer.submit.api import Cluster, Refused
+from trainer.submit import follow, launch, platforms, render, request, runs
+from trainer.submit.api import KubeClient, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
 
 USAGE = """\
@@ -63,7 +63,7 @@ class TensorBoardFlags(ClusterFlags):
     """Settings of tensorboard."""
 
     port: int = setting(6006, "Port on this machine.", minimum=1, maximum=65535)
-    platform: str = setting(request.PLATFORMS[0], "Kind of cluster, as for run.", choices=request.PLATFORMS)
+    platform: str = setting(platforms.DEFAULT, "Kind of cluster, as for run.", choices=request.PLATFORMS)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,16 +97,16 @@ def resume(argv: Sequence[str]) -> int:
     own, trainer_words = request.split_words(argv)
     given, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
     old = _one_name(rest)
-    cluster = Cluster(str(given.get("namespace", RunFlags.namespace)), str(given.get("context", "")))
-    record = cluster.get("ConfigMap", launch.record_name(old))
+    client = KubeClient(str(given.get("namespace", RunFlags.namespace)), str(given.get("context", "")))
+    record = client.get("ConfigMap", launch.record_name(old))
     before = runs.read_record(record) if record else {}
     if not before:
         raise RequestError(
             f"expected a run that submit.py made in namespace {cluster.namespace}, found no record of {old!r}; see "
             "list, or use run with its --job_dir"
         )
-    given = {**before["run"], "name": launch.next_name(cluster, old), **given}
-    return launch.submit(given, [*before["trainer"], *trainer_words], cluster)
+    given = {**before["run"], "name": launch.next_name(client, old), **given}
+    return launch.submit(given, [*before["trainer"], *trainer_words], client)
 
 
 def list_runs(argv: Sequence[str]) -> int:
@@ -116,8 +116,8 @@ def list_runs(argv: Sequence[str]) -> int:
     )
     if rest:
         raise RequestError(f"expected only flags, received {rest[0]!r}")
-    cluster = _cluster(ClusterFlags(**given))  # type: ignore[arg-type]
-    found = runs.find_all(cluster)
+    client = _client(ClusterFlags(**given))  # type: ignore[arg-type]
+    found = runs.find_all(client)
     print(runs.table(found) if found else f"no runs in namespace {cluster.namespace}")
     return EXIT_DONE
 
@@ -127,17 +127,17 @@ def status(argv: Sequence[str]) -> int:
     name, own = _name_and_flags(
         argv, ClusterFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
     )
-    cluster = _cluster(own)
-    found = runs.find(cluster, name)
+    client = _client(own)
+    found = runs.find(client, name)
     print(runs.table([found]))
     if found.detail:
         print(found.detail)
     how_far = runs.progress(found)
     if how_far.problem:
         print(f"progress unknown: {how_far.problem}")
-    for line in runs.describe_pods(cluster.list("Pod", follow.selector(name)).items):
+    for line in runs.describe_pods(client.list("Pod", follow.selector(name)).items):
         print(line)
-    for event in cluster.list("Event", fields=f"involvedObject.name={name}").items[-_EVENTS:]:
+    for event in client.list("Event", fields=f"involvedObject.name={name}").items[-_EVENTS:]:
         print(f"{event.get('type', '')}: {event.get('reason', '')}: {event.get('message', '')}")
     return EXIT_DONE
 
@@ -146,11 +146,11 @@ def logs(argv: Sequence[str]) -> int:
     """Print the log of all pods of a run."""
     words = ["--f" if word in ("-f", "--follow") else word for word in argv]
     name, own = _name_and_flags(words, LogFlags, "Print the log of all pods of a run.\n\n  logs NAME [-f]")
-    cluster = _cluster(own)
-    runs.find(cluster, name)
+    client = _client(own)
+    runs.find(client, name)
     if own.f:
-        return launch.follow_or_detach(cluster, name)
-    follow.show(cluster, name)
+        return launch.follow_or_detach(client, name)
+    follow.show(client, name)
     return EXIT_DONE
 
 
@@ -158,14 +158,14 @@ def cancel(argv: Sequence[str]) -> int:
     """Delete a run's Job or JobSet: its pods get SIGTERM, save and exit."""
     usage = "End a run; its pods save first. The record stays, so that resume works.\n\n  cancel NAME [--forget]"
     name, own = _name_and_flags(argv, CancelFlags, usage)
-    cluster = _cluster(own)
-    found = runs.find(cluster, name)
+    client = _client(own)
+    found = runs.find(client, name)
     if found.kind:
-        cluster.delete(found.kind, name)
+        client.delete(found.kind, name)
     if own.forget:
-        cluster.delete("ConfigMap", launch.record_name(name))
+        client.delete("ConfigMap", launch.record_name(name))
     print(f"{name}: cancelled" + ("; its pods save and end" if found.is_live else ""))
-    if not own.forget and cluster.get("ConfigMap", launch.record_name(name)):
+    if not own.forget and client.get("ConfigMap", launch.record_name(name)):
         print(f"to continue it: python scripts/submit.py resume {name}{_where(own)}")
     return EXIT_DONE
 
@@ -177,12 +177,12 @@ def tensorboard(argv: Sequence[str]) -> int:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise RequestError("expected kubectl, which forwards the port, received none; install it")
-    cluster = _cluster(own)
-    found = runs.find(cluster, name)
+    client = _client(own)
+    found = runs.find(client, name)
     objects = render.tensorboard_objects(own.platform, own.namespace, name, found.image, found.job_dir)
     for item in objects:
         try:
-            cluster.create(item)
+            client.create(item)
         except Refused as error:
             if error.code != 409:  # Another TensorBoard of this run, for example.
                 raise
@@ -195,7 +195,7 @@ def tensorboard(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         pass
     finally:
-        cluster.delete("Deployment", f"{name}-tensorboard")
+        client.delete("Deployment", f"{name}-tensorboard")
     return EXIT_DONE
 
 
@@ -210,8 +210,8 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def _cluster(own: ClusterFlags) -> Cluster:
-    return Cluster(own.namespace, own.context)
+def _client(own: ClusterFlags) -> KubeClient:
+    return KubeClient(own.namespace, own.context)
 
 
 def _where(own: ClusterFlags) -> str:

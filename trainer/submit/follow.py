@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
 from trainer.submit import runs
-from trainer.submit.api import Cluster, Interrupted, Object, Outdated, Refused
+from trainer.submit.api import KubeClient, Interrupted, Object, Outdated, Refused
 from trainer.submit.render import INSTANCE
 
 CONTAINER = "trainer"
@@ -27,14 +27,14 @@ def to_terminal(line: str) -> None:
     sys.stdout.flush()
 
 
-def show(cluster: Cluster, name: str, *, write: Write = to_terminal) -> None:
+def show(client: KubeClient, name: str, *, write: Write = to_terminal) -> None:
     """Write the log that the run's pods hold now."""
-    for pod in cluster.list("Pod", selector(name)).items:
+    for pod in client.list("Pod", selector(name)).items:
         if has_log(pod):
-            _Tail(cluster, pod, write).read(follow=False)
+            _Tail(client, pod, write).read(follow=False)
 
 
-def follow(cluster: Cluster, name: str, *, write: Write = to_terminal) -> int:
+def follow(client: KubeClient, name: str, *, write: Write = to_terminal) -> int:
     """Write the log of all pods of a run, of those too that come later, until it ends.
 
     Returns:
@@ -44,8 +44,8 @@ def follow(cluster: Cluster, name: str, *, write: Write = to_terminal) -> int:
     version, told, failures = "", "", 0
     while True:
         try:
-            version = _look_at_pods(cluster, name, version, tails, write)
-            run, failures = runs.find(cluster, name), 0
+            version = _look_at_pods(client, name, version, tails, write)
+            run, failures = runs.find(client, name), 0
         except Outdated:
             version = ""
             continue
@@ -64,17 +64,17 @@ def follow(cluster: Cluster, name: str, *, write: Write = to_terminal) -> int:
             return _exit_code(run)
 
 
-def _look_at_pods(cluster: Cluster, name: str, version: str, tails: dict[str, "_Tail"], write: Write) -> str:
+def _look_at_pods(client: KubeClient, name: str, version: str, tails: dict[str, "_Tail"], write: Write) -> str:
     """List the pods (if there is no version to watch from), then watch them for a while; return the newest version."""
     if not version:
-        listing = cluster.list("Pod", selector(name))
+        listing = client.list("Pod", selector(name))
         version = listing.version
         for pod in listing.items:
-            _attend(cluster, pod, tails, write)
-    for kind, pod in cluster.watch("Pod", selector(name), version, _WATCH_SECONDS):
+            _attend(client, pod, tails, write)
+    for kind, pod in client.watch("Pod", selector(name), version, _WATCH_SECONDS):
         version = pod["metadata"].get("resourceVersion", version)
         if kind in ("ADDED", "MODIFIED"):
-            _attend(cluster, pod, tails, write)
+            _attend(client, pod, tails, write)
     return version
 
 
@@ -96,13 +96,13 @@ def _exit_code(run: runs.Run) -> int:
     return EXIT_REQUEST if "exit code 2 " in run.detail else EXIT_FAILED
 
 
-def _attend(cluster: Cluster, pod: Object, tails: dict[str, "_Tail"], write: Write) -> None:
+def _attend(client: KubeClient, pod: Object, tails: dict[str, "_Tail"], write: Write) -> None:
     """Begin to read a pod's log, once."""
     uid = pod["metadata"]["uid"]
     if uid not in tails and has_log(pod):
         node = pod.get("spec", {}).get("nodeName", "?")
         write(f"[{runs.label_of(pod)}] pod {pod['metadata']['name']} on {node}")
-        tails[uid] = _Tail(cluster, pod, write)
+        tails[uid] = _Tail(client, pod, write)
         tails[uid].start()
 
 
@@ -116,9 +116,9 @@ def _drain(tails: dict[str, "_Tail"]) -> None:
 class _Tail(threading.Thread):
     """The log of one container, line by line, each once."""
 
-    def __init__(self, cluster: Cluster, pod: Object, write: Write) -> None:
+    def __init__(self, client: KubeClient, pod: Object, write: Write) -> None:
         super().__init__(daemon=True, name=f"log of {pod['metadata']['name']}")
-        self._cluster, self._pod, self._write = cluster, pod["metadata"]["name"], write
+        self._client, self._pod, self._write = client, pod["metadata"]["name"], write
         self._prefix = f"[{runs.label_of(pod)}] "
         self._newest = ""  # Time of the last line that was written; times of equal length compare as text.
 
@@ -131,7 +131,7 @@ class _Tail(threading.Thread):
         """Read once; tell whether the stream came to an end of its own."""
         before = self._newest
         try:
-            for line in self._cluster.log(self._pod, CONTAINER, follow=follow, since_seconds=self._age()):
+            for line in self._client.log(self._pod, CONTAINER, follow=follow, since_seconds=self._age()):
                 stamp, _, text = line.partition(" ")
                 if stamp > before:  # After a break the server repeats some seconds.
                     self._newest = stamp
@@ -145,7 +145,7 @@ class _Tail(threading.Thread):
     def _goes_on(self) -> bool:
         """Tell whether the container still runs, so that the stream ended too early."""
         try:
-            pod = self._cluster.get("Pod", self._pod)
+            pod = self._client.get("Pod", self._pod)
         except (JobFailed, Refused):
             return True
         states = (pod or {}).get("status", {}).get("containerStatuses", [])

@@ -9,11 +9,11 @@ from typing import Any
 
 from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.submit import follow, plan, render, request, runs
-from trainer.submit.api import Cluster, Refused
+from trainer.submit.api import KubeClient, Refused
 from trainer.submit.request import RunFlags
 
 
-def submit(given: Mapping[str, Any], trainer_words: Sequence[str], cluster: Cluster | None = None) -> int:
+def submit(given: Mapping[str, Any], trainer_words: Sequence[str], client: KubeClient | None = None) -> int:
     """Check a request, print its plan, and do with it what --dry_run says; returns the exit code."""
     own = RunFlags(**given)
     table = plan.read_table(own.accelerators)
@@ -25,39 +25,39 @@ def submit(given: Mapping[str, Any], trainer_words: Sequence[str], cluster: Clus
     if own.dry_run == "client":
         print(render.to_yaml(objects))
         return EXIT_DONE
-    cluster = cluster or Cluster(own.namespace, own.context)
-    runs.require_free(cluster, own.job_dir)
+    client = client or KubeClient(own.namespace, own.context)
+    runs.require_free(client, own.job_dir)
     if own.dry_run == "server":
         for item in objects:
-            cluster.create(item, dry_run=True)
+            client.create(item, dry_run=True)
         print(f"the API server accepts {', '.join(item['kind'] for item in objects)}; nothing was created")
         return EXIT_DONE
-    _create(cluster, asked, objects)
+    _create(client, asked, objects)
     print(f"submitted {objects[0]['kind']} {own.name} in namespace {own.namespace}")
-    return follow_or_detach(cluster, own.name) if own.follow else EXIT_DONE
+    return follow_or_detach(client, own.name) if own.follow else EXIT_DONE
 
 
-def _create(cluster: Cluster, asked: request.Request, objects: Sequence[render.Object]) -> None:
+def _create(client: KubeClient, asked: request.Request, objects: Sequence[render.Object]) -> None:
     """Create the record, then the run, then what the run owns; undo it if the cluster refuses a part.
 
     Raises:
         RequestError: if the name is taken.
     """
     name = asked.run.name
-    _claim(cluster, asked)
+    _claim(client, asked)
     made: list[tuple[str, str]] = [("ConfigMap", record_name(name))]
     try:
         owner: dict[str, Any] = {}
         for item in objects:
             if owner:  # The cluster removes it with the run.
                 item["metadata"]["ownerReferences"] = [owner]
-            created = cluster.create(item)
+            created = client.create(item)
             made.append((item["kind"], name))
             owner = owner or {"apiVersion": item["apiVersion"], "kind": item["kind"], "name": name,
                               "uid": created["metadata"]["uid"]}  # fmt: skip
     except BaseException as error:
         for kind, made_name in reversed(made):
-            cluster.delete(kind, made_name)
+            client.delete(kind, made_name)
         if isinstance(error, Refused) and error.code == 409:
             raise _taken(name) from error
         if isinstance(error, Refused) and error.code == 404:
@@ -68,7 +68,7 @@ def _create(cluster: Cluster, asked: request.Request, objects: Sequence[render.O
         raise
 
 
-def _claim(cluster: Cluster, asked: request.Request) -> None:
+def _claim(client: KubeClient, asked: request.Request) -> None:
     """Create the run's record, which says who has the name and how to resume it."""
     own = dataclasses.asdict(asked.run)
     own.pop("dry_run"), own.pop("follow"), own.pop("context")
@@ -85,7 +85,7 @@ def _claim(cluster: Cluster, asked: request.Request) -> None:
         "data": {"request.json": json.dumps({"run": given, "trainer": asked.trainer_words}, indent=1)},
     }
     try:
-        cluster.create(record)
+        client.create(record)
     except Refused as error:
         if error.code == 409:
             raise _taken(asked.run.name) from error
@@ -104,12 +104,12 @@ def _taken(name: str) -> RequestError:
     )
 
 
-def follow_or_detach(cluster: Cluster, name: str) -> int:
+def follow_or_detach(client: KubeClient, name: str) -> int:
     """Follow a run to its end, or until Ctrl-C, which only ends the following."""
     try:
-        return follow.follow(cluster, name)
+        return follow.follow(client, name)
     except KeyboardInterrupt:
-        where = "" if cluster.namespace == RunFlags.namespace else f" --namespace={cluster.namespace}"
+        where = "" if client.namespace == RunFlags.namespace else f" --namespace={cluster.namespace}"
         print(
             f"\ndetached; {name} goes on. Come back: python scripts/submit.py logs {name} -f{where}; "
             f"end it: python scripts/submit.py cancel {name}{where}",
@@ -129,10 +129,10 @@ def _images_in(data_dir: str) -> int:
         return 0
 
 
-def next_name(cluster: Cluster, name: str) -> str:
+def next_name(client: KubeClient, name: str) -> str:
     """Return the first of NAME-r2, NAME-r3 ... that no run has."""
     stem = re.sub(r"-r\d+$", "", name)
-    taken = {found.name for found in runs.find_all(cluster)}
+    taken = {found.name for found in runs.find_all(client)}
     return next(found for number in range(2, 10_000) if (found := f"{stem}-r{number}") not in taken)
 
 

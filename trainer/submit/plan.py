@@ -8,10 +8,11 @@ import yaml
 
 from trainer.core.config import did_you_mean
 from trainer.core.errors import RequestError
+from trainer.submit.platforms import SOURCES
 from trainer.submit.request import Request, RunFlags
 from trainer.sweep.request import DEFAULT_TRIALS
 
-TABLE = Path(__file__).resolve().parents[2] / "k8s" / "accelerators.yaml"
+TABLE = SOURCES / "accelerators.yaml"
 _TABLE_PIXELS = 224  # Image size that the table's speeds are for.
 
 

@@ -17,9 +17,9 @@ import yaml
 
 from trainer.core.errors import JobFailed, RequestError
 from trainer.submit.plan import Accelerator
+from trainer.submit.platforms import SOURCES
 from trainer.submit.request import Request
 
-SOURCES = Path(__file__).resolve().parents[2] / "k8s"
 INSTANCE = "app.kubernetes.io/instance"
 _GPU = "nvidia.com/gpu"
 _QUEUE = "kueue.x-k8s.io/queue-name"

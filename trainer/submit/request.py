@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from trainer.core.config import Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.core.storage import gcs_client
+from trainer.submit import platforms
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
 
-PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
+PLATFORMS = platforms.names()
 
 _LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
@@ -48,7 +49,7 @@ class RunFlags(ClusterFlags):
     data_dir: str = setting("", "gs:// path of the images or of a packed set.")
     job_dir: str = setting("", "gs:// path of all state and results; one live run at a time.")
     platform: str = setting(
-        PLATFORMS[0], "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
+        platforms.DEFAULT, "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
     )
     accelerator: str = setting("nvidia-l4", "Kind of GPU, as --accelerators names them.")
     gpus: int = setting(1, "GPUs of each machine.", unit="GPUs", minimum=1)
@@ -211,8 +212,11 @@ def _check_together(run: RunFlags) -> None:
             f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
         )
     for flag in ("spot", "gcsfuse"):
-        if getattr(run, flag) and run.platform == "generic":
-            raise RequestError(f"expected --{flag} on GKE only, received --platform=generic; leave --{flag} out")
+        if getattr(run, flag) and flag not in platforms.supported_by(run.platform):
+            raise RequestError(
+                f"expected --{flag} on a platform that supports it ({', '.join(platforms.supporting(flag))}), received "
+                f"--platform={run.platform}; leave --{flag} out"
+            )
 
 
 def parse_env(text: str) -> dict[str, str]:

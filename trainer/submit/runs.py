@@ -9,7 +9,7 @@ from typing import Any
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
-from trainer.submit.api import Cluster, Object
+from trainer.submit.api import KubeClient, Object
 from trainer.submit.render import INSTANCE, pod_templates
 
 SELECTOR = "app.kubernetes.io/name=deepdetect"
@@ -75,13 +75,13 @@ class Run:
         return self.state not in _OVER
 
 
-def find_all(cluster: Cluster) -> list[Run]:
+def find_all(client: KubeClient) -> list[Run]:
     """Return all runs of the namespace, by name: what is there, and what is only on record."""
     found = [
-        run_of(item) for kind in ("Job", "JobSet") for item in cluster.list(kind, SELECTOR).items if not _is_part(item)
+        run_of(item) for kind in ("Job", "JobSet") for item in client.list(kind, SELECTOR).items if not _is_part(item)
     ]
     names = {run.name for run in found}
-    for record in cluster.list("ConfigMap", RECORD).items:
+    for record in client.list("ConfigMap", RECORD).items:
         name = record["metadata"]["labels"].get(INSTANCE, "")
         if name not in names:
             given = read_record(record).get("run", {})
@@ -89,17 +89,17 @@ def find_all(cluster: Cluster) -> list[Run]:
     return sorted(found, key=lambda run: run.name)
 
 
-def find(cluster: Cluster, name: str) -> Run:
+def find(client: KubeClient, name: str) -> Run:
     """Return one run.
 
     Raises:
         RequestError: if there is no such run.
     """
     for kind in ("Job", "JobSet"):
-        item = cluster.get(kind, name)
+        item = client.get(kind, name)
         if item is not None:
             return run_of({"kind": kind, **item})
-    found = [run for run in find_all(cluster) if run.name == name]
+    found = [run for run in find_all(client) if run.name == name]
     if not found:
         raise RequestError(f"expected a run in namespace {cluster.namespace}, found none named {name!r}; see list")
     return found[0]
@@ -112,13 +112,13 @@ def read_record(item: Object) -> dict[str, Any]:
     return {}
 
 
-def require_free(cluster: Cluster, job_dir: str) -> None:
+def require_free(client: KubeClient, job_dir: str) -> None:
     """Refuse a job_dir that a live run of the namespace writes into.
 
     Raises:
         RequestError: naming the run.
     """
-    for run in find_all(cluster):
+    for run in find_all(client):
         if run.is_live and run.job_dir.rstrip("/") == job_dir.rstrip("/"):
             raise RequestError(
                 f"--job_dir: expected one that no live run uses, received {job_dir!r} of run {run.name} ({run.state}); "
