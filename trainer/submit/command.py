@@ -102,7 +102,7 @@ def resume(argv: Sequence[str]) -> int:
     before = runs.read_record(record) if record else {}
     if not before:
         raise RequestError(
-            f"expected a run that submit.py made in namespace {cluster.namespace}, found no record of {old!r}; see "
+            f"expected a run that submit.py made in namespace {client.namespace}, found no record of {old!r}; see "
             "list, or use run with its --job_dir"
         )
     given = {**before["run"], "name": launch.next_name(client, old), **given}
@@ -118,7 +118,7 @@ def list_runs(argv: Sequence[str]) -> int:
         raise RequestError(f"expected only flags, received {rest[0]!r}")
     client = _client(ClusterFlags(**given))  # type: ignore[arg-type]
     found = runs.find_all(client)
-    print(runs.table(found) if found else f"no runs in namespace {cluster.namespace}")
+    print(runs.table(found) if found else f"no runs in namespace {client.namespace}")
     return EXIT_DONE
 
 

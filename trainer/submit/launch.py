@@ -62,7 +62,7 @@ def _create(client: KubeClient, asked: request.Request, objects: Sequence[render
             raise _taken(name) from error
         if isinstance(error, Refused) and error.code == 404:
             raise RequestError(
-                f"expected a cluster with namespace {cluster.namespace} and {objects[0]['kind']} "
+                f"expected a cluster with namespace {client.namespace} and {objects[0]['kind']} "
                 f"({objects[0]['apiVersion']}), received: {error}; see docs/kubernetes.md"
             ) from error
         raise
@@ -91,7 +91,7 @@ def _claim(client: KubeClient, asked: request.Request) -> None:
             raise _taken(asked.run.name) from error
         if error.code == 404:
             raise RequestError(
-                f"expected the namespace {cluster.namespace}, received: {error}; kubectl apply -k "
+                f"expected the namespace {client.namespace}, received: {error}; kubectl apply -k "
                 f"k8s/overlays/{asked.run.platform} makes it"
             ) from error
         raise
@@ -109,7 +109,7 @@ def follow_or_detach(client: KubeClient, name: str) -> int:
     try:
         return follow.follow(client, name)
     except KeyboardInterrupt:
-        where = "" if client.namespace == RunFlags.namespace else f" --namespace={cluster.namespace}"
+        where = "" if client.namespace == RunFlags.namespace else f" --namespace={client.namespace}"
         print(
             f"\ndetached; {name} goes on. Come back: python scripts/submit.py logs {name} -f{where}; "
             f"end it: python scripts/submit.py cancel {name}{where}",

@@ -101,7 +101,7 @@ def find(client: KubeClient, name: str) -> Run:
             return run_of({"kind": kind, **item})
     found = [run for run in find_all(client) if run.name == name]
     if not found:
-        raise RequestError(f"expected a run in namespace {cluster.namespace}, found none named {name!r}; see list")
+        raise RequestError(f"expected a run in namespace {client.namespace}, found none named {name!r}; see list")
     return found[0]
 
 
