@@ -147,7 +147,10 @@ def test_tensorboard_objects_are_valid():
         (["--gpus=4", "--", "--num_devices=2"], "--num_devices"),
         (["--gpus=4", "--", "--strategy=single"], "--strategy"),
         (["--workers=2", "--sweep_workers=2"], "--workers or --sweep_workers"),
-        (["--platform=generic", "--spot"], "expected --spot on a platform that supports it (gke-standard, gke-autopilot)"),
+        (
+            ["--platform=generic", "--spot"],
+            "expected --spot on a platform that supports it (gke-standard, gke-autopilot)",
+        ),
         (["--env=1A=2"], "--env: expected NAME=VALUE"),
         (["--sweep_workers=2", "--", "--tuner=magic"], "--tuner: expected one of"),
         (["--sweep_workers=2", "--", "--space=absent.yaml"], "--space: expected a readable YAML or JSON file"),

@@ -20,6 +20,7 @@ from trainer.core.storage import lock
 from trainer.sweep import importance, oracles, records, trial
 from trainer.sweep import report as sweep_report
 from trainer.sweep import request as request_lib
+from trainer.sweep import run as sweep_run
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request, SweepConfig
 from trainer.sweep.space import from_entries
@@ -302,10 +303,10 @@ def test_the_role_comes_from_the_environment(environment, role):
     names = {"IP": "KERASTUNER_ORACLE_IP", "PORT": "KERASTUNER_ORACLE_PORT", "ID": "KERASTUNER_TUNER_ID"}
     given = {names[key]: value for key, value in environment.items()}
     if role:
-        assert tune.role_of(given) == role
+        assert sweep_run.role_of(given) == role
     else:
         with pytest.raises(errors.RequestError, match="KERASTUNER_"):
-            tune.role_of(given)
+            sweep_run.role_of(given)
 
 
 def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(tmp_path, monkeypatch, capsys):

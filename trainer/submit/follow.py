@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
 from trainer.submit import runs
-from trainer.submit.api import KubeClient, Interrupted, Object, Outdated, Refused
+from trainer.submit.api import Interrupted, KubeClient, Object, Outdated, Refused
 from trainer.submit.render import INSTANCE
 
 CONTAINER = "trainer"

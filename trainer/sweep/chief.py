@@ -18,7 +18,7 @@ import grpc
 from trainer.core.errors import JobFailed, RequestError, StoppedEarly
 from trainer.core.signals import StopRequest
 from trainer.core.storage import files
-from trainer.sweep import oracles
+from trainer.sweep import keras_tuner_private, oracles
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
 from trainer.sweep.summary import Summary
@@ -94,9 +94,7 @@ def _pause(stop: StopRequest) -> None:
 
 
 def _servicer(oracle: Any) -> Any:
-    from keras_tuner.src.distribute import oracle_chief
-
-    class Servicer(oracle_chief.OracleServicer):  # type: ignore[misc]
+    class Servicer(keras_tuner_private.oracle_servicer()):  # type: ignore[misc]
         """Takes a question after a trial for a sign of life, and keeps an error for the main thread.
 
         After an error KerasTuner's lock stays taken, so that no further question could be answered.
@@ -133,12 +131,10 @@ def _servicer(oracle: Any) -> Any:
 
 
 def _start(servicer: Any) -> Any:
-    from keras_tuner.src import protos
-
     address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
     # Without SO_REUSEPORT, with which two chiefs would share a port and the workers.
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
-    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    keras_tuner_private.add_servicer(servicer, server)
     try:
         bound = server.add_insecure_port(address)
     except RuntimeError as error:

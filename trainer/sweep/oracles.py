@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from trainer.core.errors import RequestError
@@ -25,18 +24,18 @@ from trainer.sweep.request import Request, settings_of
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras_tuner as kt
-from keras_tuner.src.engine import conditions
+
+from trainer.sweep import keras_tuner_private as private
 
 log = logging.getLogger(__name__)
 
-# conditions.Parent.to_proto prints each condition that it sends (1.4.8): give that module a print that does not.
-vars(conditions)["print"] = lambda *_: None
+private.silence_conditions()
 
 _ALL = 10**9
 _SILENT_SECONDS = 90.0  # After which another worker takes over a trial; its runner reports every 10 s.
 
 
-class Durable:
+class Durable(private.WithoutTrialFiles):
     """Mixed into an oracle: one atomic state file, a limit on trials, a verdict on failures, a clock for workers."""
 
     trials: dict[str, Any]
@@ -45,7 +44,6 @@ class Durable:
     tuner_ids: set[str]
     get_state: Callable[[], dict[str, Any]]
     set_state: Callable[[dict[str, Any]], None]
-    _display: Any
 
     request: Request
     on_end: Callable[[Any], None]
@@ -63,7 +61,7 @@ class Durable:
         self.failures, self.given_up = [], ""
         self._over_at: int | None = -1  # The limit at which the tuner had no more trials; -1: it has not ended.
         self.heard: dict[str, float] = {}
-        self._display.verbose = 0
+        private.prepare_oracle(self)
         if files.exists(request.paths.oracle):
             self.reload()
 
@@ -124,9 +122,6 @@ class Durable:
         values = [trial.hyperparameters.values.get("tuner/trial_id") for trial in running]
         return {trial.trial_id for trial in running} | {value for value in values if value}
 
-    def _save_trial(self, trial: Any) -> None:
-        """Leave it to save(), which writes all in one."""
-
     def save(self) -> None:
         """Write everything that decides the rest of the sweep, in one file."""
         trials = [trial.get_state() for trial in self.trials.values()]
@@ -157,21 +152,15 @@ class _Random(Durable, kt.oracles.RandomSearchOracle):  # type: ignore[misc]
 
 class _Bayesian(Durable, kt.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        self._random_state = np.random.RandomState([self.seed, len(self.trials)])
+        private.seed_bayesian(self, len(self.trials))
         with threadpool_limits(1):  # Of matrices this small several threads make slow work.
             return super().populate_space(trial_id)
 
 
 class _Hyperband(Durable, kt.oracles.HyperbandOracle):  # type: ignore[misc]
     def needed(self) -> set[str]:
-        """Return, beside the running trials, those of rounds whose next round is not full yet."""
-        found = super().needed()
-        for bracket in self._brackets:
-            rounds = bracket["rounds"]
-            for number, following in enumerate(rounds[1:], start=1):
-                if len(following) < self._get_size(bracket["bracket_num"], number):
-                    found |= {info["id"] for info in rounds[number - 1]}
-        return found
+        """Return the running trials, and those of rounds whose next round is not full yet."""
+        return super().needed() | set(private.waiting_in_hyperband(self))
 
 
 class GridOracle(kt.Oracle):  # type: ignore[misc]

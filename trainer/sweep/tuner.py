@@ -20,7 +20,7 @@ from trainer.core import result
 from trainer.core.config import Config
 from trainer.core.errors import JobFailed, RequestError, StoppedEarly
 from trainer.core.signals import StopRequest
-from trainer.sweep import oracles, records, trial
+from trainer.sweep import keras_tuner_private, oracles, records, trial
 from trainer.sweep.pruning import MedianPruner
 from trainer.sweep.records import DONE, FAILED, PRUNED, Record
 from trainer.sweep.request import Request
@@ -163,7 +163,7 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
     @contextlib.contextmanager
     def _reporting(self, trial_id: str) -> Iterator[None]:
         """As a worker, let the chief hear that this trial is alive."""
-        if not self._is_worker():
+        if not keras_tuner_private.is_worker(self):
             yield
             return
         over = threading.Event()
