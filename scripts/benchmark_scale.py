@@ -112,7 +112,8 @@ def measure(data_dir: str, steps: int) -> dict[str, float]:
     split = manifest.read_split(data_dir, "Train")
     order = Order(len(split), 256)
     batches = pipeline.batches(
-        split, ImageSource(split, DataConfig(image_size=64)), order, BadImages("", 0.0, write=False), augmentation="notebook",
+        split, ImageSource(split, DataConfig(image_size=64)), order, BadImages("", 0.0, write=False),
+        augmentation="notebook",
         share=pipeline.ReplicaShare(), start_step=0, stop_step=steps or order.steps_per_pass,
     )  # fmt: skip
     read, first = 0, 0.0

@@ -149,7 +149,7 @@ def test_tensorboard_objects_are_valid():
         (["--workers=2", "--sweep_workers=2"], "--workers or --sweep_workers"),
         (
             ["--platform=generic", "--spot"],
-            "expected --spot on a platform that supports it (gke-standard, gke-autopilot)",
+            "--spot on a platform that supports it (gke-standard, gke-autopilot)",
         ),
         (["--env=1A=2"], "--env: expected NAME=VALUE"),
         (["--sweep_workers=2", "--", "--tuner=magic"], "--tuner: expected one of"),

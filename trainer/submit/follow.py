@@ -160,7 +160,7 @@ class _Tail(threading.Thread):
 
 
 def message_of(text: str) -> str:
-    """Return a log line as a person reads it: the message of a structured one (trainer/core/cli.py), others as they are."""
+    """Return the message of a structured log line (``core/cli.py``), any other line unchanged."""
     if text.startswith("{"):
         try:
             entry = json.loads(text)
