@@ -215,7 +215,7 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
         (["--tuner=grid", "--space={many}"], "expected at most 100000 combinations, received 1000000000"),
         (["--space={absent}"], "expected a readable YAML or JSON file"),
         (["--max_seconds=5"], "stop a sweep by a signal"),
-        (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops hopeless trials itself"),
+        (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops bad trials early itself"),
         (["--prune=median", "--epochs=2"], "--prune_warmup_epochs: expected fewer than --epochs (2)"),
         (["--prune=mean"], "--prune: expected one of none, median"),
         (["--data_dir="], "expected --data_dir"),
@@ -285,7 +285,7 @@ def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
 def test_a_request_that_is_none_any_more_is_refused_in_one_line(tmp_path):
     for text in ("", "3", '{"sweep": {}}'):
         (tmp_path / "sweep.json").write_text(text)
-        with pytest.raises(errors.RequestError, match=r"expected .*sweep\.json' to hold what a sweep was asked for"):
+        with pytest.raises(errors.RequestError, match=r"expected .*sweep\.json' to hold the request of a sweep"):
             request(tmp_path).refuse_another()
 
 

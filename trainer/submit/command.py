@@ -1,4 +1,4 @@
-"""The sub-commands of ``submit.py``: what each takes, and in which order it asks and acts."""
+"""The sub-commands of ``python -m trainer.submit``: their flags, and the order of checks and actions."""
 
 import dataclasses
 import shutil
@@ -39,7 +39,7 @@ Continue a run that ended, was cancelled or failed: the same job_dir under a new
 
   python scripts/submit.py resume NAME [flags] -- [trainer flags]
 
-Every flag of run may be given to change it (--gpus=4 --nospot --name=N); trainer flags come after the old ones."""
+Every flag of run can be changed (--gpus=4 --nospot --name=N); trainer flags come after the old ones."""
 
 _EVENTS = 5  # Newest ones that status shows.
 
@@ -48,14 +48,14 @@ _EVENTS = 5  # Newest ones that status shows.
 class LogFlags(ClusterFlags):
     """Settings of logs."""
 
-    f: bool = setting(False, "Follow: go on until the run ends; Ctrl-C leaves it running.")
+    f: bool = setting(False, "Follow the log until the run ends; Ctrl-C leaves it running.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CancelFlags(ClusterFlags):
     """Settings of cancel."""
 
-    forget: bool = setting(False, "Also remove the run's record: it leaves the list, and resume does not know it.")
+    forget: bool = setting(False, "Also remove the run's record: it leaves the list, and cannot be resumed.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,41 +84,41 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Check, plan, submit, follow."""
+    """Check a run, print its plan, submit it and follow its log."""
     own, trainer_words = request.split_words(argv)
-    given, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RUN_USAGE)
+    values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RUN_USAGE)
     if rest:
         raise RequestError(f"expected only flags before --, received {rest[0]!r}; write --flag=value")
-    return launch.submit(given, trainer_words)
+    return launch.submit(values, trainer_words)
 
 
 def resume(argv: Sequence[str]) -> int:
     """Submit a run again from its record, with changes."""
     own, trainer_words = request.split_words(argv)
-    given, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
-    old = _one_name(rest)
-    client = KubeClient(str(given.get("namespace", RunFlags.namespace)), str(given.get("context", "")))
-    record = client.get("ConfigMap", launch.record_name(old))
+    values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
+    name = _one_name(rest)
+    client = KubeClient(str(values.get("namespace", RunFlags.namespace)), str(values.get("context", "")))
+    record = client.get("ConfigMap", launch.record_name(name))
     before = runs.read_record(record) if record else {}
     if not before:
         raise RequestError(
-            f"expected a run that submit.py made in namespace {client.namespace}, found no record of {old!r}; see "
+            f"expected a run that submit.py made in namespace {client.namespace}, found no record of {name!r}; see "
             "list, or use run with its --job_dir"
         )
-    given = {**before["run"], "name": launch.next_name(client, old), **given}
-    return launch.submit(given, [*before["trainer"], *trainer_words], client)
+    values = {**before["run"], "name": launch.next_name(client, name), **values}
+    return launch.submit(values, [*before["trainer"], *trainer_words], client)
 
 
 def list_runs(argv: Sequence[str]) -> int:
     """Print all runs of the namespace."""
-    given, rest = flags.parse(
-        argv, flags.fields_of(ClusterFlags), usage="List the runs of a namespace, and how far they are."
+    values, rest = flags.parse(
+        argv, flags.fields_of(ClusterFlags), usage="List the runs of a namespace, and their progress."
     )
     if rest:
         raise RequestError(f"expected only flags, received {rest[0]!r}")
-    client = _client(ClusterFlags(**given))  # type: ignore[arg-type]
-    found = runs.find_all(client)
-    print(runs.table(found) if found else f"no runs in namespace {client.namespace}")
+    client = _client(ClusterFlags(**values))  # type: ignore[arg-type]
+    all_runs = runs.find_all(client)
+    print(runs.table(all_runs) if all_runs else f"no runs in namespace {client.namespace}")
     return EXIT_DONE
 
 
@@ -128,13 +128,13 @@ def status(argv: Sequence[str]) -> int:
         argv, ClusterFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
     )
     client = _client(own)
-    found = runs.find(client, name)
-    print(runs.table([found]))
-    if found.detail:
-        print(found.detail)
-    how_far = runs.progress(found)
-    if how_far.problem:
-        print(f"progress unknown: {how_far.problem}")
+    named_run = runs.find(client, name)
+    print(runs.table([named_run]))
+    if named_run.detail:
+        print(named_run.detail)
+    progress = runs.progress(named_run)
+    if progress.problem:
+        print(f"progress unknown: {progress.problem}")
     for line in runs.describe_pods(client.list("Pod", follow.selector(name)).items):
         print(line)
     for event in client.list("Event", fields=f"involvedObject.name={name}").items[-_EVENTS:]:
@@ -156,35 +156,37 @@ def logs(argv: Sequence[str]) -> int:
 
 def cancel(argv: Sequence[str]) -> int:
     """Delete a run's Job or JobSet: its pods get SIGTERM, save and exit."""
-    usage = "End a run; its pods save first. The record stays, so that resume works.\n\n  cancel NAME [--forget]"
+    usage = (
+        "End a run; its pods save first. The record stays, so that the run can be resumed.\n\n  cancel NAME [--forget]"
+    )
     name, own = _name_and_flags(argv, CancelFlags, usage)
     client = _client(own)
-    found = runs.find(client, name)
-    if found.kind:
-        client.delete(found.kind, name)
+    named_run = runs.find(client, name)
+    if named_run.kind:
+        client.delete(named_run.kind, name)
     if own.forget:
         client.delete("ConfigMap", launch.record_name(name))
-    print(f"{name}: cancelled" + ("; its pods save and end" if found.is_live else ""))
+    print(f"{name}: cancelled" + ("; its pods save and end" if named_run.is_live else ""))
     if not own.forget and client.get("ConfigMap", launch.record_name(name)):
         print(f"to continue it: python scripts/submit.py resume {name}{_where(own)}")
     return EXIT_DONE
 
 
 def tensorboard(argv: Sequence[str]) -> int:
-    """Start a TensorBoard beside the bucket, and forward a port of this machine to it."""
+    """Start a TensorBoard in the cluster, and forward a port of this machine to it."""
     usage = "Show a run's TensorBoard at http://localhost:PORT until Ctrl-C.\n\n  tensorboard NAME [--port=6006]"
     name, own = _name_and_flags(argv, TensorBoardFlags, usage)
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise RequestError("expected kubectl, which forwards the port, received none; install it")
     client = _client(own)
-    found = runs.find(client, name)
-    objects = render.tensorboard_objects(own.platform, own.namespace, name, found.image, found.job_dir)
+    named_run = runs.find(client, name)
+    objects = render.tensorboard_objects(own.platform, own.namespace, name, named_run.image, named_run.job_dir)
     for item in objects:
         try:
             client.create(item)
         except Refused as error:
-            if error.code != 409:  # Another TensorBoard of this run, for example.
+            if error.code != 409:  # 409: one is running already.
                 raise
     target = f"deployment/{name}-tensorboard"
     words = [kubectl, f"--namespace={own.namespace}", *([f"--context={own.context}"] if own.context else [])]
@@ -219,8 +221,8 @@ def _where(own: ClusterFlags) -> str:
 
 
 def _name_and_flags(argv: Sequence[str], kind: type, usage: str) -> tuple[str, Any]:
-    given, rest = flags.parse(argv, flags.fields_of(kind), usage=usage)
-    return _one_name(rest), kind(**given)
+    values, rest = flags.parse(argv, flags.fields_of(kind), usage=usage)
+    return _one_name(rest), kind(**values)
 
 
 def _one_name(rest: Sequence[str]) -> str:

@@ -56,9 +56,7 @@ def _sentences(request: Request, ended: Sequence[Record], ranked: Sequence[Recor
         f"{len(ended)} {'trial' if len(ended) == 1 else 'trials'} by {request.sweep.tuner}: {', '.join(counts)}."
     ]
     if any(record.status == records.PRUNED for record in ended):
-        sentences.append(
-            "A pruned trial was stopped early; its score is the best that it had until then."
-        )
+        sentences.append("A pruned trial was stopped early; its score is the best that it had until then.")
     if ranked:
         best = ranked[0]
         chosen = ", ".join(f"{name} {value}" for name, value in best.settings.items())
