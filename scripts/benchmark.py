@@ -7,7 +7,7 @@
   python scripts/benchmark.py resume      a start of the job, at step 0, 10 and 900,000
 
 Shared machines are noisy: every way is timed in turn, round after round, and the best round counts.  Trust the
-ratios of one run, not the figures of two.
+ratios within one run; do not compare figures of two runs.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def print_machine() -> None:
-    """Name the machine, the date, the versions and the command."""
+    """Print the machine, the date, the versions and the command."""
     model = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     gpus = [gpu.name for gpu in tf.config.list_physical_devices("GPU")] or ["no GPU"]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
@@ -78,7 +78,7 @@ def _cpuinfo() -> list[str]:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Cost:
-    """The best round of one way: seconds on the clock, and of all its threads on a core.
+    """The best round of one way: wall-clock seconds, and CPU seconds of all its threads.
 
     Of one image if the way returns how many it made, of a call if not.
     """
@@ -105,14 +105,14 @@ def measure(ways: Ways, rounds: int) -> dict[str, Cost]:
 
 
 def _wait_for_saves() -> None:
-    """Let a checkpoint's thread end, so that it does not share the machine with the next way."""
+    """Wait for a checkpoint's thread to end, so that it does not disturb the next measurement."""
     for thread in threading.enumerate():
-        if thread.name == "checkpoint":  # As saver.py names it.
+        if thread.name == "checkpoint":  # The name that checkpoint_writer.py gives it.
             thread.join()
 
 
 def print_table(costs: dict[str, Cost], images: int) -> None:
-    """Print images/s of each way and how many times faster than the first it is; without images, seconds."""
+    """Print images/s of each way and its speed relative to the first; without images, seconds."""
     first = next(iter(costs.values())).seconds
     for name, cost in costs.items():
         if count := 1 if cost.of_an_image else images:
@@ -123,7 +123,7 @@ def print_table(costs: dict[str, Cost], images: int) -> None:
 
 
 def augment_ways(arguments: argparse.Namespace) -> Ways:
-    """Return the notebook's augmentation by Keras's generator, by TensorFlow's op, and ours."""
+    """Return three versions of the notebook's augmentation: Keras's generator, TensorFlow's op, ours."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     size, batch = arguments.image_size, arguments.batch_size
@@ -152,7 +152,7 @@ def augment_ways(arguments: argparse.Namespace) -> Ways:
 
 
 def step_ways(arguments: argparse.Namespace) -> Ways:
-    """Return a train step of the notebook's CNN by Keras, and ours with one and with four gradient parts."""
+    """Return train steps of the notebook's CNN: Keras's, and ours with one and with four gradient parts."""
     size = arguments.image_size
     setup = _setup(arguments)
     images, labels = _batch(arguments)
@@ -256,7 +256,7 @@ def _notebook(size: int) -> keras.Model:
 
 
 def _input(arguments: argparse.Namespace) -> Ways:
-    from benchmark_input import input_ways  # Beside this file; needs what the other benchmarks do not.
+    from benchmark_input import input_ways  # In this folder; needs packages that the other benchmarks do not.
 
     return input_ways(arguments.folder, arguments.stack, arguments.images, arguments.image_size, arguments.batch_size)
 

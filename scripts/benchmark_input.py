@@ -1,4 +1,4 @@
-"""The ways of ``benchmark.py input``: from JPEG files to batches, ours beside what one would use otherwise."""
+"""The ways of ``benchmark.py input``: from JPEG files to batches, with ours and with the alternatives."""
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ from trainer.data.pack import writer
 from trainer.data.pack.request import PackFlags
 
 PASSES = 32  # Of the fast ways in a round.
-STORED = 256  # Pixels; what is not resized is decoded at this size.
+STORED = 256  # Pixels; ways that do not resize decode at this size.
 
 
 def input_ways(
@@ -134,5 +134,5 @@ def _ours(
             yield len(element["index"])
 
     running, steps = batches(), PASSES * order.steps_per_pass
-    stack.callback(running.close)  # An interpreter that ends while TensorFlow calls into it waits for ever.
+    stack.callback(running.close)  # An interpreter that exits while TensorFlow calls into it hangs.
     return lambda: sum(itertools.islice(running, steps))

@@ -2,8 +2,8 @@
 
   python scripts/benchmark_scale.py --images=100000 --entries=1000000
 
-Packs 1,000 small pictures, repeats their shard under other names as often as needed, and runs each measurement in a
-process of its own.  Prints a Markdown table.
+Packs 1,000 small pictures, repeats their shard under other names as often as needed, and runs each measurement in
+its own process.  Prints a Markdown table.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PICTURES = 1000
 
 
 def main() -> None:
-    """Run the measurements, or be one of them."""
+    """Run all measurements, or in a child process one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000, help="of the whole pass (default 100,000)")
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the first batch (default 1,000,000)")
@@ -43,9 +43,9 @@ def main() -> None:
             data_dir = repeat(pictures, Path(folder) / str(entries), entries)
             command = [sys.executable, __file__, f"--data_dir={data_dir}", f"--steps={steps}"]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            print(f"| {what} | {entries:,} | {found['read']:,} | {found['first']:.1f} | {found['rate']:,.0f} | "
-                  f"{found['peak'] / 1e6:,.0f} |", flush=True)  # fmt: skip
+            row = json.loads(done.stdout.splitlines()[-1])
+            print(f"| {what} | {entries:,} | {row['read']:,} | {row['first']:.1f} | {row['rate']:,.0f} | "
+                  f"{row['peak'] / 1e6:,.0f} |", flush=True)  # fmt: skip
 
 
 def pack_pictures(folder: Path) -> Path:
@@ -68,7 +68,7 @@ def pack_pictures(folder: Path) -> Path:
 
 
 def repeat(packed: Path, out: Path, entries: int) -> Path:
-    """Write a packed set of so many entries: copies of the shard (links, from the 101st on) with an index of all."""
+    """Write a packed set of ``entries``: copies of the shard (links from the 101st on) with an index of all."""
     import io
 
     import numpy as np
@@ -76,8 +76,8 @@ def repeat(packed: Path, out: Path, entries: int) -> Path:
     from trainer.data import tfrecord as packed_lib
 
     out.mkdir()
-    told = json.loads((packed / packed_lib.MANIFEST).read_text())
-    entry = told["splits"]["Train"]
+    content = json.loads((packed / packed_lib.MANIFEST).read_text())
+    entry = content["splits"]["Train"]
     (shard,) = entry["shards"]
     copies = entries // PICTURES
     entry["shards"] = [{**shard, "path": f"Train-{number:05d}.tfrecord"} for number in range(copies)]
@@ -90,14 +90,14 @@ def repeat(packed: Path, out: Path, entries: int) -> Path:
     with np.load(packed / entry["index"]) as arrays:
         index = {name: np.tile(arrays[name], copies) for name in ("labels", "offset", "length", "crc")}
     index["shard"] = np.repeat(np.arange(copies, dtype=np.int32), PICTURES)
-    order = np.argsort(index["labels"], kind="stable")  # As every manifest: class by class.
+    order = np.argsort(index["labels"], kind="stable")  # Sorted by class, as every manifest.
     names = packed_lib.Names.of([f"Train/{('Fake', 'Real')[label]}/{number:09d}.jpg"
                                  for number, label in enumerate(index["labels"][order])])  # fmt: skip
     file = io.BytesIO()
     np.savez(file, **{name: column[order] for name, column in index.items()}, **names.arrays())  # type: ignore[arg-type]
     (out / entry["index"]).write_bytes(file.getvalue())
     entry["index_crc32c"], entry["images"] = packed_lib.checksum(file.getvalue()), copies * PICTURES
-    (out / packed_lib.MANIFEST).write_text(json.dumps(told))
+    (out / packed_lib.MANIFEST).write_text(json.dumps(content))
     return out
 
 
@@ -112,7 +112,8 @@ def measure(data_dir: str, steps: int) -> dict[str, float]:
     split = manifest.read_split(data_dir, "Train")
     order = Order(len(split), 256)
     batches = pipeline.batches(
-        split, ImageSource(split, DataConfig(image_size=64)), order, BadImages("", 0.0, write=False), augmentation="notebook",
+        split, ImageSource(split, DataConfig(image_size=64)), order, BadImages("", 0.0, write=False),
+        augmentation="notebook",
         share=pipeline.ReplicaShare(), start_step=0, stop_step=steps or order.steps_per_pass,
     )  # fmt: skip
     read, first = 0, 0.0

@@ -1,12 +1,11 @@
-"""Measure what --prune=median saves: the same sweep over drawn faces with and without it, one after the other.
+"""Measure what --prune=median saves: run the same sweep over drawn faces with and without it.
 
   python scripts/benchmark_sweep.py
   python scripts/benchmark_sweep.py --max_trials=20 --epochs=10 --image_size=96 --images=400
 
-Random search draws the same trials in both, so that only what is not trained to the end can differ.  Prints epochs,
-seconds of all cores (which another job on the machine disturbs least), seconds on the clock, and the best score of
-both.  Seconds hold the start of TensorFlow and each trial's own start, which pruning does not save; the shorter the
-epochs, the more these weigh.
+Random search draws the same trials in both, so that they differ only in what is pruned.  Prints epochs, CPU seconds
+(which other jobs on the machine disturb least), wall-clock seconds, and the best score of both.  Seconds include the
+start of TensorFlow and of each trial, which pruning does not save; the shorter the epochs, the more these count.
 """
 
 import argparse
@@ -48,7 +47,7 @@ def main() -> int:
 
 
 def command(folder: Path, arguments: argparse.Namespace) -> list[str]:
-    """Draw the faces and return the flags of the sweep, job_dir aside."""
+    """Draw the faces and return the flags of the sweep, without job_dir."""
     draw = [sys.executable, str(ROOT / "scripts" / "make_demo_data.py"), f"--out={folder / 'data'}",
             f"--train_per_class={arguments.images}", f"--validation_per_class={arguments.images // 3}",
             "--test_per_class=0", "--size=96", "--difficulty=0"]  # fmt: skip
@@ -71,10 +70,10 @@ def measure(prune: str, words: Sequence[str], job_dir: Path) -> list[str]:
     seconds, busy = time.monotonic() - began, _core_seconds() - busy
     with (job_dir / "trials.csv").open() as table:
         rows = list(csv.DictReader(table))
-    said = json.loads((job_dir / "sweep_result.json").read_text())
+    outcome = json.loads((job_dir / "sweep_result.json").read_text())
     epochs = sum(int(row["epochs"] or 0) for row in rows)
-    return [prune, str(len(rows)), str(said["pruned"]), str(epochs), f"{busy:.0f}", f"{seconds:.0f}",
-            f"{said['objective']} {said['best_score']:.4f}", said["best_trial"]]  # fmt: skip
+    return [prune, str(len(rows)), str(outcome["pruned"]), str(epochs), f"{busy:.0f}", f"{seconds:.0f}",
+            f"{outcome['objective']} {outcome['best_score']:.4f}", outcome["best_trial"]]  # fmt: skip
 
 
 def _core_seconds() -> float:

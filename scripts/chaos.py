@@ -1,12 +1,12 @@
-"""Kill a training job with SIGKILL at random moments, start it again, and compare with a run that nobody disturbed.
+"""Kill a training job with SIGKILL at random moments, start it again, and compare with an undisturbed run.
 
   python scripts/chaos.py --kills=20
   python scripts/chaos.py --kills=5 --devices=2 --precisions=mixed_float16 --seed=3
 
 For each number of devices and each precision one small job (batch normalisation, dropout, augmentation, uneven last
-batch) is trained once in peace and once under fire.  Both must end with the same weights, and with the same train
+batch) is trained once undisturbed and once with kills.  Both must end with the same weights, and with the same train
 and validation lines in metrics.jsonl, none missing and none twice.  Prints a Markdown table; exits with 1 if any
-pair differs.  Every life of the job is a real process, forked from one that has imported TensorFlow, which saves the
+pair differs.  Every start of the job is a real process, forked from one that has imported TensorFlow, which saves the
 seconds of the import.
 """
 
@@ -73,7 +73,7 @@ def draw_images(root: Path) -> Path:
 
 
 def command(data: Path, devices: int, precision: str, epochs: int) -> list[str]:
-    """Return the flags of the job, job_dir aside: 9 steps an epoch, a checkpoint every other step."""
+    """Return the flags of the job without job_dir: 9 steps an epoch, a checkpoint every other step."""
     return [
         f"--data_dir={data}", f"--num_devices={devices}", f"--precision={precision}", f"--epochs={epochs}",
         "--image_size=64", "--batch_size=12", "--model=cnn_bn", "--dropout=0.3", "--checkpoint_every_steps=2",
@@ -82,7 +82,7 @@ def command(data: Path, devices: int, precision: str, epochs: int) -> list[str]:
 
 
 def compare(job: Path, words: list[str], kills: int, moments: random.Random) -> bool:
-    """Train in peace and under fire, print a row, and tell whether both ended alike."""
+    """Train undisturbed and with kills, print a row, and return whether both ended alike."""
     peace, fire = Path(f"{job}-peace"), Path(f"{job}-fire")
     start_up, seconds = live(words, peace) or (0.0, 0.0)
     total = last_line(peace)["step"]
@@ -113,12 +113,14 @@ def live(
 ) -> tuple[float, float] | None:
     """Run the job in a child; None if it was killed, else the seconds to its first step and to its end.
 
-    ``kill_after`` seconds count from the start, or from when this life has written down ``kill_at_step`` steps.
+    ``kill_after`` seconds count from the start, or from when this start of the job has logged ``kill_at_step`` steps.
 
     Raises:
-        RuntimeError: if the job ended by itself, but badly.
+        RuntimeError: if the job failed by itself.
     """
-    began, started, first_step, counting_from = time.monotonic(), False, 0.0, 0.0
+    began = time.monotonic()
+    started = False
+    first_step = counting_from = 0.0
     child = os.fork()
     if child == 0:
         log = os.open(f"{job_dir}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -147,14 +149,14 @@ def live(
 
 
 def last_line(job_dir: Path) -> dict[str, Any]:
-    """Return the last whole line of metrics.jsonl, or a first one that never was."""
+    """Return the last complete line of metrics.jsonl, or a placeholder if there is none."""
     metrics = job_dir / "metrics.jsonl"
     whole = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
     return dict(json.loads(whole[-1])) if whole else {"kind": "none", "step": 0}
 
 
 def lines(job_dir: Path) -> list[dict[str, Any]]:
-    """Return the train and validation lines without what may differ between two runs."""
+    """Return the train and validation lines without the values that may differ between two runs."""
     records = [json.loads(line) for line in (job_dir / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: value for name, value in record.items() if name not in VARYING}

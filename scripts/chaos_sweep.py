@@ -1,10 +1,10 @@
-"""Kill processes of a sweep with SIGKILL at random moments, start them again, and compare with a sweep left in peace.
+"""Kill processes of a sweep with SIGKILL at random moments, start them again, and compare with an undisturbed sweep.
 
   python scripts/chaos_sweep.py --kills=3
   python scripts/chaos_sweep.py --kills=10 --tuner=grid --max_trials=6 --seed=3
 
-The same sweep over drawn faces (scripts/make_demo_data.py) is run twice, each time by a chief and workers: once in
-peace and once under fire, where at random moments processes in a random order are ended, each then started again by
+The same sweep over drawn faces (scripts/make_demo_data.py) is run twice, each time by a chief and workers: once
+undisturbed and once with kills: at random moments processes in a random order are killed, and each is then restarted by
 the same command.  Both must end with the same trials, each with the same settings, scores and weights, and the same
 best.  Prints what was killed and when, and a table; exits with 1 if anything differs or if a sweep's folder is larger
 than --max_megabytes.
@@ -61,8 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--kills", type=int, default=3, help="SIGKILLs (default 3)")
-    add("--workers", type=int, default=2, help="beside the chief (default 2)")
-    add("--tuner", default="random", choices=("random", "grid"), help="whose trials no timing decides (default random)")
+    add("--workers", type=int, default=2, help="besides the chief (default 2)")
+    add(
+        "--tuner",
+        default="random",
+        choices=("random", "grid"),
+        help="(default random)",
+    )
     add("--max_trials", type=int, default=12, help="(default 12)")
     add("--epochs", type=int, default=2, help="of each trial (default 2)")
     add("--image_size", type=int, default=64, help="pixels (default 64)")
@@ -74,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def command(folder: Path, arguments: argparse.Namespace) -> list[str]:
-    """Draw the faces, write the space, and return the flags of the sweep, job_dir aside."""
+    """Draw the faces, write the space, and return the flags of the sweep, without job_dir."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = [sys.executable, str(local_cluster.ROOT / "scripts" / "make_demo_data.py"), f"--out={folder / 'data'}",
             f"--train_per_class={arguments.images}", f"--validation_per_class={max(arguments.images // 5, 4)}",
@@ -89,7 +94,7 @@ def command(folder: Path, arguments: argparse.Namespace) -> list[str]:
 
 
 def draw_kills(arguments: argparse.Namespace, steps: int) -> list[Kill]:
-    """Return random kills, each in its own part of a sweep of so many steps, and of another process than the last."""
+    """Return random kills, each in its own part of a sweep of ``steps``, and of another process than the last one."""
     moments = random.Random(arguments.seed)
     part = 0.95 * steps / max(arguments.kills, 1)
     victims = moments.sample(range(arguments.workers + 1), arguments.workers + 1)
@@ -100,10 +105,10 @@ def draw_kills(arguments: argparse.Namespace, steps: int) -> list[Kill]:
 
 
 def run(job_dir: Path, words: Sequence[str], workers: int, kills: Sequence[Kill]) -> None:
-    """Run a sweep to its end, with each kill followed by the same command again.
+    """Run a sweep to its end, restarting each killed process with the same command.
 
     Raises:
-        RuntimeError: if a process ended badly by itself.
+        RuntimeError: if a process failed by itself.
     """
     described = local_cluster.sweep_environments(workers)
     names, environments = list(described), list(described.values())
@@ -119,10 +124,10 @@ def run(job_dir: Path, words: Sequence[str], workers: int, kills: Sequence[Kill]
                 while steps_done(job_dir) < kill.after_steps and processes[kill.process].poll() is None:
                     time.sleep(0.05)
                 time.sleep(kill.delay_seconds)
-                said = names[kill.process] if processes[kill.process].poll() is None else "none, it had ended"
+                killed = names[kill.process] if processes[kill.process].poll() is None else "none, it had ended"
                 processes[kill.process].kill()
                 processes[kill.process].wait()
-                print(f"| {said} | {len(ended_trials(job_dir))} | {steps_done(job_dir)} |", flush=True)
+                print(f"| {killed} | {len(ended_trials(job_dir))} | {steps_done(job_dir)} |", flush=True)
                 processes[kill.process] = start(kill.process)
             codes = local_cluster.wait(processes, all_need_first=True)
         finally:
@@ -133,7 +138,7 @@ def run(job_dir: Path, words: Sequence[str], workers: int, kills: Sequence[Kill]
 
 
 def steps_done(job_dir: Path) -> int:
-    """Return the steps of all trials that are written down."""
+    """Return the number of logged steps of all trials."""
     return sum(_last_step(path) for path in job_dir.glob("trials/*/metrics.jsonl"))
 
 
@@ -148,7 +153,7 @@ def ended_trials(job_dir: Path) -> list[Path]:
 
 
 def compare(peace: Path, fire: Path, limit: float) -> bool:
-    """Print what both sweeps came to, and tell whether it is the same and small enough."""
+    """Print the results of both sweeps; return whether they are equal and small enough."""
     tables = [_rows(peace), _rows(fire)]
     weights = [
         [_digest(folder, row["trial"]) for row in rows] for folder, rows in zip((peace, fire), tables, strict=True)
@@ -156,7 +161,7 @@ def compare(peace: Path, fire: Path, limit: float) -> bool:
     results = [json.loads((folder / "sweep_result.json").read_text()) for folder in (peace, fire)]
     best = [f"{one['best_trial']}, {one['objective']} {one['best_score']:.6f}" for one in results]
     sizes = [_megabytes(folder) for folder in (peace, fire)]
-    print("\n| | in peace | under fire | |\n|---|---|---|---|")
+    print("\n| | undisturbed | with kills | |\n|---|---|---|---|")
     for name, (one, other) in {
         "trials": [str(len(rows)) for rows in tables],
         "best": best,

@@ -1,4 +1,4 @@
-"""Print what ``demo.sh`` made: validation and test figures, speed, and where the model and the reports are."""
+"""Print the results of ``demo.sh``: validation and test figures, speed, and the paths of model and reports."""
 
 import json
 import sys

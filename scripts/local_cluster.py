@@ -1,13 +1,12 @@
-"""Start a training job, or a sweep, as several processes on this machine, as a cluster would.
+"""Start a training job or a sweep as several processes on this machine, as a cluster would.
 
   python scripts/local_cluster.py -n 4 -- --data_dir=faces --job_dir=jobs/four --batch_size=32
   python scripts/local_cluster.py -n 2 --sweep -- --data_dir=faces --job_dir=sweeps/first --max_trials=12
 
-Finds free ports, gives each process its TF_CONFIG, or a sweep's chief and workers KerasTuner's variables, and shows all
-logs with [worker N] in front.  Ctrl-C and SIGTERM
-are passed on once to every process, which saves and exits; a second one ends them at once.  Prints all exit codes and
-exits with the worst: 1 before 2 before 75 before 0; a sweep's worker that was still starting when the chief failed, and
-is ended by SIGTERM (143), does not count.  Nothing is left behind when it ends.
+Finds free ports, gives each process its TF_CONFIG (in a sweep KerasTuner's variables), and prefixes all logs with
+[worker N].  Ctrl-C and SIGTERM are forwarded once to every process, which saves and exits; a second one ends them at
+once.  Prints all exit codes and exits with the worst: 1 before 2 before 75 before 0.  A sweep's worker that was still
+starting when the chief failed, and was ended by SIGTERM (143), does not count.  No process is left behind.
 """
 
 import argparse
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the cluster and return the worst exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", "--workers", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--sweep", action="store_true", help="start trainer.tune: a chief that chooses, and workers")
+    parser.add_argument("--sweep", action="store_true", help="start trainer.tune: a chief and workers")
     parser.add_argument(
         "--devices_per_trial", type=int, default=0, metavar="N", help="GPUs of each worker of a sweep (default all)"
     )
@@ -46,14 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.devices_per_trial < 0 or (arguments.devices_per_trial and not arguments.sweep):
         parser.error(f"expected GPUs of a sweep's workers, received --devices_per_trial={arguments.devices_per_trial}")
     if arguments.sweep:
-        found, wanted = gpus() if arguments.devices_per_trial else [], arguments.workers * arguments.devices_per_trial
-        if len(found) < wanted:  # CUDA would show these workers none, and they would train on the CPU.
+        names = gpus() if arguments.devices_per_trial else []
+        needed = arguments.workers * arguments.devices_per_trial
+        if len(names) < needed:  # CUDA would show these workers none, and they would train on the CPU.
             parser.exit(
                 2,
-                f"error: expected --workers x --devices_per_trial GPUs ({wanted}), found {len(found)} "
+                f"error: expected --workers x --devices_per_trial GPUs ({needed}), found {len(names)} "
                 "(nvidia-smi -L, CUDA_VISIBLE_DEVICES); ask for fewer, or leave --devices_per_trial out\n",
             )
-        described = sweep_environments(arguments.workers, arguments.devices_per_trial, found)
+        described = sweep_environments(arguments.workers, arguments.devices_per_trial, names)
     else:
         described = {f"worker {index}": one for index, one in enumerate(environments(arguments.workers))}
     module = "trainer.tune" if arguments.sweep else "trainer.train"
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for thread in threads:
         thread.join()
     print("exit codes: " + ", ".join(f"{name}: {code}" for name, code in zip(processes, codes, strict=True)))
-    if arguments.sweep and codes[0] not in (0, 75):  # Workers that were still starting were ended by our signal.
+    if arguments.sweep and codes[0] not in (0, 75):  # Workers that were still starting were ended by the SIGTERM.
         codes = [codes[0], *(code for code in codes[1:] if code != 128 + signal.SIGTERM)]
     return worst(codes)
 
@@ -88,10 +88,10 @@ def environments(workers: int) -> list[dict[str, str]]:
 
 def gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        words = [word.strip() for word in given.split(",")]
-        # As CUDA does, which shows nothing from the first name on that is none.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        words = [word.strip() for word in visible.split(",")]
+        # As CUDA does, which ignores everything from the first invalid name on.
         return list(itertools.takewhile(lambda word: word not in ("", "-1", "NoDevFiles"), words))
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
@@ -100,7 +100,7 @@ def gpus() -> list[str]:
     return [str(index) for index in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
 
 
-def sweep_environments(workers: int, devices: int = 0, found: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+def sweep_environments(workers: int, devices: int = 0, names: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """Return the variables of a sweep's chief and workers by name; each worker sees ``devices`` GPUs (0: all).
 
     The ids are the same at every start, so that a worker gets its own trial back.
@@ -108,20 +108,20 @@ def sweep_environments(workers: int, devices: int = 0, found: Sequence[str] = ()
     Args:
         workers: how many.
         devices: GPUs of each worker; 0: all.
-        found: names of the GPUs to share out, ``workers * devices`` at least.
+        names: of the GPUs to distribute, at least ``workers * devices``.
     """
     (port,) = free_ports(1)
     oracle = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port), "TF_CONFIG": ""}
     described = {"chief": {**oracle, "KERASTUNER_TUNER_ID": "chief", "CUDA_VISIBLE_DEVICES": "-1"}}
     for index in range(workers):
-        visible = ",".join(found[index * devices : (index + 1) * devices])
+        visible = ",".join(names[index * devices : (index + 1) * devices])
         own = {"CUDA_VISIBLE_DEVICES": visible} if devices else {}
         described[f"worker {index}"] = {**oracle, "KERASTUNER_TUNER_ID": f"worker{index}", **own}
     return described
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback that nobody listens on, all different."""
+    """Return different free ports of the loopback interface."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -136,7 +136,7 @@ def start(
     *,
     module: str = "trainer.train",
 ) -> "subprocess.Popen[str]":
-    """Start one worker in a process group of its own, so that the terminal's Ctrl-C comes here alone."""
+    """Start one worker in its own process group, so that the terminal's Ctrl-C reaches only this script."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *flags],
         env={**os.environ, **environment, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
@@ -150,12 +150,12 @@ def start(
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for a SIGKILL when this script is gone, whatever ended it."""
+    """Ask Linux to SIGKILL the worker when this script ends for any reason."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def show(name: str, lines: IO[str] | None, printing: threading.Lock) -> None:
-    """Print a worker's output line by line with its name in front."""
+    """Print a worker's output line by line, prefixed with its name."""
     assert lines is not None
     for line in lines:
         with printing:
@@ -163,24 +163,24 @@ def show(name: str, lines: IO[str] | None, printing: threading.Lock) -> None:
 
 
 def wait(processes: "Sequence[subprocess.Popen[str]]", *, all_need_first: bool = False) -> list[int]:
-    """Wait for all, passing stop signals on; return their exit codes, of a signal as a shell tells it.
+    """Wait for all, forwarding stop signals; return their exit codes (128 + N after signal N, as in a shell).
 
     Args:
         processes: that ``start`` returned.
-        all_need_first: whether the others are asked to stop when the first one has failed (a sweep's chief).
+        all_need_first: whether to stop the others when the first one has failed (a sweep's chief).
     """
-    passed_on = False
+    forwarded = False
 
     def pass_on(number: int = 0, _: FrameType | None = None) -> None:
-        nonlocal passed_on
-        passed_on = True
+        nonlocal forwarded
+        forwarded = True
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if processes[0].wait() and all_need_first and not passed_on:  # A second signal would end them without saving.
+        if processes[0].wait() and all_need_first and not forwarded:  # A second signal would end them without saving.
             pass_on()
         codes = [process.wait() for process in processes]
     finally:
@@ -190,7 +190,7 @@ def wait(processes: "Sequence[subprocess.Popen[str]]", *, all_need_first: bool =
 
 
 def worst(codes: Sequence[int]) -> int:
-    """Return the code that says most about what went wrong."""
+    """Return the exit code that explains the failure best."""
     ranked = [*(code for code in codes if code not in _WORST_FIRST), *(c for c in _WORST_FIRST if c in codes)]
     return ranked[0]
 

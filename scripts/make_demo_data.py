@@ -19,7 +19,7 @@ from tqdm import tqdm
 MARKER = "demo_data.json"
 """Written last: the arguments of a complete set."""
 UNFINISHED_MARKER = "demo_data.unfinished.json"
-"""Written first: the arguments of a set that is being drawn, which the same command completes."""
+"""Written first: the arguments of a set that is being drawn, which rerunning the same command completes."""
 
 _Map = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 
@@ -31,7 +31,7 @@ another person blended in (a swap), or the inner face re-rendered through a gene
 classes pass the same camera and are compressed once by the same distribution of JPEG qualities.
 
 The set is written to OUT/{Train,Validation,Test}/{Fake,Real}/*.jpg. A picture depends on the seed, its split,
-class and number alone. A command that was interrupted goes on where it stopped when given again.
+class and number alone. Rerun an interrupted command to continue where it stopped.
 """
 _EPILOG = """\
 example:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"make_demo_data: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("make_demo_data: interrupted; give the same command again to go on", file=sys.stderr)
+        print("make_demo_data: interrupted; rerun the same command to continue", file=sys.stderr)
         return 130
     print(f"wrote {data.total()} pictures of {data.size} x {data.size} pixels to {out}")
     return 0
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _data_set(arguments: argparse.Namespace) -> DataSet:
-    """Check the arguments; raises ValueError with one line that says what to give instead."""
+    """Check the arguments; raise ValueError with a one-line remedy."""
     for name in ("train_per_class", "validation_per_class", "test_per_class", "seed", "workers"):
         value = getattr(arguments, name)
         if value < 0:
@@ -106,7 +106,7 @@ def _data_set(arguments: argparse.Namespace) -> DataSet:
 
 
 def _claim(out: Path, data: DataSet) -> bool:
-    """Make the output folder this set's own; return whether it holds the complete set already.
+    """Claim the output folder for this set; return whether it already holds the complete set.
 
     Raises ValueError where the folder holds something else or cannot be written.
     """
@@ -134,7 +134,7 @@ def _claim(out: Path, data: DataSet) -> bool:
 
 
 def _holds(marker: Path, data: DataSet) -> bool:
-    """Tell whether a marker exists and names the same arguments."""
+    """Return whether a marker exists and holds the same arguments."""
     if not marker.is_file():
         return False
     try:
@@ -144,7 +144,7 @@ def _holds(marker: Path, data: DataSet) -> bool:
 
 
 def _draw(out: Path, data: DataSet, workers: int) -> None:
-    """Draw all pictures that are missing, split by split."""
+    """Draw all missing pictures, split by split."""
     workers = workers or os.cpu_count() or 1
     quiet = not sys.stderr.isatty()
     with _mapper(workers) as run:
@@ -158,7 +158,7 @@ def _draw(out: Path, data: DataSet, workers: int) -> None:
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[_Map]:
-    """Give a map over this process alone, or over a pool of fresh ones, which share no state with it."""
+    """Yield a map function that runs in this process, or in a pool of fresh ones that share no state with it."""
     if workers == 1:
         prepare_worker()
         yield map

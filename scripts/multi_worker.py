@@ -1,4 +1,4 @@
-"""Measure jobs of several processes on this machine: whether they agree, and how soon they notice a lost one.
+"""Measure jobs of several processes on this machine: whether they agree, and how soon they notice a lost process.
 
   python scripts/multi_worker.py table --precisions=float32,mixed_bfloat16,mixed_float16
   python scripts/multi_worker.py kills --peer_timeout=10
@@ -6,11 +6,11 @@
 
 ``table`` trains one small job (batch normalisation, dropout, augmentation, uneven last batch) in several topologies,
 processes x devices, and compares final weights and all losses with the first one's.  ``kills`` ends or stops one of
-three processes, some of them (``@save``) while the chief is in the middle of writing a checkpoint, tells how long the
-others took to exit and with which code and words, starts all again, and compares the weights with those of an
-undisturbed run.  ``messages`` counts the bytes on the loopback that one more step costs
-and compares them with the formula of docs/scaling.md; run it in a network of its own, as above.  All print Markdown
-tables and exit with 1 if anything differs.
+three processes, some of them (``@save``) while the chief is in the middle of writing a checkpoint, prints how long
+the others took to exit, with which code and message, restarts all, and compares the weights with those of an
+undisturbed run.  ``messages`` counts the bytes that one more step costs on the loopback interface and compares them
+with the formula of docs/scaling.md; run it in its own network namespace, as above.  All print Markdown tables and exit
+with 1 if anything differs.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def table(folder: Path, words: Sequence[str], precision: str, topologies: Sequence[str]) -> bool:
-    """Train in every topology and print a row for each; tell whether all losses agree within 1e-6."""
+    """Train in every topology and print a row for each; return whether all losses agree within 1e-6."""
     first: list[float] = []
     good = True
     for topology in topologies:
@@ -94,8 +94,8 @@ def table(folder: Path, words: Sequence[str], precision: str, topologies: Sequen
 def kills(folder: Path, words: Sequence[str], disturbances: Sequence[str]) -> int:
     """Disturb a job of three processes in several ways, print a row for each, and return the exit code."""
     run([*words, f"--job_dir={folder / 'peace'}"], 3)
-    wanted = result_of(folder / "peace")["weights_sha256"]
-    print("| what | to | exit codes of the others | seconds until the last of them ended | what they said | again |")
+    expected = result_of(folder / "peace")["weights_sha256"]
+    print("| what | to | exit codes of the others | seconds until the last of them ended | message | after restart |")
     print("|---" * 6 + "|", flush=True)
     good = True
     for disturbance in disturbances:
@@ -106,12 +106,12 @@ def kills(folder: Path, words: Sequence[str], disturbances: Sequence[str]) -> in
         codes, text = run([*words, f"--job_dir={job}"], 3, disturb=Disturbance(number, victim, job, moment == "save"))
         seconds = codes.pop(-1)
         others = [code for index, code in enumerate(codes) if index != victim]
-        said = next(line for line in text.splitlines() if line.startswith("stopped: lost")).split(";")[0]
+        message = next(line for line in text.splitlines() if line.startswith("stopped: lost")).split(";")[0]
         run([*words, f"--job_dir={job}"], 3)
-        same = result_of(job)["weights_sha256"] == wanted
+        same = result_of(job)["weights_sha256"] == expected
         good &= same and others == [75, 75]
         what = number.name + (" in a save" if moment else "")
-        print(f"| {what} | worker {victim} | {', '.join(map(str, others))} | {seconds:.1f} | {said} | "
+        print(f"| {what} | worker {victim} | {', '.join(map(str, others))} | {seconds:.1f} | {message} | "
               f"{'identical' if same else 'DIFFERENT'} |", flush=True)  # fmt: skip
     return 0 if good else 1
 
@@ -133,9 +133,9 @@ def messages(folder: Path, words: Sequence[str], topologies: Sequence[str], dtyp
             counted.append(_loopback_bytes() - before)
         gradients = size * _parameters(job)
         expected = 2 * (workers * devices - 1) * gradients * (workers > 1)
-        found = (counted[1] - counted[0]) / (_MANY_STEPS - _FEW_STEPS)
-        good &= 0.9 < found / expected < 1.2
-        print(f"| {topology} | {dtype} | {gradients:,} | {expected:,} | {found:,.0f} | {found / expected:.2f} |",
+        measured = (counted[1] - counted[0]) / (_MANY_STEPS - _FEW_STEPS)
+        good &= 0.9 < measured / expected < 1.2
+        print(f"| {topology} | {dtype} | {gradients:,} | {expected:,} | {measured:,.0f} | {measured / expected:.2f} |",
               flush=True)  # fmt: skip
     return 0 if good else 1
 
@@ -174,7 +174,7 @@ class Disturbance:
 
 
 def pause_in_save(chief: "subprocess.Popen[str]", job_dir: Path) -> int:
-    """Stop the chief (SIGSTOP) while it writes a checkpoint, so that the moment of a kill is sure; return its step.
+    """Stop the chief (SIGSTOP) while it writes a checkpoint, so that a kill surely hits it; return the step.
 
     Raises:
         RuntimeError: if the chief ends first.
@@ -197,12 +197,12 @@ def run(words: Sequence[str], workers: int, disturb: Disturbance | None = None) 
 
     Args:
         words: flags.
-        workers: processes; one alone is no cluster.
-        disturb: what happens to one of them.
+        workers: number of processes; a single one is not a cluster.
+        disturb: the signal for one of them.
 
     Returns:
         Exit codes (with ``disturb`` followed by the seconds from the signal to the last exit of another worker), and
-        all that the processes wrote.
+        all output of the processes.
     """
     described = environments(workers) if workers > 1 else [{"TF_CONFIG": ""}]
     with tempfile.TemporaryFile("w+") as output:
@@ -232,10 +232,10 @@ def result_of(job: Path) -> dict[str, Any]:
 
 
 def losses_of(job: Path) -> list[float]:
-    """Return the training loss of each step that was applied, and the validation loss of each epoch."""
+    """Return the training loss of each applied step, and the validation loss of each epoch."""
     lines = [json.loads(line) for line in (job / "metrics.jsonl").read_text().splitlines()]
-    found = [line.get("loss", line.get("val_loss")) for line in lines if line["kind"] in ("train", "validation")]
-    return [loss for loss in found if loss is not None]
+    losses = [line.get("loss", line.get("val_loss")) for line in lines if line["kind"] in ("train", "validation")]
+    return [loss for loss in losses if loss is not None]
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
   python -m trainer.data_service --port=5050
   python -m trainer.data_service --port=5051 --dispatcher=HOST:5050 --host=THIS_HOST
 
-Start one dispatcher and as many workers as decode fast enough, and train with --data_service=grpc://HOST:5050.  The
-servers are TensorFlow's; they run what a trainer sends them, without asking who it is: let only trainers reach them.
-SIGTERM and Ctrl-C end a server at once; nothing is lost, because trainers then decode for themselves.
+Start one dispatcher and enough workers to decode fast enough, and train with --data_service=grpc://HOST:5050.  The
+servers are TensorFlow's.  They run what a trainer sends them and authenticate nobody: let only trainers reach them.
+SIGTERM and Ctrl-C end a server at once; nothing is lost, because trainers then decode themselves.
 """
 
 import argparse
@@ -18,18 +18,18 @@ from trainer.core.errors import EXIT_DONE, EXIT_REQUEST, RequestError
 from trainer.distributed.cluster import split_address
 
 _HEARTBEAT_MS = 5_000
-_DISPATCHER_TIMEOUT_MS = 600_000  # To wait for a dispatcher that is not there yet.
+_DISPATCHER_TIMEOUT_MS = 600_000  # How long to wait for a dispatcher to start.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer.data_service", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--port", type=int, required=True, help="to listen on")
-    parser.add_argument("--dispatcher", default="", metavar="HOST:PORT", help="be a worker of this dispatcher")
-    parser.add_argument("--host", default="localhost", help="name under which trainers reach this worker")
-    parser.add_argument("--state_dir", default="", help="where a dispatcher keeps what a restart of it needs")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on")
+    parser.add_argument("--dispatcher", default="", metavar="HOST:PORT", help="run a worker of this dispatcher")
+    parser.add_argument("--host", default="localhost", help="host name by which trainers reach this worker")
+    parser.add_argument("--state_dir", default="", help="folder with the state that a restarted dispatcher needs")
     arguments = parser.parse_args(argv)
     try:
         if not 0 < arguments.port < 2**16:
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REQUEST
-    # The servers' threads never come back to Python, so a handler there would wait for ever.
+    # The servers' threads never return to Python, where an ordinary handler would run.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(EXIT_DONE))
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # It decodes on the CPU, and must take no card from a trainer.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # It decodes on the CPU, and must leave GPUs to trainers.
     serve(arguments.port, arguments.dispatcher, arguments.host, arguments.state_dir)
     return EXIT_DONE
 

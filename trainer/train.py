@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def console() -> None:
-    """Be the console script."""
+    """Entry point of ``deepdetect-train``."""
     sys.exit(cli.run_command(main))
 
 

@@ -55,7 +55,7 @@ def trials(folder):
 
 
 def stop_at_a_verdict(real):
-    """Return a judge that sends this process a SIGTERM as it finds a trial hopeless."""
+    """Return a pruner that sends this process a SIGTERM as it finds a trial hopeless."""
 
     def call(self, epoch, values):
         said = real(self, epoch, values)
@@ -197,7 +197,7 @@ def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tm
     oracle = json.loads((folder / "oracle.json").read_text())
     assert oracle["trials"][3]["score"] == pytest.approx(float(rows[3]["score"]))
     assert oracle["trials"][3]["status"] == "COMPLETED"
-    # Stopped as the verdict falls, and continued: as a job of its own, which has no judge, and as a sweep.
+    # Stopped as the verdict falls, and continued: as a job of its own, which has no pruner, and as a sweep.
     with mock.patch.object(pruning.MedianPruner, "__call__", stop_at_a_verdict(pruning.MedianPruner.__call__)):
         assert sweep(data, again, max_trials=4, **changes) == 75
     job = again / "trials" / "0003"

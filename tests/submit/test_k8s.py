@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from tests.helpers.k8s_schemas import ROOT, VERSIONS, pod_templates, require_golden, require_restricted, validate
+from trainer.submit import platforms
 
 K8S = ROOT / "k8s"
-PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
+PLATFORMS = platforms.names()
 KINDS = ("train", "multi-worker", "sweep")
 OVERLAYS = [*PLATFORMS, *(f"{platform}/{kind}" for platform in PLATFORMS for kind in KINDS)]
 OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service"]
@@ -73,7 +74,7 @@ def test_the_namespace_enforces_what_the_pods_keep(built, platform):
     assert found["NetworkPolicy"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
     assert found["ServiceAccount"]["automountServiceAccountToken"] is False
     has_identity = "iam.gke.io/gcp-service-account" in found["ServiceAccount"]["metadata"].get("annotations", {})
-    assert has_identity == (platform != "generic")
+    assert has_identity == platform.startswith("gke-")
 
 
 def test_components_that_were_refused_a_target_would_show(built):
@@ -82,8 +83,8 @@ def test_components_that_were_refused_a_target_would_show(built):
         for kind in KINDS:
             text = built[f"{platform}/{kind}"]
             assert text.count("nvidia.com/gpu: ") == 2, (platform, kind)
-            assert ("cloud.google.com/gke-accelerator: nvidia-l4" in text) == (platform != "generic")
-            assert ("nvidia.com/gpu.product: NVIDIA-L4" in text) == (platform == "generic")
+            of_gke, of_nvidia = "cloud.google.com/gke-accelerator: nvidia-l4", "nvidia.com/gpu.product: NVIDIA-L4"
+            assert (of_gke in text, of_nvidia in text) == (platform.startswith("gke-"), platform == "generic")
 
 
 def test_lists_that_the_api_server_wants_sorted_and_named(built):

@@ -13,7 +13,7 @@ from tests.helpers.k8s_schemas import ROOT, VERSIONS, pod_templates, require_gol
 from trainer.core import cli
 from trainer.core.config import flags
 from trainer.distributed import cluster
-from trainer.submit import command, plan, render, request
+from trainer.submit import command, plan, platforms, render, request
 from trainer.sweep import request as sweep_request
 
 BASE = ["--name=first", "--image=europe-docker.pkg.dev/project/images/deepdetect:0.1.0",
@@ -115,7 +115,7 @@ def test_worker_pods_describe_the_cluster_that_the_trainer_reads(capsys):
 
 @needs_kubectl
 def test_tensorboard_objects_are_valid():
-    for platform in ("gke-standard", "generic"):
+    for platform in platforms.names():
         (item,) = render.tensorboard_objects(platform, "team", "first", "image:1", "gs://bucket/jobs/first")
         assert item["metadata"]["name"] == "first-tensorboard"
         assert item["spec"]["selector"]["matchLabels"].items() <= item["spec"]["template"]["metadata"]["labels"].items()
@@ -147,7 +147,10 @@ def test_tensorboard_objects_are_valid():
         (["--gpus=4", "--", "--num_devices=2"], "--num_devices"),
         (["--gpus=4", "--", "--strategy=single"], "--strategy"),
         (["--workers=2", "--sweep_workers=2"], "--workers or --sweep_workers"),
-        (["--platform=generic", "--spot"], "--spot on GKE only"),
+        (
+            ["--platform=generic", "--spot"],
+            "--spot on a platform that supports it (gke-standard, gke-autopilot)",
+        ),
         (["--env=1A=2"], "--env: expected NAME=VALUE"),
         (["--sweep_workers=2", "--", "--tuner=magic"], "--tuner: expected one of"),
         (["--sweep_workers=2", "--", "--space=absent.yaml"], "--space: expected a readable YAML or JSON file"),
@@ -217,6 +220,38 @@ def test_help_and_a_typo_load_neither_tensorflow_nor_kubernetes():
     for words, status in ((["--help"], 0), (["run", "--help"], 0), (["runn"], 2), (["run", "--nam=x"], 2)):
         done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == status, done.stderr
+
+
+def test_platforms_keep_their_order_and_abilities():
+    assert platforms.names() == ("gke-standard", "gke-autopilot", "generic")
+    assert platforms.supporting("spot") == platforms.supporting("gcsfuse") == ["gke-standard", "gke-autopilot"]
+
+
+@needs_kubectl
+def test_a_new_overlay_folder_is_a_platform(tmp_path):
+    # docs/architecture.md, "How to add a Kubernetes platform".  Nothing but the folder is added to the checkout.
+    for name in ("trainer", "k8s", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    overlay = tmp_path / "k8s" / "overlays" / "oncloud"
+    shutil.copytree(ROOT / "k8s" / "overlays" / "gke-standard", overlay)
+    text = (overlay / "kustomization.yaml").read_text()
+    (overlay / "kustomization.yaml").write_text(text.replace("spot,gcsfuse", "spot"))
+    patches = overlay / "platform" / "kustomization.yaml"
+    patches.write_text(patches.read_text().replace("iam.gke.io~1gke-metadata-server-enabled", "oncloud.example~1gpu"))
+
+    def submit(*words):
+        command_line = [sys.executable, "scripts/submit.py", "run", *BASE, *words]
+        return subprocess.run(command_line, cwd=tmp_path, capture_output=True, text=True)
+
+    done = submit("--platform=oncloud", "--spot", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    (pod,) = pod_templates(yaml.safe_load(done.stdout))
+    assert pod["spec"]["nodeSelector"]["oncloud.example/gpu"] == "true"
+    assert "cloud.google.com/gke-spot" in done.stdout
+    refused = submit("--platform=oncloud", "--gcsfuse", "--dry_run")
+    assert refused.returncode == 2
+    assert "on a platform that supports it (gke-standard, gke-autopilot), received --platform=oncloud" in refused.stderr
+    assert "one of gke-standard, gke-autopilot, oncloud, generic; received" in submit("--platform=azure").stderr
 
 
 def test_structured_log_lines(monkeypatch):

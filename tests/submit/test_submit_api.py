@@ -125,7 +125,7 @@ def test_server_dry_run_creates_nothing(server):
     assert all(query["dryRun"] == "All" for query in posts)
 
 
-def test_a_server_that_fails_is_no_wrong_request(server, capsys):
+def test_a_server_that_fails_is_not_a_wrong_request(server, capsys):
     server.refuse["GET", "jobs"] = (503, "etcd is slow")
     assert submit("list") == 1
     assert capsys.readouterr().err.startswith("failed: the Kubernetes API server said 503: etcd is slow")
@@ -289,7 +289,7 @@ def test_follow_outlives_a_server_that_restarts(server, capsys):
     assert submit("logs", "first", "-f") == 0
 
 
-def test_cancel_deletes_after_the_pods_and_says_how_to_go_on(server, capsys):
+def test_cancel_deletes_after_the_pods_and_says_how_to_continue(server, capsys):
     server.put("jobs", job(active=1, ready=1))
     server.put("configmaps", {"metadata": {"name": "first-run", "labels": {}}})
     assert submit("cancel", "first") == 0
@@ -327,7 +327,7 @@ def test_resume_without_a_record(server, capsys):
 def test_a_log_that_is_gone_ends_quietly(server):
     server.put("pods", pod("first-0"))
     seen = []
-    follow.show(api.Cluster("deepdetect"), "first", write=seen.append)
+    follow.show(api.KubeClient("deepdetect"), "first", write=seen.append)
     assert seen == []
 
 
@@ -343,5 +343,5 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(server, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "first goes on" in err
+    assert "first continues" in err
     assert "logs first -f" in err

@@ -23,7 +23,7 @@ def trial(folder, name, values, status=records.DONE, metric="auc"):
         records.Record(trial=name, job=name, settings={}, status=status).write(paths)
 
 
-def judge(folder, metric="auc", warmup=1):
+def pruner(folder, metric="auc", warmup=1):
     return MedianPruner(str(folder), "9", metric, metric != "loss", warmup)
 
 
@@ -36,47 +36,47 @@ def three(tmp_path):
 
 
 def test_a_trial_is_compared_with_the_median_of_running_averages_up_to_its_epoch(three):
-    found = judge(three)(2, {"auc": 0.59})
-    assert found == "pruned after epoch 2: best auc 0.5900 is worse than 0.6000, the median of 3 trials"
-    assert judge(three)(2, {"auc": 0.6}) == ""  # Strictly worse.
-    assert judge(three)(1, {"auc": 0.5}) == ""
-    assert "0.5000" in judge(three)(1, {"auc": 0.49})
-    assert "0.7333" in judge(three)(3, {"auc": 0.7})
-    assert "0.7333" in judge(three)(7, {"auc": 0.7})  # Of shorter trials all that there is.
+    reason = pruner(three)(2, {"auc": 0.59})
+    assert reason == "pruned after epoch 2: best auc 0.5900 is worse than 0.6000, the median of 3 trials"
+    assert pruner(three)(2, {"auc": 0.6}) == ""  # Strictly worse.
+    assert pruner(three)(1, {"auc": 0.5}) == ""
+    assert "0.5000" in pruner(three)(1, {"auc": 0.49})
+    assert "0.7333" in pruner(three)(3, {"auc": 0.7})
+    assert "0.7333" in pruner(three)(7, {"auc": 0.7})  # Of shorter trials all that there is.
 
 
 def test_its_own_best_epoch_counts_and_what_a_killed_start_wrote_of_this_epoch_does_not(three):
     trial(three, "9", [0.65, 0.2, 0.99], status="")
-    assert judge(three)(2, {"auc": 0.1}) == ""  # 0.65 is above 0.6.
-    assert "best auc 0.6500 is worse than 0.7333" in judge(three)(3, {"auc": 0.2})
-    assert "best auc 0.2000" in judge(three)(1, {"auc": 0.2})
+    assert pruner(three)(2, {"auc": 0.1}) == ""  # 0.65 is above 0.6.
+    assert "best auc 0.6500 is worse than 0.7333" in pruner(three)(3, {"auc": 0.2})
+    assert "best auc 0.2000" in pruner(three)(1, {"auc": 0.2})
 
 
 def test_losses_fall(tmp_path):
     for name, values in (("0", [0.7, 0.5]), ("1", [0.7, 0.3]), ("2", [0.7, 0.1])):
         trial(tmp_path, name, values, metric="loss")
-    assert "best loss 0.5100 is worse than 0.5000" in judge(tmp_path, "loss")(2, {"loss": 0.51})
-    assert judge(tmp_path, "loss")(2, {"loss": 0.5}) == ""
+    assert "best loss 0.5100 is worse than 0.5000" in pruner(tmp_path, "loss")(2, {"loss": 0.51})
+    assert pruner(tmp_path, "loss")(2, {"loss": 0.5}) == ""
 
 
-def test_nobody_is_judged_early_or_by_few_or_without_a_value(three):
-    assert judge(three, warmup=3)(2, {"auc": 0.0}) == ""
-    assert judge(three, warmup=3)(3, {"auc": 0.0})
-    assert judge(three)(2, {"auc": None}) == ""
+def test_nobody_is_pruned_early_or_by_few_or_without_a_value(three):
+    assert pruner(three, warmup=3)(2, {"auc": 0.0}) == ""
+    assert pruner(three, warmup=3)(3, {"auc": 0.0})
+    assert pruner(three)(2, {"auc": None}) == ""
     (three / "trials" / "1" / "trial.json").unlink()  # It has not ended any more.
-    assert judge(three)(2, {"auc": 0.0}) == ""
+    assert pruner(three)(2, {"auc": 0.0}) == ""
 
 
 def test_pruned_trials_count_and_failed_ones_do_not(three):
     trial(three, "3", [0.1], status=records.FAILED)
-    assert "0.6000, the median of 3" in judge(three)(2, {"auc": 0.0})
+    assert "0.6000, the median of 3" in pruner(three)(2, {"auc": 0.0})
     trial(three, "4", [0.1], status=records.PRUNED)
-    assert "0.5500, the median of 4" in judge(three)(2, {"auc": 0.0})
+    assert "0.5500, the median of 4" in pruner(three)(2, {"auc": 0.0})
     trial(three, "5", [None, None])  # Its auc was never defined.
-    assert "0.5500, the median of 4" in judge(three)(2, {"auc": 0.0})
+    assert "0.5500, the median of 4" in pruner(three)(2, {"auc": 0.0})
 
 
-def test_another_process_judges_alike(three):
-    again = pruning.from_json(judge(three).to_json())
-    assert again == judge(three)
-    assert again(2, {"auc": 0.0}) == judge(three)(2, {"auc": 0.0}) != ""
+def test_another_process_decides_alike(three):
+    again = pruning.from_json(pruner(three).to_json())
+    assert again == pruner(three)
+    assert again(2, {"auc": 0.0}) == pruner(three)(2, {"auc": 0.0}) != ""

@@ -20,6 +20,7 @@ from trainer.core.storage import lock
 from trainer.sweep import importance, oracles, records, trial
 from trainer.sweep import report as sweep_report
 from trainer.sweep import request as request_lib
+from trainer.sweep import run as sweep_run
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request, SweepConfig
 from trainer.sweep.space import from_entries
@@ -214,7 +215,7 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
         (["--tuner=grid", "--space={many}"], "expected at most 100000 combinations, received 1000000000"),
         (["--space={absent}"], "expected a readable YAML or JSON file"),
         (["--max_seconds=5"], "stop a sweep by a signal"),
-        (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops hopeless trials itself"),
+        (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops bad trials early itself"),
         (["--prune=median", "--epochs=2"], "--prune_warmup_epochs: expected fewer than --epochs (2)"),
         (["--prune=mean"], "--prune: expected one of none, median"),
         (["--data_dir="], "expected --data_dir"),
@@ -284,7 +285,7 @@ def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
 def test_a_request_that_is_none_any_more_is_refused_in_one_line(tmp_path):
     for text in ("", "3", '{"sweep": {}}'):
         (tmp_path / "sweep.json").write_text(text)
-        with pytest.raises(errors.RequestError, match=r"expected .*sweep\.json' to hold what a sweep was asked for"):
+        with pytest.raises(errors.RequestError, match=r"expected .*sweep\.json' to hold the request of a sweep"):
             request(tmp_path).refuse_another()
 
 
@@ -302,10 +303,10 @@ def test_the_role_comes_from_the_environment(environment, role):
     names = {"IP": "KERASTUNER_ORACLE_IP", "PORT": "KERASTUNER_ORACLE_PORT", "ID": "KERASTUNER_TUNER_ID"}
     given = {names[key]: value for key, value in environment.items()}
     if role:
-        assert tune.role_of(given) == role
+        assert sweep_run.role_of(given) == role
     else:
         with pytest.raises(errors.RequestError, match="KERASTUNER_"):
-            tune.role_of(given)
+            sweep_run.role_of(given)
 
 
 def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(tmp_path, monkeypatch, capsys):

@@ -30,20 +30,20 @@ _GONE = 410
 
 
 class Refused(RequestError):
-    """Say that the API server refused a request, with its own words."""
+    """The API server refused a request; the message is the server's."""
 
     def __init__(self, code: int, message: str) -> None:
-        """Keep the HTTP status."""
+        """Create the error with the HTTP status."""
         super().__init__(message)
         self.code = code
 
 
 class Interrupted(Exception):
-    """Say that a stream ended in the middle; what it told before holds."""
+    """A stream ended in the middle; what it delivered before is valid."""
 
 
 class Outdated(Exception):
-    """Say that a watch must begin with a new list (410 Gone)."""
+    """A watch must start again from a new list (410 Gone)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Listing:
     version: str
 
 
-class Cluster:
-    """One namespace of one cluster."""
+class KubeClient:
+    """A client for one namespace of one cluster."""
 
     def __init__(self, namespace: str, context: str = "") -> None:
         """Read the kubeconfig, or inside a pod its service account.
@@ -64,23 +64,23 @@ class Cluster:
             RequestError: if there is none, or no such context.
         """
         try:
-            from kubernetes import client, config  # Late: --help and a wrong flag need none of it.
+            from kubernetes import client, config  # Late: --help and a wrong flag do not need it.
         except ImportError as error:
             raise RequestError("expected the package kubernetes, received none; pip install -e .") from error
         configuration = client.Configuration()
-        wanted = f"a kubeconfig with the context {context!r}" if context else "a kubeconfig"
+        expected = f"a kubeconfig with the context {context!r}" if context else "a kubeconfig"
         in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
         try:
             if in_pod and not context:
                 config.load_incluster_config(client_configuration=configuration)
             else:
-                # Named here, because the client looks at the variable only when it is imported.
+                # Passed here, because the client reads the variable only when it is imported.
                 config.load_kube_config(
                     os.environ.get("KUBECONFIG") or None, context or None, client_configuration=configuration
                 )
         except (config.ConfigException, OSError, TypeError, ValueError) as error:
             raise RequestError(
-                f"expected {wanted}, received: {error}; on GKE: gcloud container clusters get-credentials NAME"
+                f"expected {expected}, received: {error}; on GKE: gcloud container clusters get-credentials NAME"
             ) from error
         configuration.retries = 2
         self._client = client.ApiClient(configuration)
@@ -96,7 +96,7 @@ class Cluster:
         return self._json("POST", self._path(item["kind"]), {**query, **({"dryRun": "All"} if dry_run else {})}, item)
 
     def get(self, kind: str, name: str) -> Object | None:
-        """Return an object, or None if there is none; also if the cluster does not know the kind."""
+        """Return an object, or None if it or its kind does not exist."""
         try:
             return self._json("GET", self._path(kind, name))
         except Refused as error:
@@ -105,19 +105,19 @@ class Cluster:
             raise
 
     def list(self, kind: str, selector: str = "", fields: str = "") -> Listing:
-        """Return the objects that selectors of labels and fields pick; none if the cluster does not know the kind."""
+        """Return the objects that match label and field selectors; none if the kind does not exist."""
         query = {"labelSelector": selector, "fieldSelector": fields}
         try:
-            found = self._json("GET", self._path(kind), {name: value for name, value in query.items() if value})
+            content = self._json("GET", self._path(kind), {name: value for name, value in query.items() if value})
         except Refused as error:
             if error.code == 404:
                 return Listing([], "")
             raise
-        items = [{"kind": kind, **item} for item in found.get("items", [])]
-        return Listing(items, found.get("metadata", {}).get("resourceVersion", ""))
+        items = [{"kind": kind, **item} for item in content.get("items", [])]
+        return Listing(items, content.get("metadata", {}).get("resourceVersion", ""))
 
     def delete(self, kind: str, name: str) -> bool:
-        """Delete an object after what it owns (pods get their grace period); tell whether it was there."""
+        """Delete an object after what it owns (pods get their grace period); return whether it existed."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
         try:
             self._json("DELETE", self._path(kind, name), None, body)
@@ -128,7 +128,7 @@ class Cluster:
         return True
 
     def watch(self, kind: str, selector: str, version: str, seconds: int) -> Iterator[tuple[str, Object]]:
-        """Yield (ADDED, MODIFIED, DELETED or BOOKMARK; object) after a version, for so many seconds.
+        """Yield (ADDED, MODIFIED, DELETED or BOOKMARK; object) after a version, for at most ``seconds``.
 
         Raises:
             Outdated: if the server has forgotten the version.
@@ -153,7 +153,7 @@ class Cluster:
             raise Interrupted("half a line") from error
 
     def log(self, pod: str, container: str, *, follow: bool, since_seconds: int = 0) -> Iterator[str]:
-        """Yield the lines of a container's log, each with its time (RFC 3339, nanoseconds) in front.
+        """Yield the lines of a container's log, each after its time (RFC 3339, nanoseconds).
 
         Raises:
             Interrupted: if the connection broke.
@@ -215,7 +215,7 @@ def _transport_errors() -> Iterator[None]:
 
 
 def _refusal(code: int, text: bytes) -> Exception:
-    """Return the error that a refused request becomes: the server's own words in one line."""
+    """Return the error for a refused request, with the server's message in one line."""
     try:
         message = str(json.loads(text).get("message", "")) or text.decode("utf-8", "replace")
     except (ValueError, AttributeError):

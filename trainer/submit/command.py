@@ -1,4 +1,4 @@
-"""The sub-commands of ``submit.py``: what each takes, and in which order it asks and acts."""
+"""The sub-commands of ``python -m trainer.submit``: their flags, and the order of checks and actions."""
 
 import dataclasses
 import shutil
@@ -8,8 +8,8 @@ from typing import Any
 
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import follow, launch, render, request, runs
-from trainer.submit.api import Cluster, Refused
+from trainer.submit import follow, launch, platforms, render, request, runs
+from trainer.submit.api import KubeClient, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
 
 USAGE = """\
@@ -39,7 +39,7 @@ Continue a run that ended, was cancelled or failed: the same job_dir under a new
 
   python scripts/submit.py resume NAME [flags] -- [trainer flags]
 
-Every flag of run may be given to change it (--gpus=4 --nospot --name=N); trainer flags come after the old ones."""
+Every flag of run can be changed (--gpus=4 --nospot --name=N); trainer flags come after the old ones."""
 
 _EVENTS = 5  # Newest ones that status shows.
 
@@ -48,14 +48,14 @@ _EVENTS = 5  # Newest ones that status shows.
 class LogFlags(ClusterFlags):
     """Settings of logs."""
 
-    f: bool = setting(False, "Follow: go on until the run ends; Ctrl-C leaves it running.")
+    f: bool = setting(False, "Follow the log until the run ends; Ctrl-C leaves it running.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CancelFlags(ClusterFlags):
     """Settings of cancel."""
 
-    forget: bool = setting(False, "Also remove the run's record: it leaves the list, and resume does not know it.")
+    forget: bool = setting(False, "Also remove the run's record: it leaves the list, and cannot be resumed.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TensorBoardFlags(ClusterFlags):
     """Settings of tensorboard."""
 
     port: int = setting(6006, "Port on this machine.", minimum=1, maximum=65535)
-    platform: str = setting(request.PLATFORMS[0], "Kind of cluster, as for run.", choices=request.PLATFORMS)
+    platform: str = setting(platforms.DEFAULT, "Kind of cluster, as for run.", choices=request.PLATFORMS)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -84,41 +84,41 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Check, plan, submit, follow."""
+    """Check a run, print its plan, submit it and follow its log."""
     own, trainer_words = request.split_words(argv)
-    given, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RUN_USAGE)
+    values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RUN_USAGE)
     if rest:
         raise RequestError(f"expected only flags before --, received {rest[0]!r}; write --flag=value")
-    return launch.submit(given, trainer_words)
+    return launch.submit(values, trainer_words)
 
 
 def resume(argv: Sequence[str]) -> int:
     """Submit a run again from its record, with changes."""
     own, trainer_words = request.split_words(argv)
-    given, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
-    old = _one_name(rest)
-    cluster = Cluster(str(given.get("namespace", RunFlags.namespace)), str(given.get("context", "")))
-    record = cluster.get("ConfigMap", launch.record_name(old))
+    values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
+    name = _one_name(rest)
+    client = KubeClient(str(values.get("namespace", RunFlags.namespace)), str(values.get("context", "")))
+    record = client.get("ConfigMap", launch.record_name(name))
     before = runs.read_record(record) if record else {}
     if not before:
         raise RequestError(
-            f"expected a run that submit.py made in namespace {cluster.namespace}, found no record of {old!r}; see "
+            f"expected a run that submit.py made in namespace {client.namespace}, found no record of {name!r}; see "
             "list, or use run with its --job_dir"
         )
-    given = {**before["run"], "name": launch.next_name(cluster, old), **given}
-    return launch.submit(given, [*before["trainer"], *trainer_words], cluster)
+    values = {**before["run"], "name": launch.next_name(client, name), **values}
+    return launch.submit(values, [*before["trainer"], *trainer_words], client)
 
 
 def list_runs(argv: Sequence[str]) -> int:
     """Print all runs of the namespace."""
-    given, rest = flags.parse(
-        argv, flags.fields_of(ClusterFlags), usage="List the runs of a namespace, and how far they are."
+    values, rest = flags.parse(
+        argv, flags.fields_of(ClusterFlags), usage="List the runs of a namespace, and their progress."
     )
     if rest:
         raise RequestError(f"expected only flags, received {rest[0]!r}")
-    cluster = _cluster(ClusterFlags(**given))  # type: ignore[arg-type]
-    found = runs.find_all(cluster)
-    print(runs.table(found) if found else f"no runs in namespace {cluster.namespace}")
+    client = _client(ClusterFlags(**values))  # type: ignore[arg-type]
+    all_runs = runs.find_all(client)
+    print(runs.table(all_runs) if all_runs else f"no runs in namespace {client.namespace}")
     return EXIT_DONE
 
 
@@ -127,17 +127,17 @@ def status(argv: Sequence[str]) -> int:
     name, own = _name_and_flags(
         argv, ClusterFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
     )
-    cluster = _cluster(own)
-    found = runs.find(cluster, name)
-    print(runs.table([found]))
-    if found.detail:
-        print(found.detail)
-    how_far = runs.progress(found)
-    if how_far.problem:
-        print(f"progress unknown: {how_far.problem}")
-    for line in runs.describe_pods(cluster.list("Pod", follow.selector(name)).items):
+    client = _client(own)
+    named_run = runs.find(client, name)
+    print(runs.table([named_run]))
+    if named_run.detail:
+        print(named_run.detail)
+    progress = runs.progress(named_run)
+    if progress.problem:
+        print(f"progress unknown: {progress.problem}")
+    for line in runs.describe_pods(client.list("Pod", follow.selector(name)).items):
         print(line)
-    for event in cluster.list("Event", fields=f"involvedObject.name={name}").items[-_EVENTS:]:
+    for event in client.list("Event", fields=f"involvedObject.name={name}").items[-_EVENTS:]:
         print(f"{event.get('type', '')}: {event.get('reason', '')}: {event.get('message', '')}")
     return EXIT_DONE
 
@@ -146,45 +146,47 @@ def logs(argv: Sequence[str]) -> int:
     """Print the log of all pods of a run."""
     words = ["--f" if word in ("-f", "--follow") else word for word in argv]
     name, own = _name_and_flags(words, LogFlags, "Print the log of all pods of a run.\n\n  logs NAME [-f]")
-    cluster = _cluster(own)
-    runs.find(cluster, name)
+    client = _client(own)
+    runs.find(client, name)
     if own.f:
-        return launch.follow_or_detach(cluster, name)
-    follow.show(cluster, name)
+        return launch.follow_or_detach(client, name)
+    follow.show(client, name)
     return EXIT_DONE
 
 
 def cancel(argv: Sequence[str]) -> int:
     """Delete a run's Job or JobSet: its pods get SIGTERM, save and exit."""
-    usage = "End a run; its pods save first. The record stays, so that resume works.\n\n  cancel NAME [--forget]"
+    usage = (
+        "End a run; its pods save first. The record stays, so that the run can be resumed.\n\n  cancel NAME [--forget]"
+    )
     name, own = _name_and_flags(argv, CancelFlags, usage)
-    cluster = _cluster(own)
-    found = runs.find(cluster, name)
-    if found.kind:
-        cluster.delete(found.kind, name)
+    client = _client(own)
+    named_run = runs.find(client, name)
+    if named_run.kind:
+        client.delete(named_run.kind, name)
     if own.forget:
-        cluster.delete("ConfigMap", launch.record_name(name))
-    print(f"{name}: cancelled" + ("; its pods save and end" if found.is_live else ""))
-    if not own.forget and cluster.get("ConfigMap", launch.record_name(name)):
+        client.delete("ConfigMap", launch.record_name(name))
+    print(f"{name}: cancelled" + ("; its pods save and end" if named_run.is_live else ""))
+    if not own.forget and client.get("ConfigMap", launch.record_name(name)):
         print(f"to continue it: python scripts/submit.py resume {name}{_where(own)}")
     return EXIT_DONE
 
 
 def tensorboard(argv: Sequence[str]) -> int:
-    """Start a TensorBoard beside the bucket, and forward a port of this machine to it."""
+    """Start a TensorBoard in the cluster, and forward a port of this machine to it."""
     usage = "Show a run's TensorBoard at http://localhost:PORT until Ctrl-C.\n\n  tensorboard NAME [--port=6006]"
     name, own = _name_and_flags(argv, TensorBoardFlags, usage)
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise RequestError("expected kubectl, which forwards the port, received none; install it")
-    cluster = _cluster(own)
-    found = runs.find(cluster, name)
-    objects = render.tensorboard_objects(own.platform, own.namespace, name, found.image, found.job_dir)
+    client = _client(own)
+    named_run = runs.find(client, name)
+    objects = render.tensorboard_objects(own.platform, own.namespace, name, named_run.image, named_run.job_dir)
     for item in objects:
         try:
-            cluster.create(item)
+            client.create(item)
         except Refused as error:
-            if error.code != 409:  # Another TensorBoard of this run, for example.
+            if error.code != 409:  # 409: one is running already.
                 raise
     target = f"deployment/{name}-tensorboard"
     words = [kubectl, f"--namespace={own.namespace}", *([f"--context={own.context}"] if own.context else [])]
@@ -195,7 +197,7 @@ def tensorboard(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         pass
     finally:
-        cluster.delete("Deployment", f"{name}-tensorboard")
+        client.delete("Deployment", f"{name}-tensorboard")
     return EXIT_DONE
 
 
@@ -210,8 +212,8 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def _cluster(own: ClusterFlags) -> Cluster:
-    return Cluster(own.namespace, own.context)
+def _client(own: ClusterFlags) -> KubeClient:
+    return KubeClient(own.namespace, own.context)
 
 
 def _where(own: ClusterFlags) -> str:
@@ -219,8 +221,8 @@ def _where(own: ClusterFlags) -> str:
 
 
 def _name_and_flags(argv: Sequence[str], kind: type, usage: str) -> tuple[str, Any]:
-    given, rest = flags.parse(argv, flags.fields_of(kind), usage=usage)
-    return _one_name(rest), kind(**given)
+    values, rest = flags.parse(argv, flags.fields_of(kind), usage=usage)
+    return _one_name(rest), kind(**values)
 
 
 def _one_name(rest: Sequence[str]) -> str:

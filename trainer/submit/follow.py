@@ -1,4 +1,4 @@
-"""The log of a run, from all its pods, until it ends; connections may break."""
+"""Follow the log of a run, from all its pods, until it ends; connections may break."""
 
 import datetime
 import json
@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
 from trainer.submit import runs
-from trainer.submit.api import Cluster, Interrupted, Object, Outdated, Refused
+from trainer.submit.api import Interrupted, KubeClient, Object, Outdated, Refused
 from trainer.submit.render import INSTANCE
 
 CONTAINER = "trainer"
-_WATCH_SECONDS = 5  # Between two looks at the run itself.
-_PAUSE_SECONDS = 1.0  # Before a broken connection is made again.
-_ATTEMPTS = 60  # Of an API server that does not answer, before that is an error.
+_WATCH_SECONDS = 5  # Between two requests for the run's state.
+_PAUSE_SECONDS = 1.0  # Before reconnecting.
+_ATTEMPTS = 60  # Without an answer of the API server, before giving up.
 _LAST_SECONDS = 10.0  # For the last lines, after the run has ended.
 
 Write = Callable[[str], None]
@@ -27,54 +27,55 @@ def to_terminal(line: str) -> None:
     sys.stdout.flush()
 
 
-def show(cluster: Cluster, name: str, *, write: Write = to_terminal) -> None:
-    """Write the log that the run's pods hold now."""
-    for pod in cluster.list("Pod", selector(name)).items:
+def show(client: KubeClient, name: str, *, write: Write = to_terminal) -> None:
+    """Write the current log of the run's pods."""
+    for pod in client.list("Pod", selector(name)).items:
         if has_log(pod):
-            _Tail(cluster, pod, write).read(follow=False)
+            _Tail(client, pod, write).read(follow=False)
 
 
-def follow(cluster: Cluster, name: str, *, write: Write = to_terminal) -> int:
-    """Write the log of all pods of a run, of those too that come later, until it ends.
+def follow(client: KubeClient, name: str, *, write: Write = to_terminal) -> int:
+    """Write the log of all pods of a run, later ones included, until it ends.
 
     Returns:
         An exit code: 0 done, 2 the trainer refused the request, 1 failed in another way, or was deleted.
     """
     tails: dict[str, _Tail] = {}
-    version, told, failures = "", "", 0
+    version = written = ""
+    failures = 0
     while True:
         try:
-            version = _look_at_pods(cluster, name, version, tails, write)
-            run, failures = runs.find(cluster, name), 0
+            version = _look_at_pods(client, name, version, tails, write)
+            run, failures = runs.find(client, name), 0
         except Outdated:
             version = ""
             continue
         except (Interrupted, JobFailed) as error:
             failures += 1
             if failures == _ATTEMPTS:
-                raise JobFailed(f"{error}; the run goes on: logs {name} -f") from error
+                raise JobFailed(f"{error}; the run continues: logs {name} -f") from error
             time.sleep(_PAUSE_SECONDS)
             continue
         news = f"{name}: {run.state}{f', {run.detail}' if run.detail else ''}"
-        if news != told:
+        if news != written:
             write(news)
-            told = news
+            written = news
         if not run.is_live:
             _drain(tails)
             return _exit_code(run)
 
 
-def _look_at_pods(cluster: Cluster, name: str, version: str, tails: dict[str, "_Tail"], write: Write) -> str:
+def _look_at_pods(client: KubeClient, name: str, version: str, tails: dict[str, "_Tail"], write: Write) -> str:
     """List the pods (if there is no version to watch from), then watch them for a while; return the newest version."""
     if not version:
-        listing = cluster.list("Pod", selector(name))
+        listing = client.list("Pod", selector(name))
         version = listing.version
         for pod in listing.items:
-            _attend(cluster, pod, tails, write)
-    for kind, pod in cluster.watch("Pod", selector(name), version, _WATCH_SECONDS):
+            _attend(client, pod, tails, write)
+    for kind, pod in client.watch("Pod", selector(name), version, _WATCH_SECONDS):
         version = pod["metadata"].get("resourceVersion", version)
         if kind in ("ADDED", "MODIFIED"):
-            _attend(cluster, pod, tails, write)
+            _attend(client, pod, tails, write)
     return version
 
 
@@ -84,7 +85,7 @@ def selector(name: str) -> str:
 
 
 def has_log(pod: Object) -> bool:
-    """Tell whether a pod's trainer has started."""
+    """Return whether a pod's trainer has started."""
     states = [entry.get("state", {}) for entry in pod.get("status", {}).get("containerStatuses", [])
               if entry["name"] == CONTAINER]  # fmt: skip
     return any("running" in state or "terminated" in state for state in states)
@@ -96,13 +97,13 @@ def _exit_code(run: runs.Run) -> int:
     return EXIT_REQUEST if "exit code 2 " in run.detail else EXIT_FAILED
 
 
-def _attend(cluster: Cluster, pod: Object, tails: dict[str, "_Tail"], write: Write) -> None:
-    """Begin to read a pod's log, once."""
+def _attend(client: KubeClient, pod: Object, tails: dict[str, "_Tail"], write: Write) -> None:
+    """Start to read a pod's log, once."""
     uid = pod["metadata"]["uid"]
     if uid not in tails and has_log(pod):
         node = pod.get("spec", {}).get("nodeName", "?")
         write(f"[{runs.label_of(pod)}] pod {pod['metadata']['name']} on {node}")
-        tails[uid] = _Tail(cluster, pod, write)
+        tails[uid] = _Tail(client, pod, write)
         tails[uid].start()
 
 
@@ -116,24 +117,26 @@ def _drain(tails: dict[str, "_Tail"]) -> None:
 class _Tail(threading.Thread):
     """The log of one container, line by line, each once."""
 
-    def __init__(self, cluster: Cluster, pod: Object, write: Write) -> None:
+    def __init__(self, client: KubeClient, pod: Object, write: Write) -> None:
         super().__init__(daemon=True, name=f"log of {pod['metadata']['name']}")
-        self._cluster, self._pod, self._write = cluster, pod["metadata"]["name"], write
+        self._client = client
+        self._pod = pod["metadata"]["name"]
+        self._write = write
         self._prefix = f"[{runs.label_of(pod)}] "
-        self._newest = ""  # Time of the last line that was written; times of equal length compare as text.
+        self._newest = ""  # Time of the last line written; times of equal length compare as text.
 
     def run(self) -> None:
-        """Read to the log's end, through broken connections."""
-        while not self.read(follow=True) or self._goes_on():
+        """Read the log to its end, reconnecting as needed."""
+        while not self.read(follow=True) or self._is_running():
             time.sleep(_PAUSE_SECONDS)
 
     def read(self, *, follow: bool) -> bool:
-        """Read once; tell whether the stream came to an end of its own."""
+        """Read once; return whether the stream ended normally."""
         before = self._newest
         try:
-            for line in self._cluster.log(self._pod, CONTAINER, follow=follow, since_seconds=self._age()):
+            for line in self._client.log(self._pod, CONTAINER, follow=follow, since_seconds=self._age()):
                 stamp, _, text = line.partition(" ")
-                if stamp > before:  # After a break the server repeats some seconds.
+                if stamp > before:  # After a reconnect the server repeats some seconds.
                     self._newest = stamp
                     self._write(self._prefix + message_of(text))
         except (Interrupted, JobFailed):
@@ -142,17 +145,17 @@ class _Tail(threading.Thread):
             return True  # The pod is gone, and its log with it.
         return True
 
-    def _goes_on(self) -> bool:
-        """Tell whether the container still runs, so that the stream ended too early."""
+    def _is_running(self) -> bool:
+        """Return whether the container still runs, so that the stream ended too early."""
         try:
-            pod = self._cluster.get("Pod", self._pod)
+            pod = self._client.get("Pod", self._pod)
         except (JobFailed, Refused):
             return True
         states = (pod or {}).get("status", {}).get("containerStatuses", [])
         return any("running" in entry.get("state", {}) for entry in states if entry["name"] == CONTAINER)
 
     def _age(self) -> int:
-        """Return seconds since the newest line, rounded up, or 0 for all."""
+        """Return the seconds since the newest line, rounded up; 0 to read all."""
         if not self._newest:
             return 0
         then = datetime.datetime.fromisoformat(self._newest[:19] + "+00:00")
@@ -160,7 +163,7 @@ class _Tail(threading.Thread):
 
 
 def message_of(text: str) -> str:
-    """Return a log line as a person reads it: the message of a structured one (trainer/core/cli.py), others as they are."""
+    """Return the message of a structured log line (``core/cli.py``), any other line unchanged."""
     if text.startswith("{"):
         try:
             entry = json.loads(text)

@@ -1,4 +1,4 @@
-"""From a checked request to a run in the cluster: plan, claim the name, create, follow; undo what was refused."""
+"""Submit a checked request: print the plan, claim the name, create the objects, follow; clean up if refused."""
 
 import dataclasses
 import json
@@ -9,109 +9,110 @@ from typing import Any
 
 from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.submit import follow, plan, render, request, runs
-from trainer.submit.api import Cluster, Refused
+from trainer.submit.api import KubeClient, Refused
 from trainer.submit.request import RunFlags
 
 
-def submit(given: Mapping[str, Any], trainer_words: Sequence[str], cluster: Cluster | None = None) -> int:
-    """Check a request, print its plan, and do with it what --dry_run says; returns the exit code."""
-    own = RunFlags(**given)
+def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: KubeClient | None = None) -> int:
+    """Check a request, print its plan, and submit it or do what --dry_run says; returns the exit code."""
+    own = RunFlags(**values)
     table = plan.read_table(own.accelerators)
-    accelerator = plan.accelerator_of(own, table)  # Before the batch is divided among its GPUs.
-    asked = request.build(own, trainer_words)
-    objects = render.run_objects(asked, accelerator)
+    accelerator = plan.accelerator_of(own, table)  # Before the batch is divided among the GPUs.
+    checked = request.build(own, trainer_words)
+    objects = render.run_objects(checked, accelerator)
     images = own.train_images or (0 if own.dry_run == "client" else _images_in(own.data_dir))
-    print("\n".join(plan.describe(asked, table, images)), file=sys.stderr)
+    print("\n".join(plan.describe(checked, table, images)), file=sys.stderr)
     if own.dry_run == "client":
         print(render.to_yaml(objects))
         return EXIT_DONE
-    cluster = cluster or Cluster(own.namespace, own.context)
-    runs.require_free(cluster, own.job_dir)
+    client = client or KubeClient(own.namespace, own.context)
+    runs.require_free(client, own.job_dir)
     if own.dry_run == "server":
         for item in objects:
-            cluster.create(item, dry_run=True)
+            client.create(item, dry_run=True)
         print(f"the API server accepts {', '.join(item['kind'] for item in objects)}; nothing was created")
         return EXIT_DONE
-    _create(cluster, asked, objects)
+    _create(client, checked, objects)
     print(f"submitted {objects[0]['kind']} {own.name} in namespace {own.namespace}")
-    return follow_or_detach(cluster, own.name) if own.follow else EXIT_DONE
+    return follow_or_detach(client, own.name) if own.follow else EXIT_DONE
 
 
-def _create(cluster: Cluster, asked: request.Request, objects: Sequence[render.Object]) -> None:
-    """Create the record, then the run, then what the run owns; undo it if the cluster refuses a part.
+def _create(client: KubeClient, checked: request.Request, objects: Sequence[render.Object]) -> None:
+    """Create the record, then the run, then what the run owns; delete all if the cluster refuses a part.
 
     Raises:
         RequestError: if the name is taken.
     """
-    name = asked.run.name
-    _claim(cluster, asked)
-    made: list[tuple[str, str]] = [("ConfigMap", record_name(name))]
+    name = checked.run.name
+    _claim(client, checked)
+    created: list[tuple[str, str]] = [("ConfigMap", record_name(name))]
     try:
         owner: dict[str, Any] = {}
         for item in objects:
-            if owner:  # The cluster removes it with the run.
+            if owner:  # So that the cluster deletes it with the run.
                 item["metadata"]["ownerReferences"] = [owner]
-            created = cluster.create(item)
-            made.append((item["kind"], name))
+            response = client.create(item)
+            created.append((item["kind"], name))
             owner = owner or {"apiVersion": item["apiVersion"], "kind": item["kind"], "name": name,
-                              "uid": created["metadata"]["uid"]}  # fmt: skip
+                              "uid": response["metadata"]["uid"]}  # fmt: skip
     except BaseException as error:
-        for kind, made_name in reversed(made):
-            cluster.delete(kind, made_name)
+        for kind, created_name in reversed(created):
+            client.delete(kind, created_name)
         if isinstance(error, Refused) and error.code == 409:
             raise _taken(name) from error
         if isinstance(error, Refused) and error.code == 404:
             raise RequestError(
-                f"expected a cluster with namespace {cluster.namespace} and {objects[0]['kind']} "
+                f"expected a cluster with namespace {client.namespace} and {objects[0]['kind']} "
                 f"({objects[0]['apiVersion']}), received: {error}; see docs/kubernetes.md"
             ) from error
         raise
 
 
-def _claim(cluster: Cluster, asked: request.Request) -> None:
+def _claim(client: KubeClient, checked: request.Request) -> None:
     """Create the run's record, which says who has the name and how to resume it."""
-    own = dataclasses.asdict(asked.run)
-    own.pop("dry_run"), own.pop("follow"), own.pop("context")
+    own = dataclasses.asdict(checked.run)
+    for name in ("dry_run", "follow", "context"):  # Of this call, not of the run.
+        del own[name]
     default = RunFlags()
-    given = {name: value for name, value in own.items() if value != getattr(default, name)}
+    changed = {name: value for name, value in own.items() if value != getattr(default, name)}
     record = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": record_name(asked.run.name),
-            "namespace": asked.run.namespace,
-            "labels": {"app.kubernetes.io/name": "deepdetect-run", render.INSTANCE: asked.run.name},
+            "name": record_name(checked.run.name),
+            "namespace": checked.run.namespace,
+            "labels": {"app.kubernetes.io/name": "deepdetect-run", render.INSTANCE: checked.run.name},
         },
-        "data": {"request.json": json.dumps({"run": given, "trainer": asked.trainer_words}, indent=1)},
+        "data": {"request.json": json.dumps({"run": changed, "trainer": checked.trainer_words}, indent=1)},
     }
     try:
-        cluster.create(record)
+        client.create(record)
     except Refused as error:
         if error.code == 409:
-            raise _taken(asked.run.name) from error
+            raise _taken(checked.run.name) from error
         if error.code == 404:
             raise RequestError(
-                f"expected the namespace {cluster.namespace}, received: {error}; kubectl apply -k "
-                f"k8s/overlays/{asked.run.platform} makes it"
+                f"expected the namespace {client.namespace}, received: {error}; kubectl apply -k "
+                f"k8s/overlays/{checked.run.platform} makes it"
             ) from error
         raise
 
 
 def _taken(name: str) -> RequestError:
     return RequestError(
-        f"--name: expected a new name, received {name!r} of a run that is there already; give another, or continue "
-        f"that one: resume {name}"
+        f"--name: expected a new name, received {name!r} of an existing run; give another, or continue that "
+        f"one: resume {name}"
     )
 
 
-def follow_or_detach(cluster: Cluster, name: str) -> int:
-    """Follow a run to its end, or until Ctrl-C, which only ends the following."""
+def follow_or_detach(client: KubeClient, name: str) -> int:
+    """Follow a run until it ends, or until Ctrl-C, which leaves it running."""
     try:
-        return follow.follow(cluster, name)
+        return follow.follow(client, name)
     except KeyboardInterrupt:
-        where = "" if cluster.namespace == RunFlags.namespace else f" --namespace={cluster.namespace}"
+        where = "" if client.namespace == RunFlags.namespace else f" --namespace={client.namespace}"
         print(
-            f"\ndetached; {name} goes on. Come back: python scripts/submit.py logs {name} -f{where}; "
+            f"\ndetached; {name} continues. Follow it again: python scripts/submit.py logs {name} -f{where}; "
             f"end it: python scripts/submit.py cancel {name}{where}",
             file=sys.stderr,
         )
@@ -119,21 +120,21 @@ def follow_or_detach(cluster: Cluster, name: str) -> int:
 
 
 def _images_in(data_dir: str) -> int:
-    """Return the images in Train as a packed set's index tells them; 0 if it is no packed set, or out of reach."""
+    """Return the number of images in Train of a packed set; 0 if it is not one, or cannot be read."""
     from trainer.data import tfrecord
 
     try:
-        found = tfrecord.read_manifest(data_dir)
-        return sum(found["splits"]["Train"]["counts"].values()) if found else 0
-    except Exception:  # Whatever a bucket's client raises: the cluster may have rights that this machine has not.
+        index = tfrecord.read_manifest(data_dir)
+        return sum(index["splits"]["Train"]["counts"].values()) if index else 0
+    except Exception:  # Any error of a bucket's client: the cluster may have rights that this machine lacks.
         return 0
 
 
-def next_name(cluster: Cluster, name: str) -> str:
-    """Return the first of NAME-r2, NAME-r3 ... that no run has."""
+def next_name(client: KubeClient, name: str) -> str:
+    """Return the first unused name of NAME-r2, NAME-r3 ..."""
     stem = re.sub(r"-r\d+$", "", name)
-    taken = {found.name for found in runs.find_all(cluster)}
-    return next(found for number in range(2, 10_000) if (found := f"{stem}-r{number}") not in taken)
+    used = {run.name for run in runs.find_all(client)}
+    return next(new for number in range(2, 10_000) if (new := f"{stem}-r{number}") not in used)
 
 
 def record_name(name: str) -> str:

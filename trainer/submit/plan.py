@@ -1,4 +1,4 @@
-"""What a run will take: machines, batch arithmetic, steps, and hours and cost with what they assume."""
+"""The plan of a run: machines, batch arithmetic, steps, and an estimate of hours and cost with its assumptions."""
 
 import dataclasses
 import math
@@ -8,11 +8,12 @@ import yaml
 
 from trainer.core.config import did_you_mean
 from trainer.core.errors import RequestError
+from trainer.submit.platforms import SOURCES
 from trainer.submit.request import Request, RunFlags
 from trainer.sweep.request import DEFAULT_TRIALS
 
-TABLE = Path(__file__).resolve().parents[2] / "k8s" / "accelerators.yaml"
-_TABLE_PIXELS = 224  # Image size that the table's speeds are for.
+TABLE = SOURCES / "accelerators.yaml"
+_TABLE_PIXELS = 224  # Image size at which the table's speeds hold.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Accelerator:
     """One kind of GPU.
 
     Attributes:
-        name: as --accelerator and the nodes' label have it.
+        name: the value of --accelerator and of the nodes' label.
         component: of k8s/.
-        gpus_per_node: numbers of GPUs that machines come with.
-        price: of one GPU and its share of the machine, an hour, in the table's currency.
+        gpus_per_node: possible numbers of GPUs in a machine.
+        price: of one GPU and its share of the machine, per hour, in the table's currency.
         spot_price: the same on a spot machine.
         images_per_second: of one GPU at 224 pixels, by model.
     """
@@ -38,7 +39,7 @@ class Accelerator:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The file of accelerators, and what holds for all of them."""
+    """The file of accelerators, with the values that apply to all of them."""
 
     path: str
     date: str
@@ -56,8 +57,8 @@ def read_table(path: str = "") -> Table:
     path = path or str(TABLE)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        known = {name: Accelerator(name=name, **entry) for name, entry in values["accelerators"].items()}
-        return Table(path, str(values["date"]), str(values["currency"]), float(values["scaling"]), known)
+        accelerators = {name: Accelerator(name=name, **entry) for name, entry in values["accelerators"].items()}
+        return Table(path, str(values["date"]), str(values["currency"]), float(values["scaling"]), accelerators)
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise RequestError(
             f"--accelerators: expected a YAML file such as k8s/accelerators.yaml, received {path!r}: "
@@ -66,10 +67,10 @@ def read_table(path: str = "") -> Table:
 
 
 def accelerator_of(run: RunFlags, table: Table) -> Accelerator:
-    """Return the GPU that a run names.
+    """Return the accelerator of a run.
 
     Raises:
-        RequestError: if the table has no such GPU, or no machine with so many of them.
+        RequestError: if the table has no such GPU, or no machine with that number of them.
     """
     name, gpus = run.accelerator, run.gpus
     if name not in table.accelerators:
@@ -85,11 +86,11 @@ def accelerator_of(run: RunFlags, table: Table) -> Accelerator:
 
 
 def describe(request: Request, table: Table, images: int) -> list[str]:
-    """Return the plan, one line a subject.
+    """Return the plan, one line per subject.
 
     Args:
         request: the run.
-        table: of accelerators.
+        table: the accelerators.
         images: in Train; 0 if unknown.
     """
     run, config = request.run, request.config
@@ -118,23 +119,23 @@ def describe(request: Request, table: Table, images: int) -> list[str]:
 
 
 def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: int) -> list[str]:
-    """Return hours and cost, with what they assume."""
+    """Return hours and cost, with their assumptions."""
     run, config = request.run, request.config
-    alone = accelerator.images_per_second.get(config.model.model)
-    if alone is None:
+    speed_of_one = accelerator.images_per_second.get(config.model.model)
+    if speed_of_one is None:
         return [f"estimate   none: {table.path} has no speed for --model={config.model.model} on {accelerator.name}"]
     gpus = run.gpus_per_model
-    speed = alone * (_TABLE_PIXELS / config.data.image_size) ** 2 * gpus * table.scaling ** math.log2(gpus)
+    speed = speed_of_one * (_TABLE_PIXELS / config.data.image_size) ** 2 * gpus * table.scaling ** math.log2(gpus)
     trials = request.sweep.expected_trials or DEFAULT_TRIALS if request.sweep else 1
     hours = steps * config.data.batch_size / speed / 3600 * math.ceil(trials / max(run.sweep_workers, 1))
     if run.max_hours:
         hours = min(hours, run.max_hours)
     price = accelerator.spot_price if run.spot else accelerator.price
     cost = hours * price * run.machines * run.gpus
-    trying = f", {trials} trials on {run.sweep_workers} machines" if run.sweep_workers else ""
+    sweep = f", {trials} trials on {run.sweep_workers} machines" if run.sweep_workers else ""
     return [
         f"estimate   {f'{hours:.1f} h' if hours >= 1 else f'{hours * 60:.0f} min'}, {cost:.2f} {table.currency}",
         f"           assumes {speed:,.0f} images/s (not measured) and {price:g} {table.currency} a GPU and hour of "
-        f"{table.date}{trying};",
+        f"{table.date}{sweep};",
         f"           without start-up, validation, restarts, storage and traffic. Edit {Path(table.path).name}.",
     ]

@@ -1,6 +1,6 @@
-"""The objects of a run: ``k8s/`` put together by kustomize, then filled in.
+"""The Kubernetes objects of a run: kustomize builds them from ``k8s/``, then the run's values are filled in.
 
-The manifests of ``k8s/`` are the only source: the overlays are the same files with placeholders.
+``k8s/`` is the only source: its overlays are the same files with placeholders.
 """
 
 import copy
@@ -17,9 +17,9 @@ import yaml
 
 from trainer.core.errors import JobFailed, RequestError
 from trainer.submit.plan import Accelerator
+from trainer.submit.platforms import SOURCES
 from trainer.submit.request import Request
 
-SOURCES = Path(__file__).resolve().parents[2] / "k8s"
 INSTANCE = "app.kubernetes.io/instance"
 _GPU = "nvidia.com/gpu"
 _QUEUE = "kueue.x-k8s.io/queue-name"
@@ -32,13 +32,11 @@ def run_objects(request: Request, accelerator: Accelerator) -> list[Object]:
     """Return the objects of a run, the Job or JobSet first.
 
     Raises:
-        RequestError: if kubectl is not there.
+        RequestError: if kubectl is not installed.
     """
     run = request.run
     components = ["platform", accelerator.component]
-    components += [
-        name for name, wanted in (("spot", run.spot), ("gcsfuse", run.gcsfuse), ("kueue", run.queue)) if wanted
-    ]
+    components += [name for name, flag in (("spot", run.spot), ("gcsfuse", run.gcsfuse), ("kueue", run.queue)) if flag]
     objects = kustomize(run.platform, run.namespace, components, base=run.kind)
     for item in objects:
         _fill(item, request)
@@ -58,31 +56,31 @@ def tensorboard_objects(platform: str, namespace: str, name: str, image: str, jo
 
 
 def kustomize(platform: str, namespace: str, components: Sequence[str], base: str = "") -> list[Object]:
-    """Build a base of ``k8s/`` with components in order; where a platform has its own form of one, that is taken.
+    """Build a base of ``k8s/`` with components in order; a platform's own version of a component has precedence.
 
     Raises:
-        RequestError: if kubectl or the manifests are not there.
-        JobFailed: if it refuses the sources.
+        RequestError: if kubectl or the manifests are missing.
+        JobFailed: if kustomize refuses the sources.
     """
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        raise RequestError("expected kubectl, which puts the manifests together, received none; install it")
+        raise RequestError("expected kubectl, which builds the manifests, received none; install it")
     if not SOURCES.is_dir():
         raise RequestError(f"expected the manifests in {SOURCES}, found none; run submit.py from a checkout")
     with tempfile.TemporaryDirectory() as scratch:
         sources = os.path.relpath(SOURCES, os.path.realpath(scratch))
         own = SOURCES / "overlays" / platform
-        places = [f"{sources}/overlays/{platform}/{name}" if (own / name).is_dir() else f"{sources}/components/{name}"
+        paths = [f"{sources}/overlays/{platform}/{name}" if (own / name).is_dir() else f"{sources}/components/{name}"
                   for name in components]  # fmt: skip
         content = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "namespace": namespace,
             "resources": [f"{sources}/base/{base}"] if base else [],
-            "components": places,
+            "components": paths,
         }
         Path(scratch, "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-        # Some distributions' kubectl asks the cluster for its version first; this needs no cluster.
+        # Some builds of kubectl ask the cluster for its version first; this needs no cluster.
         environment = {**os.environ, "KUBECONFIG": os.devnull}
         done = subprocess.run(
             [kubectl, "kustomize", scratch], env=environment, capture_output=True, text=True, check=False
@@ -93,7 +91,7 @@ def kustomize(platform: str, namespace: str, components: Sequence[str], base: st
 
 
 def to_yaml(objects: Sequence[Object]) -> str:
-    """Return the objects as one YAML stream that ``kubectl apply -f -`` takes."""
+    """Return the objects as one YAML stream for ``kubectl apply -f -``."""
     return "---\n".join(yaml.safe_dump(item, sort_keys=False, width=120) for item in objects)
 
 
@@ -173,13 +171,13 @@ def _fill_pod(pod: Object, request: Request) -> None:
 
 def _times(quantity: str, factor: int) -> str:
     """Multiply an amount such as 36Gi."""
-    found = re.fullmatch(r"(\d+)([A-Za-z]*)", quantity)
-    assert found, quantity
-    return f"{int(found[1]) * factor}{found[2]}"
+    match = re.fullmatch(r"(\d+)([A-Za-z]*)", quantity)
+    assert match, quantity
+    return f"{int(match[1]) * factor}{match[2]}"
 
 
 def _set_label(value: Any, name: str) -> None:
-    """Put a run's name wherever its label stands: in metadata, selectors and affinities."""
+    """Set the run's label wherever it occurs: in metadata, selectors and affinities."""
     if isinstance(value, list):
         for entry in value:
             _set_label(entry, name)

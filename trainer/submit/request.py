@@ -1,6 +1,6 @@
-"""What a run in the cluster is asked to be: the flags before ``--``, the trainer's after it, and what is refused.
+"""A request for a run in the cluster: the flags before ``--``, the trainer's after it, and their checks.
 
-Everything here is checked on the laptop, in a second; nothing talks to a cluster.
+Everything here is checked on the laptop, in a second, without a cluster.
 """
 
 import dataclasses
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from trainer.core.config import Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.core.storage import gcs_client
+from trainer.submit import platforms
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
 
-PLATFORMS = ("gke-standard", "gke-autopilot", "generic")
+PLATFORMS = platforms.names()
 
 _LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
@@ -29,9 +30,9 @@ _CHECKPOINT_SECONDS = 300.0
 
 @dataclasses.dataclass(frozen=True)
 class ClusterFlags:
-    """Which cluster, and which part of it."""
+    """The cluster and the namespace."""
 
-    namespace: str = setting("deepdetect", "Namespace of the run, as the overlay made it.")
+    namespace: str = setting("deepdetect", "Namespace of the run, which the overlay created.")
     context: str = setting("", "Context of the kubeconfig; empty: the current one.")
 
 
@@ -44,30 +45,30 @@ class RunFlags(ClusterFlags):
         f"Name of the run: small letters, digits and -, {_LONGEST_NAME} at most ({_LONGEST_SWEEP_NAME} for a sweep).",
     )
     image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG).")
-    allow_latest: bool = setting(False, "Accept an image tagged latest, which may be another one at every restart.")
+    allow_latest: bool = setting(False, "Accept an image tagged latest, which may change at every restart.")
     data_dir: str = setting("", "gs:// path of the images or of a packed set.")
     job_dir: str = setting("", "gs:// path of all state and results; one live run at a time.")
     platform: str = setting(
-        PLATFORMS[0], "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
+        platforms.DEFAULT, "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
     )
     accelerator: str = setting("nvidia-l4", "Kind of GPU, as --accelerators names them.")
     gpus: int = setting(1, "GPUs of each machine.", unit="GPUs", minimum=1)
     workers: int = setting(1, "Machines that train one model together.", unit="machines", minimum=1, maximum=1000)
     sweep_workers: int = setting(
-        0, "Machines that try hyperparameters side by side (python -m trainer.tune); 0: no sweep.",
+        0, "Machines that try hyperparameters in parallel (python -m trainer.tune); 0: no sweep.",
         unit="machines", minimum=0, maximum=1000,
     )  # fmt: skip
-    spot: bool = setting(False, "Use spot machines: cheaper, and taken back at any time. The run comes back by itself.")
+    spot: bool = setting(False, "Use spot machines: cheaper, but reclaimed at any time. The run resumes by itself.")
     queue: str = setting("", "Kueue's LocalQueue to wait in; empty: none.")
     priority: str = setting("", "PriorityClass of the pods, such as deepdetect-high; empty: the cluster's default.")
     max_hours: float = setting(
-        0.0, "End the run after so long, everything saved (several machines: since the last restart); 0: no limit.",
+        0.0, "End the run after this time, everything saved (several machines: since the last restart); 0: no limit.",
         unit="hours", minimum=0.0,
     )  # fmt: skip
     env: str = setting("", "Environment variables of the trainer: NAME=VALUE,NAME=VALUE.")
     gcsfuse: bool = setting(False, "Read data_dir as files through GKE's Cloud Storage FUSE driver.")
     train_images: int = setting(
-        0, "Images in Train, for the plan; 0: what a packed set's index says, else unknown.", unit="images", minimum=0
+        0, "Images in Train, for the plan; 0: read from a packed set's index, else unknown.", unit="images", minimum=0
     )
     accelerators: str = setting("", "YAML file of GPUs, prices and speeds; empty: k8s/accelerators.yaml.")
     dry_run: str = setting(
@@ -79,7 +80,7 @@ class RunFlags(ClusterFlags):
 
     @property
     def kind(self) -> str:
-        """The base of k8s/ that the run is made from."""
+        """The base in k8s/ from which the run is built."""
         return "sweep" if self.sweep_workers else "multi-worker" if self.workers > 1 else "train"
 
     @property
@@ -95,13 +96,13 @@ class RunFlags(ClusterFlags):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A run that may be rendered: its own settings, and the trainer's.
+    """A checked run: its own settings, and the trainer's.
 
     Attributes:
         run: its own settings.
-        config: of the training, or of all trials of a sweep but for what varies.
-        trainer_words: the command line of trainer.train or trainer.tune, data_dir and job_dir aside.
-        sweep: what trainer.tune makes of it; None for trainer.train.
+        config: of the training, or of all trials of a sweep except for what varies.
+        trainer_words: the command line of trainer.train or trainer.tune, without data_dir and job_dir.
+        sweep: the request as trainer.tune parses it; None for trainer.train.
     """
 
     run: RunFlags
@@ -111,12 +112,12 @@ class Request:
 
     @property
     def env(self) -> dict[str, str]:
-        """Environment variables that were asked for."""
+        """The requested environment variables."""
         return parse_env(self.run.env)
 
 
 def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the words before and after the first ``--``; a bare --dry_run means the client's."""
+    """Return the words before and after the first ``--``; a bare --dry_run means --dry_run=client."""
     cut = list(argv).index("--") if "--" in argv else len(argv)
     own = ["--dry_run=client" if word in ("--dry_run", "-dry_run") else word for word in argv[:cut]]
     return own, list(argv[cut + 1 :])
@@ -131,7 +132,7 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
 
     Raises:
         HelpRequested: if ``--help`` is among the trainer's words.
-        RequestError: for the first thing that cannot work.
+        RequestError: for the first setting that cannot work.
     """
     for name in ("name", "image", "data_dir", "job_dir"):
         if not getattr(run, name):
@@ -146,6 +147,7 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
     sweep = sweep_lib.parse(words) if run.sweep_workers else None
     config = sweep.base if sweep else flags.train_config(words)
     _check_config(run, config)
+    # A spot machine can be lost at any time: make sure that a checkpoint is never far.
     added: dict[str, Value] = {}
     if run.spot and not (config.checkpoint.checkpoint_every_steps or config.checkpoint.checkpoint_every_seconds):
         added["checkpoint_every_seconds"] = _CHECKPOINT_SECONDS
@@ -156,7 +158,7 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
 
 
 def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
-    """Refuse what is no DNS-1123 label, or too long.
+    """Refuse a name that is not a DNS-1123 label, or is too long.
 
     Raises:
         RequestError: naming the flag.
@@ -177,15 +179,15 @@ def _check_name(run: RunFlags) -> None:
 
 
 def _check_image(run: RunFlags) -> None:
-    found = _IMAGE.fullmatch(run.image)
-    if not found or not (found["tag"] or found["digest"]):
+    match = _IMAGE.fullmatch(run.image)
+    if not match or not (match["tag"] or match["digest"]):
         raise RequestError(
             f"--image: expected NAME:TAG or NAME@sha256:<64 digits>, received {run.image!r}; without either, a restart "
             "may run another image"
         )
-    if found["tag"] == "latest" and not found["digest"] and not run.allow_latest:
+    if match["tag"] == "latest" and not match["digest"] and not run.allow_latest:
         raise RequestError(
-            f"--image: expected a tag that stays what it is, received {run.image!r}; use another tag or a digest, or "
+            f"--image: expected a tag that does not move, received {run.image!r}; use another tag or a digest, or "
             "--allow_latest"
         )
 
@@ -211,46 +213,49 @@ def _check_together(run: RunFlags) -> None:
             f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
         )
     for flag in ("spot", "gcsfuse"):
-        if getattr(run, flag) and run.platform == "generic":
-            raise RequestError(f"expected --{flag} on GKE only, received --platform=generic; leave --{flag} out")
+        if getattr(run, flag) and flag not in platforms.supported_by(run.platform):
+            raise RequestError(
+                f"expected --{flag} on a platform that supports it ({', '.join(platforms.supporting(flag))}), received "
+                f"--platform={run.platform}; leave --{flag} out"
+            )
 
 
 def parse_env(text: str) -> dict[str, str]:
     """Return the variables of ``NAME=VALUE,NAME=VALUE``.
 
     Raises:
-        RequestError: if it is something else.
+        RequestError: if the text has another form.
     """
-    found = {}
+    variables = {}
     for part in filter(None, text.split(",")):
         name, sign, value = part.partition("=")
         if not sign or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise RequestError(f"--env: expected NAME=VALUE,NAME=VALUE, received {part!r}")
-        found[name] = value
-    return found
+        variables[name] = value
+    return variables
 
 
-def _sweep_words(words: Sequence[str], added: dict[str, Value], found: space.Space) -> list[str]:
+def _sweep_words(words: Sequence[str], added: dict[str, Value], parameters: space.Space) -> list[str]:
     """Return a command line of ``trainer.tune`` that needs no file of this machine.
 
-    What is given is kept even where it is the default: a flag that is given does not vary.
+    Flags are kept even if they have the default value, since a flag on the command line does not vary.
 
     Args:
-        words: as given, already checked.
-        added: settings of the trainer beside them.
-        found: the space, which takes the place of its file.
+        words: the user's, already checked.
+        added: additional settings of the trainer.
+        parameters: the space, which replaces its file.
     """
     own = flags.fields_of(SweepConfig)
-    given, _ = flags.parse(words, {**own, **flags.train_fields()}, usage="")
-    sweep = {name: given.pop(name) for name in list(given) if name in own}
+    values, _ = flags.parse(words, {**own, **flags.train_fields()}, usage="")
+    sweep = {name: values.pop(name) for name in list(values) if name in own}
     if sweep.get("space"):
-        sweep["space"] = space.to_text(found)
-    settings = {**flags.given_settings(given), **added}
+        sweep["space"] = space.to_text(parameters)
+    settings = {**flags.given_settings(values), **added}
     return flags.to_words({**{n: v for n, v in settings.items() if n not in ("data_dir", "job_dir")}, **sweep})
 
 
 def _check_config(run: RunFlags, config: Config) -> None:
-    """Refuse trainer settings that cannot work on the machines asked for."""
+    """Refuse trainer settings that cannot work on the requested machines."""
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")

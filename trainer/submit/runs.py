@@ -1,4 +1,4 @@
-"""Runs as the cluster and their job_dir tell them: which there are, how they do, how far they are."""
+"""The runs of a namespace: their state, from the cluster, and their progress, from their job_dir."""
 
 import concurrent.futures
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
-from trainer.submit.api import Cluster, Object
+from trainer.submit.api import KubeClient, Object
 from trainer.submit.render import INSTANCE, pod_templates
 
 SELECTOR = "app.kubernetes.io/name=deepdetect"
@@ -19,7 +19,7 @@ _OVER = ("done", "failed", "gone")
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is, by its metrics.jsonl; None where that says nothing.
+    """Progress of a run from its metrics.jsonl; None where that has no value.
 
     Attributes:
         step: steps done.
@@ -27,8 +27,8 @@ class Progress:
         loss: of the newest train line, nats.
         images_per_second: of the newest train line.
         batch_size: global batch, images.
-        starts: how often the trainer started.
-        ended: whether the trainer wrote its end.
+        starts: number of starts of the trainer.
+        ended: whether the trainer recorded its end.
         problem: why the file cannot be read, empty if it can.
     """
 
@@ -43,7 +43,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Training time that is left at the newest speed."""
+        """Remaining training time at the newest speed."""
         if self.step is None or not (self.total_steps and self.batch_size and self.images_per_second):
             return None
         return max(self.total_steps - self.step, 0) * self.batch_size / self.images_per_second
@@ -55,10 +55,10 @@ class Run:
 
     Attributes:
         name: of the run.
-        kind: Job or JobSet; empty if the cluster holds its record alone.
+        kind: Job or JobSet; empty if only its record is left in the cluster.
         state: queued, pending, running, stopping, done, failed or gone.
-        detail: why, in the cluster's words; may be empty.
-        job_dir: as the trainer got it.
+        detail: the reason in the cluster's words; may be empty.
+        job_dir: of the trainer.
         image: of the container.
     """
 
@@ -75,50 +75,50 @@ class Run:
         return self.state not in _OVER
 
 
-def find_all(cluster: Cluster) -> list[Run]:
-    """Return all runs of the namespace, by name: what is there, and what is only on record."""
-    found = [
-        run_of(item) for kind in ("Job", "JobSet") for item in cluster.list(kind, SELECTOR).items if not _is_part(item)
+def find_all(client: KubeClient) -> list[Run]:
+    """Return all runs of the namespace by name, those of which only a record is left included."""
+    all_runs = [
+        run_of(item) for kind in ("Job", "JobSet") for item in client.list(kind, SELECTOR).items if not _is_part(item)
     ]
-    names = {run.name for run in found}
-    for record in cluster.list("ConfigMap", RECORD).items:
+    names = {run.name for run in all_runs}
+    for record in client.list("ConfigMap", RECORD).items:
         name = record["metadata"]["labels"].get(INSTANCE, "")
         if name not in names:
-            given = read_record(record).get("run", {})
-            found.append(Run(name, "", "gone", "", given.get("job_dir", ""), given.get("image", "")))
-    return sorted(found, key=lambda run: run.name)
+            flags = read_record(record).get("run", {})
+            all_runs.append(Run(name, "", "gone", "", flags.get("job_dir", ""), flags.get("image", "")))
+    return sorted(all_runs, key=lambda run: run.name)
 
 
-def find(cluster: Cluster, name: str) -> Run:
+def find(client: KubeClient, name: str) -> Run:
     """Return one run.
 
     Raises:
         RequestError: if there is no such run.
     """
     for kind in ("Job", "JobSet"):
-        item = cluster.get(kind, name)
+        item = client.get(kind, name)
         if item is not None:
             return run_of({"kind": kind, **item})
-    found = [run for run in find_all(cluster) if run.name == name]
-    if not found:
-        raise RequestError(f"expected a run in namespace {cluster.namespace}, found none named {name!r}; see list")
-    return found[0]
+    matches = [run for run in find_all(client) if run.name == name]
+    if not matches:
+        raise RequestError(f"expected a run in namespace {client.namespace}, found none named {name!r}; see list")
+    return matches[0]
 
 
 def read_record(item: Object) -> dict[str, Any]:
-    """Return what a run was asked to be, from its ConfigMap; empty if it holds something else."""
+    """Return a run's request from its ConfigMap; empty if that holds something else."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return dict(json.loads(item["data"]["request.json"]))
     return {}
 
 
-def require_free(cluster: Cluster, job_dir: str) -> None:
+def require_free(client: KubeClient, job_dir: str) -> None:
     """Refuse a job_dir that a live run of the namespace writes into.
 
     Raises:
         RequestError: naming the run.
     """
-    for run in find_all(cluster):
+    for run in find_all(client):
         if run.is_live and run.job_dir.rstrip("/") == job_dir.rstrip("/"):
             raise RequestError(
                 f"--job_dir: expected one that no live run uses, received {job_dir!r} of run {run.name} ({run.state}); "
@@ -127,7 +127,7 @@ def require_free(cluster: Cluster, job_dir: str) -> None:
 
 
 def _is_part(item: Object) -> bool:
-    """Tell whether an object belongs to a JobSet."""
+    """Return whether an object belongs to a JobSet."""
     return any(owner["kind"] == "JobSet" for owner in item["metadata"].get("ownerReferences", []))
 
 
@@ -161,7 +161,7 @@ def state_of(item: Object) -> tuple[str, str]:
 
 
 def progress(run: Run) -> Progress:
-    """Read how far a run is from its job_dir; a file that is not there yet says nothing."""
+    """Read a run's progress from its job_dir; a missing file means that there is none yet."""
     if not run.job_dir:
         return Progress(problem="no --job_dir")
     paths = JobPaths(run.job_dir)
@@ -170,7 +170,7 @@ def progress(run: Run) -> Progress:
             return Progress()
         lines = files.read_text(paths.metrics).splitlines()
         batch = json.loads(files.read_text(paths.config)).get("batch_size") if files.exists(paths.config) else None
-    except Exception as error:  # Whatever a bucket's client raises, the other runs must still be listed.
+    except Exception as error:  # Any error of a bucket's client: the other runs must still be listed.
         return Progress(problem=" ".join(str(error).split())[:120])
     return _progress(lines, batch)
 
@@ -182,7 +182,7 @@ def _progress(lines: list[str], batch_size: int | None) -> Progress:
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # A line that is being written.
+            continue  # Of a line that is being written.
         newest[entry["kind"]] = entry
         starts += entry["kind"] == "start"
         step = entry["step"]
@@ -201,19 +201,19 @@ def _progress(lines: list[str], batch_size: int | None) -> Progress:
 def table(runs: list[Run]) -> str:
     """Return the runs and their progress as aligned columns."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        rows = [_row(run, how_far) for run, how_far in zip(runs, pool.map(progress, runs), strict=True)]
+        rows = [_row(run, status) for run, status in zip(runs, pool.map(progress, runs), strict=True)]
     rows = [("NAME", "STATE", "STEP", "LOSS", "IMAGES/S", "LEFT", "RESTARTS", "JOB_DIR"), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _row(run: Run, how_far: Progress) -> tuple[str, ...]:
-    done = "-" if how_far.step is None else f"{how_far.step}/{how_far.total_steps or '?'}"
-    loss = "-" if how_far.loss is None else f"{how_far.loss:.4f}"
-    speed = f"{how_far.images_per_second:.0f}" if how_far.images_per_second else "-"
-    left = duration(how_far.seconds_left) if run.is_live else "-"
-    restarts = str(max(how_far.starts - 1, 0)) if how_far.starts else "-"
-    state = "done" if run.state == "gone" and how_far.ended else run.state
+def _row(run: Run, status: Progress) -> tuple[str, ...]:
+    done = "-" if status.step is None else f"{status.step}/{status.total_steps or '?'}"
+    loss = "-" if status.loss is None else f"{status.loss:.4f}"
+    speed = f"{status.images_per_second:.0f}" if status.images_per_second else "-"
+    left = duration(status.seconds_left) if run.is_live else "-"
+    restarts = str(max(status.starts - 1, 0)) if status.starts else "-"
+    state = "done" if run.state == "gone" and status.ended else run.state
     return run.name, state, done, loss, speed, left, restarts, run.job_dir
 
 
@@ -227,12 +227,12 @@ def duration(seconds: float | None) -> str:
 
 
 def describe_pods(pods: list[Object]) -> list[str]:
-    """Return one line a pod: which, where, how it does, and why it waits or ended."""
+    """Return one line per pod: its role, name, node and state, and why it waits or ended."""
     return [f"{label_of(pod):<12} {pod['metadata']['name']}  {_pod_state(pod)}" for pod in pods]
 
 
 def label_of(pod: Object) -> str:
-    """Return what a pod is in its run: worker 3, chief, trainer or tensorboard."""
+    """Return a pod's role in its run: worker 3, chief or trainer."""
     labels = pod["metadata"].get("labels", {})
     if labels.get("deepdetect/role") == "chief":
         return "chief"

@@ -1,8 +1,8 @@
-"""The ways to run a sweep: alone, as the chief that chooses, or as a worker that trains.
+"""The three roles in a sweep: a single process, the chief that chooses trials, or a worker that trains them.
 
-Chief and workers talk over KerasTuner's oracle service (gRPC without authentication: it belongs in a network of its
-own).  Its server is started here and not by ``search()``, which waits for ever for a worker that is gone, hides that a
-port is taken, and stands on 20-second sleeps.
+Chief and workers communicate over KerasTuner's oracle service (gRPC without authentication: keep it on a private
+network).  The server is started here and not by KerasTuner's ``search()``, which waits for ever for a lost worker,
+hides that a port is in use, and sleeps for 20 seconds at a time.
 """
 
 import logging
@@ -18,7 +18,7 @@ import grpc
 from trainer.core.errors import JobFailed, RequestError, StoppedEarly
 from trainer.core.signals import StopRequest
 from trainer.core.storage import files
-from trainer.sweep import oracles
+from trainer.sweep import keras_tuner_private, oracles
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
 from trainer.sweep.summary import Summary
@@ -26,7 +26,7 @@ from trainer.sweep.tuner import BETWEEN, Tuner
 
 log = logging.getLogger(__name__)
 
-_LINGER_SECONDS = 30.0  # So long the chief answers workers that it knows and that have not heard of the end yet.
+_LINGER_SECONDS = 30.0  # How long the chief stays up for workers that have not heard of the end yet.
 
 
 def search(request: Request, stop: StopRequest) -> list[Record]:
@@ -55,16 +55,16 @@ def _finish(request: Request, oracle: Any, summary: Summary) -> list[Record]:
     if oracle.given_up:
         raise JobFailed(
             f"{len(oracle.failures)} trials in a row failed with the same reason ({oracle.given_up}); repair the cause "
-            f"and start the same command again, or pass --max_failures=0; {request.paths.table} has all trials"
+            f"and rerun the same command, or pass --max_failures=0; {request.paths.table} has all trials"
         )
     return best
 
 
 def serve(request: Request, stop: StopRequest) -> list[Record]:
-    """Choose for workers until the sweep is over and they know it; return its trials, best first.
+    """Serve trials to workers until the sweep is over and they know it; return its trials, best first.
 
     Raises:
-        RequestError: if the port cannot be had.
+        RequestError: if the port cannot be bound.
         StoppedEarly: after a stop request, with everything saved; the workers wait for the next chief.
         JobFailed: if too many trials failed for the same reason.
     """
@@ -77,8 +77,9 @@ def serve(request: Request, stop: StopRequest) -> list[Record]:
         while not servicer.stop_triggered:
             _pause(stop)
             servicer.refuse_broken()
-        since = time.monotonic()
-        while oracle.tuner_ids and time.monotonic() - since < _LINGER_SECONDS:
+        ended = time.monotonic()
+        # Stay up for workers that still have to ask once more, to hear that the sweep is over.
+        while oracle.tuner_ids and time.monotonic() - ended < _LINGER_SECONDS:
             _pause(stop)
         best = _finish(request, oracle, summary)
         time.sleep(1.0)  # The last answer is on its way.
@@ -94,18 +95,16 @@ def _pause(stop: StopRequest) -> None:
 
 
 def _servicer(oracle: Any) -> Any:
-    from keras_tuner.src.distribute import oracle_chief
+    class Servicer(keras_tuner_private.oracle_servicer()):  # type: ignore[misc]
+        """Counts each GetTrial as a heartbeat, and keeps an error for the main thread.
 
-    class Servicer(oracle_chief.OracleServicer):  # type: ignore[misc]
-        """Takes a question after a trial for a sign of life, and keeps an error for the main thread.
-
-        After an error KerasTuner's lock stays taken, so that no further question could be answered.
+        After an error KerasTuner's lock stays locked, so that no further call could be answered.
         """
 
         broken: Exception | None = None
 
         def refuse_broken(self) -> None:
-            """Raise the error that a question met."""
+            """Raise the error that a call met."""
             if self.broken is not None:
                 raise self.broken
 
@@ -133,17 +132,15 @@ def _servicer(oracle: Any) -> Any:
 
 
 def _start(servicer: Any) -> Any:
-    from keras_tuner.src import protos
-
     address = f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
     # Without SO_REUSEPORT, with which two chiefs would share a port and the workers.
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=[("grpc.so_reuseport", 0)])
-    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    keras_tuner_private.add_servicer(servicer, server)
     try:
         bound = server.add_insecure_port(address)
     except RuntimeError as error:
         raise RequestError(f"expected a free address in KERASTUNER_ORACLE_IP and _PORT, received {address}: "
-                           f"{error}; choose another port or end what listens there") from error  # fmt: skip
+                           f"{error}; choose another port or stop what listens there") from error  # fmt: skip
     if not bound:
         raise RequestError(f"expected a free address in KERASTUNER_ORACLE_IP and _PORT, received {address}")
     server.start()
@@ -152,10 +149,10 @@ def _start(servicer: Any) -> Any:
 
 
 def work(request: Request, stop: StopRequest) -> None:
-    """Run trials that the chief chooses, until there are no more.
+    """Run the chief's trials until there are no more.
 
     Raises:
-        RequestError: if the chief was asked for another sweep, or keeps it in a folder that is not this process's.
+        RequestError: if the chief runs another sweep, or keeps it in a folder that this process does not see.
         StoppedEarly: after a stop request, with everything saved; or if no chief answers in time.
     """
     if not _meet(request, stop):
@@ -170,7 +167,7 @@ def work(request: Request, stop: StopRequest) -> None:
 
 
 def _meet(request: Request, stop: StopRequest) -> bool:
-    """Wait for the chief; False if the sweep is over, so that none will come."""
+    """Wait for the chief; return False if the sweep is over and no chief will come."""
     host, port = os.environ["KERASTUNER_ORACLE_IP"], int(os.environ["KERASTUNER_ORACLE_PORT"])
     limit = request.base.runtime.startup_timeout_seconds
     started = time.monotonic()
@@ -184,6 +181,6 @@ def _meet(request: Request, stop: StopRequest) -> bool:
             if time.monotonic() - started > limit:
                 raise StoppedEarly(
                     f"expected a chief at {host}:{port} within {limit:g} s (--startup_timeout_seconds), received none "
-                    f"({error.strerror or error}); start it, then this command again"
+                    f"({error.strerror or error}); start it, then rerun this command"
                 ) from error
         _pause(stop)

@@ -1,7 +1,7 @@
-"""How much each varied setting mattered, and how sure that is.
+"""The importance of each varied setting, with an interval.
 
-A random forest learns the score from the settings; a setting matters as much as the forest's error grows when its
-column is shuffled (Breiman 2001), measured on trials that the forest has not seen, over bootstraps of the trials.
+A random forest predicts the score from the settings; the importance of a setting is the growth of the forest's error
+when its column is shuffled (Breiman 2001), measured on trials that the forest has not seen, over bootstraps of trials.
 """
 
 import dataclasses
@@ -16,7 +16,9 @@ from trainer.sweep.records import Record
 from trainer.sweep.space import Parameter, Space
 
 FEWEST_TRIALS = 8
-_BOOTSTRAPS, _TREES, _SHUFFLES = 20, 40, 5
+_BOOTSTRAPS = 20
+_TREES = 40
+_SHUFFLES = 5
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,14 +47,14 @@ def importances(space: Space, records: Sequence[Record], seed: int = 0) -> list[
     if len(scored) < FEWEST_TRIALS or scores.std() == 0.0:
         return []
     columns = np.array([[encode(one, record) for one in space] for record in scored], np.float64)
-    drawn = np.array(list(_growths(columns, scores / scores.std(), seed)))
-    low, median, high = np.percentile(drawn, [5, 50, 95], axis=0)
-    found = [Importance(one.name, *map(float, values)) for one, *values in zip(space, median, low, high, strict=True)]
-    return sorted(found, key=lambda one: -one.median)
+    growths = np.array(list(_growths(columns, scores / scores.std(), seed)))
+    low, median, high = np.percentile(growths, [5, 50, 95], axis=0)
+    rows = [Importance(one.name, *map(float, values)) for one, *values in zip(space, median, low, high, strict=True)]
+    return sorted(rows, key=lambda one: -one.median)
 
 
 def encode(one: Parameter, record: Record) -> float:
-    """Return a setting's value as a number: position in a choice, logarithm where searched so; -1 where it is not."""
+    """Return a setting's value as a number: position in a choice, logarithm if searched by it; -1 if unused."""
     value = record.settings.get(one.name)
     if value is None:
         return -1.0
@@ -62,21 +64,22 @@ def encode(one: Parameter, record: Record) -> float:
 
 
 def _growths(columns: Floats, scores: Floats, seed: int) -> "list[Floats]":
+    """Return for each bootstrap how much the error grows when each column is shuffled."""
     generator = np.random.default_rng(seed)
-    found: list[Floats] = []
-    while len(found) < _BOOTSTRAPS:
-        chosen = generator.integers(len(scores), size=len(scores))
-        unseen = np.setdiff1d(np.arange(len(scores)), chosen)
+    growths: list[Floats] = []
+    while len(growths) < _BOOTSTRAPS:
+        sample = generator.integers(len(scores), size=len(scores))
+        unseen = np.setdiff1d(np.arange(len(scores)), sample)
         if len(unseen) < 2:
             continue
         forest = RandomForestRegressor(_TREES, random_state=int(generator.integers(2**31)))
-        forest.fit(columns[chosen], scores[chosen])
+        forest.fit(columns[sample], scores[sample])
         before = np.square(forest.predict(columns[unseen]) - scores[unseen]).mean()
         after = [
             _shuffled(forest, columns[unseen], scores[unseen], index, generator) for index in range(columns.shape[1])
         ]
-        found.append(np.array(after) - before)
-    return found
+        growths.append(np.array(after) - before)
+    return growths
 
 
 def _shuffled(

@@ -1,9 +1,9 @@
-"""What chooses the settings of each trial: KerasTuner's oracles, made to survive.
+"""The oracles that choose the settings of each trial: KerasTuner's, made to survive kills.
 
-KerasTuner 1.4.8 writes each trial and ``oracle.json`` one after the other and in place, forgets Bayesian optimisation's
-random state and a grid's queue, and hands a running trial to anybody after a reload.  Here everything is one file that
-is whole or absent, randomness is a function of (seed, number of the trial), and a worker gets its own trial back.
-Owns: that state.  Does not own: how a trial is run (``trial.py``).
+KerasTuner 1.4.8 writes each trial and ``oracle.json`` one after the other and in place, forgets the random state of
+Bayesian optimisation and the queue of a grid, and gives a running trial to any worker after a reload.  Here all state
+is one file that is written atomically, randomness is a function of (seed, number of the trial), and a worker gets its
+own trial back.  Owns: that state.  Does not own: how a trial is run (``trial.py``).
 """
 
 import contextlib
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from trainer.core.errors import RequestError
@@ -25,19 +24,19 @@ from trainer.sweep.request import Request, settings_of
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras_tuner as kt
-from keras_tuner.src.engine import conditions
+
+from trainer.sweep import keras_tuner_private as private
 
 log = logging.getLogger(__name__)
 
-# conditions.Parent.to_proto prints each condition that it sends (1.4.8): give that module a print that does not.
-vars(conditions)["print"] = lambda *_: None
+private.silence_conditions()
 
 _ALL = 10**9
 _SILENT_SECONDS = 90.0  # After which another worker takes over a trial; its runner reports every 10 s.
 
 
-class Durable:
-    """Mixed into an oracle: one atomic state file, a limit on trials, a verdict on failures, a clock for workers."""
+class Durable(private.WithoutTrialFiles):
+    """A mixin for oracles: one atomic state file, a limit on trials and on failures, heartbeats of workers."""
 
     trials: dict[str, Any]
     ongoing_trials: dict[str, Any]
@@ -45,7 +44,6 @@ class Durable:
     tuner_ids: set[str]
     get_state: Callable[[], dict[str, Any]]
     set_state: Callable[[dict[str, Any]], None]
-    _display: Any
 
     request: Request
     on_end: Callable[[Any], None]
@@ -53,39 +51,44 @@ class Durable:
     given_up: str
 
     def bind(self, request: Request, on_end: Callable[[Any], None]) -> None:
-        """Set what KerasTuner's constructors do not know, and reload what the sweep's folder holds.
+        """Attach the oracle to a sweep, and reload the state that its folder holds.
 
         Args:
             request: the sweep.
             on_end: called with a trial after it has ended and is saved.
         """
-        self.request, self.on_end = request, on_end
-        self.failures, self.given_up = [], ""
-        self._over_at: int | None = -1  # The limit at which the tuner had no more trials; -1: it has not ended.
+        self.request = request
+        self.on_end = on_end
+        self.failures = []
+        self.given_up = ""
+        self._over_at: int | None = -1  # Value of --max_trials at which the tuner ran out of trials; -1: not yet.
         self.heard: dict[str, float] = {}
-        self._display.verbose = 0
+        private.prepare_oracle(self)
         if files.exists(request.paths.oracle):
             self.reload()
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Choose the next trial's values, or say that there is none (STOPPED) or none yet (IDLE)."""
+        """Return the next trial's values, or that there is none (STOPPED) or none yet (IDLE)."""
         limit = self.request.max_trials
         response: dict[str, Any] = {"status": "STOPPED", "values": None}
         if not self.given_up and (limit is None or len(self.trials) < limit):
             response = super().populate_space(trial_id)  # type: ignore[misc]
         if response["status"] == "STOPPED" and self.ongoing_trials:
-            return {"status": "IDLE", "values": None}  # A worker that waits can take over from one that is lost.
+            return {"status": "IDLE", "values": None}  # An idle worker can take over from a lost one.
         return response
 
     @kt.synchronized
     def create_trial(self, tuner_id: str) -> Any:
-        """Return this worker's own trial if it has one, one that its worker has left, or a new one."""
+        """Return this worker's own trial if it has one, one that its worker has left, or a new one.
+
+        A worker is lost if it was silent for longer than ``_SILENT_SECONDS``.
+        """
         ongoing = self.ongoing_trials
         now = time.monotonic()
         for owner, trial in list(ongoing.items()):
             last = self.heard.setdefault(trial.trial_id, now)
             if tuner_id not in ongoing and now - last > _SILENT_SECONDS:
-                log.warning("trial %s: nothing heard of %s for %.0f s, %s takes it over",
+                log.warning("trial %s: no report of %s for %.0f s, %s takes it over",
                             trial.trial_id, owner, now - last, tuner_id)  # fmt: skip
                 ongoing[tuner_id] = ongoing.pop(owner)
                 self.tuner_ids.discard(owner)
@@ -98,34 +101,31 @@ class Durable:
         return trial
 
     def is_over(self) -> bool:
-        """Tell whether all trials have ended and there will be no more."""
+        """Return whether all trials have ended and there will be no more."""
         trials, limit = len(self.trials), self.request.max_trials
         all_ended = len(self.end_order) == trials
         return all_ended and (self._over_at == limit or (limit is not None and trials >= limit))
 
     @kt.synchronized
     def end_trial(self, trial: Any) -> None:
-        """Record the end of a trial; one that ended before (its report was repeated) changes nothing."""
+        """Record the end of a trial; a repeated report changes nothing."""
         if trial.trial_id in self.end_order:
             return
         super().end_trial(trial)  # type: ignore[misc]
         self.on_end(self.trials[trial.trial_id])
 
     def note_failure(self, kind: str) -> None:
-        """Count a failed trial's kind of reason (empty: it did not fail); too many alike end the sweep."""
+        """Count a failed trial's kind of reason (empty: it did not fail); too many of the same kind end the sweep."""
         self.failures = [*self.failures, kind] if kind and self.failures[-1:] in ([], [kind]) else [kind] * bool(kind)
         limit = self.request.sweep.max_failures
         if limit and len(self.failures) >= limit:
             self.given_up = kind
 
     def needed(self) -> set[str]:
-        """Return the ids of trials that run or that a later one may continue."""
+        """Return the ids of trials that are running or that a later one may continue."""
         running = [trial for trial in self.ongoing_trials.values() if trial.status == "RUNNING"]
         values = [trial.hyperparameters.values.get("tuner/trial_id") for trial in running]
         return {trial.trial_id for trial in running} | {value for value in values if value}
-
-    def _save_trial(self, trial: Any) -> None:
-        """Leave it to save(), which writes all in one."""
 
     def save(self) -> None:
         """Write everything that decides the rest of the sweep, in one file."""
@@ -134,7 +134,7 @@ class Durable:
         files.write_text(self.request.paths.oracle, json.dumps(content) + "\n")
 
     def reload(self) -> None:
-        """Become what the file holds; running trials stay their workers'."""
+        """Restore the state in the file; running trials still belong to their workers."""
         path = self.request.paths.oracle
         try:
             content = json.loads(files.read_text(path))
@@ -146,7 +146,7 @@ class Durable:
             ) from error
         self.trials = {trial.trial_id: trial for trial in trials}
         state, self._over_at = content["oracle"], content["over_at"]
-        ended = set(state["end_order"])  # KerasTuner saves the end of a trial before it lets go of it.
+        ended = set(state["end_order"])  # KerasTuner saves a trial's end while it still lists the trial as running.
         running = {owner: trial for owner, trial in state["ongoing_trials"].items() if trial not in ended}
         self.set_state({**state, "ongoing_trials": running})
 
@@ -157,27 +157,21 @@ class _Random(Durable, kt.oracles.RandomSearchOracle):  # type: ignore[misc]
 
 class _Bayesian(Durable, kt.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        self._random_state = np.random.RandomState([self.seed, len(self.trials)])
-        with threadpool_limits(1):  # Of matrices this small several threads make slow work.
+        private.seed_bayesian(self, len(self.trials))
+        with threadpool_limits(1):  # More threads slow down matrices this small.
             return super().populate_space(trial_id)
 
 
 class _Hyperband(Durable, kt.oracles.HyperbandOracle):  # type: ignore[misc]
     def needed(self) -> set[str]:
-        """Return, beside the running trials, those of rounds whose next round is not full yet."""
-        found = super().needed()
-        for bracket in self._brackets:
-            rounds = bracket["rounds"]
-            for number, following in enumerate(rounds[1:], start=1):
-                if len(following) < self._get_size(bracket["bracket_num"], number):
-                    found |= {info["id"] for info in rounds[number - 1]}
-        return found
+        """Return the running trials, and those of rounds whose next round is not full yet."""
+        return super().needed() | set(private.waiting_in_hyperband(self))
 
 
 class GridOracle(kt.Oracle):  # type: ignore[misc]
-    """Every combination in the space's order; trial n is combination n, so there is nothing to remember.
+    """Every combination in the space's order; trial n is combination n, so there is no state.
 
-    KerasTuner's own finds the next combination from the last ones, and its queue is lost in a kill.
+    KerasTuner's own derives the next combination from a queue that a kill loses.
     """
 
     combinations: list[dict[str, Any]]
@@ -200,7 +194,7 @@ def make(request: Request) -> Any:
         "objective": kt.Objective(request.metric, "max" if request.maximizes else "min"),
         "hyperparameters": hyperparameters(request.space),
         "seed": request.base.loop.seed + 1,  # KerasTuner takes 0 for "any".
-        "max_consecutive_failed_trials": _ALL,  # note_failure() decides, by reasons.
+        "max_consecutive_failed_trials": _ALL,  # note_failure() decides, by kind of reason.
     }
     tuner = request.sweep.tuner
     if tuner == "hyperband":
@@ -222,31 +216,31 @@ def _limitless(oracle: Any) -> Any:
 
 
 def hyperparameters(parameters: space.Space) -> Any:
-    """Return KerasTuner's form of a space, conditions as its conditional scopes."""
-    found = kt.HyperParameters()
+    """Convert a space to KerasTuner's type; conditions become conditional scopes."""
+    hyperparameters = kt.HyperParameters()
     for one in parameters:
         with contextlib.ExitStack() as stack:
             for name, values in one.condition:
-                stack.enter_context(found.conditional_scope(name, list(values)))
-            _add(found, one)
-    return found
+                stack.enter_context(hyperparameters.conditional_scope(name, list(values)))
+            _add(hyperparameters, one)
+    return hyperparameters
 
 
-def _add(found: Any, one: space.Parameter) -> None:
+def _add(target: Any, one: space.Parameter) -> None:
     sampling = "log" if one.log else "linear"
     if one.kind == "float":
-        found.Float(one.name, one.low, one.high, sampling=sampling)
+        target.Float(one.name, one.low, one.high, sampling=sampling)
     elif one.kind == "int":
-        found.Int(one.name, int(one.low), int(one.high), sampling=sampling)
-    elif isinstance(one.values[0], bool):  # KerasTuner's Choice would make 0 and 1 of them.
-        found.Boolean(one.name) if len(one.values) == 2 else found.Fixed(one.name, one.values[0])
+        target.Int(one.name, int(one.low), int(one.high), sampling=sampling)
+    elif isinstance(one.values[0], bool):  # KerasTuner's Choice would turn them into 0 and 1.
+        target.Boolean(one.name) if len(one.values) == 2 else target.Fixed(one.name, one.values[0])
     else:
-        found.Choice(one.name, list(one.values))
+        target.Choice(one.name, list(one.values))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what KerasTuner prints to stderr, so that stdout holds the table alone."""
+    """Redirect what KerasTuner prints to stderr, so that stdout holds only the table."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 

@@ -1,10 +1,10 @@
-"""Which trials are hopeless: the median stopping rule of Golovin et al. 2017, "Google Vizier", on files.
+"""Which trials to stop early: the median stopping rule of Golovin et al. 2017, "Google Vizier", on files.
 
 A trial whose best objective so far is strictly worse than the median of the running averages of the other ended
 trials' objectives, up to the same epoch, is stopped.  The decision is a function of what ended trials have on disk
-(``trial.json`` and ``metrics.jsonl``), so that workers on several machines need no word from each other and one worker
+(``trial.json`` and ``metrics.jsonl``), so that workers on several machines need not communicate and a worker
 that was killed decides again as before.  Trials that were pruned count with the epochs that they had, so that the
-median is one of all trials and does not climb with the survivors; failed ones do not count.  Imports no TensorFlow.
+median is over all trials and does not rise with the survivors; failed ones do not count.  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ FEWEST_TRIALS = 3  # A median of fewer says little.
 
 @dataclasses.dataclass
 class MedianPruner:
-    """Applies the rule to one trial, as ``train.run`` asks it to.
+    """Applies the rule to one trial; ``training.run`` calls it after each epoch.
 
     Attributes:
         job_dir: of the sweep.
@@ -39,13 +39,13 @@ class MedianPruner:
     warmup_epochs: int
 
     def __post_init__(self) -> None:
-        self._ended: dict[str, Curve] = {}  # Read once: an ended trial changes no more.
+        self._ended: dict[str, Curve] = {}  # Read once: an ended trial no longer changes.
 
     def __call__(self, epoch: int, values: Mapping[str, float | None]) -> str:
-        """Say why the trial is hopeless; empty if it is not.
+        """Return why the trial should be pruned; empty if it should not.
 
         Args:
-            epoch: that it has trained, from 1.
+            epoch: number of epochs trained, from 1.
             values: loss, accuracy and auc after that epoch; earlier ones are read from its folder.
         """
         value = values.get(self.metric)
@@ -66,7 +66,7 @@ class MedianPruner:
         )
 
     def to_json(self) -> str:
-        """Return what ``from_json`` takes in another process."""
+        """Return the text from which ``from_json`` makes an equal pruner in another process."""
         return json.dumps(dataclasses.asdict(self))
 
     def _averages(self, epoch: int) -> list[float]:
@@ -78,17 +78,17 @@ class MedianPruner:
                 if record is not None:
                     scored = record.status != records.FAILED
                     self._ended[name] = self._curve(name) if scored else Curve([], [])
-        courses = [
+        averaged = [
             [value for at, value in zip(curve.epochs, curve.values, strict=True) if at <= epoch]
             for curve in self._ended.values()
         ]
-        return [statistics.fmean(course) for course in courses if course]
+        return [statistics.fmean(values) for values in averaged if values]
 
     def _curve(self, trial: str) -> Curve:
-        found = read_curves(SweepPaths(self.job_dir).trial(trial))
-        return found.validation[f"val_{self.metric}"] if found else Curve([], [])
+        curves = read_curves(SweepPaths(self.job_dir).trial(trial))
+        return curves.validation[f"val_{self.metric}"] if curves else Curve([], [])
 
 
 def from_json(text: str) -> MedianPruner:
-    """Return the judge that ``to_json`` described."""
+    """Return the pruner that ``to_json`` described."""
     return MedianPruner(**json.loads(text))

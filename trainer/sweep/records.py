@@ -1,6 +1,7 @@
-"""How trials ended: one ``trial.json`` each, the table of all, the best settings, and what the disk keeps.
+"""Records of ended trials: ``trial.json`` of each, the table of all, the best settings, and what stays on disk.
 
-Whoever runs a trial writes its record; the process that holds the oracle reads them all.  Imports no TensorFlow.
+The process that runs a trial writes its record; the process that holds the oracle reads them all.  Imports no
+TensorFlow.
 """
 
 import csv
@@ -19,7 +20,9 @@ from trainer.sweep.request import Request
 
 log = logging.getLogger(__name__)
 
-DONE, PRUNED, FAILED = "done", "pruned", "failed"
+DONE = "done"
+PRUNED = "pruned"
+FAILED = "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +32,15 @@ class Record:
     Attributes:
         trial: its id.
         job: id of the trial in whose folder it trained: its own, or the one that it continues (hyperband).
-        settings: what the search chose.
+        settings: chosen by the search.
         status: ``done``, ``pruned`` or ``failed``.
-        reason: why it was pruned or failed; empty if it was not.
-        score: the objective at the best epoch, of a pruned trial so far.
+        reason: why it was pruned or failed; else empty.
+        score: the objective at the best epoch (of a pruned trial: so far).
         validation: loss (nats), accuracy and auc there.
-        epochs: epochs trained, over all.
+        epochs: epochs trained, over all starts.
         best_epoch: the best of them.
-        seconds: how long its last start took.
-        worker: who ran it.
+        seconds: duration of its last start.
+        worker: id of the worker that ran it.
     """
 
     trial: str
@@ -53,7 +56,7 @@ class Record:
     worker: str = ""
 
     def write(self, paths: SweepPaths) -> None:
-        """Write the record, whole."""
+        """Write the record atomically."""
         files.write_text(paths.record(self.trial), json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
@@ -65,12 +68,12 @@ def read(paths: SweepPaths, trial_id: str) -> Record | None:
 
 def read_all(paths: SweepPaths) -> list[Record]:
     """Return the records of all ended trials, by id."""
-    found = [read(paths, name) for name in files.list_names(paths.trials)]
-    return [record for record in found if record is not None]
+    records = [read(paths, name) for name in files.list_names(paths.trials)]
+    return [record for record in records if record is not None]
 
 
 def by_score(records: Sequence[Record], *, maximizes: bool) -> list[Record]:
-    """Return the trials that have a score, best first; of equal ones the earlier."""
+    """Return the trials that have a score, best first; among equals the earlier one first."""
     scored = [record for record in records if record.score is not None]
     return sorted(scored, key=lambda record: (-record.score if maximizes else record.score, record.trial))  # type: ignore[operator]
 
@@ -81,7 +84,7 @@ def kind_of(reason: str) -> str:
 
 
 def write_table(request: Request, records: Sequence[Record]) -> None:
-    """Write ``trials.csv``: a row a trial, by id."""
+    """Write ``trials.csv``: one row per trial, by id."""
     names = [one.name for one in request.space]
     head = ["trial", "status", "score", *names, "loss", "accuracy", "auc", "epochs", "best_epoch", "seconds", "worker",
             "job_dir", "reason"]  # fmt: skip
@@ -97,9 +100,9 @@ def write_table(request: Request, records: Sequence[Record]) -> None:
 
 
 def best_settings(request: Request, record: Record) -> dict[str, Value]:
-    """Return all settings of a trial but where it was; its epochs are those that it was to train."""
-    kept = JobPaths(request.paths.trial(record.job)).config
-    settings: dict[str, Any] = json.loads(files.read_text(kept))
+    """Return all settings of a trial except its folder; epochs are those that it was meant to train."""
+    path = JobPaths(request.paths.trial(record.job)).config
+    settings: dict[str, Any] = json.loads(files.read_text(path))
     return {name: value for name, value in settings.items() if name not in ("job_dir", "resume")}
 
 
@@ -110,17 +113,17 @@ def write_best(request: Request, records: Sequence[Record]) -> None:
 
 
 def prune(request: Request, records: Sequence[Record], needed: Collection[str]) -> None:
-    """Remove models, checkpoints and drawings of trials that are neither among the best nor needed any more.
+    """Remove models, checkpoints and reports of trials that are neither among the best nor still needed.
 
     Args:
-        request: says how many stay.
+        request: holds the number of best trials to keep.
         records: of all ended trials.
-        needed: ids of trials that run or may be continued.
+        needed: ids of trials that are running or may be continued.
     """
     ranked = list(dict.fromkeys(record.job for record in by_score(records, maximizes=request.maximizes)))
     jobs = _jobs(records)
-    stay = set(ranked[: request.sweep.keep_trials]) | {jobs.get(trial, trial) for trial in needed}
-    for job in {record.job for record in records} - stay:
+    kept = set(ranked[: request.sweep.keep_trials]) | {jobs.get(trial, trial) for trial in needed}
+    for job in {record.job for record in records} - kept:
         paths = JobPaths(request.paths.trial(job))
         for folder in (paths.checkpoints, files.join(paths.job_dir, "export"), paths.report):
             if files.exists(folder):

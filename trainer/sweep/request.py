@@ -1,7 +1,7 @@
-"""What a sweep is asked to do: its own settings, the settings of its trials, and its search space.
+"""A request for a sweep: its own settings, the settings of its trials, and its search space.
 
-Owns: the flags of ``trainer.tune``, their checks before anything runs, and ``sweep.json``, by which the same command
-again is known.  Imports no TensorFlow.
+Owns: the flags of ``trainer.tune``, their checks before anything runs, and ``sweep.json``, which identifies the sweep
+when the command is rerun.  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -30,19 +30,19 @@ class SweepConfig:
     tuner: str = setting(
         "random",
         "random: independent draws. bayesian: a Gaussian process over the trials so far. hyperband: many short trials, "
-        "of which the best go on from where they stopped, up to --epochs (Li et al. 2018). grid: every combination.",
+        "of which the best continue where they stopped, up to --epochs (Li et al. 2018). grid: every combination.",
         choices=("random", "bayesian", "hyperband", "grid"),
     )
     max_trials: int = setting(
         0,
-        f"Trials of the whole sweep; 0: {DEFAULT_TRIALS}, and all that hyperband or grid make. Raise it to go on.",
+        f"Trials of the whole sweep; 0: {DEFAULT_TRIALS}, and all that hyperband or grid make. Raise it to continue.",
         unit="trials",
         minimum=0,
         fixed=False,
     )
     objective: str = setting(
         "auc",
-        "Validation figure that decides between trials, at each trial's best epoch by the same figure.",
+        "Validation metric that ranks trials, at each trial's best epoch by the same metric.",
         choices=("auc", "accuracy", "loss", "val_auc", "val_accuracy", "val_loss"),
     )
     space: str = setting(
@@ -60,12 +60,12 @@ class SweepConfig:
     )
     isolate_trials: bool = setting(
         False,
-        "Run each trial as a process of its own, so that one that is killed (out of memory) or crashes is a failed "
-        "trial and not the end of the sweep; costs a start of TensorFlow each.",
+        "Run each trial in its own process, so that one that crashes or is killed (out of memory) is a failed trial "
+        "and does not end the sweep; costs a start of TensorFlow each.",
         fixed=False,
     )
     max_failures: int = setting(
-        3, "Stop (exit code 1) after so many failed trials in a row with the same reason; 0: never.",
+        3, "Stop (exit code 1) after N failed trials in a row with the same reason; 0: never.",
         unit="trials", minimum=0, fixed=False,
     )  # fmt: skip
     prune: str = setting(
@@ -75,13 +75,11 @@ class SweepConfig:
         choices=("none", "median"),
     )
     prune_warmup_epochs: int = setting(2, "Epochs that every trial trains before --prune.", unit="epochs", minimum=1)
-    hyperband_factor: int = setting(
-        3, "Of how many trials hyperband lets one go on, and how many times longer.", minimum=2
-    )
+    hyperband_factor: int = setting(3, "Hyperband continues one trial in N, for N times as long.", minimum=2)
     retrain_best: int = setting(
         0,
-        "After the sweep train the best settings again with so many seeds (the next ones after --seed), and report "
-        "mean and spread on Validation and, if there is one, on Test.",
+        "After the sweep, train the best settings again with N seeds (the next ones after --seed), and report mean and "
+        "spread on Validation and, if there is one, on Test.",
         unit="seeds",
         minimum=0,
         fixed=False,
@@ -94,7 +92,7 @@ class Request:
 
     Attributes:
         sweep: how to search.
-        base: settings of every trial but for what its search decides; ``job_dir`` is the sweep's.
+        base: settings of every trial, except those that the search chooses; ``job_dir`` is the sweep's.
         space: what varies.
     """
 
@@ -104,7 +102,7 @@ class Request:
 
     @property
     def metric(self) -> str:
-        """The validation figure that decides: auc, accuracy or loss."""
+        """The validation metric that ranks trials: auc, accuracy or loss."""
         return self.sweep.objective.removeprefix("val_")
 
     @property
@@ -126,30 +124,30 @@ class Request:
 
     @property
     def expected_trials(self) -> int | None:
-        """Trials that the whole sweep will have; None if only the tuner knows."""
+        """Trials of the whole sweep; None if only the tuner knows."""
         return sum(1 for _ in self.combinations()) if self.sweep.tuner == "grid" else self.max_trials
 
     def combinations(self) -> Iterator[dict[str, Value]]:
-        """Yield the settings of a grid's trials, as far as --max_trials goes."""
+        """Yield the settings of a grid's trials, up to --max_trials."""
         return itertools.islice(space.combinations(self.space), self.max_trials)
 
     def trial(self, values: dict[str, Value], job_dir: str) -> Config:
         """Return the settings of a trial.
 
         Raises:
-            RequestError: if these values cannot stand together.
+            RequestError: if these values contradict each other.
         """
         return self.base.replace(**values, job_dir=job_dir, resume="auto")
 
     def write(self) -> None:
-        """Keep the request, so that the same command again can be told from another one."""
+        """Write the request, so that a later command can be compared with it."""
         files.write_text(self.paths.request, json.dumps(self._as_json(), indent=1) + "\n")
 
     def refuse_another(self) -> None:
-        """Compare with the request that the sweep's folder was begun with.
+        """Compare with the request that the sweep in this folder was started with.
 
         Raises:
-            RequestError: naming what differs and would change the sweep, or if the folder is that of a job.
+            RequestError: naming what differs and would change the sweep, or if the folder holds a job.
         """
         job_dir = self.base.loop.job_dir
         if not files.exists(self.paths.request):
@@ -159,9 +157,9 @@ class Request:
                     "of trainer.train; use another --job_dir"
                 )
             return
-        before, now = self._kept(), self._as_json()
+        before, now = self._read(), self._as_json()
         fixed = [field.name for field in dataclasses.fields(SweepConfig) if field.metadata["fixed"]]
-        old, new = {**dataclasses.asdict(SweepConfig()), **before["sweep"]}, now["sweep"]  # Older files name fewer.
+        old, new = {**dataclasses.asdict(SweepConfig()), **before["sweep"]}, now["sweep"]  # Older files have fewer.
         differing = [f"--{name} (was {old[name]}, now {new[name]})" for name in fixed if old[name] != new[name]]
         differing += ["search space"] if before["space"] != now["space"] else []
         epochs = [config["settings"]["epochs"] for config in (before, now)]
@@ -169,24 +167,24 @@ class Request:
             differing.append(f"--epochs (was {epochs[0]}, now {epochs[1]})")
         if differing:
             raise RequestError(
-                f"expected the sweep that {job_dir!r} was begun with, received another "
+                f"expected the sweep that {job_dir!r} was started with, received another "
                 f"{', '.join(differing)}; use the same again, another --job_dir, or --resume=never to start over"
             )
         resume.refuse_other_settings(self.base, before["settings"], job_dir)
 
-    def _kept(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         try:
-            kept = json.loads(files.read_text(self.paths.request))
-            return {name: kept[name] for name in self._as_json()}
+            content = json.loads(files.read_text(self.paths.request))
+            return {name: content[name] for name in self._as_json()}
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError(
-                f"expected {self.paths.request!r} to hold what a sweep was asked for, received something else "
+                f"expected {self.paths.request!r} to hold the request of a sweep, received something else "
                 f"({error}); use another --job_dir, or --resume=never to start over"
             ) from error
 
     def _as_json(self) -> dict[str, Any]:
         sweep = {**dataclasses.asdict(self.sweep), "objective": self.metric}
-        del sweep["space"]  # Its content counts, not its place.
+        del sweep["space"]  # Its content counts, not its path.
         return {"sweep": sweep, "space": space.to_entries(self.space), "settings": self.base.flat()}
 
 
@@ -196,10 +194,10 @@ Search for the settings that train the best model: each trial is one trainer.tra
   python -m trainer.tune --data_dir=D --job_dir=J --tuner=random --max_trials=20 [flags]
 
 J receives trials/<id>/ (each a job_dir), trials.csv, sweep.html and best_config.json, which trainer.train --config=
-takes.  The same command again continues: finished trials stay, an interrupted one goes on at its step.  All flags of
-trainer.train can be given and hold for all trials.
+takes.  Rerun the same command to resume: finished trials stay, an interrupted one continues at its step.  All flags of
+trainer.train are accepted and hold for all trials.
 
-Exit codes: 0 done; 2 the request is wrong; 75 stopped with everything saved, start it again; 1 anything else."""
+Exit codes: 0 done; 2 the request is wrong; 75 stopped with everything saved, rerun it; 1 anything else."""
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -207,19 +205,19 @@ def parse(argv: Sequence[str]) -> Request:
 
     Raises:
         HelpRequested: if ``--help`` is among the words.
-        RequestError: for anything that flags, their values, or the space file get wrong.
+        RequestError: if flags, their values or the space file are wrong.
     """
     own = flags.fields_of(SweepConfig)
     sections = {"Sweep": list(own), **flags.train_sections()}
     given, rest = flags.parse(argv, {**own, **flags.train_fields()}, usage=USAGE, sections=sections)
     flags.refuse_words(rest)
     sweep = SweepConfig(**{name: given.pop(name) for name in list(given) if name in own})  # type: ignore[arg-type]
-    found = space.read(sweep.space) if sweep.space else space.built_in()
+    parameters = space.read(sweep.space) if sweep.space else space.built_in()
     given = flags.given_settings(given)
-    if not sweep.space:  # A flag that is given wins over the built-in space; over a file it would be a contradiction.
-        found = tuple(one for one in found if one.name not in given)
+    if not sweep.space:  # A flag overrides the built-in space; together with a file it is a contradiction.
+        parameters = tuple(one for one in parameters if one.name not in given)
     defaults: dict[str, Value] = {"monitor": f"val_{sweep.objective.removeprefix('val_')}", "keep_checkpoints": 1}
-    request = Request(sweep, flags.config_of(defaults | given), found)
+    request = Request(sweep, flags.config_of(defaults | given), parameters)
     _check_together(request, given)
     return request
 
@@ -242,8 +240,8 @@ def _check_together(request: Request, given: dict[str, Any]) -> None:
 
 
 def _check_grid(request: Request) -> None:
-    """Refuse more trials than anybody can wait for, which would fill the memory before the first one began."""
-    size = math.prod(len(one.grid()) for one in request.space)  # At most: a condition can leave some out.
+    """Refuse a grid that would fill the memory before the first trial, and that nobody would wait for."""
+    size = math.prod(len(one.grid()) for one in request.space)  # An upper bound: conditions can leave some out.
     if min(size, request.max_trials or size) > _LARGEST_GRID:
         raise RequestError(
             f"--tuner=grid: expected at most {_LARGEST_GRID} combinations, received {size}; lower points in --space or "
@@ -255,7 +253,7 @@ def _check_prune(request: Request, names: list[str]) -> None:
     """Refuse a pruning that prunes nothing, or twice."""
     if request.sweep.tuner == "hyperband":
         raise RequestError(
-            "--tuner=hyperband: expected no --prune, as it stops hopeless trials itself, received "
+            "--tuner=hyperband: expected no --prune, as it stops bad trials early itself, received "
             f"--prune={request.sweep.prune}; leave it out or use another tuner"
         )
     warmup, epochs = request.sweep.prune_warmup_epochs, request.base.loop.epochs
@@ -267,7 +265,7 @@ def _check_prune(request: Request, names: list[str]) -> None:
 
 
 def _check_hyperband(request: Request, names: list[str]) -> None:
-    """Refuse what a trial that goes on with more epochs cannot have."""
+    """Refuse what contradicts a trial that continues with more epochs."""
     if "epochs" in names:
         raise RequestError("--tuner=hyperband: expected epochs as a flag, received it in the space; hyperband sets it")
     schedules: set[Any] = {request.base.optim.lr_schedule}
@@ -280,6 +278,6 @@ def _check_hyperband(request: Request, names: list[str]) -> None:
 
 
 def settings_of(values: dict[str, Any]) -> dict[str, Value]:
-    """Return the settings among a tuner's values, floats tidied; what hyperband keeps there for itself is left out."""
-    known = config_lib.settings()
-    return {name: space.tidy(value) for name, value in values.items() if name in known}
+    """Return the settings among a tuner's values, floats tidied; hyperband's own entries are left out."""
+    names = config_lib.settings()
+    return {name: space.tidy(value) for name, value in values.items() if name in names}

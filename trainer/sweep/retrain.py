@@ -1,4 +1,4 @@
-"""Train the best settings again with other seeds: how much of the best score was luck.  One job a seed."""
+"""Train the best settings again with other seeds, one job each, to measure how much of the best score was luck."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def run(request: Request, best: Record, stop: StopRequest) -> dict[str, Any]:
     """Train the seeds after --seed, score them, write ``retrain.json``, and return what it holds.
 
-    The same call again continues: finished seeds are not trained again, and Test is not looked at again.
+    Calling it again resumes: finished seeds are not trained again, and Test is not scored again.
 
     Raises:
         StoppedEarly: after a stop request, with everything saved.
@@ -39,8 +39,8 @@ def run(request: Request, best: Record, stop: StopRequest) -> dict[str, Any]:
         log.info("retraining trial %s with seed %d", best.trial, seed)
         outcome = _train(request, config, stop)
         figures["Validation"].append(_numbers(outcome.validation))
-        tested = _test(config, outcome)
-        figures[TEST] += [tested] if tested else []
+        test_figures = _test(config, outcome)
+        figures[TEST] += [test_figures] if test_figures else []
     content = {
         "trial": best.trial,
         "seeds": list(seeds),
@@ -51,7 +51,7 @@ def run(request: Request, best: Record, stop: StopRequest) -> dict[str, Any]:
 
 
 def _config(request: Request, best: Record, seed: int) -> Config:
-    # A folder for each trial: with more trials another one may become the best.
+    # Named after the trial: with more trials another one may become the best.
     folder = files.join(request.base.loop.job_dir, "retrain", f"{best.trial}-seed-{seed}")
     return config_lib.from_flat({**best_settings(request, best), "job_dir": folder, "seed": seed})
 
@@ -64,42 +64,42 @@ def _train(request: Request, config: Config, stop: StopRequest) -> result.Result
 
 
 def _test(config: Config, outcome: result.Result) -> dict[str, float]:
-    """Return figures on Test, looked at once; empty without Test images or without an export of the best epoch."""
+    """Return figures on Test, scored once; empty without Test images or without an export of the best epoch."""
     if "best" not in outcome.exports or not has_split(config.data.data_dir, TEST):
         return {}
     out = files.join(config.loop.job_dir, "test")
-    kept = files.join(out, "metrics.json")
-    if not files.exists(kept):
+    path = files.join(out, "metrics.json")
+    if not files.exists(path):
         model = JobPaths(config.loop.job_dir).exports("best")
         request = EvaluateFlags(model_dir=model, data_dir=config.data.data_dir, split=TEST, out=out)
         try:
             print(console.summary(evaluate.evaluate(request), out))
-        except RequestError as error:  # The retrained model stays; only its Test figures are missing.
+        except RequestError as error:  # The retrained model is kept; only its Test figures are missing.
             log.warning("seed %d was not evaluated on %s: %s", config.loop.seed, TEST, error)
-    return _numbers(json.loads(files.read_text(kept))) if files.exists(kept) else {}
+    return _numbers(json.loads(files.read_text(path))) if files.exists(path) else {}
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    named = {"loss": figures.get("loss", figures.get("log_loss"))}
-    named |= {name: figures.get(name) for name in ("accuracy", "auc")}
-    return {name: float(value) for name, value in named.items() if value is not None}
+    numbers = {"loss": figures.get("loss", figures.get("log_loss"))}
+    numbers |= {name: figures.get(name) for name in ("accuracy", "auc")}
+    return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
 def _spread(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Return mean and standard deviation (of one more seed; 0 for a single one) of each figure."""
-    found = {}
+    spread = {}
     for name in rows[0]:
         values = [row[name] for row in rows if name in row]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        found[name] = {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}
-    return found
+        spread[name] = {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}
+    return spread
 
 
 def sentence(content: Mapping[str, Any], metric: str) -> str:
-    """Return what a terminal is told."""
-    said = [
+    """Return the summary for the terminal."""
+    parts = [
         f"{split} {metric} {content[split][metric]['mean']:.4f} +- {content[split][metric]['std']:.4f}"
         for split in ("Validation", TEST)
         if metric in content.get(split, {})
     ]
-    return f"{len(content['seeds'])} other seeds: {', '.join(said)} (mean and standard deviation)"
+    return f"{len(content['seeds'])} other seeds: {', '.join(parts)} (mean and standard deviation)"

@@ -1,6 +1,6 @@
-"""Run one trial: one ``train.run``, here or as a process of its own, and say how it failed if it did.
+"""Run one trial: one ``training.run``, in this process or in one of its own; explain how it failed if it did.
 
-Owns: what counts as the trial's failure and what ends the sweep.  Does not own: which trial comes next.
+Owns: which errors fail the trial, and which end the sweep.  Does not own: which trial comes next.
 """
 
 import collections
@@ -27,8 +27,8 @@ from trainer.training import run as training_run
 
 log = logging.getLogger(__name__)
 
-# main(), which first asks Linux to end it with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not by preexec_fn,
-# which is not safe beside the threads of gRPC and TensorFlow.
+# Runs main(), after asking Linux to end the process with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not with
+# preexec_fn, which is not safe with the threads of gRPC and TensorFlow.
 _CHILD = (
     "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer.core import cli; from trainer.sweep import trial; "
     "sys.exit(cli.run_command(trial.main))"
@@ -47,19 +47,19 @@ _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class TrialFailed(Exception):
-    """Say why a trial has no score; the sweep goes on."""
+    """A trial has no score; the message is the reason.  The sweep continues."""
 
 
-def run_here(config: Config, judge: MedianPruner | None = None) -> result.Result:
-    """Run a trial in this process; with a judge it may be pruned.
+def run_here(config: Config, pruner: MedianPruner | None = None) -> result.Result:
+    """Run a trial in this process; with a pruner it may be stopped early.
 
     Raises:
         TrialFailed: if it cannot end with a result.
         StoppedEarly: after a stop request, with everything saved.
-        JobFailed: if the disk is full, which is no fault of the trial.
+        JobFailed: if the disk is full, which is not the trial's fault.
     """
     try:
-        return training_run.run(config, Cluster(), judge)
+        return training_run.run(config, Cluster(), pruner)
     except StoppedEarly:
         raise
     except (RequestError, JobFailed, Diverged) as error:
@@ -77,24 +77,23 @@ def run_here(config: Config, judge: MedianPruner | None = None) -> result.Result
 
 
 def refuse_full_disk(lines: Iterable[str]) -> None:
-    """Let a full disk end the sweep: every further trial would fail, and this one can go on when there is room.
+    """End the sweep if the disk is full: all further trials would fail, and this one can continue once there is space.
 
     Args:
-        lines: what a trial said last.
+        lines: the last lines of a trial's output.
 
     Raises:
-        JobFailed: if one of them speaks of a full disk.
+        JobFailed: if one of them reports a full disk.
     """
     for line in lines:
         if any(sign in line for sign in _DISK_IS_FULL):
             raise JobFailed(
-                f"the disk is full ({_first_line(line)}); free space, then start the same command again: it goes on "
-                "where it was"
+                f"the disk is full ({_first_line(line)}); free space, then rerun the same command to resume"
             )
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Tell whether an error's words speak of memory."""
+    """Return whether an error's text is about memory."""
     return any(sign in text for sign in _OUT_OF_MEMORY)
 
 
@@ -103,38 +102,38 @@ def _first_line(text: str) -> str:
 
 
 def _free_memory() -> None:
-    """Forget the trial's model, so that a hundred trials in a process need no more than one."""
+    """Free the trial's model, so that a hundred trials in one process need no more memory than one."""
     keras = sys.modules.get("keras")
     if keras is not None:
         keras.utils.clear_session(free_memory=True)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Be the process of a trial: ``--config=FILE``, and a judge as JSON if there is one."""
-    judge = pruning.from_json(argv[1]) if argv[1:] else None
-    training_run.run(flags.train_config(argv[:1]), Cluster(), judge)
+    """Run a trial as its own process; the words are ``--config=FILE`` and, if it may be pruned, the pruner as JSON."""
+    pruner = pruning.from_json(argv[1]) if argv[1:] else None
+    training_run.run(flags.train_config(argv[:1]), Cluster(), pruner)
     return EXIT_DONE
 
 
-def run_apart(config: Config, stop: StopRequest, judge: MedianPruner | None = None) -> result.Result:
-    """Run a trial as a process of its own; it dies with this one.  With a judge it may be pruned.
+def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = None) -> result.Result:
+    """Run a trial in its own process, which dies with this one; with a pruner it may be stopped early.
 
     Raises:
-        TrialFailed: if it cannot end with a result; a process that was killed or ran out of memory is said to be so.
+        TrialFailed: if it cannot end with a result; the message says whether it was killed or ran out of memory.
         StoppedEarly: after a stop request, with everything saved.
-        JobFailed: if the disk is full, which is no fault of the trial.
+        JobFailed: if the disk is full, which is not the trial's fault.
     """
     paths = JobPaths(config.loop.job_dir)
     request = files.join(config.loop.job_dir, "request.json")
     files.write_text(request, json.dumps(config.flat(), indent=1) + "\n")
     stop.at_once = ""  # From here on the trial saves first.
     process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, f"--config={request}", *([judge.to_json()] if judge else [])],
+        [sys.executable, "-c", _CHILD, f"--config={request}", *([pruner.to_json()] if pruner else [])],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
     )  # fmt: skip
     lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
     assert process.stdout is not None
-    reader = threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True)
+    reader = threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True)
     reader.start()
     code = _wait(process, stop)
     reader.join()
@@ -147,20 +146,20 @@ def run_apart(config: Config, stop: StopRequest, judge: MedianPruner | None = No
     raise TrialFailed(reason_of(code, list(lines)))
 
 
-def _pass_on(stream: IO[str], lines: "collections.deque[str]") -> None:
+def _forward(stream: IO[str], lines: "collections.deque[str]") -> None:
     for line in stream:
         lines.append(line.rstrip())
         print(line, end="", file=sys.stderr, flush=True)
 
 
 def _wait(process: "subprocess.Popen[str]", stop: StopRequest) -> int:
-    passed_on = False
+    terminated = False
     while True:
         try:
             return process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
-            if stop() and not passed_on:
-                passed_on = True
+            if stop() and not terminated:
+                terminated = True
                 process.terminate()
 
 
@@ -172,9 +171,9 @@ def reason_of(code: int, lines: list[str]) -> str:
     if is_out_of_memory(text):
         return "out of memory: " + next(line for line in reversed(lines) if is_out_of_memory(line))[:300]
     for prefix in ("error: ", "failed: "):
-        said = _last(lines, prefix)
-        if said:
-            return said
+        message = _last(lines, prefix)
+        if message:
+            return message
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return f"crashed ({name}): {lines[-1][:300] if lines else 'no message'}"
 

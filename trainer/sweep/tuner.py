@@ -1,7 +1,7 @@
-"""The search: ask for a trial, run it, report it, until there is none; alone, or as one of several workers.
+"""The search loop: get a trial, run it, report it; in a single process, or as one of several workers.
 
-Owns: the loop and the record of each trial.  Does not own: choices (``oracles.py``), training (``trial.py``), what is
-made of all records (``summary.py``).
+Owns: the loop and the record of each trial.  Does not own: choices (``oracles.py``), training (``trial.py``), the
+summary of all records (``summary.py``).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from trainer.core import result
 from trainer.core.config import Config
 from trainer.core.errors import JobFailed, RequestError, StoppedEarly
 from trainer.core.signals import StopRequest
-from trainer.sweep import oracles, records, trial
+from trainer.sweep import keras_tuner_private, oracles, records, trial
 from trainer.sweep.pruning import MedianPruner
 from trainer.sweep.records import DONE, FAILED, PRUNED, Record
 from trainer.sweep.request import Request
@@ -29,37 +29,37 @@ from trainer.training.loop import StopReason
 
 log = logging.getLogger(__name__)
 
-BETWEEN = "between two trials, everything is saved; start the same command again to go on"
+BETWEEN = "between two trials, everything is saved; rerun the same command to resume"
 _IDLE_SECONDS = 1.0
 _REPORT_SECONDS = 10.0
 
 
 class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
-    """Runs trials by ``train.run``; its oracle is in this process or, by KerasTuner's variables, in the chief's."""
+    """Runs trials with ``training.run``; its oracle is in this process or, for a worker, in the chief's."""
 
     def __init__(
         self, request: Request, oracle: Any, stop: StopRequest, reachable: Callable[[], bool] = lambda: True
     ) -> None:
-        """Take an oracle from ``oracles.make``, bound to the sweep's folder unless this process is a worker.
+        """Use an oracle from ``oracles.make``, bound to the sweep's folder unless this process is a worker.
 
         Args:
             request: the sweep.
-            oracle: what chooses.
-            stop: asked between trials, and passed on to a trial's own process.
-            reachable: waits for the chief, and is False once the sweep is over.
+            oracle: chooses the settings of each trial.
+            stop: polled between trials, and forwarded to a trial's own process.
+            reachable: waits for the chief; returns False once the sweep is over.
         """
         self._request, self._stop, self._reachable = request, stop, reachable
         super().__init__(oracle, directory=request.base.loop.job_dir, project_name=".", overwrite=False)
         self.tuner_id = trial.worker_name()
 
     def save(self) -> None:
-        """Leave it to the oracle, which saves itself."""
+        """Do nothing: the oracle saves itself."""
 
     def reload(self) -> None:
-        """Leave it to the oracle, which reloads itself."""
+        """Do nothing: the oracle reloads itself."""
 
     def search(self) -> None:
-        """Run trials until the oracle says that there are no more.
+        """Run trials until the oracle has no more.
 
         Raises:
             StoppedEarly: after a stop request, with everything saved.
@@ -79,20 +79,20 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         record = self.run_trial(chosen)
         record.write(self._request.paths)
         if record.score is not None:
-            # Rounded as the wire to a chief rounds, so that one worker and one process alone see the same.
+            # Rounded as gRPC rounds, so that a worker and a single process see the same score.
             metrics = {self._request.metric: float(np.float32(record.score))}
             self._ask(lambda: self.oracle.update_trial(chosen.trial_id, metrics, step=record.best_epoch))
         chosen.status = "FAILED" if record.status == FAILED else "COMPLETED"
         self._ask(lambda: self.oracle.end_trial(chosen))
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        """Ask the oracle; a chief that goes away meanwhile is waited for and asked again.
+        """Call the oracle; if the chief goes away meanwhile, wait for it and call again.
 
-        Each question may be repeated: a worker gets its own trial back, and a trial ends once.  None if the sweep is
-        over.
+        Each call may be repeated: a worker gets its own trial back, and a trial ends once.  Returns None if the sweep
+        is over.
 
         Raises:
-            JobFailed: if the chief itself fails at the answer.
+            JobFailed: if the chief itself fails.
         """
         while self._reachable():
             try:
@@ -141,13 +141,13 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
 
     def _train(self, config: Config, trial_id: str) -> result.Result:
         if not self._request.sweep.isolate_trials:
-            return trial.run_here(config, self._judge(trial_id))
+            return trial.run_here(config, self._pruner(trial_id))
         try:
-            return trial.run_apart(config, self._stop, self._judge(trial_id))
+            return trial.run_apart(config, self._stop, self._pruner(trial_id))
         finally:
             self._stop.at_once = BETWEEN
 
-    def _judge(self, trial_id: str) -> MedianPruner | None:
+    def _pruner(self, trial_id: str) -> MedianPruner | None:
         request = self._request
         if request.sweep.prune == "none":
             return None
@@ -162,15 +162,15 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _reporting(self, trial_id: str) -> Iterator[None]:
-        """As a worker, let the chief hear that this trial is alive."""
-        if not self._is_worker():
+        """As a worker, report to the chief that this trial is alive."""
+        if not keras_tuner_private.is_worker(self):
             yield
             return
-        over = threading.Event()
+        done = threading.Event()
 
         def report() -> None:
-            while not over.wait(_REPORT_SECONDS):
-                with contextlib.suppress(Exception):  # The chief may be away for a while.
+            while not done.wait(_REPORT_SECONDS):
+                with contextlib.suppress(Exception):  # The chief may be restarting.
                     self.oracle.get_trial(trial_id)
 
         thread = threading.Thread(target=report, name="reporting", daemon=True)
@@ -178,7 +178,7 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         try:
             yield
         finally:
-            over.set()
+            done.set()
 
 
 def _since(started: float) -> float:

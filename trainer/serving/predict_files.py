@@ -1,0 +1,121 @@
+"""Score the files of a request: images, with heat maps if requested, or videos.
+
+Does not own: which files words name (``globs.py``), the model (``predictor.py``), videos (``video.py``), the form of a
+table (``tables.py``).
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import tqdm
+
+from trainer.core import config, globs, tables
+from trainer.core.storage import files
+from trainer.core.tables import Row
+from trainer.serving import exported_model, heatmap, video
+from trainer.serving.predict_request import PredictFlags, check_threshold
+from trainer.serving.predictor import PredictionBatch, Predictor
+
+
+def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str]) -> list[Row]:
+    """Score all files that the words name; write heat maps and frames, and return a row for each file.
+
+    Args:
+        request: the checked flags.
+        words: images or videos, folders, globs; ``-`` reads paths from ``stdin``.
+        stdin: lines with a path each.
+
+    Raises:
+        RequestError: if the model or a path is wrong, or an output cannot be written.
+    """
+    export = exported_model.find_export(request.model_dir)
+    check_threshold(request, export)
+    paths = globs.expand(words, stdin, video.ENDINGS if request.video else ())
+    # Refuse an output that cannot be written before hours are spent on scores.
+    for flag, file in (("out", request.out), ("frames_out", request.frames_out)):
+        if file:
+            files.require_writable(os.path.dirname(file) or ".", flag)
+    if request.explain:
+        files.require_writable(request.explain, "explain")
+    if not request.video:
+        return predict_images(export, paths, request)
+    predictor = Predictor(export, num_devices=request.num_devices)
+    rows, frames = video.predict(export, predictor, paths, request.sampling)
+    if request.frames_out:
+        render = tables.renderer(request.frames_out, "frames_out")
+        files.write_text(request.frames_out, render(frames))
+    return rows
+
+
+def predict_images(export: exported_model.ExportedModel, paths: Sequence[str], request: PredictFlags) -> list[Row]:
+    """Return a row for each path, in order: a prediction, or an ``error`` and None elsewhere.
+
+    Raises:
+        RequestError: if the model does not load, or heat maps are requested and it has none.
+    """
+    predictor = Predictor(export, explain=bool(request.explain), num_devices=request.num_devices)
+    contents: dict[int, bytes] = {}  # Of the images whose heat maps are not drawn yet.
+
+    def read(number: int) -> bytes:
+        content = files.read_bytes(paths[number])
+        if request.explain:
+            contents[number] = content
+        return content
+
+    rows: list[Row] = []
+    with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+        for batch in predictor.score(len(paths), read, request.batch_size):
+            numbers = range(batch.start, batch.start + len(batch.labels))
+            pictures = _draw(request.explain, paths, batch, {n: contents.pop(n) for n in numbers if n in contents})
+            rows += [_row(export, paths[n], batch, n, request, pictures) for n in numbers]
+            bar.update(len(numbers))
+    return rows
+
+
+def _draw(folder: str, paths: Sequence[str], batch: PredictionBatch, contents: Mapping[int, bytes]) -> dict[int, str]:
+    """Write the pictures of a batch's heat maps, and return their files by the image's number."""
+    numbers = [batch.start + n for n in batch.heatmaps if n not in batch.errors]
+    if not numbers:
+        return {}
+    from trainer.data import decode  # Late: TensorFlow. The model's own decoder gives the same pixels and orientation.
+
+    decode_one = decode.decode_one(config.MAX_IMAGE_PIXELS)
+
+    def draw(number: int) -> str:
+        image = decode_one(data=contents[number]).numpy()
+        picture = heatmap.overlay(image, batch.heatmaps[number - batch.start])
+        file = files.join(folder, heatmap.file_name(paths[number]))
+        files.write_bytes(file, heatmap.to_png(picture))
+        return file
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(numbers, pool.map(draw, numbers), strict=True))
+
+
+def _row(
+    export: exported_model.ExportedModel,
+    path: str,
+    batch: PredictionBatch,
+    number: int,
+    request: PredictFlags,
+    pictures: Mapping[int, str],
+) -> Row:
+    """Return an image's row."""
+    error = batch.errors.get(number - batch.start)
+    probabilities = batch.probabilities[number - batch.start]
+    # Nine digits give a float32 back exactly.
+    values = [None if error else float(f"{value:.9g}") for value in probabilities]
+    label = export.decide(probabilities, request.threshold) if request.threshold else None
+    row: Row = {
+        "path": files.printable(path),
+        "label": None if error else label or batch.labels[number - batch.start],
+        "p_fake": values[export.positive],
+        "error": error,
+    }
+    if request.explain:
+        row["heatmap"] = pictures.get(number)
+    if len(export.class_names) > 2:
+        row |= {f"p_{name}": value for name, value in zip(export.class_names, values, strict=True)}
+    return row

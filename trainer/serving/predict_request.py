@@ -1,0 +1,116 @@
+"""A request for predictions: its flags, and the checks that need no TensorFlow.
+
+Does not own: how images and videos are scored (``predict_files.py``).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from trainer.core import tables
+from trainer.core.config import Value, flags, setting
+from trainer.core.errors import RequestError
+from trainer.core.storage import files
+from trainer.serving import exported_model
+from trainer.serving.video import Sampling, require_opencv
+
+USAGE = """\
+Estimate for each image how likely it is a fake.
+
+  python -m trainer.predict --model_dir=J/export/best PATH... [--out=F.csv|F.jsonl] [flags]
+
+PATH is an image, a folder (with all below it), a glob (quote it to let ** cross folders) or gs://; "-" reads
+paths from stdin, one a line.  Rows are path, label, p_fake, error, heatmap with --explain, and p_<class> if there are
+more than two.
+
+With --video PATHs are videos (.mp4, .avi, .mov, .mkv and .webm in folders and globs); p_fake is the mean of their
+frames, p_fake_top the mean of the highest ones, seconds the length that was read.
+
+Exit codes: 0 every image was scored; 1 some were not, their rows say why; 2 the request is wrong; 75 gs:// did not
+answer, try later."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictFlags:
+    """Settings of one prediction."""
+
+    model_dir: str = setting(
+        "", "Exported model: a job's export/best (its newest version is used) or one version of it."
+    )
+    out: str = setting("", "File to write, .csv or .jsonl; empty: a table on stdout.")
+    batch_size: int = setting(32, "Images scored at a time by each device.", unit="images", minimum=1)
+    num_devices: int = setting(
+        0, "GPUs that share the batches; on a CPU, logical devices. 0: all GPUs, or the CPU.", minimum=0
+    )
+    threshold: float = setting(
+        0.0,
+        "With two classes: label as positive from this p_fake up. 0: the export's own threshold.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    explain: str = setting(
+        "",
+        "Folder or gs:// path for a picture of each image under its heat map (Grad-CAM): what supports the label. "
+        "Empty: none.",
+    )
+    video: bool = setting(False, "Score videos (needs OpenCV: pip install -e '.[video]').")
+    every_n_frames: int = setting(0, "Score every N-th frame of a video. 0: about one a second.", minimum=0)
+    max_frames: int = setting(0, "Score at most N frames of a video, then stop reading it. 0: all.", minimum=0)
+    top_k: str = setting("10%", "Frames that p_fake_top is the mean of: a number, or a share of those scored.")
+    frames_out: str = setting("", "File with a row for each frame of the videos, .csv or .jsonl. Empty: none.")
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which frames of a video are scored, and how."""
+        return Sampling(self.every_n_frames, self.max_frames, self.top_k, self.batch_size, self.threshold)
+
+
+_OF_VIDEOS = ("every_n_frames", "max_frames", "top_k", "frames_out")
+
+
+def parse(argv: Sequence[str]) -> tuple[PredictFlags, list[str]]:
+    """Return the checked flags, and the paths as the user gave them.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the words.
+        RequestError: for the first wrong flag.
+    """
+    values, words = flags.parse(argv, flags.fields_of(PredictFlags), usage=USAGE)
+    request = PredictFlags(**values)  # type: ignore[arg-type]
+    for flag in ("out", "frames_out"):
+        tables.renderer(getattr(request, flag), flag)
+    for flag in ("model_dir", "out", "explain", "frames_out"):
+        files.require_form(getattr(request, flag), flag)
+    _check_video(request, values)
+    return request, words
+
+
+def _check_video(request: PredictFlags, values: Mapping[str, Value]) -> None:
+    """Refuse video flags for images and image flags for videos, and a machine without OpenCV."""
+    needless = [name for name in _OF_VIDEOS if name in values]
+    if needless and not request.video:
+        raise RequestError(f"--{needless[0]}: expected --video as well, received none; add it, or leave this out")
+    if request.video and request.explain:
+        raise RequestError(
+            "--explain: expected images, received --video; save the frames that matter, and explain them"
+        )
+    if request.video:
+        request.sampling.top_of(1)
+        require_opencv()
+
+
+def check_threshold(request: PredictFlags, export: exported_model.ExportedModel) -> None:
+    """Refuse a threshold that the model has no use for.
+
+    Raises:
+        RequestError: if the model has more than two classes, or heat maps are requested as well.
+    """
+    if request.threshold and len(export.class_names) > 2:
+        raise RequestError(
+            f"--threshold: expected a model of two classes, received one of {len(export.class_names)}, which answers "
+            "the most likely one; leave it out"
+        )
+    if request.threshold and request.explain:
+        raise RequestError(
+            "--explain: expected the export's own threshold, by which its heat maps show what spoke for the label, "
+            "received --threshold; leave one of them out"
+        )

@@ -1,0 +1,119 @@
+"""Run a sweep in this process's role: alone, as the chief that holds its state, or as a worker.
+
+Owns: the role, the checks before any trial, the lock on the sweep's folder.  Does not own: the search (``chief.py``).
+Imports no TensorFlow until the search begins.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from trainer.core import signals
+from trainer.core.errors import JobFailed, RequestError
+from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files, lock
+from trainer.data import manifest
+from trainer.distributed import cluster as cluster_lib
+from trainer.sweep.records import Record
+from trainer.sweep.request import Request
+from trainer.training import resume
+
+Role = Literal["alone", "chief", "worker"]
+
+_VARIABLES = ("KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID")
+
+
+def run(request: Request, role: Role) -> None:
+    """Run the sweep, or as a worker the trials that the chief hands out.
+
+    Raises:
+        RequestError: if no trial could run, or the folder holds something else.
+        StoppedEarly: after a stop request, with everything saved.
+        JobFailed: if the sweep cannot end with a result.
+    """
+    _refuse_what_no_trial_can(request)
+    try:
+        with signals.stop_requests() as stop:
+            stop.at_once = "between two trials, everything is saved; rerun the same command to resume"
+            if role == "worker":
+                _work(request, stop)
+            else:
+                _search(request, stop, serve=role == "chief")
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        raise JobFailed(
+            f"a file could not be written or read{place}: {error.strerror or error}; repair that, then rerun the same "
+            "command to resume"
+        ) from error
+
+
+def role_of(environment: Mapping[str, str]) -> Role:
+    """Return this process's role, which KerasTuner's variables decide.
+
+    Raises:
+        RequestError: if only some of them are set.
+    """
+    absent = [name for name in _VARIABLES if not environment.get(name)]
+    ip, port, tuner = _VARIABLES
+    if ip in absent and port in absent:
+        return "alone"
+    if absent:
+        raise RequestError(
+            f"expected {', '.join(_VARIABLES)} together, received no {absent[0]}; set it or unset the others"
+        )
+    if not environment[port].isdigit() or not 0 < int(environment[port]) < 65536:
+        raise RequestError(f"expected a port in {port}, received {environment[port]!r}")
+    return "chief" if "chief" in environment[tuner] else "worker"
+
+
+def _refuse_what_no_trial_can(request: Request) -> None:
+    """Refuse before any trial what would make all of them fail."""
+    if cluster_lib.from_environment(strategy=request.base.runtime.strategy).num_workers > 1:
+        raise RequestError(
+            "expected trials of one process each, received a cluster in the environment; unset TF_CONFIG (and the "
+            "like), and start a chief and workers (docs/sweeps.md)"
+        )
+    data = request.base.data
+    train, _ = manifest.read_train_and_validation(data.data_dir, data.validation_fraction, request.base.loop.seed)
+    manifest.positive_class_index(train.class_names, request.base.export.positive_class)
+
+
+def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None:
+    """Hold the sweep's state, and run its trials or let workers run them."""
+    paths = JobPaths(request.base.loop.job_dir)
+    files.require_writable(paths.job_dir, "job_dir")
+    with lock.hold(paths):
+        _prepare_folder(request, paths)
+        from trainer.sweep import chief  # KerasTuner and TensorFlow are loaded here.
+
+        best = chief.serve(request, stop) if serve else chief.search(request, stop)
+        _print_best(request, best)
+        if request.sweep.retrain_best:
+            from trainer.sweep import retrain
+
+            print(retrain.sentence(retrain.run(request, best[0], stop), request.metric))
+
+
+def _prepare_folder(request: Request, paths: JobPaths) -> None:
+    """Start over, or make sure that the folder holds this sweep; then record the request."""
+    if request.base.checkpoint.resume == "never":
+        resume.prepare(request.base, paths)
+    if request.base.checkpoint.resume == "required" and not files.exists(request.paths.oracle):
+        raise RequestError(f"--resume=required: expected a sweep in {paths.job_dir!r}, received none")
+    request.refuse_another()
+    request.write()
+    if files.exists(request.paths.done):
+        files.remove(request.paths.done)
+
+
+def _work(request: Request, stop: signals.StopRequest) -> None:
+    from trainer.sweep import chief
+
+    chief.work(request, stop)
+
+
+def _print_best(request: Request, best: list[Record]) -> None:
+    if not best:
+        raise JobFailed(f"no trial has a score; {request.paths.table} has the reasons")
+    print(f"best trial {best[0].trial}: {request.metric} {best[0].score:.4f} (epoch {best[0].best_epoch})")
+    print(f"settings: {request.paths.best}  (python -m trainer.train --config={request.paths.best} --job_dir=...)")
+    print(f"report: {request.paths.report}")

@@ -1,0 +1,241 @@
+"""Export a checkpoint of a job again: a SavedModel, TFLite, ONNX, each compared with the SavedModel and timed.
+
+Does not own: writing SavedModels (``saved_model.py``), conversion (``convert.py``), the export at the end of a job
+(``exporter.py``).
+"""
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import __version__
+from trainer.core import config, globs, result
+from trainer.core.config import Config, flags
+from trainer.core.errors import RequestError
+from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
+from trainer.core.storage import files
+from trainer.data.manifest import positive_class_index, read_train_and_validation
+from trainer.serving import convert, exported_model
+from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
+from trainer.training.export_request import ExportFlags, parse_formats
+
+THRESHOLD = 0.5  # Of a checkpoint that was never exported.
+
+_CHECK_SAMPLES = 8  # Images that the SavedModel is checked with in a process of its own.
+
+
+def run(request: ExportFlags) -> dict[str, Any]:
+    """Write the requested forms and ``comparison.json``; return what the latter holds.
+
+    Raises:
+        RequestError: if flags, job or images are wrong.
+        JobFailed: if the SavedModel's outputs differ from the model's.
+    """
+    forms = parse_formats(request.formats)
+    job = read_config(request.job_dir)
+    checkpoint = find_checkpoint(request.job_dir, request.step)
+    metadata = describe(request.job_dir, job, checkpoint)
+    contents = read_samples(request, job)
+    files.require_writable(request.out, "out")
+    comparison = write(request, forms, job, checkpoint, metadata, contents)
+    files.write_text(files.join(request.out, "comparison.json"), json.dumps(comparison, indent=1) + "\n")
+    return comparison
+
+
+def read_config(job_dir: str) -> Config:
+    """Return a job's settings.
+
+    Raises:
+        RequestError: if it is not a job_dir.
+    """
+    path = JobPaths(job_dir).config
+    if not files.exists(path):
+        raise RequestError(f"--job_dir: expected a job's folder, received {job_dir!r} without config.json")
+    return config.from_flat(flags.given_settings({"config": path}))
+
+
+def find_checkpoint(job_dir: str, name: str) -> Checkpoint:
+    """Return the checkpoint that ``--step`` names.
+
+    Raises:
+        RequestError: if there is none, or it is damaged.
+    """
+    store = CheckpointStore(JobPaths(job_dir).checkpoints, keep=1)
+    steps = store.steps()
+    if not steps:
+        raise RequestError(f"--job_dir: expected a job with a checkpoint, received {job_dir!r} without one")
+    if name in ("best", "0"):
+        newest = store.newest()
+        assert newest is not None
+        step = int(newest.state["stopping"]["best_step"])
+    elif name == "last":
+        step = steps[-1]
+    else:
+        step = int(name) if name.isdecimal() else -1
+    if step not in steps:
+        choices = ", ".join(map(str, steps))
+        raise RequestError(f"--step: expected best, last or a checkpoint's step ({choices}); received {name!r}"
+                           + (" before the first validation" if step == 0 else ""))  # fmt: skip
+    try:
+        return store.read(step)
+    except DamagedCheckpoint as damage:
+        raise RequestError(
+            f"--step: expected a whole checkpoint, received a damaged one ({damage}); restore {store.path(step)!r} "
+            "from a backup, or take another --step"
+        ) from damage
+
+
+def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the content of ``deepdetect.json``: that of the job's own export of this step, if there is one.
+
+    Raises:
+        RequestError: if there is none, and the classes cannot be read from the job's data either.
+    """
+    for kind in ("best", "last"):
+        path = files.join(JobPaths(job_dir).exports(kind), str(checkpoint.step), EXPORT_METADATA)
+        if files.exists(path):
+            return dict(exported_model.find_export(path.removesuffix("/" + EXPORT_METADATA)).details)
+    done = result.read(JobPaths(job_dir).result)
+    names = list(done.images["Train"]) if done is not None and "Train" in done.images else _class_names(job)
+    values = checkpoint.state["best" if checkpoint.step == checkpoint.state["stopping"]["best_step"] else "last"]
+    return {
+        "format": 1,
+        "class_names": names,
+        "positive_class": names[positive_class_index(names, job.export.positive_class)],
+        "threshold": THRESHOLD,
+        "image_size": job.data.image_size,
+        "step": checkpoint.step,
+        "monitor": job.loop.monitor,
+        "validation": {name: values.get(f"val_{name}") for name in ("loss", "accuracy", "auc")},
+        "config": job.flat(),
+        "versions": {"deepdetect": __version__},
+    }
+
+
+def make_card(job_dir: str, checkpoint: Checkpoint, metadata: dict[str, Any]) -> str:
+    """Return the model card of the job's own export of this step, or a new one from the job's files."""
+    from trainer.reports import model_card  # Late: its libraries are slow to import.
+
+    for kind in ("best", "last"):
+        path = files.join(JobPaths(job_dir).exports(kind), str(checkpoint.step), EXPORT_CARD)
+        if files.exists(path):
+            return files.read_text(path)
+    done = result.read(JobPaths(job_dir).result)
+    if done is None:
+        return model_card.render(metadata, model_card.CardFacts())
+    rows = {"Devices": f"{done.num_devices} x {done.device_kind}"}
+    if done.step == checkpoint.step:
+        rows["SHA-256 of the weights"] = done.weights_sha256
+    return model_card.render(metadata, model_card.CardFacts(images=done.images, skipped=done.skipped, made=rows))
+
+
+def _class_names(job: Config) -> Sequence[str]:
+    train, _ = read_train_and_validation(job.data.data_dir, job.data.validation_fraction, job.loop.seed)
+    return list(train.class_names)
+
+
+def read_samples(request: ExportFlags, job: Config) -> list[bytes]:
+    """Return encoded images to compare on, evenly spread over the available ones.
+
+    Raises:
+        RequestError: if there are none.
+    """
+    if request.samples:
+        paths = globs.expand([request.samples], ())
+        contents: Iterable[Any] = (_read(paths[i]) for i in _spread(len(paths), request.num_samples))
+    else:
+        from trainer.data import readers
+
+        try:
+            _, split = read_train_and_validation(job.data.data_dir, job.data.validation_fraction, job.loop.seed)
+        except RequestError as error:
+            raise RequestError(f"--samples: expected images to compare on, received none, and {error}") from error
+        contents = readers.open_reader(split).read(_spread(len(split), request.num_samples))
+    good = [content for content in contents if isinstance(content, bytes)]
+    if not good:
+        raise RequestError("--samples: expected images that can be read, received none; give other ones")
+    return good
+
+
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def _read(path: str) -> bytes | OSError:
+    try:
+        return files.read_bytes(path)
+    except OSError as error:
+        return error
+
+
+def write(
+    request: ExportFlags, forms: Sequence[str], job: Config, checkpoint: Checkpoint, metadata: dict[str, Any],
+    contents: Sequence[bytes],
+) -> dict[str, Any]:  # fmt: skip
+    """Write the forms, compare them on decodable images, and return what ``comparison.json`` holds.
+
+    Raises:
+        RequestError: if no image can be decoded.
+        JobFailed: if the SavedModel's outputs differ from the model's.
+    """
+    from trainer.data import decode_batch
+    from trainer.serving import saved_model
+
+    size = job.data.image_size
+    decoded = decode_batch.load_batch(contents, size, job.data.max_image_pixels)
+    images = np.delete(decoded.images, list(decoded.errors), axis=0)
+    if not len(images):
+        raise RequestError("--samples: expected images that can be decoded, received none; give other ones")
+    frozen = convert.freeze(saved_model.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels())
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = "savedmodel" in forms
+        target = files.join(request.out, "savedmodel", str(checkpoint.step)) if keep else os.path.join(scratch, "1")
+        good = [content for number, content in enumerate(contents) if number not in decoded.errors]
+        _write_saved_model(request, target, job, checkpoint, metadata, good[:_CHECK_SAMPLES])
+        runs = {"savedmodel": _load(target, request.out)}
+        runs |= {form: _convert(request, form, frozen) for form in forms if form != "savedmodel"}
+        comparison = convert.compare(runs, images, exported_model.find_export(target), request.quantize)
+        return {"job_dir": request.job_dir, "step": checkpoint.step, **comparison}
+
+
+def _write_saved_model(
+    request: ExportFlags, target: str, job: Config, checkpoint: Checkpoint, metadata: dict[str, Any],
+    samples: Sequence[bytes],
+) -> None:  # fmt: skip
+    """Write the SavedModel and its model card."""
+    from trainer.reports import model_card  # Late: its libraries are slow to import.
+    from trainer.serving import saved_model
+
+    card = model_card.attempt(functools.partial(make_card, request.job_dir, checkpoint, metadata))
+    saved_model.write(
+        target, checkpoint.arrays, metadata, samples, config=job.model, image_size=job.data.image_size, card=card
+    )
+    if card:
+        files.write_text(files.join(request.out, "model_card.md"), card)
+
+
+def _load(target: str, out: str) -> tuple[convert.Run, int]:
+    """Load the SavedModel that was written; return a function that runs it, and its size in bytes."""
+    import tensorflow as tf
+
+    with files.local_copy(target) as folder:
+        original = tf.saved_model.load(folder).signatures["serve_images"]
+        files.write_bytes(files.join(out, "deepdetect.json"), files.read_bytes(files.join(folder, EXPORT_METADATA)))
+        size = sum(os.path.getsize(os.path.join(folder, name)) for name in files.list_below(folder))
+    return lambda batch: original(images=tf.constant(batch))["probabilities"].numpy(), size
+
+
+def _convert(request: ExportFlags, form: str, frozen: Any) -> tuple[convert.Run, int]:
+    """Write one form; return a function that runs it, and its size in bytes."""
+    if form == "tflite":
+        content, run = convert.to_tflite(frozen, request.quantize), convert.run_tflite
+    else:
+        content, run = convert.to_onnx(frozen), convert.run_onnx
+    files.write_bytes(files.join(request.out, f"model.{form}"), content)
+    return run(content), len(content)
