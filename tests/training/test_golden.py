@@ -11,9 +11,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from tests.helpers.commands import answer
 from tests.helpers.jobs import float32_policy, lines_of, result_of  # noqa: F401
-
 from trainer import evaluate, predict, train
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "before_move"

@@ -12,7 +12,6 @@ from typing import Any
 
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
-from trainer.core.storage.lines import BufferedLines
 from trainer.training.loop import Plan
 from trainer.training.observers import Observer, SavedCheckpoint, Start, Validation, Window
 
@@ -31,7 +30,7 @@ class MetricsLog(Observer):
         self._paths = paths
         self._plan = plan
         self._write = write
-        self._lines = files.Lines(paths.metrics)
+        self._lines = BufferedLines(paths.metrics)
 
     def on_start(self, start: Start) -> None:
         """Drop the lines of steps that will be done again; write the "start" line unless this is a rollback."""
