@@ -12,6 +12,7 @@ from typing import Any
 
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
+from trainer.core.storage.lines import BufferedLines
 from trainer.training.loop import Plan
 from trainer.training.observers import Observer, SavedCheckpoint, Start, Validation, Window
 
