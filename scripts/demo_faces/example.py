@@ -66,7 +66,7 @@ def draw_subject(seed: int, split: str, index: int, size: int) -> Subject:
 
 
 def take_picture(subject: Subject, label: str, difficulty: float) -> npt.NDArray[np.uint8]:
-    """Take the subject's picture of a class, with sensor noise of its own, `[S, S, 3]` uint8 RGB."""
+    """Photograph the subject for a class, with independent sensor noise, `[S, S, 3]` uint8 RGB."""
     exposure = subject.exposure if label == "Real" else forge(subject, difficulty).forged
     return record(exposure, subject.camera, _stream(subject, CLASSES.index(label)))
 

@@ -65,11 +65,11 @@ _REACH = _ENLARGEMENT * 2**_LAYERS
 _OFFSET = (_REACH - _ENLARGEMENT) // 2
 """How far up and left the convolutions move the face: from the middle of a cell to its first pixel."""
 _DETAIL_KEPT = 0.7
-"""Part of the fine detail a generator restores beside what its up-sampling interpolates."""
+"""Part of the fine detail a generator restores besides what its up-sampling interpolates."""
 
 
 def strength_range(difficulty: float) -> tuple[float, float]:
-    """Give the least and greatest strength at a difficulty in [0, 1], far apart so that some are hard."""
+    """Return the least and greatest strength at a difficulty in [0, 1], far apart so that some are hard."""
     middle = 2 * (1 - difficulty) * 0.95 + 0.05
     return 0.08 * middle, 2.0 * middle
 

@@ -71,11 +71,11 @@ class Pose:
         return turned
 
     def shrunk(self, factor: int) -> Pose:
-        """Give the same pose in a picture smaller by `factor`."""
+        """Return the same pose in a picture smaller by `factor`."""
         return Pose(self.yaw, self.pitch, self.roll, self.unit / factor, self.x / factor, self.y / factor)
 
     def face_grid(self, size: int) -> tuple[Plane, Plane]:
-        """Give each pixel's place in the plane of the head's outline, in face units, two `[size, size]`."""
+        """Return each pixel's place in the plane of the head's outline, in face units, two `[size, size]`."""
         dx = np.arange(size, dtype=np.float32)[None, :] - np.float32(self.x)
         dy = np.arange(size, dtype=np.float32)[:, None] - np.float32(self.y)
         cos, sin = math.cos(self.roll) / self.unit, math.sin(self.roll) / self.unit

@@ -43,7 +43,7 @@ class DataSet:
 
 
 def picture_path(out: Path, split: str, label: str, index: int) -> Path:
-    """Name the file of a picture; only its folder tells the class."""
+    """Return the file name of a picture; only its folder shows the class."""
     return out / split / label / f"{index:06d}.jpg"
 
 

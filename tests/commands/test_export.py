@@ -107,6 +107,6 @@ def test_wrong_requests_are_one_error(job, data, tmp_path, capsys, monkeypatch):
         code, out, err = run(capsys, f"--out={tmp_path / 'out'}", *words)
         *warnings, line = err.splitlines()
         assert (code, out, line[:7]) == (2, "", "error: "), (words, err)
-        assert all("is damaged" in warning for warning in warnings)  # Of the checkpoint that is passed over.
+        assert all("is damaged" in warning for warning in warnings)  # Of the checkpoint that is skipped.
         assert said in line
     assert not (tmp_path / "out").exists()

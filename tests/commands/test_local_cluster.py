@@ -100,7 +100,7 @@ def test_gpus_are_those_that_cuda_shows(tmp_path, monkeypatch, visible, listed, 
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    if listed is not None:  # nvidia-smi -L as a machine with so many prints it, one of them cut into instances.
+    if listed is not None:  # The output of nvidia-smi -L, with one GPU divided into instances.
         program = tmp_path / "nvidia-smi"
         lines = [f"GPU {index}: NVIDIA H100 (UUID: GPU-{index})" for index in range(listed)]
         program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in [*lines, "  MIG 1g.10gb Device 0"]))

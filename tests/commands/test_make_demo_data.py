@@ -41,7 +41,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a small complete set."""
+    """Return the folder of a small complete set."""
     out = tmp_path_factory.mktemp("demo") / "set"
     assert draw(out) == 0
     return out

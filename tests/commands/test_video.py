@@ -61,7 +61,7 @@ def rows_of(path):
 
 
 def frames_scored_as_images(path, model, every):
-    """Return p_fake of every so many-th frame, decoded by OpenCV here and given to the export as pixels."""
+    """Return p_fake of every N-th frame, decoded by OpenCV here and given to the export as pixels."""
     capture, frames = cv2.VideoCapture(str(path)), []
     while (read := capture.read())[0]:
         frames.append(read[1][..., ::-1])
@@ -127,7 +127,7 @@ def test_broken_videos_have_rows_and_the_others_go_on(model, folder, tmp_path, c
         assert "not a video that OpenCV can read" in rows[name]["error"]
         assert (rows[name]["label"], rows[name]["p_fake"], rows[name]["frames"]) == (None, None, 0)
     assert rows["gone.mov"]["error"] == "No such file or directory"
-    cut = rows["cut.avi"]  # What was there is told, beside the error.
+    cut = rows["cut.avi"]  # The readable part is reported, next to the error.
     assert "of about 50 frames" in cut["error"]
     assert 0 < cut["frames"] < 10
     assert cut["p_fake"] > rows["whole.avi"]["p_fake"]

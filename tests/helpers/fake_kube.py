@@ -1,7 +1,7 @@
-"""A small Kubernetes API server on a real socket: the calls that scripts/submit.py makes, and ways to break them.
+"""A small Kubernetes API server on a real socket: the calls of scripts/submit.py, and ways to break them.
 
-It keeps objects by kind and name, as plain dicts.  What the real one's controllers would do, a test does itself: it
-sets a status, or gives a script to the next watch or log request.
+It keeps objects by kind and name, as plain dicts.  A test plays the part of the real server's controllers: it sets
+a status, or provides a script for the next watch or log request.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ BREAK = "break"  # In a script: close the connection in the middle of the answer
 
 
 class ApiServer:
-    """The state of the server, and what it was asked."""
+    """The state of the server, and the requests that it received."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Object] = {}

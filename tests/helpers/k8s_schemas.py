@@ -71,7 +71,7 @@ def require_golden(name: str, text: str) -> None:
     if os.environ.get("DEEPDETECT_WRITE_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert path.exists(), f"{path} is not there; DEEPDETECT_WRITE_GOLDEN=1 writes it"
+    assert path.exists(), f"{path} is missing; DEEPDETECT_WRITE_GOLDEN=1 writes it"
     assert text == path.read_text(), f"{path} differs; look at the difference, then DEEPDETECT_WRITE_GOLDEN=1"
 
 

@@ -1,4 +1,4 @@
-"""k8s/: what kustomize builds is what the golden files say, and the schemas of two Kubernetes versions take it."""
+"""k8s/: kustomize builds the golden files, which are valid for the schemas of two Kubernetes versions."""
 
 import os
 import re
@@ -69,11 +69,11 @@ def test_every_pod_is_restricted(built, name):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_the_namespace_enforces_what_the_pods_keep(built, platform):
-    found = {item["kind"]: item for item in objects(built[platform])}
-    assert found["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert found["NetworkPolicy"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
-    assert found["ServiceAccount"]["automountServiceAccountToken"] is False
-    has_identity = "iam.gke.io/gcp-service-account" in found["ServiceAccount"]["metadata"].get("annotations", {})
+    parts = {item["kind"]: item for item in objects(built[platform])}
+    assert parts["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert parts["NetworkPolicy"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+    assert parts["ServiceAccount"]["automountServiceAccountToken"] is False
+    has_identity = "iam.gke.io/gcp-service-account" in parts["ServiceAccount"]["metadata"].get("annotations", {})
     assert has_identity == platform.startswith("gke-")
 
 
@@ -93,7 +93,7 @@ def test_lists_that_the_api_server_wants_sorted_and_named(built):
             jobs = [item["spec"]] if item["kind"] == "Job" else \
                 [job["template"]["spec"] for job in item["spec"].get("replicatedJobs", [])]  # fmt: skip
             for job in jobs:
-                assert job["template"]["spec"]["restartPolicy"] == "Never"  # OnFailure is refused beside the policy.
+                assert job["template"]["spec"]["restartPolicy"] == "Never"  # The policy refuses OnFailure.
                 for rule in job["podFailurePolicy"]["rules"]:
                     if "onExitCodes" in rule:
                         codes = rule["onExitCodes"]

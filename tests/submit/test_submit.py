@@ -1,4 +1,4 @@
-"""scripts/submit.py without a cluster: the plan, the YAML, and what is refused before anything is asked of one."""
+"""scripts/submit.py without a cluster: the plan, the YAML, and what is refused before a cluster is contacted."""
 
 import os
 import shutil
@@ -104,13 +104,13 @@ def test_worker_pods_describe_the_cluster_that_the_trainer_reads(capsys):
     labels = {"metadata.labels['jobset.sigs.k8s.io/jobset-name']": "first"}
     environment = {"JOB_COMPLETION_INDEX": "3", "HOSTNAME": "first-workers-0-3"}
     for variable in pod["containers"][0]["env"]:
-        told = variable.get("value") or labels[variable["valueFrom"]["fieldRef"]["fieldPath"]]
-        environment[variable["name"]] = told
+        value = variable.get("value") or labels[variable["valueFrom"]["fieldRef"]["fieldPath"]]
+        environment[variable["name"]] = value
     if not hasattr(cluster, "split_address"):
         pytest.skip("this trainer.distributed.cluster reads no Kubernetes environment yet")
-    found = cluster.from_environment(environment)
-    assert found.addresses[2] == "first-workers-0-2.first:2222"
-    assert (found.num_workers, found.worker_index, found.peer_port) == (4, 3, 3222)
+    described = cluster.from_environment(environment)
+    assert described.addresses[2] == "first-workers-0-2.first:2222"
+    assert (described.num_workers, described.worker_index, described.peer_port) == (4, 3, 3222)
 
 
 @needs_kubectl
@@ -177,18 +177,18 @@ def test_a_sweep_carries_its_space_and_every_flag_that_is_given(tmp_path):
     local.write_text("- {name: dropout, kind: float, range: [0.1, 0.4]}\n- {name: xla, kind: bool}\n")
     (tmp_path / "kept.json").write_text('{"epochs": 7, "data_dir": "/elsewhere"}')
     words = ["--noisolate_trials", f"--space={local}", "--max_trials", "9", "--learning_rate=1e-3", "--deterministic"]
-    asked = build(["--sweep_workers=2", "--spot"], [*words, f"--config={tmp_path / 'kept.json'}"])
-    assert not any(str(tmp_path) in word for word in asked.trainer_words)
-    assert "--learning_rate=0.001" in asked.trainer_words  # The default, but given: it holds for all trials.
+    checked = build(["--sweep_workers=2", "--spot"], [*words, f"--config={tmp_path / 'kept.json'}"])
+    assert not any(str(tmp_path) in word for word in checked.trainer_words)
+    assert "--learning_rate=0.001" in checked.trainer_words  # The default, but given: it holds for all trials.
     pod = sweep_request.parse(
-        ["--data_dir=gs://bucket/faces", "--job_dir=gs://bucket/jobs/first", *asked.trainer_words]
+        ["--data_dir=gs://bucket/faces", "--job_dir=gs://bucket/jobs/first", *checked.trainer_words]
     )
     assert [(one.name, one.high) for one in pod.space] == [("dropout", 0.4), ("xla", 0.0)]
     assert (pod.sweep.max_trials, pod.sweep.isolate_trials, pod.base.loop.epochs) == (9, False, 7)
     assert pod.base.runtime.deterministic
     assert pod.base.checkpoint.checkpoint_every_seconds == 300  # Added for a spot machine.
     # A resumed run gives the recorded words first, and the new ones win.
-    again = build(["--sweep_workers=2"], [*asked.trainer_words, "--isolate_trials", "--max_trials=12"])
+    again = build(["--sweep_workers=2"], [*checked.trainer_words, "--isolate_trials", "--max_trials=12"])
     assert again.sweep.sweep.isolate_trials
     assert (again.sweep.expected_trials, again.sweep.space) == (12, pod.space)
 
@@ -203,8 +203,8 @@ def test_the_price_table_can_be_edited(tmp_path, capsys):
     mine = {**table["accelerators"]["nvidia-l4"], "price": 36.0, "images_per_second": {"cnn": 10}}
     table["accelerators"] = {"mine": mine}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(table))
-    asked = build(["--accelerator=mine", f"--accelerators={tmp_path / 'mine.yaml'}"], ["--epochs=2"])
-    lines = plan.describe(asked, plan.read_table(asked.run.accelerators), images=18_000)
+    checked = build(["--accelerator=mine", f"--accelerators={tmp_path / 'mine.yaml'}"], ["--epochs=2"])
+    lines = plan.describe(checked, plan.read_table(checked.run.accelerators), images=18_000)
     # 18,000 images are 563 steps of 32; 2 epochs at 10 images/s take 3,603 s.
     assert any("1,126 (2 epochs of 563" in line for line in lines)
     assert any("1.0 h, 36.03 USD" in line for line in lines)
