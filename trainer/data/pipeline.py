@@ -61,21 +61,21 @@ def batches(
     Elements hold, for the replica's ``b = batch_size / replicas`` slots: ``image [b, S, S, 3] uint8``,
     ``label [b] int32``, ``weight [b] float32`` (1, or 0 for padding and images that could not be decoded),
     ``index [b] int64`` (example number in the split); with an augmentation also ``draws [b, DRAWS] float32``, and
-    with ``notebook`` ``affine [b, 2, 3] float32`` for ``augment.warp``.
+    ``parameters [b, ...] float32`` if it has any (``augment.Augmentation``).
 
     Args:
         split: what there is.
         images: its pixels, S a side.
         order: the global stream; its batch_size must divide by ``share.replicas``.
         skipped: told about images that cannot be decoded.
-        augmentation: ``forensic`` works here, on the host; ``notebook`` on the device, later; ``none`` nowhere.
+        augmentation: a choice of ``--augment``; its ``host`` runs here, its ``device`` later in the train step.
         share: this process's replicas.
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
         remote: decodes in place of this process, if given.
     """
     labels = tf.constant(split.labels, tf.int32)  # Here, not in a graph, which may not grow with the set.
-    source = _Source(split, labels, images, order, skipped, augmentation, share, remote)
+    source = _Source(split, labels, images, order, skipped, augment.load(augmentation), share, remote)
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
     whole = tf.autograph.experimental.do_not_convert(source.element)
@@ -92,7 +92,7 @@ class _Source:
     images: ImageSource
     order: Order
     skipped: BadImages
-    augmentation: str
+    augmentation: augment.Augmentation
     share: ReplicaShare
     remote: DataServiceClient | None
 
@@ -118,19 +118,22 @@ class _Source:
             "label": tf.gather(self.labels, index),
             "weight": tf.cast(real, tf.float32),
         }
-        if self.augmentation != "none":
+        if self.augmentation.is_random:
             draws = tf.numpy_function(self._draw, [pass_number, index], tf.float32)
             batch["draws"] = tf.ensure_shape(draws, [self._slots, augment.DRAWS])
-        if self.augmentation == "notebook":
-            affine = tf.numpy_function(self._affine, [batch["draws"]], tf.float32)
-            batch["affine"] = tf.ensure_shape(affine, [self._slots, 2, 3])
+        if self.augmentation.parameters is not None:
+            # NumPy on the host, example by example: vectorised TensorFlow rounds differently in other batch sizes.
+            parameters = tf.numpy_function(self._parameters, [batch["draws"]], tf.float32)
+            shape = self.augmentation.parameter_shape(self.images.size)
+            batch["parameters"] = tf.ensure_shape(parameters, [self._slots, *shape])
         return batch
 
     def _draw(self, pass_number: Array, index: Array) -> Array:
         return augment.draw(self.order.seed, int(pass_number), index)
 
-    def _affine(self, draws: Array) -> Array:
-        return augment.notebook_affine(draws, self.images.size)
+    def _parameters(self, draws: Array) -> Array:
+        assert self.augmentation.parameters is not None
+        return self.augmentation.parameters(draws, self.images.size)
 
     def _load(self, number: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the pixels, and the weights, which are taken from images that have none."""
@@ -141,8 +144,8 @@ class _Source:
         # Unlike py_function, numpy_function takes over the pixels without a copy.
         image, good = tf.numpy_function(self._read, asked, [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [self._slots, self.images.size, self.images.size, 3])
-        if self.augmentation == "forensic":
-            image = augment.forensic_batch(image, batch["draws"])
+        if self.augmentation.host is not None:
+            image = tf.ensure_shape(self.augmentation.host(image, batch["draws"]), image.shape)
         return image, tf.ensure_shape(good, [self._slots])
 
     def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:

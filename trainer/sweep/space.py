@@ -24,6 +24,7 @@ import yaml
 from trainer.core import config as config_lib
 from trainer.core.config import Value
 from trainer.core.errors import RequestError
+from trainer.core.registry import Registry
 from trainer.core.storage import files
 
 KINDS = ("float", "int", "choice", "bool")
@@ -44,9 +45,9 @@ _SAME_FOR_ALL = {
 BUILT_IN = """
 - {name: learning_rate, kind: float, range: [1e-4, 1e-2], log: true, points: 3}
 - {name: dropout, kind: float, range: [0.0, 0.5], points: 2}
-- {name: model, kind: choice, values: [cnn, cnn_bn]}
-- {name: augment, kind: choice, values: [notebook, forensic, none]}
-- {name: optimizer, kind: choice, values: [adam, adamw, sgd]}
+- {name: model, kind: choice}
+- {name: augment, kind: choice}
+- {name: optimizer, kind: choice}
 """
 
 
@@ -99,8 +100,13 @@ def tidy(value: Value) -> Value:
 
 
 def built_in() -> Space:
-    """Return the space that a sweep searches when none is given."""
-    return from_entries(yaml.safe_load(BUILT_IN))
+    """Return the space that a sweep searches when none is given: of a registry, the entries that are to be searched."""
+    entries = yaml.safe_load(BUILT_IN)
+    for entry in entries:
+        choices = config_lib.settings()[entry["name"]].metadata["choices"]
+        if isinstance(choices, Registry):
+            entry["values"] = choices.searched
+    return from_entries(entries)
 
 
 def read(path: str) -> Space:

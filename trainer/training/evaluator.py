@@ -22,6 +22,7 @@ from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
 from trainer.distributed.process_group import SingleProcess
 from trainer.evaluation import metrics
+from trainer.models import preprocess
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.metrics_log import MetricsLog
@@ -136,7 +137,7 @@ def score_split(
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)], autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return model(tf.cast(images, tf.float32) / 255.0, training=False)
+        return model(preprocess.to_unit_range(images), training=False)
 
     numbers, outputs = [], []
     for index, loaded in _batches(ImageSource(split, data, cached=False), len(split)):

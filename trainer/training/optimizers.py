@@ -1,26 +1,49 @@
-"""OptimConfig -> Keras optimizer and learning-rate schedule."""
+"""OptimConfig -> Keras optimizer and learning-rate schedule.
 
+``OPTIMIZERS`` is the table of ``--optimizer``: an entry adds one.  Imports no TensorFlow before an optimizer is made.
+"""
+
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import keras
-
+from trainer.core import registry
 from trainer.core.config import OptimConfig
 from trainer.training.early_stopping import Plateau
 
-# Named, because Keras numbers the unnamed ones of a process, and a checkpoint finds its variables by name.
-_OPTIMIZERS: dict[str, Callable[[float], keras.optimizers.Optimizer]] = {
-    "adam": lambda rate: keras.optimizers.Adam(rate, name="adam"),
-    "adamw": lambda rate: keras.optimizers.AdamW(rate, name="adamw"),
-    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, name="sgd"),
-    "rmsprop": lambda rate: keras.optimizers.RMSprop(rate, name="rmsprop"),
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer(registry.Entry):
+    """One choice of ``--optimizer``.
+
+    Attributes:
+        make: ``module:name`` of a class or function that takes the learning rate, a name and ``options``.
+        options: other arguments; what is absent is Keras's default.
+    """
+
+    make: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": Optimizer(make="keras.optimizers:Adam"),
+    "adamw": Optimizer(make="keras.optimizers:AdamW"),
+    "sgd": Optimizer(make="keras.optimizers:SGD", options={"momentum": 0.9}),
+    "rmsprop": Optimizer(make="keras.optimizers:RMSprop", searched=False),
 }
 
 
-def make_optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
-    """Return the optimizer with its initial rate; other constants are Keras's defaults, SGD has momentum 0.9."""
-    return _OPTIMIZERS[config.optimizer](config.learning_rate)
+def make_optimizer(config: OptimConfig) -> "keras.optimizers.Optimizer":
+    """Return the optimizer with its initial rate.
+
+    It is named, because Keras numbers the unnamed ones of a process, and a checkpoint finds its variables by name.
+    """
+    optimizer = OPTIMIZERS[config.optimizer]
+    return registry.load(optimizer.make)(config.learning_rate, name=config.optimizer, **optimizer.options)
 
 
 class Schedule:

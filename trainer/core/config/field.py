@@ -7,8 +7,10 @@ import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Sequence
 from typing import Any
 
+from trainer.core import registry
 from trainer.core.errors import RequestError
 
 Value = str | int | float | bool
@@ -19,7 +21,8 @@ def setting(
     help: str,
     *,
     unit: str = "",
-    choices: tuple[str, ...] = (),
+    choices: Sequence[str] = (),
+    dotted: bool = False,
     minimum: float = -math.inf,
     maximum: float = math.inf,
     exclusive: bool = False,
@@ -31,7 +34,8 @@ def setting(
         default: value when neither a flag nor ``--config`` gives one.
         help: what it does, sentinel values included; shown by ``--help``.
         unit: unit of the value (steps, images, seconds), shown by ``--help``.
-        choices: allowed strings; empty allows any.
+        choices: allowed strings; empty allows any.  A ``Registry`` also says what its choices are, see ``help_of``.
+        dotted: whether ``module:function`` is allowed besides the choices.
         minimum: smallest allowed number.
         maximum: largest allowed number.
         exclusive: whether ``minimum`` and ``maximum`` themselves are refused.
@@ -41,6 +45,7 @@ def setting(
         "help": help,
         "unit": unit,
         "choices": choices,
+        "dotted": dotted,
         "minimum": minimum,
         "maximum": maximum,
         "exclusive": exclusive,
@@ -49,9 +54,18 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    """Return "; did you mean ...?" for a near miss of a known name, else an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+def help_of(field: "dataclasses.Field[Any]") -> str:
+    """Return a setting's help, with what its registry says about each choice."""
+    choices = field.metadata["choices"]
+    parts = [field.metadata["help"], choices.help if isinstance(choices, registry.Registry) else ""]
+    if field.metadata["dotted"]:
+        parts.append("Or module:function, your own (docs/training.md).")
+    return " ".join(filter(None, parts))
+
+
+def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
+    """Return "; did you mean ...?" for a near miss of one of the names, else an empty string."""
+    near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -64,10 +78,19 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
     converted = _convert(field, value)
     meta = field.metadata
     if meta["choices"] and converted not in meta["choices"]:
-        raise RequestError(f"--{field.name}: expected one of {', '.join(meta['choices'])}; received {value!r}")
+        _check_dotted(field, str(converted))
     if isinstance(converted, (int, float)) and not isinstance(converted, bool):
         _check_range(field, converted)
     return converted
+
+
+def _check_dotted(field: "dataclasses.Field[Any]", value: str) -> None:
+    """Refuse what is neither a choice nor an allowed ``module:function``."""
+    meta = field.metadata
+    if meta["dotted"] and registry.is_dotted(value):
+        return
+    other = ", or module:function" if meta["dotted"] else ""
+    raise RequestError(f"--{field.name}: expected one of {', '.join(meta['choices'])}{other}; received {value!r}")
 
 
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Value:

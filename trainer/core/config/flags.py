@@ -117,7 +117,7 @@ def _define(name: str, field: "dataclasses.Field[Any]", flag_values: flags.FlagV
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
     }
-    define[field.type](name, field.default, field.metadata["help"], flag_values=flag_values)
+    define[field.type](name, field.default, config_lib.help_of(field), flag_values=flag_values)
 
 
 def help_text(fields: Fields, usage: str, sections: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -139,7 +139,7 @@ def _flag_help(field: "dataclasses.Field[Any]") -> Iterable[str]:
         kind = "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]
         default = "" if field.default == "" else f"  (default: {field.default}{unit})"
         head = f"  --{field.name}={kind}{default}"
-    return [head, *textwrap.wrap(meta["help"], 100, initial_indent="      ", subsequent_indent="      ")]
+    return [head, *textwrap.wrap(config_lib.help_of(field), 100, initial_indent="      ", subsequent_indent="      ")]
 
 
 TRAIN_USAGE = """\

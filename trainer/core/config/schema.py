@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.core.config.field import Value, check, did_you_mean, setting
+from trainer.core.config.field import Value, check, did_you_mean
 from trainer.core.config.sections import (
-    MAX_IMAGE_PIXELS,
+    NETWORKS,
     CheckpointConfig,
     DataConfig,
     ExportConfig,
@@ -25,12 +25,6 @@ from trainer.core.config.sections import (
     RuntimeConfig,
 )
 from trainer.core.errors import RequestError
-
-__all__ = [
-    "MAX_IMAGE_PIXELS", "CheckpointConfig", "Config", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig",
-    "OptimConfig", "RuntimeConfig", "Value", "check", "check_together", "did_you_mean", "from_flat", "setting",
-    "settings", "settings_with_section",
-]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +88,7 @@ def check_together(config: Config) -> None:
     """Refuse settings that contradict each other, naming the one that repairs it."""
     optim, runtime, data = config.optim, config.runtime, config.data
     _ = config.loop.profiled  # Raises if it is wrong.
+    _check_image_size(config)
     if optim.lr_schedule != "constant" and optim.min_learning_rate > optim.learning_rate:
         raise RequestError(
             f"expected min_learning_rate <= learning_rate, received {optim.min_learning_rate:g} > "
@@ -120,4 +115,15 @@ def check_together(config: Config) -> None:
         raise RequestError(
             f"expected a batch_size that divides among {runtime.num_devices} devices, received {data.batch_size}; "
             f"use --batch_size={math.ceil(data.batch_size / runtime.num_devices) * runtime.num_devices}"
+        )
+
+
+def _check_image_size(config: Config) -> None:
+    """Refuse images that the network, if it is one of ours, cannot shrink as often as it does."""
+    network = NETWORKS.entries().get(config.model.model)
+    minimum = network.facts.get("MINIMUM_IMAGE_SIZE", 1) if network else 1
+    if config.data.image_size < minimum:
+        raise RequestError(
+            f"--image_size: expected a number at least {minimum} for --model={config.model.model}; received "
+            f"{config.data.image_size}"
         )

@@ -7,6 +7,12 @@ import dataclasses
 
 from trainer.core.config.field import Value, setting
 from trainer.core.errors import RequestError
+from trainer.core.registry import FolderRegistry, TableRegistry
+
+# Names of what this package may not import: looked up when a flag is checked or explained.
+AUGMENTATIONS = FolderRegistry("trainer.data.augmentations")
+NETWORKS = FolderRegistry("trainer.models.networks")
+OPTIMIZERS = TableRegistry("trainer.training.optimizers:OPTIMIZERS")
 
 # Of one image; an ordinary camera has up to 60 million.  Three bytes each are held while it is decoded.
 MAX_IMAGE_PIXELS = 100_000_000
@@ -22,7 +28,7 @@ class DataConfig:
         "Without Validation a share of Train stands in for it (--validation_fraction).",
         fixed=False,
     )
-    image_size: int = setting(224, "Height and width that images are resized to.", unit="pixels", minimum=46)
+    image_size: int = setting(224, "Height and width that images are resized to.", unit="pixels", minimum=1)
     batch_size: int = setting(
         32,
         "Global batch: images per step over all devices; must divide evenly among them.",
@@ -71,24 +77,14 @@ class DataConfig:
         "decodes for itself.",
         fixed=False,
     )
-    augment: str = setting(
-        "notebook",
-        "Training augmentation. notebook: rotation 15 degrees, shear 0.1 degrees, zoom 0.2, shifts 0.1, horizontal "
-        "flip. forensic: blur and JPEG recompression, each for half of the images, and flip (Wang et al. 2020). none.",
-        choices=("notebook", "forensic", "none"),
-    )
+    augment: str = setting("notebook", "Training augmentation.", choices=AUGMENTATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Which network."""
 
-    model: str = setting(
-        "cnn",
-        "Architecture. cnn: the notebook's four convolution blocks. cnn_bn: the same with the batch "
-        "normalisation that the notebook has commented out.",
-        choices=("cnn", "cnn_bn"),
-    )
+    model: str = setting("cnn", "Architecture.", choices=NETWORKS, dotted=True)
     dropout: float = setting(
         0.2, "Share of units dropped before the last layer; 0 switches it off.", minimum=0.0, maximum=0.95
     )
@@ -98,7 +94,7 @@ class ModelConfig:
 class OptimConfig:
     """How weights move: optimizer, learning rate and its schedule."""
 
-    optimizer: str = setting("adam", "Update rule.", choices=("adam", "adamw", "sgd", "rmsprop"))
+    optimizer: str = setting("adam", "Update rule.", choices=OPTIMIZERS)
     learning_rate: float = setting(1e-3, "Initial learning rate.", minimum=0.0, exclusive=True)
     lr_schedule: str = setting(
         "plateau",
