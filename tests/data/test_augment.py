@@ -1,6 +1,7 @@
 """Invariant 2 for augmentation, and parity with Keras's ImageDataGenerator, the notebook's own."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from PIL import Image
 from scipy import ndimage, stats
 
-from trainer.data import augment
+from tests.helpers.jobs import result_of, run_job
+from trainer.core.config import AUGMENTATIONS
+from trainer.data import augment, augmentations
 from trainer.data.augmentations import forensic as forensic_module
 from trainer.data.augmentations import notebook
 
@@ -273,3 +276,39 @@ def test_preview_shows_what_training_sees(drawn):
     assert shown.dtype == np.uint8
     assert np.abs(shown - warped).max() <= 0.5
     assert np.array_equal(augment.preview("forensic", images, draws), forensic_module.host(images, draws))
+
+
+# --- added by a file ------------------------------------------------------------------------------------------------
+
+NEW = '''
+"""Colours turned round on the host, brightness by a drawn number on the device."""
+HELP = "negatives, darkened."
+
+
+def host(images, draws):
+    return 255 - images
+
+
+def device(images, draws):
+    import tensorflow as tf
+
+    return tf.cast(images, tf.float32) * draws[:, 0, None, None, None]
+'''
+
+
+@pytest.fixture
+def darkened(tmp_path, monkeypatch):
+    (tmp_path / "darkened.py").write_text(NEW)
+    monkeypatch.setattr(augmentations, "__path__", [*augmentations.__path__, str(tmp_path)])
+    yield "darkened"
+    sys.modules.pop("trainer.data.augmentations.darkened", None)
+
+
+def test_one_new_file_adds_an_augmentation(image_set, tmp_path, darkened, drawn):
+    images = np.stack([IMAGES["smooth"], IMAGES["noisy"]])
+    expected = np.rint((255 - images).astype(np.float32) * drawn[:2, 0, None, None, None])
+    assert np.array_equal(augment.preview(darkened, images, drawn[:2]), expected.astype(np.uint8))
+    assert list(AUGMENTATIONS) == ["notebook", "forensic", "none", "darkened"]
+    assert run_job(image_set, tmp_path / "job", augment=darkened, epochs=1) == 0
+    assert run_job(image_set, tmp_path / "plain", augment="none", epochs=1) == 0
+    assert result_of(tmp_path / "job")["weights_sha256"] != result_of(tmp_path / "plain")["weights_sha256"]

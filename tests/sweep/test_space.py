@@ -39,6 +39,17 @@ def test_json_is_read_as_well_and_a_space_can_be_kept(tmp_path):
     assert space.read(written(tmp_path, json.dumps(space.to_entries(first)))) == first
 
 
+def test_the_built_in_space_is_frozen():
+    """A name that a registry gains is searched too; one that is lost or moved changes every sweep."""
+    assert {one.name: one.values or (one.low, one.high, one.log, one.points) for one in space.built_in()} == {
+        "learning_rate": (1e-4, 1e-2, True, 3),
+        "dropout": (0.0, 0.5, False, 2),
+        "model": ("cnn", "cnn_bn"),
+        "augment": ("notebook", "forensic", "none"),
+        "optimizer": ("adam", "adamw", "sgd"),
+    }
+
+
 def test_the_built_in_space_fits_the_settings():
     for values in space.combinations(space.built_in()):
         config_lib.from_flat(values)
