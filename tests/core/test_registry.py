@@ -39,15 +39,15 @@ def test_a_dotted_name_is_a_module_and_one_name():
     assert registry.load("math:pi") > 3
 
 
-def test_todays_names_keep_their_order():
-    assert list(AUGMENTATIONS) == ["notebook", "forensic", "none"]
-    assert list(NETWORKS) == ["cnn", "cnn_bn"]
-    assert list(OPTIMIZERS) == ["adam", "adamw", "sgd", "rmsprop"]
+def test_names_keep_their_order_and_new_ones_follow():
+    assert AUGMENTATIONS[:3] == ["notebook", "forensic", "none"]
+    assert NETWORKS[:2] == ["cnn", "cnn_bn"]
+    assert OPTIMIZERS[:4] == ["adam", "adamw", "sgd", "rmsprop"]
 
 
 def test_help_says_what_each_choice_is():
     assert help_of(settings()["augment"]).startswith("Training augmentation. notebook: rotation 15 degrees")
-    assert help_of(settings()["augment"]).endswith("(Wang et al. 2020). none.")
+    assert help_of(settings()["augment"]).count("(Wang et al. 2020). none.") == 1
     assert help_of(settings()["model"]).startswith(
         "Architecture. cnn: the notebook's four convolution blocks. cnn_bn: "
     )

@@ -10,6 +10,7 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from PIL import Image
 from scipy import ndimage, stats
 
+from tests.helpers.docs import how_to_add
 from tests.helpers.jobs import result_of, run_job
 from trainer.core.config import AUGMENTATIONS
 from trainer.data import augment, augmentations
@@ -297,18 +298,26 @@ def device(images, draws):
 
 
 @pytest.fixture
-def darkened(tmp_path, monkeypatch):
+def added(tmp_path, monkeypatch):
     (tmp_path / "darkened.py").write_text(NEW)
+    (tmp_path / "dimmed.py").write_text(how_to_add("augmentation"))
     monkeypatch.setattr(augmentations, "__path__", [*augmentations.__path__, str(tmp_path)])
-    yield "darkened"
-    sys.modules.pop("trainer.data.augmentations.darkened", None)
+    yield
+    for name in ("darkened", "dimmed"):
+        sys.modules.pop(f"trainer.data.augmentations.{name}", None)
 
 
-def test_one_new_file_adds_an_augmentation(image_set, tmp_path, darkened, drawn):
+def test_a_new_file_adds_an_augmentation_with_a_part_on_the_host_and_one_on_the_device(drawn, added):
     images = np.stack([IMAGES["smooth"], IMAGES["noisy"]])
     expected = np.rint((255 - images).astype(np.float32) * drawn[:2, 0, None, None, None])
-    assert np.array_equal(augment.preview(darkened, images, drawn[:2]), expected.astype(np.uint8))
-    assert list(AUGMENTATIONS) == ["notebook", "forensic", "none", "darkened"]
-    assert run_job(image_set, tmp_path / "job", augment=darkened, epochs=1) == 0
-    assert run_job(image_set, tmp_path / "plain", augment="none", epochs=1) == 0
-    assert result_of(tmp_path / "job")["weights_sha256"] != result_of(tmp_path / "plain")["weights_sha256"]
+    assert np.array_equal(augment.preview("darkened", images, drawn[:2]), expected.astype(np.uint8))
+    assert list(AUGMENTATIONS)[-2:] == ["darkened", "dimmed"]
+
+
+@pytest.mark.parametrize("name", ["darkened", "dimmed"])
+def test_a_new_augmentation_is_used_by_flag(image_set, tmp_path, added, name):
+    weights = set()
+    for choice in ("none", name):
+        assert run_job(image_set, tmp_path / choice, augment=choice, epochs=1, steps_per_epoch=2) == 0
+        weights.add(result_of(tmp_path / choice)["weights_sha256"])
+    assert len(weights) == 2

@@ -1,7 +1,6 @@
 """Networks outside the package: found by ``module:function``, and refused by name where they break an invariant."""
 
 import json
-import textwrap
 
 import keras
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.commands import answer, refusal
+from tests.helpers.docs import how_to_add
 from tests.helpers.jobs import argv, float32_policy, result_of, run_job, sigterm_after  # noqa: F401
 from trainer import evaluate, predict, train
 from trainer.core.config import NETWORKS, ModelConfig, from_flat
@@ -239,20 +239,12 @@ def moving_averages(job):
         return {name.split("/")[1]: arrays[name] for name in arrays.files if name.endswith("/moving")}
 
 
-def test_one_new_file_adds_a_network(image_set, tmp_path, monkeypatch):
-    code = """
-    import keras
-    HELP = "the mean colour."
-    MINIMUM_IMAGE_SIZE = 8
-
-    def build(inputs, config, kernel):
-        return keras.layers.GlobalAveragePooling2D()(inputs)
-    """
-    (tmp_path / "mean_colour.py").write_text(textwrap.dedent(code))
+def test_the_documented_file_adds_a_network(image_set, tmp_path, monkeypatch):
+    (tmp_path / "two_convolutions.py").write_text(how_to_add("network"))
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
-    assert list(NETWORKS) == ["cnn", "cnn_bn", "mean_colour"]
-    assert "mean_colour: the mean colour." in NETWORKS.help
-    assert run_job(image_set, tmp_path / "job", model="mean_colour", image_size=8, epochs=1) == 0
+    assert list(NETWORKS)[-1] == "two_convolutions"
+    assert "two_convolutions: two convolutions and global pooling." in NETWORKS.help
+    assert run_job(image_set, tmp_path / "job", model="two_convolutions", image_size=16, epochs=1) == 0
 
 
 def test_statistics_of_a_norm_inside_a_nested_model_are_those_of_a_flat_one(mylab):
