@@ -1,8 +1,9 @@
-"""Batches of tensors for the replicas of one process, from any step on.
+"""Batches of tensors for the replicas of one process, starting at any step.
 
-The step number decides the examples (order), so nothing before it needs state.  A replica's batch is read, decoded
-and augmented in one call, one call for each core at once, and they leave in fixed order (``deterministic=True``);
-prefetch comes last, to overlap all of it with the device.
+The step number determines the examples (``order.py``), so earlier steps leave no state.  A replica's batch is read,
+decoded and augmented in one call; as many calls as there are cores run at once, and their results keep a fixed order
+(``deterministic=True``).  Prefetch comes last, to overlap all of it with the device.
+Owns: the elements and their order.  Does not own: reading (``image_source.py``), augmentations (``augmentations/``).
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ Batch = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class ReplicaShare:
-    """Which part of each global batch this process computes.
+    """The part of each global batch that this process computes.
 
     Attributes:
         replicas: replicas over all processes.
@@ -38,7 +39,7 @@ class ReplicaShare:
     local: int = 1
 
     def slots(self, order: Order, element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return what stands in the slots of an element, see ``Order.slots``: those of one replica in one step."""
+        """Return the slots of an element, those of one replica in one step; see ``Order.slots``."""
         step, replica = element // self.local, self.first + element % self.local
         count = order.batch_size // self.replicas
         return order.slots(step, replica * count, count)
@@ -56,7 +57,7 @@ def batches(
     stop_step: int,
     remote: DataServiceClient | None = None,
 ) -> tf.data.Dataset:
-    """Return the batches of steps ``[start_step, stop_step)``, one element for each local replica in turn.
+    """Return the batches of steps ``[start_step, stop_step)``: one element for each local replica in turn.
 
     Elements hold, for the replica's ``b = batch_size / replicas`` slots: ``image [b, S, S, 3] uint8``,
     ``label [b] int32``, ``weight [b] float32`` (1, or 0 for padding and images that could not be decoded),
@@ -64,28 +65,28 @@ def batches(
     ``parameters [b, ...] float32`` if it has any (``augment.Augmentation``).
 
     Args:
-        split: what there is.
-        images: its pixels, S a side.
-        order: the global stream; its batch_size must divide by ``share.replicas``.
-        skipped: told about images that cannot be decoded.
+        split: the images and labels.
+        images: its pixels, S x S.
+        order: the global order; its batch_size must be divisible by ``share.replicas``.
+        skipped: records images that cannot be decoded.
         augmentation: a choice of ``--augment``; its ``host`` runs here, its ``device`` later in the train step.
         share: this process's replicas.
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
-        remote: decodes in place of this process, if given.
+        remote: decodes instead of this process; None: decode here.
     """
-    labels = tf.constant(split.labels, tf.int32)  # Here, not in a graph, which may not grow with the set.
+    labels = tf.constant(split.labels, tf.int32)  # Outside the graph, which must not grow with the set.
     source = _Source(split, labels, images, order, skipped, augment.load(augmentation), share, remote)
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
-    # No AutoGraph: there is no Python control flow on tensors here, and converting costs seconds at every start.
-    whole = tf.autograph.experimental.do_not_convert(source.element)
-    loaded = elements.map(whole, num_parallel_calls=joblib.cpu_count(), deterministic=True)
+    # No AutoGraph: there is no Python control flow on tensors here, and conversion costs seconds at every start.
+    make_element = tf.autograph.experimental.do_not_convert(source.element)
+    loaded = elements.map(make_element, num_parallel_calls=joblib.cpu_count(), deterministic=True)
     return loaded.prefetch(2 * share.local).with_options(_options())
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Makes one element of ``batches``, see there: what stands in its slots, and the pixels."""
+    """Makes the elements of ``batches``: labels and draws of the slots, and the pixels."""
 
     split: Split
     labels: tf.Tensor
@@ -105,13 +106,13 @@ class _Source:
         return self.images.looks_ahead and self.remote is None
 
     def element(self, number: tf.Tensor) -> Batch:
-        """Return an element, which its number decides."""
+        """Return an element; its number determines it."""
         batch = self._place(number)
         image, good = self._load(number, batch)
         return {**batch, "image": image, "weight": good}
 
     def _place(self, number: tf.Tensor) -> Batch:
-        """Return all of an element but its pixels."""
+        """Return all of an element except its pixels."""
         pass_number, index, real = self.share.slots(self.order, number)
         batch = {
             "index": index,
@@ -136,32 +137,34 @@ class _Source:
         return self.augmentation.parameters(draws, self.images.size)
 
     def _load(self, number: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the pixels, and the weights, which are taken from images that have none."""
-        asked = [number, batch["index"], batch["weight"]]
+        """Return the pixels, and the weights, which are 0 for images without any."""
+        arguments = [number, batch["index"], batch["weight"]]
         if self._looks_ahead:
+            # Images of a later step, whose bytes are then fetched in large requests.
             steps = WINDOW // 2 // self.order.batch_size
-            asked.append(self.share.slots(self.order, number + steps * self.share.local)[1])
-        # Unlike py_function, numpy_function takes over the pixels without a copy.
-        image, good = tf.numpy_function(self._read, asked, [tf.uint8, tf.float32])
+            arguments.append(self.share.slots(self.order, number + steps * self.share.local)[1])
+        # Unlike py_function, numpy_function takes the pixels over without a copy.
+        image, good = tf.numpy_function(self._read, arguments, [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [self._slots, self.images.size, self.images.size, 3])
         if self.augmentation.host is not None:
             image = tf.ensure_shape(self.augmentation.host(image, batch["draws"]), image.shape)
         return image, tf.ensure_shape(good, [self._slots])
 
     def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
-        """Read the real slots of an element; padding stays zeros, and so does what cannot be decoded."""
+        """Read the real slots of an element; padding and undecodable images are zeros."""
         for later in ahead:
             self.images.prefetch(later)
         real = np.flatnonzero(weight)
-        wanted = index[real]
-        loaded = self.remote.load(int(number), wanted) if self.remote else self.images.load(wanted)
+        examples = index[real]
+        loaded = self.remote.load(int(number), examples) if self.remote else self.images.load(examples)
+        # A bad image keeps its slot, so that the order does not shift, and counts for nothing.
         good = weight.copy()
         for position, reason in loaded.errors.items():
             slot = real[position]
             good[slot] = 0.0
             self.skipped.report(self.split.name, len(self.split), self.split.names[int(index[slot])], reason)
         images = loaded.images
-        if len(real) < len(index):  # Padding is always at the end of the last batch.
+        if len(real) < len(index):  # Padding stands at the end of a pass's last batch.
             images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
         return images, good
 
@@ -169,7 +172,7 @@ class _Source:
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # It would come to one call for each core, too; see runtime.py for its price.
-    # Every process asks for its own slots, so TensorFlow must not divide the elements again.
+    options.autotune.enabled = False  # It would arrive at one call per core as well; for its cost see strategy.py.
+    # Every process makes its own slots only, so TensorFlow must not divide the elements again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

@@ -1,4 +1,4 @@
-"""The search space of a sweep: which trainer flags vary, over which values.  Imports no TensorFlow.
+"""The search space of a sweep: which trainer flags vary, and over which values.  Imports no TensorFlow.
 
 A space file (YAML or JSON) is a list; each entry names a flag of ``trainer.train``:
 
@@ -8,8 +8,9 @@ A space file (YAML or JSON) is a list; each entry names a flag of ``trainer.trai
   - {name: plateau_factor, kind: float, range: [0.1, 0.5], condition: {lr_schedule: [plateau]}}
   - {name: xla, kind: bool}
 
-``condition`` names an earlier choice or bool and the values under which the parameter counts; ``points`` (3) is how
-many values of a range a grid tries.  Owns: that format, its checks, and grids.  Does not own: how a tuner searches.
+``condition`` names an earlier choice or bool and the values for which the parameter is active; ``points`` (3) is how
+many values of a range a grid tries.
+Owns: this format, its checks, and grids.  Does not own: how a tuner searches.
 """
 
 import dataclasses
@@ -30,9 +31,9 @@ from trainer.core.storage import files
 KINDS = ("float", "int", "choice", "bool")
 _KEYS = ("name", "kind", "range", "values", "log", "condition", "points")
 _MOST_POINTS = 1000
-_DIGITS = 6  # Significant digits of a float: what a person would write, and what every file and wire keeps.
+_DIGITS = 6  # Significant digits of a float: what a person would write, and what every file and message preserves.
 
-# Settings that a job must keep, and that yet must be the same in all trials of a sweep, each with the reason.
+# Settings that affect a job's result but must be the same in all trials of a sweep, with the reason.
 _SAME_FOR_ALL = {
     "seed": "scores would differ by luck; --retrain_best measures that",
     "validation_fraction": "trials would be scored on different images",
@@ -81,13 +82,13 @@ class Parameter:
             return list(self.values)
         shares = [index / (self.points - 1) if self.points > 1 else 0.0 for index in range(self.points)]
         if self.log:
-            found = [self.low * (self.high / self.low) ** share for share in shares]
+            points = [self.low * (self.high / self.low) ** share for share in shares]
         else:
-            found = [self.low + (self.high - self.low) * share for share in shares]
-        return list(dict.fromkeys(tidy(round(value) if self.kind == "int" else value) for value in found))
+            points = [self.low + (self.high - self.low) * share for share in shares]
+        return list(dict.fromkeys(tidy(round(value) if self.kind == "int" else value) for value in points))
 
     def is_active(self, values: Mapping[str, Any]) -> bool:
-        """Tell whether the parameter counts beside these values of earlier ones."""
+        """Return whether the parameter is active with these values of earlier ones."""
         return all(values.get(name) in allowed for name, allowed in self.condition)
 
 
@@ -95,12 +96,12 @@ Space = tuple[Parameter, ...]
 
 
 def tidy(value: Value) -> Value:
-    """Return a float with six significant digits, anything else as it is."""
+    """Return a float rounded to six significant digits, anything else unchanged."""
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def built_in() -> Space:
-    """Return the space that a sweep searches when none is given: of a registry, the entries that are to be searched."""
+    """Return the space of a sweep without ``--space``; of a registry it has the entries marked as searched."""
     entries = yaml.safe_load(BUILT_IN)
     for entry in entries:
         choices = config_lib.settings()[entry["name"]].metadata["choices"]
@@ -110,14 +111,14 @@ def built_in() -> Space:
 
 
 def read(path: str) -> Space:
-    """Return the space of a YAML or JSON file, local or gs://, or of its text, ``[{name: ...}, ...]``.
+    """Read a space from a YAML or JSON file, local or gs://, or from its text, ``[{name: ...}, ...]``.
 
     Raises:
         RequestError: naming the file, the entry and what is wrong with it.
     """
     try:
         entries = yaml.safe_load(path if path.startswith("[") else files.read_text(path))
-    except Exception as error:  # Local, remote and YAML errors have no type in common.
+    except Exception as error:  # Local, remote and YAML errors have no common type.
         raise RequestError(f"--space: expected a readable YAML or JSON file, received {path!r}: {error}") from error
     try:
         return from_entries(entries)
@@ -144,7 +145,7 @@ def from_entries(entries: Any) -> Space:
 
 
 def to_entries(space: Space) -> list[dict[str, Any]]:
-    """Return what a space file would hold, so that two spaces can be compared and one kept."""
+    """Return the content of a space file, so that spaces can be compared and stored."""
     entries = []
     for one in space:
         entry: dict[str, Any] = {"name": one.name, "kind": one.kind}
@@ -158,12 +159,12 @@ def to_entries(space: Space) -> list[dict[str, Any]]:
 
 
 def to_text(space: Space) -> str:
-    """Return a space as one line that ``read`` takes in place of a file."""
+    """Return a space as one line that ``read`` accepts in place of a file."""
     return json.dumps(to_entries(space), separators=(",", ":"))
 
 
 def combinations(space: Space) -> Iterator[dict[str, Value]]:
-    """Yield every combination of a grid once, the last parameter moving fastest; inactive ones are left out."""
+    """Yield every combination of a grid once, the last parameter varying fastest, without inactive parameters."""
     seen = set()
     for values in itertools.product(*(one.grid() for one in space)):
         chosen: dict[str, Value] = {}
@@ -200,17 +201,17 @@ def _parameter(entry: Any, earlier: Sequence[Parameter]) -> Parameter:
 
 def _setting(name: Any, earlier: Sequence[Parameter]) -> "dataclasses.Field[Any]":
     """Return the field of a setting that trials may vary."""
-    known = config_lib.settings()
-    if not isinstance(name, str) or name not in known:
-        near = config_lib.did_you_mean(str(name), known)
+    fields = config_lib.settings()
+    if not isinstance(name, str) or name not in fields:
+        near = config_lib.did_you_mean(str(name), fields)
         raise RequestError(f"expected the name of a flag of trainer.train, received {name!r}{near}")
     if name in (one.name for one in earlier):
         raise RequestError("expected each name once, received it twice")
-    if name != "epochs" and not known[name].metadata["fixed"]:
+    if name != "epochs" and not fields[name].metadata["fixed"]:
         raise RequestError("expected a setting that decides a trial's result, received one that does not")
     if name in _SAME_FOR_ALL:
         raise RequestError(f"expected a setting that trials may vary: {_SAME_FOR_ALL[name]}")
-    return known[name]
+    return fields[name]
 
 
 def _values(entry: dict[str, Any], field: "dataclasses.Field[Any]") -> tuple[Value, ...]:
@@ -220,7 +221,7 @@ def _values(entry: dict[str, Any], field: "dataclasses.Field[Any]") -> tuple[Val
     if not isinstance(values, list) or not values:
         raise RequestError("expected values: [one, another]")
     if entry["kind"] == "bool" and field.type is not bool:
-        raise RequestError(f"expected kind: choice, as --{field.name} is no switch")
+        raise RequestError(f"expected kind: choice, as --{field.name} is not a switch")
     checked = [config_lib.check(field, _number(value, field)) for value in values]
     return tuple(dict.fromkeys(tidy(value) for value in checked))
 
@@ -242,7 +243,7 @@ def _range(entry: dict[str, Any], field: "dataclasses.Field[Any]") -> tuple[floa
 
 
 def _number(value: Any, field: "dataclasses.Field[Any]") -> Any:
-    """Return a float that YAML 1.1 takes for text, such as 1e-4, as a number; anything else as it is."""
+    """Return a float that YAML 1.1 reads as text, such as 1e-4, as a number; anything else unchanged."""
     if field.type is float and isinstance(value, str):
         try:
             number = float(value)
@@ -256,13 +257,13 @@ def _condition(entry: Any, earlier: Sequence[Parameter]) -> tuple[tuple[str, tup
     if not isinstance(entry, dict):
         raise RequestError(f"expected condition: {{name: [values]}}, received {entry!r}")
     discrete = {one.name: one for one in earlier if one.values}
-    found = []
-    for name, wanted in entry.items():
+    conditions = []
+    for name, allowed in entry.items():
         if name not in discrete:
             raise RequestError(f"condition: expected an earlier choice or bool of this space, received {name!r}")
-        values = wanted if isinstance(wanted, list) else [wanted]
+        values = allowed if isinstance(allowed, list) else [allowed]
         unknown = [value for value in values if value not in discrete[name].values]
         if unknown or not values:
             raise RequestError(f"condition: expected values of {name}, received {unknown or values!r}")
-        found.append((name, tuple(values)))
-    return tuple(found)
+        conditions.append((name, tuple(values)))
+    return tuple(conditions)

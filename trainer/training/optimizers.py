@@ -50,13 +50,14 @@ class Schedule:
     """The learning rate as a function of the step and of past validations."""
 
     def __init__(self, config: OptimConfig, total_steps: int) -> None:
-        """Begin at step 0.
+        """Start at step 0.
 
         Args:
-            config: which schedule, and its constants.
-            total_steps: steps over which cosine falls.
+            config: the schedule and its constants.
+            total_steps: steps over which cosine decays.
         """
-        self._config, self._total_steps = config, total_steps
+        self._config = config
+        self._total_steps = total_steps
         self.rollbacks = 0
         self._plateau = Plateau(
             config.plateau_monitor,
@@ -67,7 +68,7 @@ class Schedule:
         )
 
     def lower(self) -> None:
-        """Halve every rate from here on, after the job went back from a divergence."""
+        """Halve every later rate, after a rollback from a divergence."""
         self.rollbacks += 1
 
     def rate(self, step: int) -> float:
@@ -86,7 +87,7 @@ class Schedule:
         return self._plateau.rate
 
     def update(self, values: dict[str, Any]) -> bool:
-        """Take an epoch's validation values; tell whether the rate fell."""
+        """Add an epoch's validation values; return whether the rate was lowered."""
         return self._config.lr_schedule == "plateau" and self._plateau.update(values[self._config.plateau_monitor])
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""One setting of a request: how a dataclass declares it, and the check of its values.
+"""One setting: how a dataclass declares it, and the check of its values.
 
-Used for the flags of every command.  Does not own: which settings there are.  Imports no TensorFlow.
+Used for the flags of every command.
+Owns: types, ranges, choices and help.  Does not own: which settings exist (``sections.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -31,15 +32,15 @@ def setting(
     """Declare one setting as a dataclass field.
 
     Args:
-        default: value when neither a flag nor ``--config`` gives one.
-        help: what it does, sentinel values included; shown by ``--help``.
+        default: value if neither a flag nor ``--config`` sets one.
+        help: what it does, including special values; shown by ``--help``.
         unit: unit of the value (steps, images, seconds), shown by ``--help``.
         choices: allowed strings; empty allows any.  A ``Registry`` also says what its choices are, see ``help_of``.
         dotted: whether ``module:function`` is allowed besides the choices.
         minimum: smallest allowed number.
         maximum: largest allowed number.
-        exclusive: whether ``minimum`` and ``maximum`` themselves are refused.
-        fixed: whether a job that continues must keep the value, because another one would change its result.
+        exclusive: whether ``minimum`` and ``maximum`` themselves are not allowed.
+        fixed: whether a resumed job must keep the value, because another one would change its result.
     """
     metadata = {
         "help": help,
@@ -73,7 +74,7 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
     """Return the value in the field's type.
 
     Raises:
-        RequestError: if the type, the choice or the range is wrong.
+        RequestError: if the type, the choice or the range is invalid.
     """
     converted = _convert(field, value)
     meta = field.metadata
@@ -94,12 +95,12 @@ def _check_dotted(field: "dataclasses.Field[Any]", value: str) -> None:
 
 
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Value:
-    """Accept the field's own type, and a whole number where a float is wanted."""
-    wanted: type = field.type  # type: ignore[assignment]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    """Accept the field's own type, and a whole number for a float."""
+    expected: type = field.type  # type: ignore[assignment]
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not wanted:
-        raise RequestError(f"--{field.name}: expected {wanted.__name__}, received {value!r}")
+    if type(value) is not expected:
+        raise RequestError(f"--{field.name}: expected {expected.__name__}, received {value!r}")
     return typing.cast(Value, value)
 
 
