@@ -33,6 +33,7 @@ import tensorflow as tf
 
 from trainer.core.config import Config, DataConfig, RuntimeConfig
 from trainer.data import augment
+from trainer.data.augmentations import notebook
 from trainer.distributed import strategy
 from trainer.training import train_step as step_lib
 from trainer.training.checkpoint import CheckpointStore
@@ -133,7 +134,7 @@ def augment_ways(arguments: argparse.Namespace) -> Ways:
         width_shift_range=0.1, height_shift_range=0.1,
     )  # fmt: skip
     draws = augment.draw(0, 0, np.arange(batch))
-    matrix = augment.notebook_affine(draws, size)
+    matrix = notebook.parameters(draws, size)
     flat = tf.constant(np.concatenate([matrix.reshape([batch, 6]), np.zeros([batch, 2], np.float32)], axis=1))
     pixels, floats = tf.constant(images), images.astype(np.float32)
 
@@ -147,7 +148,7 @@ def augment_ways(arguments: argparse.Namespace) -> Ways:
     return {
         "Keras ImageDataGenerator": lambda: [generator.random_transform(image) for image in floats],
         "tf ImageProjectiveTransformV3": lambda: projective().numpy(),
-        "ours (augment.warp, XLA)": lambda: augment.warp(pixels, matrix).numpy(),
+        "ours (notebook.device, XLA)": lambda: notebook.device(pixels, matrix).numpy(),
     }
 
 

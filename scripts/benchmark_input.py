@@ -17,7 +17,8 @@ import tensorflow as tf
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from tests.helpers.fake_gcs import serve, upload
 from trainer.core.config import DataConfig
-from trainer.data import augment, manifest, pipeline
+from trainer.data import manifest, pipeline
+from trainer.data.augmentations import notebook
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.order import Order
@@ -130,7 +131,7 @@ def _ours(
     def batches() -> Generator[int, None, None]:
         for element in dataset:
             if augmentation == "notebook":
-                augment.warp(element["image"], element["affine"])
+                notebook.device(element["image"], element["parameters"])
             yield len(element["index"])
 
     running, steps = batches(), PASSES * order.steps_per_pass

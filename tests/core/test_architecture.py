@@ -14,7 +14,7 @@ PACKAGES = [
 # Packages and modules that answer before TensorFlow is loaded; a package stands for all its modules.
 WITHOUT_TENSORFLOW = [
     "trainer.core", "trainer.submit", "trainer.data.manifest", "trainer.training.run", "trainer.train", "trainer.tune",
-    "trainer.prepare_data", "trainer.data_service",
+    "trainer.prepare_data", "trainer.data_service", "trainer.models.registry", "trainer.training.optimizers",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "sklearn", "matplotlib", "scipy", "PIL", "pandas", "kubernetes", "keras_tuner"}
 LARGEST_FOLDER = 25  # Modules.

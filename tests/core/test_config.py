@@ -108,9 +108,9 @@ def test_a_bound_is_told_with_its_sense():
 
 
 CHOICES = {
-    "augment": {"notebook", "forensic", "none"},
-    "model": {"cnn", "cnn_bn"},
-    "optimizer": {"adam", "adamw", "sgd", "rmsprop"},
+    "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
+    "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
+    "optimizer": {"adam", "adamw", "sgd", "rmsprop", *config_lib.OPTIMIZERS},
     "lr_schedule": {"plateau", "constant", "cosine"},
     "plateau_monitor": {"val_loss", "val_accuracy", "val_auc"},
     "monitor": {"val_loss", "val_accuracy", "val_auc"},

@@ -1,6 +1,7 @@
 """Invariant 2 for augmentation, and parity with Keras's ImageDataGenerator, the notebook's own."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -9,11 +10,16 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from PIL import Image
 from scipy import ndimage, stats
 
-from trainer.data import augment
+from tests.helpers.docs import how_to_add
+from tests.helpers.jobs import result_of, run_job
+from trainer.core.config import AUGMENTATIONS
+from trainer.data import augment, augmentations
+from trainer.data.augmentations import forensic as forensic_module
+from trainer.data.augmentations import notebook
 
 SIZE = 96
 # As in the pipeline, they are called from a graph; step by step they would take minutes here.
-forensic_batch = tf.function(augment.forensic_batch, reduce_retracing=True)
+forensic_batch = tf.function(forensic_module.host, reduce_retracing=True)
 PLAIN = {"theta": 0.0, "tx": 0.0, "ty": 0.0, "shear": 0.0, "zx": 1.0, "zy": 1.0, "flip_horizontal": False}
 
 
@@ -32,8 +38,8 @@ IMAGES = {"smooth": smooth_image(), "noisy": noisy_image()}
 
 def ours(image, **parameters):
     parameters = {name: np.array([value]) for name, value in {**PLAIN, **parameters}.items()}
-    matrix = augment.affine_matrix(parameters, image.shape[0])
-    return augment.warp(tf.constant(image[None]), matrix).numpy()[0]
+    matrix = notebook.affine_matrix(parameters, image.shape[0])
+    return notebook.device(tf.constant(image[None]), matrix).numpy()[0]
 
 
 def kerass(image, **parameters):
@@ -92,7 +98,7 @@ def test_odd_and_even_sizes_agree_with_keras(size):
 def test_each_image_of_a_batch_has_its_own_transform():
     images = np.stack([IMAGES["noisy"], IMAGES["smooth"]])
     parameters = {name: np.array([RANDOM[0][name], RANDOM[1][name]]) for name in PLAIN}
-    both = augment.warp(tf.constant(images), augment.affine_matrix(parameters, SIZE)).numpy()
+    both = notebook.device(tf.constant(images), notebook.affine_matrix(parameters, SIZE)).numpy()
     assert both.dtype == np.float32
     assert both.shape == (2, SIZE, SIZE, 3)
     for image, result, values in zip(images, both, RANDOM, strict=False):
@@ -116,7 +122,7 @@ BOUNDS = {"theta": (-15, 15), "tx": (-0.1 * SIZE, 0.1 * SIZE), "ty": (-0.1 * SIZ
 
 
 def test_parameters_are_uniform_in_the_notebooks_ranges(drawn):
-    parameters = augment.notebook_parameters(drawn, SIZE)
+    parameters = notebook.transform_parameters(drawn, SIZE)
     for name, (low, high) in BOUNDS.items():
         values = parameters[name]
         assert low <= values.min() < low + 0.01 * (high - low)
@@ -178,10 +184,10 @@ def test_other_passes_are_independent():
 
 def test_a_matrix_does_not_depend_on_its_batch(drawn):
     draws = drawn[:33]
-    together = augment.notebook_affine(draws, SIZE)
-    halves = [augment.notebook_affine(part, SIZE) for part in (draws[:16], draws[16:])]
+    together = notebook.parameters(draws, SIZE)
+    halves = [notebook.parameters(part, SIZE) for part in (draws[:16], draws[16:])]
     assert np.array_equal(together, np.concatenate(halves))  # To the last bit, or topologies would train apart.
-    each = [augment.notebook_affine(draws[i : i + 1], SIZE)[0] for i in range(len(draws))]
+    each = [notebook.parameters(draws[i : i + 1], SIZE)[0] for i in range(len(draws))]
     assert np.array_equal(together, np.stack(each))
 
 
@@ -266,8 +272,52 @@ def test_recompression_has_qualities_30_to_100(share, quality):
 def test_preview_shows_what_training_sees(drawn):
     images, draws = np.stack([IMAGES["smooth"], IMAGES["noisy"]]), drawn[:2]
     assert np.array_equal(augment.preview("none", images, draws), images)
-    warped = augment.warp(images, augment.notebook_affine(draws, SIZE)).numpy()
+    warped = notebook.device(images, notebook.parameters(draws, SIZE)).numpy()
     shown = augment.preview("notebook", images, draws)
     assert shown.dtype == np.uint8
     assert np.abs(shown - warped).max() <= 0.5
-    assert np.array_equal(augment.preview("forensic", images, draws), augment.forensic_batch(images, draws))
+    assert np.array_equal(augment.preview("forensic", images, draws), forensic_module.host(images, draws))
+
+
+# --- added by a file ------------------------------------------------------------------------------------------------
+
+NEW = '''
+"""Colours turned round on the host, brightness by a drawn number on the device."""
+HELP = "negatives, darkened."
+
+
+def host(images, draws):
+    return 255 - images
+
+
+def device(images, draws):
+    import tensorflow as tf
+
+    return tf.cast(images, tf.float32) * draws[:, 0, None, None, None]
+'''
+
+
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+    (tmp_path / "darkened.py").write_text(NEW)
+    (tmp_path / "dimmed.py").write_text(how_to_add("augmentation"))
+    monkeypatch.setattr(augmentations, "__path__", [*augmentations.__path__, str(tmp_path)])
+    yield
+    for name in ("darkened", "dimmed"):
+        sys.modules.pop(f"trainer.data.augmentations.{name}", None)
+
+
+def test_a_new_file_adds_an_augmentation_with_a_part_on_the_host_and_one_on_the_device(drawn, added):
+    images = np.stack([IMAGES["smooth"], IMAGES["noisy"]])
+    expected = np.rint((255 - images).astype(np.float32) * drawn[:2, 0, None, None, None])
+    assert np.array_equal(augment.preview("darkened", images, drawn[:2]), expected.astype(np.uint8))
+    assert list(AUGMENTATIONS)[-2:] == ["darkened", "dimmed"]
+
+
+@pytest.mark.parametrize("name", ["darkened", "dimmed"])
+def test_a_new_augmentation_is_used_by_flag(image_set, tmp_path, added, name):
+    weights = set()
+    for choice in ("none", name):
+        assert run_job(image_set, tmp_path / choice, augment=choice, epochs=1, steps_per_epoch=2) == 0
+        weights.add(result_of(tmp_path / choice)["weights_sha256"])
+    assert len(weights) == 2

@@ -46,10 +46,10 @@ def equal(one, other):
 
 
 def test_elements_have_the_shapes_and_types_that_the_step_expects(split):
-    per_pass = {"none": set(), "forensic": {"draws"}, "notebook": {"draws", "affine"}}
+    per_pass = {"none": set(), "forensic": {"draws"}, "notebook": {"draws", "parameters"}}
     shapes = {"image": ((8, SIZE, SIZE, 3), np.uint8), "label": ((8,), np.int32), "weight": ((8,), np.float32),
               "index": ((8,), np.int64), "draws": ((8, augment.DRAWS), np.float32),
-              "affine": ((8, 2, 3), np.float32)}  # fmt: skip
+              "parameters": ((8, 2, 3), np.float32)}  # fmt: skip
     for augmentation, more in per_pass.items():
         (batch,) = elements(split, Order(30, 8), stop=1, augmentation=augmentation)
         assert batch.keys() == {"image", "label", "weight", "index"} | more

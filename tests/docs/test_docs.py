@@ -168,6 +168,7 @@ def test_flags_in_prose_exist(page):
     for script in ("local_cluster", "benchmark", "benchmark_scale", "benchmark_sweep", "chaos", "chaos_sweep",
                    "multi_worker", "make_demo_data"):  # fmt: skip
         known |= flags_of(f"scripts/{script}.py")
+    known |= flags_of("-m", "trainer.train", "--selftest")
     known |= flags_of("scripts/prepare_data.py", "audit") | flags_of("scripts/prepare_data.py", "pack")
     for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard"):
         known |= flags_of("scripts/submit.py", command)

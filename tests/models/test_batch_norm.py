@@ -5,18 +5,18 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.jobs import result_of, run_job, values_of
-from trainer.models import registry
+from trainer.models import layers
 
 
 def shard(weights):
-    return registry.Shard(tf.constant([0, 0], tf.int64), tf.constant(0), len(weights), tf.constant(weights, tf.float32))
+    return layers.Shard(tf.constant([0, 0], tf.int64), tf.constant(0), len(weights), tf.constant(weights, tf.float32))
 
 
 def normalised(layer, inputs, weights):
     """Return the training output and the batch statistics that the layer hands on."""
     its = shard(weights)
-    with registry.training_on(its):
-        return layer(tf.constant(inputs), training=True).numpy(), its.statistics[layer.name].numpy()
+    with layers.training_on(its):
+        return layer(tf.constant(inputs), training=True).numpy(), its.statistics[layer.key].numpy()
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def inputs():
 
 
 def test_training_normalises_over_the_real_examples(inputs):
-    out, statistics = normalised(registry.ShardBatchNorm(), inputs, [1, 1, 1, 1, 0, 0])
+    out, statistics = normalised(layers.ShardBatchNorm(), inputs, [1, 1, 1, 1, 0, 0])
     real = inputs[:4].astype(np.float64)
     np.testing.assert_allclose(statistics, [real.mean((0, 1, 2)), real.var((0, 1, 2))], rtol=1e-5)
     np.testing.assert_allclose(out[:4].mean((0, 1, 2)), 0.0, atol=1e-5)
@@ -33,7 +33,7 @@ def test_training_normalises_over_the_real_examples(inputs):
 
 
 def test_padding_changes_nothing(inputs):
-    layer = registry.ShardBatchNorm()
+    layer = layers.ShardBatchNorm()
     alone = normalised(layer, inputs[:4], [1, 1, 1, 1])
     padded = normalised(layer, np.concatenate([inputs[:4], np.full_like(inputs[:2], 1e6)]), [1, 1, 1, 1, 0, 0])
     np.testing.assert_allclose(padded[0][:4], alone[0], rtol=1e-5, atol=1e-5)
@@ -41,13 +41,13 @@ def test_padding_changes_nothing(inputs):
 
 
 def test_a_shard_without_examples_stays_finite(inputs):
-    out, statistics = normalised(registry.ShardBatchNorm(), inputs, [0] * 6)
+    out, statistics = normalised(layers.ShardBatchNorm(), inputs, [0] * 6)
     assert np.isfinite(out).all()
     np.testing.assert_array_equal(statistics, np.zeros([2, 4]))
 
 
 def test_inference_uses_the_moving_averages(inputs):
-    layer = registry.ShardBatchNorm()
+    layer = layers.ShardBatchNorm()
     layer(inputs)
     np.testing.assert_allclose(layer(inputs), inputs / np.sqrt(1.001), rtol=1e-5)
     layer.moving.assign([[3.0] * 4, [4.0] * 4])

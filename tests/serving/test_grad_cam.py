@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.jobs import float32_policy  # noqa: F401  (a fixture)
-from trainer.core.config import ModelConfig
+from trainer.core.config import NETWORKS, ModelConfig
 from trainer.models import registry
 from trainer.serving import grad_cam, heatmap, saved_model
 
@@ -118,7 +118,7 @@ def test_an_export_alone_gives_the_maps_of_the_definition(tmp_path):
 
 
 def test_three_classes_and_every_network_have_maps():
-    for name in registry._ARCHITECTURES:
+    for name in NETWORKS:
         model = registry.build(ModelConfig(model=name), num_classes=3, image_size=SIZE, seed=0)
         pixels = tf.random.stateless_uniform([3, SIZE, SIZE, 3], [1, 2])
         maps = grad_cam.grad_cam(model, grad_cam.feature_layer(model), pixels, tf.constant([0, 1, 2]), SIZE).numpy()

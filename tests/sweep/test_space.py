@@ -39,6 +39,16 @@ def test_json_is_read_as_well_and_a_space_can_be_kept(tmp_path):
     assert space.read(written(tmp_path, json.dumps(space.to_entries(first)))) == first
 
 
+def test_the_built_in_space_is_frozen():
+    """A name that a registry gains is searched too, after these."""
+    rate, dropout, model, augment, optimizer = space.built_in()
+    assert (rate.name, rate.low, rate.high, rate.log, rate.points) == ("learning_rate", 1e-4, 1e-2, True, 3)
+    assert (dropout.name, dropout.low, dropout.high, dropout.log, dropout.points) == ("dropout", 0.0, 0.5, False, 2)
+    assert (model.name, model.values[:2]) == ("model", ("cnn", "cnn_bn"))
+    assert (augment.name, augment.values[:3]) == ("augment", ("notebook", "forensic", "none"))
+    assert (optimizer.name, optimizer.values[:3]) == ("optimizer", ("adam", "adamw", "sgd"))
+
+
 def test_the_built_in_space_fits_the_settings():
     for values in space.combinations(space.built_in()):
         config_lib.from_flat(values)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests.helpers.jobs import float32_policy, precision_policy, result_of, run_job, values_of  # noqa: F401  (a fixture)
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.distributed import strategy as strategy_lib
-from trainer.models import registry
+from trainer.models import layers, registry
 from trainer.training.train_step import (
     GROWTH_INTERVAL,
     INITIAL_LOSS_SCALE,
@@ -41,7 +41,7 @@ def tiny_model(*, classes: int = 2, dropout: float = 0.0) -> keras.Model:
     inputs = keras.Input([SIDE, SIDE, 3], name="pixels")
     x = keras.layers.Flatten()(inputs)
     x = keras.layers.Dense(UNITS, activation="tanh", name="hidden")(x)
-    x = registry.SlotDropout(dropout, salt=0)(x)
+    x = layers.SlotDropout(dropout, salt=0)(x)
     logits = keras.layers.Dense(classes, dtype="float32", name="logits")(x)
     outputs = keras.layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
     return keras.Model(inputs, outputs)

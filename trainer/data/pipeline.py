@@ -1,9 +1,9 @@
-"""Batches of tensors for the replicas of one process, from any step on.
+"""Batches of tensors for the replicas of one process, starting at any step.
 
-The step number determines the examples (``order.py``), so the pipeline has no state.  One call reads, decodes and
-augments a replica's batch; as many calls as there are cores run at once, and their results leave in fixed order
-(``deterministic=True``).  Prefetching comes last, to overlap everything with the device.
-Does not own: pixels (``image_source.py``), what happens to bad images (``bad_images.py``).
+The step number determines the examples (``order.py``), so earlier steps leave no state.  A replica's batch is read,
+decoded and augmented in one call; as many calls as there are cores run at once, and their results keep a fixed order
+(``deterministic=True``).  Prefetch comes last, to overlap all of it with the device.
+Owns: the elements and their order.  Does not own: reading (``image_source.py``), augmentations (``augmentations/``).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ Batch = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class ReplicaShare:
-    """Which part of each global batch this process computes.
+    """The part of each global batch that this process computes.
 
     Attributes:
         replicas: replicas over all processes.
@@ -39,7 +39,7 @@ class ReplicaShare:
     local: int = 1
 
     def slots(self, order: Order, element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Return what the slots of an element hold, see ``Order.slots``: those of one replica in one step."""
+        """Return the slots of an element, those of one replica in one step; see ``Order.slots``."""
         step, replica = element // self.local, self.first + element % self.local
         count = order.batch_size // self.replicas
         return order.slots(step, replica * count, count)
@@ -57,28 +57,28 @@ def batches(
     stop_step: int,
     remote: DataServiceClient | None = None,
 ) -> tf.data.Dataset:
-    """Return the batches of steps ``[start_step, stop_step)``, one element for each local replica in turn.
+    """Return the batches of steps ``[start_step, stop_step)``: one element for each local replica in turn.
 
     Elements hold, for the replica's ``b = batch_size / replicas`` slots: ``image [b, S, S, 3] uint8``,
     ``label [b] int32``, ``weight [b] float32`` (1, or 0 for padding and images that could not be decoded),
     ``index [b] int64`` (example number in the split); with an augmentation also ``draws [b, DRAWS] float32``, and
-    with ``notebook`` ``affine [b, 2, 3] float32`` for ``augment.warp``.
+    ``parameters [b, ...] float32`` if it has any (``augment.Augmentation``).
 
     Args:
-        split: names and labels.
-        images: its pixels, S per side.
-        order: the global stream; its batch_size must be a multiple of ``share.replicas``.
+        split: the images and labels.
+        images: its pixels, S x S.
+        order: the global order; its batch_size must be divisible by ``share.replicas``.
         bad_images: records images that cannot be decoded.
-        augmentation: ``forensic`` works here, on the host; ``notebook`` on the device, later; ``none`` nowhere.
+        augmentation: a choice of ``--augment``; its ``host`` runs here, its ``device`` later in the train step.
         share: this process's replicas.
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
-        remote: decodes instead of this process, if given.
+        remote: decodes instead of this process; None: decode here.
     """
-    labels = tf.constant(split.labels, tf.int32)  # Outside of the graph, which must not grow with the set.
-    source = _Source(split, labels, images, order, bad_images, augmentation, share, remote)
+    labels = tf.constant(split.labels, tf.int32)  # Outside the graph, which must not grow with the set.
+    source = _Source(split, labels, images, order, bad_images, augment.load(augmentation), share, remote)
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
-    # No AutoGraph: there is no Python control flow on tensors here, and conversion takes seconds at every start.
+    # No AutoGraph: there is no Python control flow on tensors here, and conversion costs seconds at every start.
     make_element = tf.autograph.experimental.do_not_convert(source.element)
     loaded = elements.map(make_element, num_parallel_calls=joblib.cpu_count(), deterministic=True)
     return loaded.prefetch(2 * share.local).with_options(_options())
@@ -86,14 +86,14 @@ def batches(
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Makes the elements of ``batches``: what their slots hold, and the pixels."""
+    """Makes the elements of ``batches``: labels and draws of the slots, and the pixels."""
 
     split: Split
     labels: tf.Tensor
     images: ImageSource
     order: Order
     bad_images: BadImages
-    augmentation: str
+    augmentation: augment.Augmentation
     share: ReplicaShare
     remote: DataServiceClient | None
 
@@ -106,63 +106,66 @@ class _Source:
         return self.images.looks_ahead and self.remote is None
 
     def element(self, number: tf.Tensor) -> Batch:
-        """Return an element, which is a function of its number."""
-        # First everything that costs nothing: which examples, their labels, and their draws for augmentation.
+        """Return an element; its number determines it."""
         batch = self._place(number)
         # Then the pixels; the weight of an image that cannot be decoded becomes 0.
         image, good = self._load(number, batch)
         return {**batch, "image": image, "weight": good}
 
     def _place(self, number: tf.Tensor) -> Batch:
-        """Return everything of an element except its pixels."""
+        """Return all of an element except its pixels."""
         pass_number, index, real = self.share.slots(self.order, number)
         batch = {
             "index": index,
             "label": tf.gather(self.labels, index),
             "weight": tf.cast(real, tf.float32),
         }
-        if self.augmentation != "none":
+        if self.augmentation.is_random:
             draws = tf.numpy_function(self._draw, [pass_number, index], tf.float32)
             batch["draws"] = tf.ensure_shape(draws, [self._slots, augment.DRAWS])
-        if self.augmentation == "notebook":
-            affine = tf.numpy_function(self._affine, [batch["draws"]], tf.float32)
-            batch["affine"] = tf.ensure_shape(affine, [self._slots, 2, 3])
+        if self.augmentation.parameters is not None:
+            # NumPy on the host, example by example: vectorised TensorFlow rounds differently in other batch sizes.
+            parameters = tf.numpy_function(self._parameters, [batch["draws"]], tf.float32)
+            shape = self.augmentation.parameter_shape(self.images.size)
+            batch["parameters"] = tf.ensure_shape(parameters, [self._slots, *shape])
         return batch
 
     def _draw(self, pass_number: Array, index: Array) -> Array:
         return augment.draw(self.order.seed, int(pass_number), index)
 
-    def _affine(self, draws: Array) -> Array:
-        return augment.notebook_affine(draws, self.images.size)
+    def _parameters(self, draws: Array) -> Array:
+        assert self.augmentation.parameters is not None
+        return self.augmentation.parameters(draws, self.images.size)
 
     def _load(self, number: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the pixels, and the weights with 0 for bad images."""
+        """Return the pixels, and the weights, which are 0 for images without any."""
         arguments = [number, batch["index"], batch["weight"]]
-        if self._looks_ahead:  # The examples of half a window later, so that their blocks are requested now.
+        if self._looks_ahead:
+            # Images of a later step, whose bytes are then fetched in large requests.
             steps = WINDOW // 2 // self.order.batch_size
             arguments.append(self.share.slots(self.order, number + steps * self.share.local)[1])
-        # Unlike py_function, numpy_function takes over the pixels without a copy.
+        # Unlike py_function, numpy_function takes the pixels over without a copy.
         image, good = tf.numpy_function(self._read, arguments, [tf.uint8, tf.float32])
         image = tf.ensure_shape(image, [self._slots, self.images.size, self.images.size, 3])
-        if self.augmentation == "forensic":
-            image = augment.forensic_batch(image, batch["draws"])
+        if self.augmentation.host is not None:
+            image = tf.ensure_shape(self.augmentation.host(image, batch["draws"]), image.shape)
         return image, tf.ensure_shape(good, [self._slots])
 
     def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
-        """Read the real slots of an element; padding and bad images are zeros."""
+        """Read the real slots of an element; padding and undecodable images are zeros."""
         for later in ahead:
             self.images.prefetch(later)
-        real = np.flatnonzero(weight)  # Padding is not read.
+        real = np.flatnonzero(weight)
         examples = index[real]
         loaded = self.remote.load(int(number), examples) if self.remote else self.images.load(examples)
-        # A bad image is reported, and its weight keeps it out of the loss and of every metric.
+        # A bad image keeps its slot, so that the order does not shift, and counts for nothing.
         good = weight.copy()
         for position, reason in loaded.errors.items():
             slot = real[position]
             good[slot] = 0.0
             self.bad_images.report(self.split.name, len(self.split), self.split.names[int(index[slot])], reason)
         images = loaded.images
-        if len(real) < len(index):  # Padding always stands at the end of the last batch.
+        if len(real) < len(index):  # Padding stands at the end of a pass's last batch.
             images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
         return images, good
 
@@ -170,7 +173,7 @@ class _Source:
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # It would choose one call per core as well; docs/decisions.md gives its cost.
-    # Every process requests its own slots, so TensorFlow must not divide the elements again.
+    options.autotune.enabled = False  # It would arrive at one call per core as well; for its cost see docs/decisions.md.
+    # Every process makes its own slots only, so TensorFlow must not divide the elements again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

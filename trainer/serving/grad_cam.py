@@ -30,7 +30,8 @@ def feature_layer(model: keras.Model) -> keras.layers.Layer | None:
         convolved = convolved or "Conv" in type(layer).__name__
         shape: Any = getattr(layer.output, "shape", ()) if convolved else ()
         wanted = not any(word in type(layer).__name__ for word in _PASSED_OVER)
-        if len(shape) == 4 and shape[1] * shape[2] > 1 and wanted:
+        # A nested model may take images of any size: what is unknown counts as more than one place.
+        if len(shape) == 4 and (shape[1] or 2) * (shape[2] or 2) > 1 and wanted:
             found = layer
     return found
 

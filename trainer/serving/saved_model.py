@@ -25,7 +25,7 @@ from trainer.core.errors import JobFailed
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
 from trainer.data import decode, decode_batch
-from trainer.models import registry
+from trainer.models import preprocess, registry
 from trainer.serving import grad_cam, verify_saved_model
 from trainer.serving import temperature as temperature_lib
 
@@ -71,7 +71,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         images = decode.decode_batch(image_bytes, self._image_size)
         answers = self._score(images)
         of = tf.argmax(tf.equal(answers["label"][:, tf.newaxis], self._names), axis=1)
-        pixels = tf.cast(images, tf.float32) / 255.0
+        pixels = preprocess.to_unit_range(images)
         return {**answers, "heatmap": grad_cam.grad_cam(self.model, self._looked_at, pixels, of, self._image_size)}
 
     def of_pixels(self) -> Any:
@@ -95,7 +95,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
         """Return ``[N, C]`` of pixels ``[N, S, S, 3]`` uint8, with the temperature (``temperature.temper``)."""
-        probabilities = self.model(tf.cast(images, tf.float32) / 255.0, training=False)
+        probabilities = self.model(preprocess.to_unit_range(images), training=False)
         if self._temperature == 1.0:
             return probabilities
         return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, temperature_lib.SMALLEST)) / self._temperature)

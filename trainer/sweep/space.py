@@ -1,4 +1,4 @@
-"""The search space of a sweep: which trainer flags vary, over which values.  Imports no TensorFlow.
+"""The search space of a sweep: which trainer flags vary, and over which values.  Imports no TensorFlow.
 
 A space file (YAML or JSON) is a list; each entry names a flag of ``trainer.train``:
 
@@ -24,6 +24,7 @@ import yaml
 from trainer.core import config as config_lib
 from trainer.core.config import Value
 from trainer.core.errors import RequestError
+from trainer.core.registry import Registry
 from trainer.core.storage import files
 
 KINDS = ("float", "int", "choice", "bool")
@@ -44,9 +45,9 @@ _SAME_FOR_ALL = {
 BUILT_IN = """
 - {name: learning_rate, kind: float, range: [1e-4, 1e-2], log: true, points: 3}
 - {name: dropout, kind: float, range: [0.0, 0.5], points: 2}
-- {name: model, kind: choice, values: [cnn, cnn_bn]}
-- {name: augment, kind: choice, values: [notebook, forensic, none]}
-- {name: optimizer, kind: choice, values: [adam, adamw, sgd]}
+- {name: model, kind: choice}
+- {name: augment, kind: choice}
+- {name: optimizer, kind: choice}
 """
 
 
@@ -94,24 +95,29 @@ Space = tuple[Parameter, ...]
 
 
 def tidy(value: Value) -> Value:
-    """Return a float with six significant digits, anything else as it is."""
+    """Return a float rounded to six significant digits, anything else unchanged."""
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def built_in() -> Space:
-    """Return the space that a sweep searches when none is given."""
-    return from_entries(yaml.safe_load(BUILT_IN))
+    """Return the space of a sweep without ``--space``; of a registry it has the entries marked as searched."""
+    entries = yaml.safe_load(BUILT_IN)
+    for entry in entries:
+        choices = config_lib.settings()[entry["name"]].metadata["choices"]
+        if isinstance(choices, Registry):
+            entry["values"] = choices.searched
+    return from_entries(entries)
 
 
 def read(path: str) -> Space:
-    """Return the space of a YAML or JSON file, local or gs://, or of its text, ``[{name: ...}, ...]``.
+    """Read a space from a YAML or JSON file, local or gs://, or from its text, ``[{name: ...}, ...]``.
 
     Raises:
         RequestError: naming the file, the entry and what is wrong with it.
     """
     try:
         entries = yaml.safe_load(path if path.startswith("[") else files.read_text(path))
-    except Exception as error:  # Local, remote and YAML errors have no type in common.
+    except Exception as error:  # Local, remote and YAML errors have no common type.
         raise RequestError(f"--space: expected a readable YAML or JSON file, received {path!r}: {error}") from error
     try:
         return from_entries(entries)
@@ -157,7 +163,7 @@ def to_text(space: Space) -> str:
 
 
 def combinations(space: Space) -> Iterator[dict[str, Value]]:
-    """Yield every combination of a grid once, the last parameter moving fastest; inactive ones are left out."""
+    """Yield every combination of a grid once, the last parameter varying fastest, without inactive parameters."""
     seen = set()
     for values in itertools.product(*(one.grid() for one in space)):
         chosen: dict[str, Value] = {}

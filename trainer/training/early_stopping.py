@@ -1,7 +1,9 @@
-"""Decisions from a series of validation values: the best so far, early stopping, falling learning rate.
+"""Early stopping and the plateau schedule, as decisions on a series of validation values.
 
-Each acts on the same series as its Keras callback does (a test replays series through both), and each can be saved
-and restored, which Keras's cannot.  Imports no TensorFlow.
+Each decides as its Keras callback does (a test replays series through both), and unlike Keras's it can be saved and
+restored.
+Owns: the decisions and their state.  Does not own: when values come (``evaluator.py``), the other schedules
+(``optimizers.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -15,9 +17,9 @@ PLATEAU_MIN_DELTA = 1e-4
 
 
 def improves(name: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
-    """Tell whether a value beats the best by more than ``min_delta``; losses fall, everything else rises.
+    """Return whether a value beats the best by more than ``min_delta``; losses should fall, everything else rise.
 
-    Compared in float32, as Keras does (``MonitorCallback._is_improvement``): at the edge of ``min_delta`` the rounding
+    Compared in float32, as Keras does (``MonitorCallback._is_improvement``): at the edge of ``min_delta`` rounding
     decides.
     """
     if best is None:
@@ -29,14 +31,14 @@ def improves(name: str, value: float, best: float | None, min_delta: float = 0.0
 
 @dataclasses.dataclass
 class EarlyStopping:
-    """Remember the best value, and say stop after ``patience`` epochs without a better one.
+    """The best value so far, and a stop after ``patience`` epochs without a better one.
 
     Attributes:
-        monitor: name of the value, which decides the direction.
-        patience: epochs; 0 never stops.
+        monitor: name of the metric, which determines the direction.
+        patience: epochs; 0: never stop.
         best: best value so far.
-        best_step: step at which it came.
-        wait: epochs since.
+        best_step: its step.
+        wait: epochs since then.
         stopped: whether the series has ended.
     """
 
@@ -48,11 +50,12 @@ class EarlyStopping:
     stopped: bool = False
 
     def update(self, step: int, value: float | None) -> bool:
-        """Take the value of one more epoch (None: undefined, counts as no improvement); tell whether it is the best."""
+        """Add an epoch's value (None: undefined, counts as no improvement); return whether it is the best so far."""
         value = math.nan if value is None else value
         self.wait += 1
         if improves(self.monitor, value, self.best):
-            self.best, self.best_step, self.wait = value, step, 0
+            self.best, self.best_step = value, step
+            self.wait = 0
             return True
         self.stopped = bool(self.patience) and self.wait >= self.patience
         return False
@@ -72,13 +75,13 @@ class Plateau:
     """Lower the learning rate after ``patience`` epochs without improvement, as ReduceLROnPlateau does.
 
     Attributes:
-        monitor: name of the value.
+        monitor: name of the metric.
         patience: epochs.
-        factor: multiplies the rate.
+        factor: applied to the rate.
         floor: smallest rate.
         rate: the current rate, rounded to float32 as the optimizer's variable is.
         best: best value so far.
-        wait: epochs since.
+        wait: epochs since then.
     """
 
     monitor: str
@@ -93,7 +96,7 @@ class Plateau:
         self.rate = float(np.float32(self.rate))
 
     def update(self, value: float | None) -> bool:
-        """Take the value of one more epoch; tell whether the rate fell."""
+        """Add the value of an epoch; return whether the rate was lowered."""
         value = math.nan if value is None else value
         if improves(self.monitor, value, self.best, PLATEAU_MIN_DELTA):
             self.best, self.wait = value, 0
@@ -116,4 +119,5 @@ class Plateau:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's state."""
-        self.rate, self.best, self.wait = state["rate"], state["best"], state["wait"]
+        self.rate = state["rate"]
+        self.best, self.wait = state["best"], state["wait"]

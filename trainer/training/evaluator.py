@@ -26,6 +26,7 @@ from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
 from trainer.evaluation import metrics
+from trainer.models import preprocess
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer, Validation
@@ -148,7 +149,7 @@ def score_split(
 
     @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)], autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return model(tf.cast(images, tf.float32) / 255.0, training=False)
+        return model(preprocess.to_unit_range(images), training=False)
 
     positions, outputs = [], []
     for index, batch in _batches(ImageSource(split, data, cached=False), len(split)):

@@ -1,39 +1,63 @@
-"""OptimConfig -> Keras optimizer and learning-rate schedule."""
+"""OptimConfig -> Keras optimizer and learning-rate schedule.
 
+``OPTIMIZERS`` is the table of ``--optimizer``: an entry adds one.  Imports no TensorFlow before an optimizer is made.
+"""
+
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import keras
-
+from trainer.core import registry
 from trainer.core.config import OptimConfig
 from trainer.training.early_stopping import Plateau
 
-# Named, because Keras numbers the unnamed ones of a process, and a checkpoint finds its variables by name.
-_OPTIMIZERS: dict[str, Callable[[float], keras.optimizers.Optimizer]] = {
-    "adam": lambda rate: keras.optimizers.Adam(rate, name="adam"),
-    "adamw": lambda rate: keras.optimizers.AdamW(rate, name="adamw"),
-    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, name="sgd"),
-    "rmsprop": lambda rate: keras.optimizers.RMSprop(rate, name="rmsprop"),
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer(registry.Entry):
+    """One choice of ``--optimizer``.
+
+    Attributes:
+        make: ``module:name`` of a class or function that takes the learning rate, a name and ``options``.
+        options: other arguments; what is absent is Keras's default.
+    """
+
+    make: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": Optimizer(make="keras.optimizers:Adam"),
+    "adamw": Optimizer(make="keras.optimizers:AdamW"),
+    "sgd": Optimizer(make="keras.optimizers:SGD", options={"momentum": 0.9}),
+    "rmsprop": Optimizer(make="keras.optimizers:RMSprop", searched=False),
 }
 
 
-def make_optimizer(config: OptimConfig) -> keras.optimizers.Optimizer:
-    """Return the optimizer with its initial rate; other constants are Keras's defaults, SGD has momentum 0.9."""
-    return _OPTIMIZERS[config.optimizer](config.learning_rate)
+def make_optimizer(config: OptimConfig) -> "keras.optimizers.Optimizer":
+    """Return the optimizer with its initial rate.
+
+    It is named, because Keras numbers the unnamed ones of a process, and a checkpoint finds its variables by name.
+    """
+    optimizer = OPTIMIZERS[config.optimizer]
+    return registry.load(optimizer.make)(config.learning_rate, name=config.optimizer, **optimizer.options)
 
 
 class Schedule:
     """The learning rate as a function of the step and of past validations."""
 
     def __init__(self, config: OptimConfig, total_steps: int) -> None:
-        """Begin at step 0.
+        """Start at step 0.
 
         Args:
-            config: which schedule, and its constants.
-            total_steps: steps over which cosine falls.
+            config: the schedule and its constants.
+            total_steps: steps over which cosine decays.
         """
-        self._config, self._total_steps = config, total_steps
+        self._config = config
+        self._total_steps = total_steps
         self.rollbacks = 0
         self._plateau = Plateau(
             config.plateau_monitor,
@@ -44,7 +68,7 @@ class Schedule:
         )
 
     def lower(self) -> None:
-        """Halve every rate from here on, after the job went back from a divergence."""
+        """Halve every later rate, after a rollback from a divergence."""
         self.rollbacks += 1
 
     def rate(self, step: int) -> float:
@@ -63,7 +87,7 @@ class Schedule:
         return self._plateau.rate
 
     def update(self, values: dict[str, Any]) -> bool:
-        """Take an epoch's validation values; tell whether the rate fell."""
+        """Add an epoch's validation values; return whether the rate was lowered."""
         return self._config.lr_schedule == "plateau" and self._plateau.update(values[self._config.plateau_monitor])
 
     def state(self) -> dict[str, Any]:

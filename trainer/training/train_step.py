@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer.data import augment
-from trainer.models import registry
+from trainer.models import layers, preprocess, registry
 
 # Keras's LossScaleOptimizer starts here and doubles as often (the values of Micikevicius et al. 2018,
 # "Mixed Precision Training", arXiv:1710.03740, and NVIDIA's guide).
@@ -98,7 +98,7 @@ class TrainStep:
             loss_scale: for gradients that are float16, computed or on their way; None otherwise.
             batch_size: slots of the global batch.
             seed: of dropout.
-            augmentation: ``notebook`` is applied here, on the device; any other name only rescales.
+            augmentation: a choice of ``--augment``, whose ``device`` part is applied here.
             xla: whether to compile forward and backward pass.
             shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
                 1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
@@ -110,7 +110,7 @@ class TrainStep:
         self._loss_scale = loss_scale
         self._seed = seed
         self._batch_size = batch_size
-        self._augmentation = augmentation
+        self._augmentation = augment.load(augmentation)
         self._logits = registry.logits_of(model)
         # A separate function, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
@@ -118,7 +118,7 @@ class TrainStep:
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         # Gradients are reduced here, in buckets; keras 3.15 has no public way to tell its optimizers so.
         optimizer._all_reduce_sum_gradients = _as_they_are
-        self._norms = [layer for layer in model.layers if isinstance(layer, registry.ShardBatchNorm)]
+        self._norms = layers.batch_norms(model)
         self._per_replica = batch_size // strategy.num_replicas_in_sync
 
     @tf.function(autograph=False)
@@ -141,7 +141,7 @@ class TrainStep:
         return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
 
     def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
-        pixels = tf.cast(batch["image"], tf.float32) / 255.0
+        pixels = preprocess.to_unit_range(batch["image"])
         return tf.concat([self._model(pixels, training=False), batch["weight"][:, None]], axis=1)
 
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
@@ -161,7 +161,7 @@ class TrainStep:
         hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float64)
         sums = tf.stack([tf.reduce_sum(x) for x in (tf.cast(losses, tf.float64), hits * weights, weights)])
         sums, *moments = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, [sums, *(statistics[layer.name] for layer in self._norms)]
+            tf.distribute.ReduceOp.SUM, [sums, *(statistics[layer.key] for layer in self._norms)]
         )
         # Undo the loss scale, and divide by the real examples of all replicas instead of the slots.
         total = tf.maximum(sums[2], 1.0)
@@ -188,9 +188,10 @@ class TrainStep:
 
     def _pixels(self, batch: Batch) -> tf.Tensor:
         """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
-        if self._augmentation == "notebook":
-            return augment.warp(batch["image"], batch["affine"]) / 255.0
-        return tf.cast(batch["image"], tf.float32) / 255.0
+        if self._augmentation.device is None:
+            return preprocess.to_unit_range(batch["image"])
+        values = batch["draws"] if self._augmentation.parameters is None else batch["parameters"]
+        return preprocess.to_unit_range(self._augmentation.device(batch["image"], values))
 
     def _gradients(
         self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor
@@ -227,8 +228,8 @@ class TrainStep:
         first_slot: tf.Tensor,
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
         """Return the same as ``_gradients``, for one shard."""
-        shard = registry.Shard(seed, first_slot, self._batch_size, weights)
-        with tf.GradientTape() as tape, registry.training_on(shard):
+        shard = layers.Shard(seed, first_slot, self._batch_size, weights)
+        with tf.GradientTape() as tape, layers.training_on(shard):
             logits = self._logits(pixels, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             # A padded slot must not touch the sum even if its loss is not finite.
@@ -276,7 +277,7 @@ def _move_averages(
     strategy: tf.distribute.Strategy, moving: list[tf.Variable], batch: list[tf.Tensor], applied: tf.Tensor
 ) -> None:
     """Move each average towards its batch statistics, if the step was applied; runs in cross-replica context."""
-    momentum = registry.ShardBatchNorm.MOMENTUM
+    momentum = layers.ShardBatchNorm.MOMENTUM
 
     def move(variable: tf.Variable, new: tf.Tensor, keep_new: tf.Tensor) -> tf.Operation:
         return variable.assign(tf.where(keep_new, variable * momentum + new * (1.0 - momentum), variable))

@@ -1,14 +1,17 @@
-"""One setting of a request: how a dataclass declares it, and the check of its values.
+"""One setting: how a dataclass declares it, and the check of its values.
 
-Used for the flags of every command.  Does not own: which settings there are.  Imports no TensorFlow.
+Used for the flags of every command.
+Owns: types, ranges, choices and help.  Does not own: which settings exist (``sections.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
 import difflib
 import math
 import typing
+from collections.abc import Sequence
 from typing import Any
 
+from trainer.core import registry
 from trainer.core.errors import RequestError
 
 Value = str | int | float | bool
@@ -19,7 +22,8 @@ def setting(
     help: str,
     *,
     unit: str = "",
-    choices: tuple[str, ...] = (),
+    choices: Sequence[str] = (),
+    dotted: bool = False,
     minimum: float = -math.inf,
     maximum: float = math.inf,
     exclusive: bool = False,
@@ -28,19 +32,21 @@ def setting(
     """Declare one setting as a dataclass field.
 
     Args:
-        default: value when neither a flag nor ``--config`` gives one.
-        help: what it does, sentinel values included; shown by ``--help``.
+        default: value if neither a flag nor ``--config`` sets one.
+        help: what it does, including special values; shown by ``--help``.
         unit: unit of the value (steps, images, seconds), shown by ``--help``.
-        choices: allowed strings; empty allows any.
+        choices: allowed strings; empty allows any.  A ``Registry`` also says what its choices are, see ``help_of``.
+        dotted: whether ``module:function`` is allowed besides the choices.
         minimum: smallest allowed number.
         maximum: largest allowed number.
-        exclusive: whether ``minimum`` and ``maximum`` themselves are refused.
-        fixed: whether a job that continues must keep the value, because another one would change its result.
+        exclusive: whether ``minimum`` and ``maximum`` themselves are not allowed.
+        fixed: whether a resumed job must keep the value, because another one would change its result.
     """
     metadata = {
         "help": help,
         "unit": unit,
         "choices": choices,
+        "dotted": dotted,
         "minimum": minimum,
         "maximum": maximum,
         "exclusive": exclusive,
@@ -49,9 +55,18 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    """Return "; did you mean ...?" for a near miss of a known name, else an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+def help_of(field: "dataclasses.Field[Any]") -> str:
+    """Return a setting's help, with what its registry says about each choice."""
+    choices = field.metadata["choices"]
+    parts = [field.metadata["help"], choices.help if isinstance(choices, registry.Registry) else ""]
+    if field.metadata["dotted"]:
+        parts.append("Or module:function, your own (docs/training.md).")
+    return " ".join(filter(None, parts))
+
+
+def did_you_mean(name: str, names: typing.Iterable[str]) -> str:
+    """Return "; did you mean ...?" for a near miss of one of the names, else an empty string."""
+    near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -59,24 +74,33 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
     """Return the value in the field's type.
 
     Raises:
-        RequestError: if the type, the choice or the range is wrong.
+        RequestError: if the type, the choice or the range is invalid.
     """
     converted = _convert(field, value)
     meta = field.metadata
     if meta["choices"] and converted not in meta["choices"]:
-        raise RequestError(f"--{field.name}: expected one of {', '.join(meta['choices'])}; received {value!r}")
+        _check_dotted(field, str(converted))
     if isinstance(converted, (int, float)) and not isinstance(converted, bool):
         _check_range(field, converted)
     return converted
 
 
+def _check_dotted(field: "dataclasses.Field[Any]", value: str) -> None:
+    """Refuse what is neither a choice nor an allowed ``module:function``."""
+    meta = field.metadata
+    if meta["dotted"] and registry.is_dotted(value):
+        return
+    other = ", or module:function" if meta["dotted"] else ""
+    raise RequestError(f"--{field.name}: expected one of {', '.join(meta['choices'])}{other}; received {value!r}")
+
+
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Value:
-    """Accept the field's own type, and a whole number where a float is wanted."""
-    wanted: type = field.type  # type: ignore[assignment]
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    """Accept the field's own type, and a whole number for a float."""
+    expected: type = field.type  # type: ignore[assignment]
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not wanted:
-        raise RequestError(f"--{field.name}: expected {wanted.__name__}, received {value!r}")
+    if type(value) is not expected:
+        raise RequestError(f"--{field.name}: expected {expected.__name__}, received {value!r}")
     return typing.cast(Value, value)
 
 

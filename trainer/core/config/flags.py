@@ -1,6 +1,6 @@
-"""absl flags made from config fields, and back: flags -> values, Config -> argv.
+"""Config fields as absl flags: command line -> values, and Config -> command line.
 
-Flags live in a ``FlagValues`` of their own, so importing or parsing leaves no trace in the process.
+Flags are defined in a separate ``FlagValues``, so importing or parsing changes nothing global.
 Owns: parsing and ``--help``.  Imports no TensorFlow.
 """
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class HelpRequested(Exception):
-    """Carry the text that ``--help`` prints."""
+    """``--help`` was requested; carries the text to print."""
 
 
 def parse(
@@ -36,11 +36,11 @@ def parse(
         sections: flag names by heading, for ``--help``; None puts all under one.
 
     Returns:
-        The values of the flags that were given (defaults are not filled in), and the words that are no flags.
+        The values of the flags on the command line (defaults are not filled in), and the words that are not flags.
 
     Raises:
         HelpRequested: if ``--help`` is among the words.
-        RequestError: for an unknown flag or a value of the wrong type or range.
+        RequestError: for an unknown flag, or a value of the wrong type or range.
     """
     flag_values = flags.FlagValues()
     for name, field in fields.items():
@@ -54,11 +54,11 @@ def parse(
         raise errors.RequestError(f"expected a known flag, received --{error.flagname}{near}; see --help") from error
     except flags.IllegalFlagValueError as error:
         raise errors.RequestError(_illegal_value(error, fields)) from error
-    except (flags.Error, ValueError) as error:  # ValueError: a switch that is given a value, --noxla=1.
+    except (flags.Error, ValueError) as error:  # ValueError: a switch with a value, --noxla=1.
         raise errors.RequestError(" ".join(str(error).replace("flag --", "--").split())) from error
-    given = {name: config_lib.check(field, flag_values[name].value) for name, field in fields.items()
-             if flag_values[name].present}  # fmt: skip
-    return given, list(rest)
+    values = {name: config_lib.check(field, flag_values[name].value) for name, field in fields.items()
+              if flag_values[name].present}  # fmt: skip
+    return values, list(rest)
 
 
 def fields_of(form: type) -> dict[str, "dataclasses.Field[Any]"]:
@@ -67,27 +67,27 @@ def fields_of(form: type) -> dict[str, "dataclasses.Field[Any]"]:
 
 
 def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: Sequence[str] = ()) -> T:
-    """Parse a command line of flags alone into a dataclass of settings.
+    """Parse a command line of flags only into a dataclass of settings.
 
     Args:
         argv: words after the program's name.
         form: the dataclass; its fields are made by ``config.setting``.
         usage: text that ``--help`` prints above the flags.
-        required: fields that must not stay empty; a path among them must be a local or a gs:// one.
+        required: fields that must not be empty; paths among them must be local or gs://.
 
     Raises:
         HelpRequested: if ``--help`` is among the words.
-        RequestError: for anything that is wrong with the words.
+        RequestError: for anything wrong with the command line.
     """
-    given, rest = parse(argv, fields_of(form), usage=usage)
+    values, rest = parse(argv, fields_of(form), usage=usage)
     refuse_words(rest)
-    request = form(**given)
+    request = form(**values)
     require(request, required)
     return request
 
 
 def require(request: Any, names: Sequence[str]) -> None:
-    """Refuse a request whose fields ``names`` are empty, or hold a path that is neither local nor gs://.
+    """Refuse a request in which one of the fields ``names`` is empty, or a path that is neither local nor gs://.
 
     Raises:
         RequestError: naming the first one.
@@ -99,7 +99,7 @@ def require(request: Any, names: Sequence[str]) -> None:
 
 
 def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:
-    """Return absl's "flag --name=value: <Python's own error>" in words that say what is expected."""
+    """Reword absl's "flag --name=value: <Python error>" to say what is expected."""
     name, _, value = str(error).removeprefix("flag --").partition("=")
     value = value.removesuffix(f": {error.__context__}")
     expected = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -117,11 +117,11 @@ def _define(name: str, field: "dataclasses.Field[Any]", flag_values: flags.FlagV
         float: flags.DEFINE_float,
         str: flags.DEFINE_string,
     }
-    define[field.type](name, field.default, field.metadata["help"], flag_values=flag_values)
+    define[field.type](name, field.default, config_lib.help_of(field), flag_values=flag_values)
 
 
 def help_text(fields: Fields, usage: str, sections: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Return the page that ``--help`` prints: usage, then each flag with default, unit, choices and meaning."""
+    """Return the text of ``--help``: usage, then each flag with default, unit, choices and meaning."""
     lines = [usage.rstrip()]
     for heading, names in (sections or {"Flags": list(fields)}).items():
         lines += ["", f"{heading}:"]
@@ -139,7 +139,7 @@ def _flag_help(field: "dataclasses.Field[Any]") -> Iterable[str]:
         kind = "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]
         default = "" if field.default == "" else f"  (default: {field.default}{unit})"
         head = f"  --{field.name}={kind}{default}"
-    return [head, *textwrap.wrap(meta["help"], 100, initial_indent="      ", subsequent_indent="      ")]
+    return [head, *textwrap.wrap(config_lib.help_of(field), 100, initial_indent="      ", subsequent_indent="      ")]
 
 
 TRAIN_USAGE = """\
@@ -147,13 +147,13 @@ Train a deepfake detector from a folder or bucket of images.
 
   python -m trainer.train --data_dir=D --job_dir=J [flags]
 
-D holds {Train,Validation,Test}/{Fake,Real}/* images.  J receives everything: checkpoints, metrics.jsonl, the
-exported model, plots and result.json.  The same command again continues where the last one stopped.
+D holds {Train,Validation,Test}/{Fake,Real}/* images.  Everything is written to J: checkpoints, metrics.jsonl, the
+exported model, plots and result.json.  Rerun the same command to resume.
 
-  python -m trainer.train --selftest    says whether GPUs, CUDA, memory and write access are as they should be
+  python -m trainer.train --selftest    check GPUs, CUDA, memory and write access
 
-Exit codes: 0 done (or already done); 2 the request is wrong, a retry cannot help; 75 stopped with everything
-saved, start it again; 1 anything else."""
+Exit codes: 0 done (or already done); 2 invalid request, a retry cannot help; 75 stopped with everything saved,
+rerun to resume; 1 anything else."""
 
 _CONFIG_FILE = config_lib.setting(
     "",
@@ -169,19 +169,19 @@ def train_fields() -> dict[str, "dataclasses.Field[Any]"]:
 
 
 def train_config(argv: Sequence[str]) -> config_lib.Config:
-    """Turn the command line of ``trainer.train`` into a checked Config.
+    """Parse the command line of ``trainer.train`` into a checked Config.
 
     Raises:
         HelpRequested: if ``--help`` is among the words.
-        RequestError: for anything that the flags, their values or the ``--config`` file get wrong.
+        RequestError: for anything wrong with the flags, their values or the ``--config`` file.
     """
-    given, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=train_sections())
+    values, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=train_sections())
     refuse_words(rest)
-    return config_of(given)
+    return config_of(values)
 
 
 def train_sections() -> dict[str, list[str]]:
-    """Return the flags of ``trainer.train`` by the headings of ``--help``."""
+    """Return the flag names of ``trainer.train`` by the headings of ``--help``."""
     sections: dict[str, list[str]] = {}
     for section, field in config_lib.settings_with_section():
         sections.setdefault(section.capitalize(), []).append(field.name)
@@ -190,7 +190,7 @@ def train_sections() -> dict[str, list[str]]:
 
 
 def refuse_words(rest: Sequence[str]) -> None:
-    """Refuse words that are no flags.
+    """Refuse words that are not flags.
 
     Raises:
         RequestError: naming the first one.
@@ -199,30 +199,30 @@ def refuse_words(rest: Sequence[str]) -> None:
         raise errors.RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
 
 
-def config_of(given: Mapping[str, config_lib.Value]) -> config_lib.Config:
-    """Build a checked Config of given flags of ``trainer.train``; they override the ``--config`` file's settings.
+def config_of(values: Mapping[str, config_lib.Value]) -> config_lib.Config:
+    """Build a checked Config from flags of ``trainer.train``; they override the ``--config`` file's settings.
 
     Raises:
-        RequestError: for anything that the values or the file get wrong.
+        RequestError: for anything wrong with the values or the file.
     """
-    return _with_folders(config_lib.from_flat(given_settings(given)))
+    return _with_folders(config_lib.from_flat(given_settings(values)))
 
 
-def given_settings(given: Mapping[str, config_lib.Value]) -> dict[str, Any]:
-    """Return the settings that a command line and its ``--config`` file name.
+def given_settings(values: Mapping[str, config_lib.Value]) -> dict[str, Any]:
+    """Return the settings that a command line and its ``--config`` file set.
 
     Raises:
-        RequestError: if the file is not one of settings.
+        RequestError: if the file does not hold settings.
     """
-    path = given.get("config", "")
-    values = _read_config_file(str(path)) if path else {}
-    return {**values, **{name: value for name, value in given.items() if name != "config"}}
+    path = values.get("config", "")
+    from_file = _read_config_file(str(path)) if path else {}
+    return {**from_file, **{name: value for name, value in values.items() if name != "config"}}
 
 
 def _with_folders(config: config_lib.Config) -> config_lib.Config:
     for name in ("data_dir", "job_dir"):
         if not config.flat()[name]:
-            raise errors.RequestError(f"expected --{name}, received none; give a folder or gs:// path")
+            raise errors.RequestError(f"expected --{name}, received none; set it to a folder or gs:// path")
         files.require_form(str(config.flat()[name]), name)
     return config
 
@@ -239,13 +239,13 @@ def _read_config_file(path: str) -> dict[str, Any]:
 
 
 def to_argv(config: config_lib.Config) -> list[str]:
-    """Return the flags that give this Config: those whose value is not the default, in declaration order."""
-    known = config_lib.settings()
-    return to_words({name: value for name, value in config.flat().items() if value != known[name].default})
+    """Return the flags that produce this Config: those whose value is not the default, in declaration order."""
+    fields = config_lib.settings()
+    return to_words({name: value for name, value in config.flat().items() if value != fields[name].default})
 
 
 def to_words(values: Mapping[str, config_lib.Value]) -> list[str]:
-    """Return the flags that give these values."""
+    """Return the flags that set these values."""
     return [
         (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
         for name, value in values.items()

@@ -1,9 +1,8 @@
 """The whole request for a training job: all sections together, from flat values, checked.
 
-The sections are frozen dataclasses (``sections.py``, ``sections.py``) of settings with default, unit, help
-and check (``field.py``); other modules import all of them from here.  A function takes the section it needs and only
-``train.run`` sees the whole ``Config``.  Field names are unique over all sections, because flags and ``config.json``
-are flat.
+The sections (``sections.py``) are frozen dataclasses of settings with default, unit, help and check (``field.py``).  A
+function takes the section it needs; only ``training.run`` sees the whole ``Config``.  Field names are unique over all
+sections, because flags and ``config.json`` are flat.
 Owns: settings that contradict each other.  Does not own: where values come from (``flags.py``).  Imports no TensorFlow.
 """
 
@@ -13,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.core.config.field import Value, check, did_you_mean, setting
+from trainer.core.config.field import Value, check, did_you_mean
 from trainer.core.config.sections import (
-    MAX_IMAGE_PIXELS,
+    NETWORKS,
     CheckpointConfig,
     DataConfig,
     ExportConfig,
@@ -25,12 +24,6 @@ from trainer.core.config.sections import (
     RuntimeConfig,
 )
 from trainer.core.errors import RequestError
-
-__all__ = [
-    "MAX_IMAGE_PIXELS", "CheckpointConfig", "Config", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig",
-    "OptimConfig", "RuntimeConfig", "Value", "check", "check_together", "did_you_mean", "from_flat", "setting",
-    "settings", "settings_with_section",
-]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Config:
         """Return a checked copy with the named settings changed.
 
         Raises:
-            RequestError: for an unknown name or a refused value.
+            RequestError: for an unknown name or an invalid value.
         """
         return from_flat({**self.flat(), **changes})
 
@@ -74,26 +67,29 @@ def from_flat(values: Mapping[str, Any]) -> Config:
     """Build a checked Config from ``{name: value}``; names that are absent keep their defaults.
 
     Raises:
-        RequestError: for an unknown name, a wrong type, or a value that its setting's check refuses.
+        RequestError: for an unknown name, a wrong type, or a value that its setting does not allow.
     """
-    known = settings()
+    fields = settings()
     for name in values:
-        if name not in known:
-            raise RequestError(f"expected a known setting, received {name!r}{did_you_mean(name, known)}")
+        if name not in fields:
+            raise RequestError(f"expected a known setting, received {name!r}{did_you_mean(name, fields)}")
     sections: dict[str, dict[str, Any]] = {section.name: {} for section in dataclasses.fields(Config)}
     for section, field in settings_with_section():
         if field.name in values:
             sections[section][field.name] = check(field, values[field.name])
     types = {section.name: section.type for section in dataclasses.fields(Config)}
-    config = Config(**{name: types[name](**fields) for name, fields in sections.items()})  # type: ignore[operator]
+    config = Config(**{name: types[name](**section) for name, section in sections.items()})  # type: ignore[operator]
     check_together(config)
     return config
 
 
 def check_together(config: Config) -> None:
-    """Refuse settings that contradict each other, naming the one that repairs it."""
-    optim, runtime, data = config.optim, config.runtime, config.data
-    _ = config.loop.profiled  # Raises if it is wrong.
+    """Refuse settings that contradict each other, naming the one to change."""
+    optim = config.optim
+    runtime = config.runtime
+    data = config.data
+    _ = config.loop.profiled  # Raises if it is invalid.
+    _check_image_size(config)
     if optim.lr_schedule != "constant" and optim.min_learning_rate > optim.learning_rate:
         raise RequestError(
             f"expected min_learning_rate <= learning_rate, received {optim.min_learning_rate:g} > "
@@ -120,4 +116,15 @@ def check_together(config: Config) -> None:
         raise RequestError(
             f"expected a batch_size that divides among {runtime.num_devices} devices, received {data.batch_size}; "
             f"use --batch_size={math.ceil(data.batch_size / runtime.num_devices) * runtime.num_devices}"
+        )
+
+
+def _check_image_size(config: Config) -> None:
+    """Refuse images that are too small for the network, if it is one of the package's."""
+    network = NETWORKS.entries().get(config.model.model)
+    minimum = network.facts.get("MINIMUM_IMAGE_SIZE", 1) if network else 1
+    if config.data.image_size < minimum:
+        raise RequestError(
+            f"--image_size: expected a number at least {minimum} for --model={config.model.model}; received "
+            f"{config.data.image_size}"
         )

@@ -1,28 +1,35 @@
-"""The settings of what is learned: from which images, by which network, how its weights move, and how long.
+"""The settings of a training job, one dataclass for each section.
 
-See ``schema.py``.  Imports no TensorFlow.
+Owns: names, defaults, ranges and help of the settings.  Does not own: checks of several together (``schema.py``),
+parsing (``flags.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
 
 from trainer.core.config.field import Value, setting
 from trainer.core.errors import RequestError
+from trainer.core.registry import FolderRegistry, TableRegistry
 
-# Of one image; an ordinary camera has up to 60 million.  Three bytes each are held while it is decoded.
+# Names of what this package may not import: looked up when a flag is checked or explained.
+AUGMENTATIONS = FolderRegistry("trainer.data.augmentations")
+NETWORKS = FolderRegistry("trainer.models.networks")
+OPTIMIZERS = TableRegistry("trainer.training.optimizers:OPTIMIZERS")
+
+# Of one image; ordinary cameras have up to 60 million.  Decoding holds three bytes for each.
 MAX_IMAGE_PIXELS = 100_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which images, in which form, how many at a time."""
+    """Images, their form and the batch size."""
 
     data_dir: str = setting(
         "",
         "Folder or gs:// path with {Train,Validation,Test}/{Fake,Real}/* images; any class names, two or more. "
-        "Without Validation a share of Train stands in for it (--validation_fraction).",
+        "Without Validation, a share of Train is used instead (--validation_fraction).",
         fixed=False,
     )
-    image_size: int = setting(224, "Height and width that images are resized to.", unit="pixels", minimum=46)
+    image_size: int = setting(224, "Height and width that images are resized to.", unit="pixels", minimum=1)
     batch_size: int = setting(
         32,
         "Global batch: images per step over all devices; must divide evenly among them.",
@@ -46,7 +53,7 @@ class DataConfig:
     )
     max_image_pixels: int = setting(
         MAX_IMAGE_PIXELS,
-        "Skip images whose header announces more, before they are decoded.",
+        "Skip images whose header states more pixels, before they are decoded.",
         unit="pixels",
         minimum=1,
     )
@@ -58,37 +65,27 @@ class DataConfig:
     )
     cache_bytes: int = setting(
         0,
-        "Room for each split in the cache; images beyond it are decoded every time. 0: half of the free memory, or 80% "
-        "of the free disk.",
+        "Size limit of the cache for each split; images beyond it are decoded every time. 0: half of the free memory, "
+        "or 80% of the free disk.",
         unit="bytes",
         minimum=0,
         fixed=False,
     )
     data_service: str = setting(
         "",
-        "Let a tf.data service read and decode: grpc://host:port of its dispatcher (python -m trainer.data_service), "
-        "whose workers must see data_dir at the same path. It changes speed alone. Empty: every process reads and "
-        "decodes for itself.",
+        "Read and decode in a tf.data service: grpc://host:port of its dispatcher (python -m trainer.data_service), "
+        "whose workers must see data_dir at the same path. It affects speed only. Empty: every process reads and "
+        "decodes its own images.",
         fixed=False,
     )
-    augment: str = setting(
-        "notebook",
-        "Training augmentation. notebook: rotation 15 degrees, shear 0.1 degrees, zoom 0.2, shifts 0.1, horizontal "
-        "flip. forensic: blur and JPEG recompression, each for half of the images, and flip (Wang et al. 2020). none.",
-        choices=("notebook", "forensic", "none"),
-    )
+    augment: str = setting("notebook", "Training augmentation.", choices=AUGMENTATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Which network."""
+    """The network."""
 
-    model: str = setting(
-        "cnn",
-        "Architecture. cnn: the notebook's four convolution blocks. cnn_bn: the same with the batch "
-        "normalisation that the notebook has commented out.",
-        choices=("cnn", "cnn_bn"),
-    )
+    model: str = setting("cnn", "Architecture.", choices=NETWORKS, dotted=True)
     dropout: float = setting(
         0.2, "Share of units dropped before the last layer; 0 switches it off.", minimum=0.0, maximum=0.95
     )
@@ -96,50 +93,50 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """How weights move: optimizer, learning rate and its schedule."""
+    """Optimizer, learning rate and its schedule."""
 
-    optimizer: str = setting("adam", "Update rule.", choices=("adam", "adamw", "sgd", "rmsprop"))
+    optimizer: str = setting("adam", "Update rule.", choices=OPTIMIZERS)
     learning_rate: float = setting(1e-3, "Initial learning rate.", minimum=0.0, exclusive=True)
     lr_schedule: str = setting(
         "plateau",
-        "plateau: multiply by --plateau_factor when --plateau_monitor stops improving. cosine: fall to "
+        "plateau: multiply by --plateau_factor when --plateau_monitor stops improving. cosine: decay to "
         "--min_learning_rate over all epochs. constant.",
         choices=("plateau", "constant", "cosine"),
     )
     plateau_monitor: str = setting(
         "val_accuracy",
-        "Value that the plateau schedule watches.",
+        "Metric that the plateau schedule monitors.",
         choices=("val_loss", "val_accuracy", "val_auc"),
     )
-    plateau_patience: int = setting(2, "Epochs without improvement before the rate falls.", unit="epochs", minimum=0)
+    plateau_patience: int = setting(
+        2, "Epochs without improvement before the learning rate is lowered.", unit="epochs", minimum=0
+    )
     plateau_factor: float = setting(
-        0.1, "Multiplies the learning rate on a plateau.", minimum=0.0, maximum=1.0, exclusive=True
+        0.1, "Factor applied to the learning rate on a plateau.", minimum=0.0, maximum=1.0, exclusive=True
     )
     min_learning_rate: float = setting(1e-5, "Floor of the plateau and cosine schedules.", minimum=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long, how often, and when to stop."""
+    """Length of training, logging, and when to stop."""
 
     job_dir: str = setting(
         "",
-        "Folder or gs:// path for all state and results; the same command again continues there.",
+        "Folder or gs:// path for all state and results; rerun the same command to resume.",
         fixed=False,
     )
     epochs: int = setting(5, "Epochs to train; raise it to continue a finished job.", minimum=1, fixed=False)
-    steps_per_epoch: int = setting(
-        0, "Steps between validations; 0: as many as one pass over Train takes.", unit="steps", minimum=0
-    )
+    steps_per_epoch: int = setting(0, "Steps between validations; 0: one pass over Train.", unit="steps", minimum=0)
     seed: int = setting(
         0,
-        "Decides order, augmentation, dropout, initial weights and the held-out share.",
+        "Determines order, augmentation, dropout, initial weights and the held-out share.",
         minimum=0,
         maximum=2**31 - 1,
     )
     monitor: str = setting(
         "val_loss",
-        "Value that picks the best epoch and that early stopping watches.",
+        "Metric that selects the best epoch and that early stopping monitors.",
         choices=("val_loss", "val_accuracy", "val_auc"),
     )
     early_stopping_patience: int = setting(
@@ -150,45 +147,45 @@ class LoopConfig:
     )
     max_seconds: float = setting(
         0.0,
-        "Stop after so many seconds with everything saved and exit code 75; 0: no limit.",
+        "Stop after this time with everything saved and exit code 75; 0: no limit.",
         unit="seconds",
         minimum=0.0,
         fixed=False,
     )
     on_divergence: str = setting(
         "stop",
-        "When the loss is no longer a number. stop: exit code 1. rollback: go back to the newest checkpoint, at "
-        "every further divergence to an older one, and go on with half the learning rate, five times at most.",
+        "On a NaN or infinite loss. stop: exit code 1. rollback: restore the newest checkpoint, at every further "
+        "divergence an older one, and continue with half the learning rate, five times at most.",
         choices=("stop", "rollback"),
         fixed=False,
     )
     max_restarts_without_progress: int = setting(
         3,
-        "Refuse to start (exit code 1) after so many restarts from one and the same step; 0: never refuse.",
+        "Refuse to start (exit code 1) after this many restarts from the same step; 0: never refuse.",
         minimum=0,
         fixed=False,
     )
-    log_every_steps: int = setting(1, "Steps averaged in one train line of metrics.jsonl.", unit="steps", minimum=1)
+    log_every_steps: int = setting(1, "Steps averaged in each train line of metrics.jsonl.", unit="steps", minimum=1)
     tensorboard: str = setting(
         "scalars",
-        "What TensorBoard gets. all: also the settings (HParams), the network's graph, an augmented batch of each "
-        "start, and of each validation the precision-recall curve and the worst errors.",
+        "What is written for TensorBoard. all: also the settings (HParams), the network's graph, an augmented batch of "
+        "each start, and for each validation the precision-recall curve and the worst errors.",
         choices=("scalars", "all"),
         fixed=False,
     )
     profile_steps: str = setting(
         "",
-        "Trace these steps, first and last with a comma such as 10,20, for TensorBoard's profiler; empty: none. Steps "
-        "that a continued job has behind it are not traced.",
+        "Trace these steps for TensorBoard's profiler, first and last separated by a comma, such as 10,20; empty: "
+        "none. Steps that a resumed job has already done are not traced.",
         fixed=False,
     )
 
     @property
     def profiled(self) -> tuple[int, int] | None:
-        """First and last step of ``profile_steps``, from 1; None if there are none.
+        """First and last step of ``profile_steps``, counted from 1; None if it is empty.
 
         Raises:
-            RequestError: if it is something else.
+            RequestError: if it is anything else.
         """
         if not self.profile_steps:
             return None
@@ -204,7 +201,7 @@ class LoopConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
-    """Which devices, in which arithmetic."""
+    """Devices and numerical precision."""
 
     precision: str = setting(
         "auto",
@@ -222,31 +219,31 @@ class RuntimeConfig:
     )
     num_devices: int = setting(
         0,
-        "Devices to use in each process; 0: all. Without a GPU it makes that many logical CPU devices.",
+        "Devices to use in each process; 0: all. Without a GPU, creates that many logical CPU devices.",
         minimum=0,
         fixed=False,
     )
     xla: bool = setting(False, "Compile the forward and backward pass with XLA (faster on a GPU, slower on a CPU).")
     deterministic: bool = setting(
-        False, "Ask TensorFlow for deterministic kernels: on a GPU needed for bitwise equal runs, and slower."
+        False, "Use deterministic kernels (slower; required for bitwise-reproducible GPU runs)."
     )
     allreduce_dtype: str = setting(
         "auto",
-        "Numbers in which gradients travel between devices. auto: float64 on a CPU and with --deterministic (any "
+        "Type in which gradients are sent between devices. auto: float64 on a CPU and with --deterministic (any "
         "number of devices then gives the same weights), else float32. float16 and bfloat16 halve the bytes of "
-        "float32 and round every gradient to 11 or 8 bits before it is added; float16 brings a loss scale.",
+        "float32 and round every gradient to 11 or 8 bits before it is added; float16 implies a loss scale.",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
     peer_timeout_seconds: float = setting(
         60.0,
-        "With several processes: one that is silent for so long is lost, and all others exit with code 75.",
+        "With several processes: one that is silent for this long counts as lost, and all others exit with code 75.",
         unit="seconds",
         minimum=1.0,
         fixed=False,
     )
     startup_timeout_seconds: float = setting(
         600.0,
-        "With several processes: how long they wait for each other at the start before they exit with code 75.",
+        "With several processes: how long they wait for each other at startup before they exit with code 75.",
         unit="seconds",
         minimum=1.0,
         fixed=False,
@@ -255,29 +252,29 @@ class RuntimeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When state is saved beside the ends of epochs, how much of it is kept, and how it is used again."""
+    """When state is saved besides at the ends of epochs, how much of it is kept, and how a job resumes."""
 
     checkpoint_every_steps: int = setting(
         0,
-        "Also checkpoint every so many steps; 0: only after each epoch.",
+        "Also checkpoint every N steps; 0: only after each epoch.",
         unit="steps",
         minimum=0,
         fixed=False,
     )
     checkpoint_every_seconds: float = setting(
         0.0,
-        "Also checkpoint when so many seconds have passed; 0: never.",
+        "Also checkpoint every N seconds; 0: never.",
         unit="seconds",
         minimum=0.0,
         fixed=False,
     )
     keep_checkpoints: int = setting(
-        3, "Newest checkpoints to keep; the one of the best epoch stays beside them.", minimum=1, fixed=False
+        3, "Newest checkpoints to keep, in addition to that of the best epoch.", minimum=1, fixed=False
     )
     resume: str = setting(
         "auto",
-        "auto: continue from job_dir's newest good checkpoint, or start. never: move what job_dir holds aside "
-        "(nothing is deleted) and start. required: refuse a job_dir without a checkpoint.",
+        "auto: resume from job_dir's newest valid checkpoint, or start. never: move what job_dir holds aside "
+        "(nothing is deleted) and start over. required: refuse a job_dir without a checkpoint.",
         choices=("auto", "never", "required"),
         fixed=False,
     )
@@ -285,23 +282,23 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """What is handed over at the end."""
+    """What is exported at the end."""
 
     export: str = setting(
         "best",
-        "Which weights become SavedModels: best epoch, last step, both (all), or none.",
+        "Weights to export as SavedModels: best epoch, last step, both (all), or none.",
         choices=("best", "last", "all", "none"),
         fixed=False,
     )
     positive_class: str = setting(
         "",
-        "Class that p_fake is the probability of; empty: Fake if there is such a class, else the first one.",
+        "Class whose probability p_fake is; empty: Fake if there is such a class, else the first one.",
     )
     threshold_by: str = setting(
         "accuracy",
         "How the exported model's threshold is chosen on Validation (two classes). accuracy, balanced_accuracy: the "
-        "best there. eer: misses and false alarms equally frequent. fpr: most found with --threshold_fpr. none: 0.5, "
-        "as also with fewer than ten images of a class.",
+        "highest there. eer: false negatives and false positives equally frequent. fpr: the highest true positive rate "
+        "within --threshold_fpr. none: 0.5, as with fewer than ten images of a class.",
         choices=("accuracy", "balanced_accuracy", "eer", "fpr", "none"),
         fixed=False,
     )
@@ -322,11 +319,11 @@ class ExportConfig:
 
     @property
     def decision(self) -> dict[str, Value]:
-        """The settings that decide what an export answers, those without effect left out."""
+        """The settings that determine an export's answers, without those that have no effect."""
         limit = {"threshold_fpr": self.threshold_fpr} if self.threshold_by == "fpr" else {}
         return {"threshold_by": self.threshold_by, **limit, "calibrate": self.calibrate}
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The exports asked for, by folder name."""
+        """The requested exports, by folder name."""
         return {"all": ("best", "last"), "none": ()}.get(self.export, (self.export,))

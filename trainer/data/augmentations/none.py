@@ -1,0 +1,3 @@
+"""No augmentation: training sees the images as they are."""
+
+ORDER = 2

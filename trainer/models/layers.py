@@ -1,0 +1,181 @@
+"""The layers and helpers that networks are built from: dropout and batch normalisation that restarts do not change.
+
+Owns: how dropout draws its noise and batch normalisation its statistics, and how a model's layers are walked.
+Does not own: architectures (``networks/``), what the train step does with the statistics.
+"""
+
+import contextlib
+import dataclasses
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import keras
+import tensorflow as tf
+
+# Makes the initializer of the next kernel; its seed is drawn from the job's.
+Kernel = Callable[[], keras.Initializer]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """What a layer may know about the examples it is trained on, besides their features.
+
+    Attributes:
+        seed: [2] int64, a function of (job seed, step).
+        first: int32 scalar, the first slot in the global batch.
+        batch_size: slots of the global batch.
+        weights: [b] float32, 0 for slots that are not real.
+        statistics: filled by the layers: their batch statistics, by ``ShardBatchNorm.key``.
+    """
+
+    seed: tf.Tensor
+    first: tf.Tensor
+    batch_size: int
+    weights: tf.Tensor
+    statistics: dict[str, tf.Tensor] = dataclasses.field(default_factory=dict)
+
+
+# Each replica is traced in a thread of its own, so what a thread sets is what its replica sees.
+_current = threading.local()
+
+
+@contextlib.contextmanager
+def training_on(shard: Shard) -> Iterator[None]:
+    """Provide the layers that are traced inside with their shard."""
+    _current.shard = shard
+    try:
+        yield
+    finally:
+        _current.shard = None
+
+
+def _shard() -> Shard:
+    shard: Shard | None = getattr(_current, "shard", None)
+    assert shard is not None, "training outside of layers.training_on()"
+    return shard
+
+
+@keras.saving.register_keras_serializable("deepdetect")
+class SlotDropout(keras.layers.Layer):  # type: ignore[misc]
+    """Dropout whose mask depends on (seed, step, slot of the global batch) alone.
+
+    Keras's own layer keeps hidden generator state, which ``tf.train.Checkpoint`` does not save, and draws by
+    replica; here an example meets the same mask on one device and on eight, before and after a restart.
+
+    Args:
+        rate: share of units set to zero; the others are scaled by ``1 / (1 - rate)``.
+        salt: distinguishes the layers of one model.
+    """
+
+    def __init__(self, rate: float, salt: int, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.salt = salt
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return the inputs, masked when training; ``[b, ...]`` in their own dtype."""
+        if not training or not self.rate:
+            return inputs
+        shard = _shard()
+        # The mask of the whole global batch, so that a slot's part is the same on any number of devices.
+        shape = [shard.batch_size, *inputs.shape[1:]]
+        seed = tf.random.fold_in(shard.seed, self.salt, alg="philox")
+        # Integers, because XLA turns the generator's bits into other floats than the plain kernel does.
+        bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox")
+        # Of these, the slots of this shard.
+        own = tf.slice(bits, [shard.first] + [0] * (len(shape) - 1), [inputs.shape[0], *([-1] * (len(shape) - 1))])
+        # A share of ``rate`` of all 2**32 integers lies below this bound.
+        dropped = own < round(self.rate * 2**32) - 2**31
+        return tf.where(dropped, tf.zeros_like(inputs), inputs / (1.0 - self.rate))
+
+    def get_config(self) -> dict[str, object]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "rate": self.rate, "salt": self.salt}
+
+
+@keras.saving.register_keras_serializable("deepdetect")
+class ShardBatchNorm(keras.layers.Layer):  # type: ignore[misc]
+    """Batch normalisation over the real examples of a shard; padding does not count.
+
+    Keras's own layer normalises over a replica's batch, padding included, and lets every replica keep moving
+    averages of its own (an empty one makes them NaN).  Here ``train_step.py`` gets the batch statistics and averages
+    them over all shards and replicas before it moves ``moving [2, C]`` (mean and variance).  Momentum and epsilon are
+    Keras's defaults.  A layer may be called once in a model: a second call would overwrite its statistics.
+    """
+
+    MOMENTUM = 0.99
+    EPSILON = 1e-3
+
+    @property
+    def key(self) -> str:
+        """The name of its statistics; unlike the layer's own, unique over nested models, as checkpoints need it so."""
+        return str(self.moving.path)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the variables for ``[..., C]`` inputs."""
+        channels = input_shape[-1]
+        self.gamma = self.add_weight(name="gamma", shape=[channels], initializer="ones", autocast=False)
+        self.beta = self.add_weight(name="beta", shape=[channels], initializer="zeros", autocast=False)
+        self.moving = self.add_weight(
+            name="moving", shape=[2, channels], initializer=_zero_mean_unit_variance, trainable=False, autocast=False
+        )
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return the normalised inputs, ``[b, ..., C]`` in their own dtype."""
+        values = tf.cast(inputs, tf.float32)
+        moments = self._moments(values) if training else tf.convert_to_tensor(self.moving)
+        if training:
+            statistics = _shard().statistics
+            assert self.key not in statistics, f"batch normalisation {self.key} is called twice in one model"
+            statistics[self.key] = moments
+        scale = self.gamma * tf.math.rsqrt(moments[1] + self.EPSILON)
+        return tf.cast((values - moments[0]) * scale + self.beta, inputs.dtype)
+
+    def _moments(self, values: tf.Tensor) -> tf.Tensor:
+        """Return ``[2, C]``: mean and variance over the real examples and all positions."""
+        weights = _shard().weights
+        # Padding weighs 0; in an empty shard the count of 1 keeps the statistics finite, and they are not used.
+        weights = tf.reshape(weights, [-1] + [1] * (len(values.shape) - 1))
+        axes = list(range(len(values.shape) - 1))
+        positions = math.prod(values.shape[1:-1])
+        count = tf.maximum(tf.reduce_sum(weights) * positions, 1.0)
+        mean = tf.reduce_sum(values * weights, axes) / count
+        variance = tf.reduce_sum(tf.square(values - mean) * weights, axes) / count
+        return tf.stack([mean, variance])
+
+
+def _zero_mean_unit_variance(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
+    return tf.stack([tf.zeros(shape[1:], dtype), tf.ones(shape[1:], dtype)])
+
+
+def all_layers(root: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yield a layer and all layers inside it at any depth, each once: of nested models, and attributes of layers."""
+    return _walk(root, set())
+
+
+def batch_norms(model: keras.Model) -> list[ShardBatchNorm]:
+    """Return every ``ShardBatchNorm`` of a model, those of nested models and layers too."""
+    return [layer for layer in all_layers(model) if isinstance(layer, ShardBatchNorm)]
+
+
+def _walk(layer: keras.layers.Layer, seen: set[int]) -> Iterator[keras.layers.Layer]:
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    yield layer
+    # A model's own list comes first and keeps the order of its graph; other layers hold theirs as attributes.
+    inner = layer.layers if isinstance(layer, keras.Model) else ()
+    for child in _layers_in([inner, *vars(layer).values()]):
+        yield from _walk(child, seen)
+
+
+def _layers_in(values: Iterable[object]) -> Iterator[keras.layers.Layer]:
+    """Yield the layers among values and in the lists, tuples and dictionaries among them."""
+    for value in values:
+        if isinstance(value, keras.layers.Layer):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _layers_in(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _layers_in(value)

@@ -1,0 +1,24 @@
+"""The only place that scales pixels: 8-bit grey levels to the [0, 1] that every model takes.
+
+A network that expects another range says so by ``INPUT_RANGE``; ``registry.build`` then puts the change of range into
+the model, so that training, evaluation and exports all feed [0, 1].
+"""
+
+import keras
+import tensorflow as tf
+
+UNIT_RANGE = (0.0, 1.0)
+_LARGEST = 255.0  # Of 8 bits.
+
+
+def to_unit_range(images: tf.Tensor) -> tf.Tensor:
+    """Return float32 in [0, 1] for ``[N, S, S, 3]`` grey levels in [0, 255], uint8 or float32 (augmented)."""
+    return tf.cast(images, tf.float32) / _LARGEST
+
+
+def to_input_range(pixels: keras.KerasTensor, input_range: tuple[float, float]) -> keras.KerasTensor:
+    """Return what a network sees of a model's inputs in [0, 1]; adds a layer only for another range."""
+    if tuple(input_range) == UNIT_RANGE:
+        return pixels
+    low, high = input_range
+    return keras.layers.Rescaling(high - low, low, name="input_range")(pixels)
