@@ -17,14 +17,14 @@ PLAN = Plan(total_steps=4, steps_per_epoch=2)
 class Fakes(Observer):
     """Plays every collaborator, and records the calls in order; a step's number is its loss."""
 
-    def __init__(self, *, diverges_at=(), alone=True, save_fails=False, reason=None):
+    def __init__(self, *, diverges_at=(), alone=True, save_fails=False, reason=None, lazy=False):
         self.calls, self.pending, self.saved, self.reported = [], [], [], None
         self.diverges_at, self.alone, self.save_fails = set(diverges_at), alone, save_fails
-        self.step, self.validated, self.stop_reason = 0, 0, reason
+        self.step, self.validated, self.stop_reason, self.lazy = 0, 0, reason, lazy
         self.optimizer = types.SimpleNamespace(learning_rate=None)
         self.schedule = types.SimpleNamespace(rate=lambda step: 0.5)
 
-    def trainer(self):
+    def trainer(self, plan=PLAN):
         statistics = types.SimpleNamespace(add=self.add, fetch=self.fetch, resume_clock=lambda: None)
         inputs = types.SimpleNamespace(training=self.batches, check_bad_images=self.check_bad_images)
         checkpoints = types.SimpleNamespace(
@@ -32,7 +32,7 @@ class Fakes(Observer):
             finish=lambda: self.calls.append("finish"), refuse_unsaved_end=lambda: self.calls.append("refuse"),
         )  # fmt: skip
         return Trainer(
-            plan=PLAN, machine={}, state=self, train_step=types.SimpleNamespace(train=lambda batch, step: step),
+            plan=plan, machine={}, state=self, train_step=types.SimpleNamespace(train=lambda batch, step: step),
             inputs=inputs, statistics=statistics, evaluator=types.SimpleNamespace(run=self.validate),
             checkpoints=checkpoints, stop=types.SimpleNamespace(poll=self.poll, report_divergence=self.report),
             observers=self,
@@ -51,6 +51,8 @@ class Fakes(Observer):
         self.pending.append(step)
 
     def fetch(self, *, force):
+        if self.lazy and not force:
+            return None
         pending, self.pending = self.pending, []
         if not pending:
             return None
@@ -64,6 +66,7 @@ class Fakes(Observer):
 
     def save(self, *, must):
         self.calls.append(("save", self.step))
+        assert not self.pending, "a checkpoint without the numbers of all steps"
         if self.save_fails:
             raise Diverged("a weight")
         self.saved.append(Saved(self.step, "path", 1.0))
@@ -160,3 +163,16 @@ def test_a_step_of_the_loop_has_its_number_as_a_tensor():
     trainer.train_step = types.SimpleNamespace(train=lambda batch, step: numbers.append(step) or step)
     trainer.run()
     assert [(number.dtype, int(number)) for number in numbers] == [(tf.int64, step) for step in range(4)]
+
+
+def test_the_numbers_of_all_steps_are_fetched_before_a_save_inside_an_epoch():
+    fakes = Fakes(lazy=True)
+    fakes.trainer(Plan(total_steps=4, steps_per_epoch=4, checkpoint_every_steps=2)).run()
+    assert fakes.calls[1:5] == [("step", 1), ("step", 2), ("window", 2), ("save", 2)]
+
+
+def test_with_others_a_save_that_all_do_fails_in_all_at_once():
+    fakes = Fakes(save_fails=True, alone=False)
+    with pytest.raises(JobFailed):
+        fakes.trainer().run()
+    assert ("step", 3) not in fakes.calls
