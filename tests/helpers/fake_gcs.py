@@ -1,8 +1,8 @@
 """A real object store for tests: fake-gcs-server, behind a loopback proxy that both clients of this package reach.
 
-TensorFlow's own gs:// client talks to Google's two host names over TLS whatever one tells it, but takes a proxy and a
-certificate from the environment; google-cloud-storage takes a plain address.  The proxy repairs what keeps the two
-and the server apart (``Transfer-Encoding: identity``, ``http://`` in ``Location``, delete and compose without
+TensorFlow's own gs:// client always talks to Google's two host names over TLS, but reads a proxy and a certificate from
+the environment; google-cloud-storage accepts a plain address.  The proxy repairs the incompatibilities of clients and
+server (``Transfer-Encoding: identity``, ``http://`` in ``Location``, delete and compose without
 preconditions) and injects faults.
 """
 
@@ -48,10 +48,11 @@ class Fault:
         message: of that answer.
         reset: whether the connection is reset instead.
         after: whether the server still does the request, so that only its answer is lost.
-        seconds: that an answer is held back.
-        times: requests that it hits.
-        every: only each so-manieth matching request is hit.
-        hits: so far.
+        seconds: delay of the answer.
+        times: largest number of requests that it hits.
+        every: hit only every N-th matching request.
+        hits: number of requests hit so far.
+        seen: number of matching requests so far.
     """
 
     match: str = ""
@@ -81,14 +82,15 @@ class Server(ThreadingHTTPServer):
         self.backend, self.tls, self.ca = backend, tls, ca
         self.requests: list[str] = []
         self._faults: list[Fault] = []
-        self._lock, self.deleting = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self.deleting = threading.Lock()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def environment(self) -> dict[str, str]:
-        """Return what a process needs so that both clients meet this server, with little patience."""
+        """Return the variables with which both clients of a process reach this server, with short timeouts."""
         return {
             "https_proxy": self.url,
             "CURL_CA_BUNDLE": str(self.ca),
@@ -110,20 +112,20 @@ class Server(ThreadingHTTPServer):
             self._faults.remove(fault)
 
     def due(self, request: str) -> list[Fault]:
-        """Note a request and return the faults that hit it."""
+        """Record a request and return the faults that hit it."""
         with self._lock:
             self.requests.append(request)
-            found = []
+            hits = []
             for fault in self._faults:
                 if re.search(fault.match, request):
                     fault.seen += 1
                     if fault.seen % fault.every == 0 and fault.hits < fault.times:
                         fault.hits += 1
-                        found.append(fault)
-            return found
+                        hits.append(fault)
+            return hits
 
     def make_bucket(self, name: str) -> str:
-        """Make a bucket and return its gs:// path."""
+        """Create a bucket and return its gs:// path."""
         body = json.dumps({"name": name}).encode()
         headers = {"Content-Type": "application/json"}
         address = f"http://127.0.0.1:{self.backend}/storage/v1/b?project=test"
@@ -131,7 +133,7 @@ class Server(ThreadingHTTPServer):
         return f"gs://{name}"
 
     def handle_error(self, request, client_address) -> None:
-        """Keep quiet: clients that are killed leave broken connections."""
+        """Ignore errors: clients that are killed leave broken connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -179,18 +181,18 @@ class _Handler(BaseHTTPRequestHandler):
         route, query = urlsplit(self.path).path, urlsplit(self.path).query
         if route.endswith("/compose"):
             return self._compose(route.removesuffix("/compose"), query, json.loads(body))
-        wanted = parse_qs(query).get("ifGenerationMatch")
-        if self.command != "DELETE" or not wanted:
+        generations = parse_qs(query).get("ifGenerationMatch")
+        if self.command != "DELETE" or not generations:
             return self._ask(self.command, self.path, body, self._headers())
         with self.server.deleting:
-            found, content = self._ask("GET", route, b"", {})
-            if found.status == 200 and json.loads(content)["generation"] != wanted[0]:
-                found.status = 412
-                return found, b'{"error": {"code": 412, "message": "Precondition failed"}}'
+            answer, content = self._ask("GET", route, b"", {})
+            if answer.status == 200 and json.loads(content)["generation"] != generations[0]:
+                answer.status = 412
+                return answer, b'{"error": {"code": 412, "message": "Precondition failed"}}'
             return self._ask("DELETE", self.path, b"", {})
 
     def _compose(self, target: str, query: str, request: dict) -> tuple[HTTPResponse, bytes]:
-        """Upload the sources' contents as one: the server's own compose knows no precondition and no new generation."""
+        """Upload the joined sources: the server's own compose supports neither preconditions nor new generations."""
         folder, _, name = target.rpartition("/o/")
         parts = []
         for source in request["sourceObjects"]:

@@ -37,7 +37,7 @@ class AuditFlags:
     )
     near_distance: int = config.setting(
         6,
-        "Images are similar when their 64-bit perceptual hashes differ in at most so many bits (and their 16 x 16 "
+        "Images are similar when their 64-bit perceptual hashes differ in at most this many bits (and their 16 x 16 "
         "luminances correlate by 0.98).",
         unit="bits",
         minimum=0,
