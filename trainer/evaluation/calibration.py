@@ -12,7 +12,8 @@ import numpy.typing as npt
 from scipy import optimize
 
 from trainer.core.config import ExportConfig
-from trainer.evaluation import calibration_error, metrics
+from trainer.evaluation import metrics
+from trainer.evaluation.metrics import calibration_error
 from trainer.evaluation.predictions import Predictions
 from trainer.serving.temperature import temper
 

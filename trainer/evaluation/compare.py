@@ -22,7 +22,6 @@ from trainer.evaluation import bootstrap, metrics, predictions, sources
 from trainer.evaluation.predictions import Predictions
 
 FEWEST = 10  # Images in common; fewer say nothing about a difference.
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})
 _DISAGREEMENTS = 50
 _FROM_METRICS = ("split", "data_dir", "model", "threshold", "n", "drawn")
 
@@ -226,7 +225,7 @@ def _difference(first: float | None, run: float | None, interval: list[float] | 
         return {"difference": None, "ci95": None, "verdict": None}
     verdict = None
     if interval:
-        better = interval[1] < 0 if name in LOWER_IS_BETTER else interval[0] > 0
+        better = interval[1] < 0 if metrics.all_metrics()[name].lower_is_better else interval[0] > 0
         clear = interval[0] > 0 or interval[1] < 0
         verdict = ("better" if better else "worse") if clear else "no clear difference"
     return {"difference": run - first, "ci95": interval, "verdict": verdict}

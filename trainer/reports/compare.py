@@ -10,8 +10,8 @@ from typing import Any
 from trainer.core.storage import files
 from trainer.evaluation import compare, metrics
 from trainer.evaluation.compare import Evaluation
+from trainer.evaluation.metrics import Metric
 from trainer.reports import evaluation_plots, html
-from trainer.reports.metric_titles import FIGURES
 
 _TOLD = ("accuracy", "auc")  # In the sentences and on the terminal.
 
@@ -50,17 +50,17 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
         note: a sentence on what a resample could not draw; empty without one.
     """
     runs = compared["runs"]
-    figures = [name for name in FIGURES if name in runs[0]["ci95"]]
+    figures = {name: metric for name, metric in metrics.all_metrics().items() if name in runs[0]["ci95"]}
     page = html.templates().get_template("compare.html")
     return page.render(
         compared=compared,
         first=runs[0]["name"],
         sentences=[*_sentences(compared), *_warnings(compared), *([note] if note else [])],
-        titles={name: FIGURES[name].title for name in figures},
-        lower=compare.LOWER_IS_BETTER,
+        titles={name: metric.title for name, metric in figures.items()},
+        lower={name for name, metric in figures.items() if metric.lower_is_better},
         values={name: [_value(run, name) for run in runs] for name in figures},
         differences={
-            run: {name: _cell(found[name], FIGURES[name].share) for name in figures}
+            run: {name: _cell(found[name], metric.is_share) for name, metric in figures.items()}
             for run, found in compared["differences"].items()
         },
         undefined=_undefined(runs, figures),
@@ -74,7 +74,7 @@ def to_text(compared: Mapping[str, Any]) -> str:
     lines = [f"{compared['images']:,} images in common"]
     width = max(len(run["name"]) for run in compared["runs"])
     for run in compared["runs"]:
-        shown = [f"{FIGURES[name].title} {_number(metrics.by_name(run, name))}" for name in _TOLD]
+        shown = [f"{metrics.all_metrics()[name].title} {_number(metrics.by_name(run, name))}" for name in _TOLD]
         lines.append(f"  {run['name']:<{width}}  {'  '.join(shown)}")
     return "\n".join([*lines, *(f"  {sentence}" for sentence in _sentences(compared)[1:])])
 
@@ -91,11 +91,11 @@ def _sentences(compared: Mapping[str, Any]) -> list[str]:
     ]
     for run, found in compared["differences"].items():
         for name in _TOLD:
-            title = FIGURES[name].title
-            cell = _cell(found[name], FIGURES[name].share)
+            metric = metrics.all_metrics()[name]
+            cell = _cell(found[name], metric.is_share)
             if found[name]["verdict"]:
                 how = f"{cell['value']}; 95% interval {cell['note']}"
-                sentences.append(f"{title} of {run} against {first}: {cell['verdict']} ({how}).")
+                sentences.append(f"{metric.title} of {run} against {first}: {cell['verdict']} ({how}).")
     return sentences
 
 
@@ -115,15 +115,16 @@ def _warnings(compared: Mapping[str, Any]) -> list[str]:
 
 
 def _value(run: Mapping[str, Any], name: str) -> dict[str, str]:
-    share, interval = FIGURES[name].share, run["ci95"].get(name)
+    share = metrics.all_metrics()[name].is_share
+    interval = run["ci95"].get(name)
     note = html.span(interval, share) if interval else ""
     return {"value": html.number(metrics.by_name(run, name), share), "note": note}
 
 
-def _undefined(runs: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[str]:
-    """Return why figures are undefined, each reason once."""
-    reasons = (f"{FIGURES[name].title}: because {run['undefined'][name]}"
-               for name in figures for run in runs if name in run["undefined"])  # fmt: skip
+def _undefined(runs: Sequence[Mapping[str, Any]], figures: Mapping[str, Metric]) -> list[str]:
+    """Return why metrics are undefined, each reason once."""
+    reasons = (f"{metric.title}: because {run['undefined'][name]}"
+               for name, metric in figures.items() for run in runs if name in run["undefined"])  # fmt: skip
     return list(dict.fromkeys(reasons))
 
 

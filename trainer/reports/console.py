@@ -5,6 +5,7 @@ from typing import Any
 
 from trainer.core.storage import files
 from trainer.data.audit import verdicts
+from trainer.evaluation import metrics
 
 _GROUPS_SHOWN = 5
 
@@ -12,10 +13,11 @@ _GROUPS_SHOWN = 5
 def summary(figures: Mapping[str, Any], out: str) -> str:
     """Return the short table that ends the command: ``metrics.json`` and where the report is."""
     lines = [f"{figures['split']}: {figures['n']:,} images, {figures['skipped']} skipped"]
-    for name, title in (("accuracy", "accuracy"), ("auc", "AUC"), ("eer", "EER")):
-        value, interval = figures[name], figures["ci95"][name]
-        shown = f"undefined, because {figures['undefined'][name]}" if value is None else f"{value:.4f}"
-        lines.append(f"  {title:<10}{shown}{_span(interval)}")
+    for name, metric in metrics.all_metrics().items():
+        if metric.console and name in figures["ci95"]:
+            value = metrics.by_name(figures, name)
+            shown = f"undefined, because {figures['undefined'][name]}" if value is None else f"{value:.4f}"
+            lines.append(f"  {metric.console:<10}{shown}{_span(figures['ci95'][name])}")
     if figures["drawn"]["unit"] == "sources" and figures["bootstrap"]:
         lines.append(f"  intervals over {figures['drawn']['count']:,} sources, by {figures['drawn']['rule']}")
     for column, groups in figures.get("groups", {}).items():

@@ -21,7 +21,6 @@ from trainer.reports import evaluation_sections, gallery, html, metric_titles, p
 from trainer.reports import training as training_report
 from trainer.serving import exported_model
 
-_TILES = ("accuracy", "auc", "average_precision", "eer")
 _FROM_EXPORT = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")
 
 
@@ -95,16 +94,16 @@ def render(figures: Mapping[str, Any], scored: Predictions, beside: PageContext)
 
 def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     tiles = []
-    for name in _TILES:
-        cell = metric_titles.cell(figures, name)
-        note = f"95% interval {cell['note']}" if figures["ci95"][name] else cell["note"]
-        tiles.append({"name": metric_titles.FIGURES[name].title, "value": cell["value"], "note": note})
+    for row in metric_titles.rows(figures):
+        if metrics.all_metrics()[row["name"]].tile:
+            note = f"95% interval {row['note']}" if figures["ci95"][row["name"]] else row["note"]
+            tiles.append({"name": row["title"], "value": row["value"], "note": note})
     return tiles
 
 
 def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str, str]]:
     return [
-        {**row, "meaning": metric_titles.FIGURES[row["name"]].meaning.format(positive=positive, rest=rest)}
+        {**row, "meaning": metrics.all_metrics()[row["name"]].meaning.format(positive=positive, rest=rest)}
         for row in metric_titles.rows(figures)
     ]
 

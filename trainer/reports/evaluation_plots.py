@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from scipy import stats
 from sklearn import metrics as sk
 
-from trainer.evaluation import calibration_error
+from trainer.evaluation.metrics import calibration_error
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import plots
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.data.audit import verdicts
-from trainer.evaluation import ranking
 from trainer.evaluation.groups import FIGURES
+from trainer.evaluation.metrics import ranking
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import console, evaluation_plots, html, metric_titles
 

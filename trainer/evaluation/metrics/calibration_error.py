@@ -1,6 +1,6 @@
 """How far stated confidence is from accuracy: bins of images, and the expected calibration error.
 
-Does not own: a temperature that mends it (``calibration.py``).  Knows neither TensorFlow nor files.
+Does not own: a temperature that corrects it (``calibration.py``).  Imports neither TensorFlow nor file access.
 
 Shapes: ``labels [N]`` and ``predicted [N]`` index the classes; ``probabilities [N, C]`` in [0, 1], rows that sum to 1.
 """
@@ -10,7 +10,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from trainer.evaluation.metrics.metric import SHARE, Floats, Metric
+from trainer.evaluation.predictions import Predictions
+
 Ints = npt.NDArray[np.int64]
 
 BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 2.
@@ -69,3 +71,23 @@ def errors(counts: Floats, gap: Floats) -> Floats:
 def error(labels: Ints, predicted: Ints, probabilities: Floats) -> float:
     """Return the expected calibration error of images that count once each; see ``errors``."""
     return float(errors(np.ones([1, len(labels)]), gaps(labels, predicted, probabilities))[0])
+
+
+def _gaps(predictions: Predictions) -> Floats:
+    return gaps(predictions.labels, predictions.predicted, predictions.probabilities)
+
+
+METRICS = (
+    Metric(
+        name="ece",
+        value=lambda predictions: error(predictions.labels, predictions.predicted, predictions.probabilities),
+        resampled=lambda resamples: errors(resamples.counts, resamples.of_images(_gaps)),
+        title="Calibration error",
+        meaning=(
+            "How far stated confidence is from accuracy, on average (15 bins). Chance makes it larger, in few images "
+            "and more so in their resamples, so it may lie below its interval."
+        ),
+        unit=SHARE,
+        lower_is_better=True,
+    ),
+)
