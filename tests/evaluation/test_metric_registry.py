@@ -84,6 +84,7 @@ def random_predictions(count=300, classes=2, threshold=0.5):
     labels = rng.integers(classes, size=count)
     probabilities = rng.dirichlet(np.ones(classes), count) + 0.4 * np.eye(classes)[labels]
     probabilities = np.round(probabilities / probabilities.sum(axis=1, keepdims=True), 2)  # With ties.
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     names = ("Fake", "Real", "Drawn")[:classes]
     return Predictions.of(labels, probabilities.astype(np.float32), names, 0, threshold)
 

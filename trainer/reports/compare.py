@@ -146,7 +146,7 @@ def _drawings(compared: Mapping[str, Any], evaluations: Sequence[Evaluation]) ->
     areas = ", ".join(f"{run['name']} {run['auc']:.3f}" for run in compared["runs"])
     return [
         html.draw(
-            evaluation_plots.rocs({one.name: one.scored for one in evaluations}),
+            evaluation_plots.rocs({one.name: one.predictions for one in evaluations}),
             f"ROC curves of all evaluations; areas: {areas}",
             f"On the images in common. Areas: {areas}.",
         )

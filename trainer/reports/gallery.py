@@ -24,25 +24,25 @@ _THUMBNAIL = 144  # Pixels.
 _EXPLAINED_AT_ONCE = 12  # Images; gradients take more memory than answers.
 
 
-def worst_mistakes(scored: Predictions) -> npt.NDArray[np.int64]:
+def worst_mistakes(predictions: Predictions) -> npt.NDArray[np.int64]:
     """Return the positions of images called wrong, the one with the least probability for its class first."""
-    of_truth = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
-    wrong = np.flatnonzero(scored.predicted != scored.labels)
+    of_truth = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     return np.asarray(wrong[np.argsort(of_truth[wrong], kind="stable")], np.int64)
 
 
-def spread_samples(scored: Predictions, of_a_class: int) -> npt.NDArray[np.int64]:
+def spread_samples(predictions: Predictions, of_a_class: int) -> npt.NDArray[np.int64]:
     """Return positions of up to so many images of each class, evenly spread over its images."""
     chosen = []
-    for label in range(len(scored.class_names)):
-        members = np.flatnonzero(scored.labels == label)
+    for label in range(len(predictions.class_names)):
+        members = np.flatnonzero(predictions.labels == label)
         count = min(of_a_class, len(members))
         chosen.append(members[np.linspace(0, len(members) - 1, count).round().astype(np.int64)])
     return np.concatenate(chosen)
 
 
 def pictures(
-    split: Split, scored: Predictions, positions: npt.NDArray[np.int64], maps: "HeatMaps | None" = None
+    split: Split, predictions: Predictions, positions: npt.NDArray[np.int64], maps: "HeatMaps | None" = None
 ) -> list[Picture]:
     """Load thumbnails of the images at ``positions``, with what they are and what they were called.
 
@@ -50,12 +50,14 @@ def pictures(
     """
     source = ImageSource(split, config.DataConfig(image_size=_THUMBNAIL))
     images = source.load(positions).images
-    positive = scored.class_names[scored.positive]
+    positive = predictions.class_names[predictions.positive]
     found = []
     for image, index in zip(images, positions.tolist(), strict=True):
-        truth, called = (scored.class_names[labels[index]] for labels in (scored.labels, scored.predicted))
+        truth, called = (
+            predictions.class_names[labels[index]] for labels in (predictions.labels, predictions.predicted)
+        )
         said = f"right: {called}" if truth == called else f"is {truth}, called {called}"
-        caption = f"{said}; p({positive}) {scored.p_fake[index]:.3f}"
+        caption = f"{said}; p({positive}) {predictions.p_fake[index]:.3f}"
         picture = html.picture(image, files.printable(split.names[index]), caption)
         if maps and index in maps.of:
             heat, label = maps.of[index]

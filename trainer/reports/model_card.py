@@ -92,12 +92,14 @@ def measure(
     """
     classes, temperature = metadata["class_names"], metadata["temperature"]
     tempered = temperature_lib.temper(np.asarray(probabilities, np.float64), temperature)
-    scored = Predictions.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
+    predictions = Predictions.of(
+        labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"]
+    )
     drawn = sources.find_sources("auto", names, {})
-    figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
+    figures = metrics.measure(predictions, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
     figures |= {"drawn": drawn.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
     if temperature != 1.0:
-        figures["calibration"] = calibration.effect(scored, temperature)
+        figures["calibration"] = calibration.effect(predictions, temperature)
     return figures
 
 

@@ -20,12 +20,12 @@ BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 2.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bins:
-    """What images say of themselves, by stated confidence; sums over the images of each bin, ``[15]``.
+    """Images by stated confidence: sums over the images of each bin, ``[15]``.
 
     Attributes:
-        counts: images.
-        confidence: probabilities of the predicted classes.
-        right: images called right.
+        counts: number of images.
+        confidence: sum of the probabilities of the predicted classes.
+        right: number of correct answers.
     """
 
     counts: Ints
@@ -42,7 +42,7 @@ def bins_of(labels: Ints, predicted: Ints, probabilities: Floats) -> Bins:
 
 
 def _stated(labels: Ints, predicted: Ints, probabilities: Floats) -> tuple[Floats, Floats, Ints]:
-    """Return of each image ``[N]`` the confidence in the answer, 1.0 if that is right, and the bin's number."""
+    """Return the confidence in the answer, 1.0 if it is right (else 0.0), and the bin's number, ``[N]`` each."""
     stated = probabilities[np.arange(len(labels)), predicted]
     number = np.clip(np.ceil(stated * BINS).astype(np.int64) - 1, 0, BINS - 1)
     return stated, (predicted == labels).astype(np.float64), number
@@ -58,12 +58,12 @@ def errors(counts: Floats, gap: Floats) -> Floats:
     """Return ``[R]``: the expected calibration error, in [0, 1], of images that count ``counts [R, N]`` times.
 
     The gap between confidence and accuracy by bin, weighted by images (Guo et al. 2017, arXiv:1706.04599, equation 3).
-    A sum of absolute values can only grow by chance: with few images it is too large, and that of resamples larger
-    still, so the lower end of its interval may lie above the figure.
+    Chance only increases a sum of absolute values: with few images it is too large, and larger still for resamples, so
+    the lower end of the interval may lie above the value.
 
     Args:
         counts: how often each image was drawn.
-        gap: of ``gaps``.
+        gap: the result of ``gaps``.
     """
     return np.asarray(np.abs(counts @ gap).sum(axis=1) / counts.sum(axis=1), np.float64)
 
