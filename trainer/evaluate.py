@@ -37,16 +37,16 @@ def _compare(request: EvaluateFlags) -> int:
         raise RequestError("--compare: expected no --model_dir and no --data_dir, as nothing is scored; leave them out")
     from trainer.reports import compare as compare_report  # Late, as above.
 
-    found = compare_report.write(
+    summary = compare_report.write(
         request.compare, request.out, group_by=request.group_by, groups=request.groups,
         resamples=request.bootstrap, seed=request.seed,
     )  # fmt: skip
-    print(found)
+    print(summary)
     return EXIT_DONE
 
 
 def console() -> None:
-    """Serve as the console script."""
+    """Entry point of `deepdetect-evaluate`."""
     sys.exit(cli.run_command(main))
 
 

@@ -218,6 +218,7 @@ def test_a_file_that_is_not_a_metric_is_refused(add_file, text, message):
         registry.all_metrics()
 
 
+@pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")  # As recompute.py clips them.
 def test_the_independent_recomputation_knows_every_metric():
     predictions = random_predictions(60, 3)
     expected = recompute.flat_figures(

@@ -1,6 +1,6 @@
-"""``--compare`` from folders of evaluations to a page, and what the command prints.
+"""The comparison of evaluations as ``compare.json``, as a page and on the terminal.
 
-Does not own: what is compared (``compare.py``), layout (``templates/``).
+Does not own: the numbers (``evaluation/compare.py``), layout (``templates/``).
 """
 
 import json
@@ -13,27 +13,27 @@ from trainer.evaluation.compare import Evaluation
 from trainer.evaluation.metrics import Metric
 from trainer.reports import evaluation_plots, html
 
-_TOLD = ("accuracy", "auc")  # In the sentences and on the terminal.
+_MAIN = ("accuracy", "auc")  # Metrics in the sentences and on the terminal.
 
 
 def write(folders: str, out: str, *, group_by: str, groups: str, resamples: int, seed: int) -> str:
-    """Write ``compare.json`` and ``compare.html`` of finished evaluations; return what there is to print.
+    """Write ``compare.json`` and ``compare.html`` of finished evaluations; return the text to print.
 
     Args:
         folders: of evaluations, separated by commas.
         out: folder for the results.
-        group_by: see ``compare.find_sources``; ``groups`` as well.
+        group_by: see ``compare.find_sources``.
         groups: CSV of groups, or empty.
-        resamples: see ``compare.measure``; ``seed`` as well.
+        resamples: see ``compare.measure``.
         seed: of the resamples.
 
     Raises:
         RequestError: if the evaluations cannot be compared, or ``out`` cannot be written.
     """
     evaluations = compare.in_common(compare.read_evaluations(folders))
-    drawn, note = compare.find_sources(evaluations[0], group_by, groups)
+    image_sources, note = compare.find_sources(evaluations[0], group_by, groups)
     files.require_writable(out, "out")
-    compared = compare.measure(evaluations, drawn, resamples=resamples, seed=seed)
+    compared = compare.measure(evaluations, image_sources, resamples=resamples, seed=seed)
     text = json.dumps(compared, indent=1, allow_nan=False)
     files.write_text(files.join(out, "compare.json"), text + "\n")
     page = files.join(out, "compare.html")
@@ -45,9 +45,9 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
     """Return ``compare.html``.
 
     Args:
-        compared: what ``compare.json`` holds.
-        evaluations: with the images in common only.
-        note: a sentence on what a resample could not draw; empty without one.
+        compared: the contents of ``compare.json``.
+        evaluations: restricted to the images in common.
+        note: a sentence about sources that are not known; may be empty.
     """
     runs = compared["runs"]
     figures = {name: metric for name, metric in metrics.all_metrics().items() if name in runs[0]["ci95"]}
@@ -70,11 +70,11 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
 
 
 def to_text(compared: Mapping[str, Any]) -> str:
-    """Return the summary that ends the command."""
+    """Return the summary that the command prints."""
     lines = [f"{compared['images']:,} images in common"]
     width = max(len(run["name"]) for run in compared["runs"])
     for run in compared["runs"]:
-        shown = [f"{metrics.all_metrics()[name].title} {_number(metrics.by_name(run, name))}" for name in _TOLD]
+        shown = [f"{metrics.all_metrics()[name].title} {_number(metrics.by_name(run, name))}" for name in _MAIN]
         lines.append(f"  {run['name']:<{width}}  {'  '.join(shown)}")
     return "\n".join([*lines, *(f"  {sentence}" for sentence in _sentences(compared)[1:])])
 
@@ -90,7 +90,7 @@ def _sentences(compared: Mapping[str, Any]) -> list[str]:
         f"{compared['answered_differently']:,} of them get different answers."
     ]
     for run, found in compared["differences"].items():
-        for name in _TOLD:
+        for name in _MAIN:
             metric = metrics.all_metrics()[name]
             cell = _cell(found[name], metric.is_share)
             if found[name]["verdict"]:
@@ -100,7 +100,7 @@ def _sentences(compared: Mapping[str, Any]) -> list[str]:
 
 
 def _warnings(compared: Mapping[str, Any]) -> list[str]:
-    """Return sentences on what may make the comparison less than it seems."""
+    """Return sentences on what may weaken the comparison."""
     runs, warnings = compared["runs"], []
     partial = [f"{run['name']} ({run['images']:,})" for run in runs if run["images"] > compared["images"]]
     if partial:

@@ -33,7 +33,7 @@ def rows(figures: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def intervals(figures: Mapping[str, Any]) -> str:
-    """Return how the intervals were drawn and what they are about; that there are none, if so."""
+    """Return how the intervals were computed and what they mean, or that there are none."""
     if not any(figures["ci95"].values()):
         return "There are no intervals here."
     drawn = figures["drawn"]
