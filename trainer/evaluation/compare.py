@@ -165,7 +165,7 @@ def find_sources(first: Evaluation, group_by: str, groups: str) -> tuple[sources
     return image_sources, note if lost else ""
 
 
-def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamples: int, seed: int) -> dict[str, Any]:
+def measure(evaluations: Sequence[Evaluation], units: sources.Sources, *, resamples: int, seed: int) -> dict[str, Any]:
     """Return the contents of ``compare.json``.
 
     ``runs`` hold the metrics of the common images as ``metrics.json`` does.  ``differences`` are run minus first, for
@@ -174,16 +174,16 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
 
     Args:
         evaluations: two or more, restricted to the images in common.
-        drawn: the unit of resampling.
+        units: of resampling, sources or images.
         resamples: bootstrap resamples; 0: no intervals.
         seed: of the resamples.
     """
     runs = []
     for one in evaluations:
-        figures = metrics.measure(one.predictions, resamples=resamples, seed=seed, sources=drawn.numbers)
+        figures = metrics.measure(one.predictions, resamples=resamples, seed=seed, sources=units.numbers)
         about = {name: one.details[name] for name in ("split", "data_dir", "model")}
         runs.append({"name": one.name, "path": one.path, "images": one.details["n"], **about, **figures})
-    intervals = _paired(evaluations, drawn, resamples, seed)
+    intervals = _paired(evaluations, units, resamples, seed)
     differences = {
         run["name"]: {
             name: _difference(
@@ -197,7 +197,7 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
         "images": len(evaluations[0].paths),
         "class_names": list(evaluations[0].predictions.class_names),
         "positive_class": evaluations[0].details["positive_class"],
-        "drawn": drawn.describe(len(evaluations[0].paths)),
+        "drawn": units.describe(len(evaluations[0].paths)),
         "bootstrap": resamples,
         "seed": seed,
         "runs": runs,
@@ -207,12 +207,12 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
 
 
 def _paired(
-    evaluations: Sequence[Evaluation], drawn: sources.Sources, resamples: int, seed: int
+    evaluations: Sequence[Evaluation], units: sources.Sources, resamples: int, seed: int
 ) -> dict[str, list[float] | None]:
     """Return intervals of run minus first by ``<number>:<metric>``; none without resamples or with one source."""
     images = len(evaluations[0].paths)
-    units = images if drawn.numbers is None else int(drawn.numbers.max()) + 1
-    if not resamples or units < 2:
+    count = images if units.numbers is None else int(units.numbers.max()) + 1
+    if not resamples or count < 2:
         return {}
     first, *others = (metrics.resampled(one.predictions) for one in evaluations)
 
@@ -224,7 +224,7 @@ def _paired(
             for name, values in other(counts).items()
         }
 
-    return bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=drawn.numbers)
+    return bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=units.numbers)
 
 
 def _difference(first: float | None, run: float | None, interval: list[float] | None, name: str) -> dict[str, Any]:

@@ -156,9 +156,9 @@ def _drawings(compared: Mapping[str, Any], evaluations: Sequence[Evaluation]) ->
 def _interval_text(compared: Mapping[str, Any]) -> str:
     if not compared["bootstrap"]:
         return "There are no intervals here (--bootstrap=0), so no difference can be called clear."
-    drawn = compared["drawn"]
+    units = compared["drawn"]
     return (
-        f"Intervals: percentile bootstrap over {drawn['count']:,} {drawn['unit']} ({drawn['rule']}), "
+        f"Intervals: percentile bootstrap over {units['count']:,} {units['unit']} ({units['rule']}), "
         f"{compared['bootstrap']:,} resamples, seed {compared['seed']}; a resample counts for all runs at once. A "
         "difference is clear if its interval does not hold 0. Of many comparisons of equal models, about one in twenty "
         "looks clear by chance."

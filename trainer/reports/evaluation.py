@@ -160,7 +160,7 @@ def _matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _mistakes_text(predictions: Predictions, shown: int) -> str:
     wrong = int((predictions.predicted != predictions.labels).sum())
-    text = f"{wrong:,} of {len(predictions.labels):,} images were called wrong"
+    text = f"{wrong:,} of {len(predictions.labels):,} images were misclassified"
     return f"{text}; {shown} are shown." if shown < wrong else f"{text}."
 
 

@@ -27,7 +27,7 @@ def roc(predictions: Predictions, eer: float) -> Figure:
     """Draw the ROC curve of positive against rest, with chance, equal error rate and the operating point."""
     positive = predictions.class_names[predictions.positive]
     figure = plots.new_figure()
-    axes = plots.new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
+    axes = plots.new_axes(figure, title="ROC", x="false positive rate", y=f"true positive rate ({positive})")
     false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake)
     axes.plot(false_alarms, detected, color=plots.WARM, linewidth=2, label="this model")
     axes.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="chance")
@@ -47,7 +47,7 @@ def det(predictions: Predictions, eer: float) -> Figure:
     """
     positive = predictions.class_names[predictions.positive]
     figure = plots.new_figure()
-    x, y = "false alarms: share of others called so", f"misses: share of {positive} not found"
+    x, y = "false positive rate", f"miss rate ({positive})"
     axes = plots.new_axes(figure, title="DET", x=x, y=y)
     false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake, drop_intermediate=False)
     floors = [0.5 / max(int(members.sum()), 1) for members in (~predictions.is_positive, predictions.is_positive)]
@@ -79,7 +79,7 @@ def reliability(predictions: Predictions) -> Figure:
     edges = np.linspace(0.0, 1.0, calibration_error.BINS + 1)
     figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.9))
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1.1], sharex=True)
-    plots.dress(upper, title="Calibration", x="", y="share called right")
+    plots.dress(upper, title="Calibration", x="", y="accuracy")
     plots.dress(lower, title="", x="stated confidence of the answer", y="images")
     upper.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="as stated")
     upper.vlines(stated, stated, right, color=plots.WARM, linewidth=1.2)
@@ -113,7 +113,7 @@ def rocs(curves: Mapping[str, Predictions]) -> Figure:
     """Draw the ROC curves of several models on the same images, with different line styles and markers."""
     positive = next(predictions.class_names[predictions.positive] for predictions in curves.values())
     figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.6))
-    axes = plots.new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
+    axes = plots.new_axes(figure, title="ROC", x="false positive rate", y=f"true positive rate ({positive})")
     for number, (name, predictions) in enumerate(curves.items()):
         false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake)
         axes.plot(
@@ -131,7 +131,7 @@ def precision_recall(predictions: Predictions) -> Figure:
     """Draw precision against recall of the positive class, with chance and the operating point."""
     positive = predictions.class_names[predictions.positive]
     figure = plots.new_figure()
-    x, y = f"recall: share of {positive} found", f"share of those called {positive} that are"
+    x, y = f"recall ({positive})", f"precision ({positive})"
     axes = plots.new_axes(figure, title="Precision and recall", x=x, y=y)
     precision, recall, _ = sk.precision_recall_curve(predictions.is_positive, predictions.p_fake)
     axes.plot(recall, precision, color=plots.WARM, linewidth=2, drawstyle="steps-post", label="this model")

@@ -73,7 +73,7 @@ def weakest(figures: Mapping[str, Any]) -> list[str]:
         if len(groups) > 1:
             sentences.append(
                 f"By {column} it does worst on {worst['value']}: {worst['accuracy']:.1%} of {worst['n']:,} images are "
-                "called right."
+                "classified correctly."
             )
     if "robustness" in figures:
         sentences.append(f"Distorted images: {console.worst_fall(figures['robustness'])}")

@@ -36,10 +36,10 @@ def intervals(figures: Mapping[str, Any]) -> str:
     """Return how the intervals were computed and what they mean, or that there are none."""
     if not any(figures["ci95"].values()):
         return "There are no intervals here."
-    drawn = figures["drawn"]
-    rule = f" by {drawn['rule']}" if drawn["unit"] == "sources" else ""
+    units = figures["drawn"]
+    rule = f" by {units['rule']}" if units["unit"] == "sources" else ""
     return (
-        f"Intervals: percentile bootstrap over {drawn['count']:,} {drawn['unit']}{rule}, {figures['bootstrap']:,} "
-        f"resamples, seed {figures['seed']}. They tell how much chance is in the choice of these images, not how the "
-        "model fares on other kinds of images."
+        f"Intervals: percentile bootstrap over {units['count']:,} {units['unit']}{rule}, {figures['bootstrap']:,} "
+        f"resamples, seed {figures['seed']}. They show how much depends on the choice of these images, not how the "
+        "model performs on other kinds of images."
     )

@@ -119,7 +119,7 @@ def _draw_loss(axes: Axes, curves: Curves) -> None:
 
 
 def _draw_accuracy(axes: Axes, curves: Curves) -> None:
-    dress(axes, title="Accuracy", x="epoch", y="share called right")
+    dress(axes, title="Accuracy", x="epoch", y="accuracy")
     _draw_line(axes, curves.train["accuracy"], "o-", COOL, "train (augmented)")
     _draw_validation(axes, curves, "val_accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -39,7 +39,7 @@ METRICS = (
         value=_accuracy,
         resampled=lambda resamples: resamples.mean(is_right),
         title="Accuracy",
-        meaning="Share of images called right.",
+        meaning="Share of images classified correctly.",
         unit=SHARE,
         tile=True,
         console="accuracy",
@@ -49,7 +49,7 @@ METRICS = (
         value=_balanced,
         resampled=_resampled_balanced,
         title="Balanced accuracy",
-        meaning="Mean over the classes of the share called right.",
+        meaning="Mean over the classes of the share classified correctly.",
         unit=SHARE,
     ),
 )

@@ -182,7 +182,7 @@ METRICS = (
         value=functools.partial(_detection, 0.01),
         resampled=_column("tpr_at_fpr.0.01"),
         title="Found at 1% alarms",
-        meaning="{positive} found if 1% of {rest} may be called so.",
+        meaning="Share of {positive} detected if 1% of {rest} may raise a false alarm.",
         unit=SHARE,
     ),
     Metric(

@@ -34,14 +34,14 @@ def all_metrics() -> Mapping[str, Metric]:
     Raises:
         ValueError: if a module of the package has no ``METRICS``, or two metrics have one name.
     """
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for module in pkgutil.iter_modules(importlib.import_module(_PACKAGE).__path__):
         if module.name not in _HELPERS:
             for metric in _metrics_of(f"{_PACKAGE}.{module.name}"):
-                if metric.name in found:
+                if metric.name in by_name:
                     raise ValueError(f"{module.name}: expected a new name of a metric, received {metric.name!r} again")
-                found[metric.name] = metric
-    return {name: found[name] for name in ordered(found, IN_TABLES)}
+                by_name[metric.name] = metric
+    return {name: by_name[name] for name in ordered(by_name, IN_TABLES)}
 
 
 def _metrics_of(module: str) -> tuple[Metric, ...]:
