@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainer.evaluation import bootstrap, calibration_error, metrics, ranking
+from trainer.evaluation import metrics
+from trainer.evaluation.metrics import calibration_error, ranking
 from trainer.evaluation.predictions import Predictions, decide
 
 NAMES = ("Fake", "Real")
@@ -136,23 +137,23 @@ def test_undefined_is_null_with_a_reason(case):
 
 def test_counts_of_one_give_the_figures_of_the_split():
     scored = random_scored()
-    ones = bootstrap.ranking_figures(np.ones([1, 400]), scored.is_positive, scored.p_fake)[0]
+    ones = ranking.resampled_ranking(np.ones([1, 400]), scored.is_positive, scored.p_fake)[0]
     figures = metrics.measure(scored, resamples=0, seed=0)
-    assert dict(zip(bootstrap.RANKED[:4], ones, strict=False)) == pytest.approx({
-        **{name: figures[name] for name in bootstrap.RANKED[:3]}, "tpr_at_fpr.0.01": figures["tpr_at_fpr"]["0.01"],
+    assert dict(zip(ranking.RANKED[:4], ones, strict=False)) == pytest.approx({
+        **{name: figures[name] for name in ranking.RANKED[:3]}, "tpr_at_fpr.0.01": figures["tpr_at_fpr"]["0.01"],
     })  # fmt: skip
 
 
 def test_counts_are_repeated_images():
     scored = random_scored(60)
     counts = np.random.default_rng(1).integers(0, 4, size=60)
-    weighted = bootstrap.ranking_figures(counts[None].astype(float), scored.is_positive, scored.p_fake)[0]
+    weighted = ranking.resampled_ranking(counts[None].astype(float), scored.is_positive, scored.p_fake)[0]
     truth, p = np.repeat(scored.is_positive, counts), np.repeat(scored.p_fake, counts)
     expected = [
         sk.roc_auc_score(truth, p),
         sk.average_precision_score(truth, p),
         ranking.equal_error_rate(truth, p),
-        *(ranking.found_within(truth, p, limit) for limit in bootstrap.FPR_LIMITS),
+        *(ranking.detection_rate(truth, p, limit) for limit in ranking.FPR_LIMITS),
     ]
     assert weighted.tolist() == pytest.approx(expected)
 
@@ -166,7 +167,7 @@ def test_intervals_agree_with_theory_and_seed():
     accuracy = first["accuracy"]
     half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / 2000)
     assert [low, high] == pytest.approx([accuracy - half, accuracy + half], abs=0.15 * half)
-    for name in set(first["ci95"]) - set(bootstrap.AT_FPR):
+    for name in set(first["ci95"]) - set(ranking.AT_FPR):
         low, high = first["ci95"][name]
         assert low < first[name] < high
 

@@ -1,4 +1,4 @@
-"""Every figure of metrics.json from predictions.csv alone, by scikit-learn where it has the figure."""
+"""Recompute every metric of metrics.json from predictions.csv alone, with scikit-learn where it has the metric."""
 
 import math
 import warnings
@@ -25,7 +25,7 @@ def read_predictions(rows, figures):
 
 
 def ranked(truth, scores, *, need_negatives=True):
-    """Return the figures of the ROC and precision-recall curves; NaN with one class only."""
+    """Return the metrics of the ROC and precision-recall curves; NaN with one class only."""
     names = ["auc", "average_precision", "eer", "tpr_at_fpr.0.01", "tpr_at_fpr.0.001"]
     if truth.all() or not truth.any():
         return dict.fromkeys(names, math.nan)
@@ -42,7 +42,7 @@ def ranked(truth, scores, *, need_negatives=True):
 
 
 def flat_figures(labels, p, called, names, *, need_negatives=True):
-    """Return every figure by its name in ``undefined``; NaN where it is undefined."""
+    """Return every metric by its name in ``undefined``; NaN where it is undefined."""
     classes = range(len(names))
     right = called == labels
     confidence = p[np.arange(len(labels)), called]
@@ -74,10 +74,10 @@ def flat_figures(labels, p, called, names, *, need_negatives=True):
 
 def flatten(figures, prefix=""):
     """Return ``{"a.b": value}`` of nested figures."""
-    found = {}
+    flat = {}
     for name, value in figures.items():
-        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def check(figures, rows):
@@ -87,7 +87,7 @@ def check(figures, rows):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = flat_figures(labels, p, called, names)
-        drawn = _resamples(labels, p, called, figures)
+        resamples = _resamples(labels, p, called, figures)
     if len(np.unique(p[:, 0])) == 1:  # Nothing is ranked; scikit-learn says 0.5.
         expected |= dict.fromkeys(ranked(labels == 0, p[:, 0]), math.nan)
     if len(names) > 2 and any(len(np.unique(column)) == 1 for column in p.T):
@@ -106,21 +106,21 @@ def check(figures, rows):
         else:
             assert math.isclose(found[name], value, rel_tol=1e-6, abs_tol=1e-9), (name, found[name], value)
             assert name not in undefined
-    _check_intervals(figures, expected, drawn)
+    _check_intervals(figures, expected, resamples)
 
 
 def _resamples(labels, p, called, figures):
-    """Draw as ``bootstrap.py`` does (images, in one block), and measure each resample."""
-    drawn = np.random.default_rng(figures["seed"]).integers(len(labels), size=(figures["bootstrap"], len(labels)))
-    return [flat_figures(labels[i], p[i], called[i], figures["class_names"], need_negatives=False) for i in drawn]
+    """Draw resamples as ``bootstrap.py`` does (single images, in one block), and measure each."""
+    draws = np.random.default_rng(figures["seed"]).integers(len(labels), size=(figures["bootstrap"], len(labels)))
+    return [flat_figures(labels[i], p[i], called[i], figures["class_names"], need_negatives=False) for i in draws]
 
 
-def _check_intervals(figures, expected, drawn):
-    wanted = {"accuracy", "log_loss", "brier", "balanced_accuracy", "auc", "average_precision", "eer",
+def _check_intervals(figures, expected, resamples):
+    names = {"accuracy", "log_loss", "brier", "balanced_accuracy", "auc", "average_precision", "eer",
               "tpr_at_fpr.0.01", "tpr_at_fpr.0.001", "ece"}  # fmt: skip
-    assert figures["ci95"].keys() == wanted | ({"macro.auc"} if len(figures["class_names"]) > 2 else set())
+    assert figures["ci95"].keys() == names | ({"macro.auc"} if len(figures["class_names"]) > 2 else set())
     for name, interval in figures["ci95"].items():
-        values = np.array([resample[name] for resample in drawn])
+        values = np.array([resample[name] for resample in resamples])
         defined = values[np.isfinite(values)]
         if math.isnan(expected[name]) or figures["n"] == 1 or not len(defined):
             assert interval is None, name

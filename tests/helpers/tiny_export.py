@@ -31,7 +31,7 @@ class MeanColour(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def explain(self, image_bytes):
-        """Say that what is red spoke for the label, whatever it is."""
+        """Return a heat map of what is red, whatever the label."""
         images = decode.decode_batch(image_bytes, SIZE)
         return {**self._score(images), "heatmap": tf.cast(images[..., 0], tf.float32) / 255.0}
 

@@ -133,9 +133,9 @@ def test_an_evaluation_goes_into_the_card(tmp_path, capsys, names):
     assert value == f"{figures['accuracy']:.1%}"
     assert interval == " to ".join(f"{bound:.1%}" for bound in figures["ci95"]["accuracy"])
     page = html.unescape((tmp_path / "out" / "report.html").read_text())
-    told = re.findall(r'<tr><th scope="row">([^<]+)</th><td class="number">([^<]+)</td><td>([^<]*)</td><td>', page)
-    assert len(told) == len(figures["ci95"])
-    for title, *row in told:  # Report and card say the same of every figure.
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th><td class="number">([^<]+)</td><td>([^<]*)</td><td>', page)
+    assert len(rows) == len(figures["ci95"])
+    for title, *row in rows:  # Report and card say the same of every figure.
         assert cells(section(card, "Test and robustness"), title) == [row]
     (sentence,) = re.findall(r'<p class="note">(Intervals: [^<]+)</p>', page)
     assert escape(sentence) in card
@@ -143,7 +143,8 @@ def test_an_evaluation_goes_into_the_card(tmp_path, capsys, names):
         assert [str(count) for count in counts] in cells(card, name)
     results = figures["robustness"]["kinds"]["blur"]["results"]
     assert len(cells(card, "blur")) == len(results)
-    assert cli.run_command(evaluate.main, words) == 0  # Without robustness: the section is another one.
+    del figures["robustness"]  # Then the section is another one.
+    model_card.add_evaluation(str(version), {}, figures)
     card = path.read_text()
     assert len(cells(card, "Accuracy")) == 1
     assert not cells(card, "blur")

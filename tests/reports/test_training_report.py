@@ -190,8 +190,9 @@ def test_pages_in_a_browser(tmp_path, capsys):
         assert cli.run_command(evaluate.main, [*words, *more, f"--out={tmp_path}/{out}"]) == 0
     ones = f"--compare={tmp_path}/all,{tmp_path}/other"
     assert cli.run_command(evaluate.main, [ones, f"--out={tmp_path}/both", "--bootstrap=20"]) == 0
-    training_report.write_training_report(str(job_dir), np.zeros([0, 8, 8, 3], np.uint8), np.zeros([0, 8, 8, 3], np.uint8), [],
-                                 {"Train": {"Fake": 3, "Real": 4}})  # fmt: skip
+    no_images = np.zeros([0, 8, 8, 3], np.uint8)
+    counts = {"Train": {"Fake": 3, "Real": 4}}
+    training_report.write_training_report(str(job_dir), no_images, no_images, [], counts)
     capsys.readouterr()
     main, both = tmp_path / "all" / "report.html", tmp_path / "both" / "compare.html"
     training = job_dir / "report" / "index.html"

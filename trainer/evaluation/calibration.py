@@ -1,7 +1,7 @@
-"""What is decided on Validation before a model is handed over: a temperature for its probabilities, and a threshold.
+"""Choose a temperature and a threshold on Validation before a model is exported.
 
-Owns: the maths and the rules when Validation cannot decide.  Does not own: scoring Validation (``evaluator.py``), where
-the decision is kept (``deepdetect.json``).  Knows neither TensorFlow nor files.
+Owns: the maths, and the rules for when Validation cannot decide.  Does not own: scoring Validation (``evaluator.py``),
+where the decision is stored (``deepdetect.json``).  Imports neither TensorFlow nor file access.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from scipy import optimize
 
 from trainer.core.config import ExportConfig
-from trainer.evaluation import calibration_error, metrics
+from trainer.evaluation import metrics
+from trainer.evaluation.metrics import calibration_error
 from trainer.evaluation.predictions import Predictions
 from trainer.serving.temperature import temper
 
@@ -20,19 +21,19 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 DEFAULT_THRESHOLD = 0.5
-FEWEST_OF_A_CLASS = 10  # A rule of thumb: fewer images say more about themselves than about a threshold.
+FEWEST_OF_A_CLASS = 10  # A rule of thumb: a threshold chosen on fewer images fits only these.
 _TEMPERATURES = (0.05, 20.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """How a model's output becomes an answer.
+    """How to turn a model's output into an answer.
 
     Attributes:
-        threshold: of two classes, the positive one is answered from this probability up; [0, 1].
-        temperature: probabilities are ``softmax(log p / temperature)``; 1 leaves them alone.
-        threshold_choice: how the threshold came about, ready for JSON.
-        calibration: how the temperature did; None if it was not asked for.
+        threshold: for two classes, the answer is the positive one from this probability up; [0, 1].
+        temperature: probabilities are ``softmax(log p / temperature)``; 1 leaves them unchanged.
+        threshold_choice: how the threshold was chosen, ready for JSON.
+        calibration: how the temperature was chosen; None without ``--calibrate``.
     """
 
     threshold: float
@@ -41,14 +42,14 @@ class Decision:
     calibration: dict[str, Any] | None
 
     def metadata(self) -> dict[str, Any]:
-        """Return what the export keeps of it."""
+        """Return the fields as the export stores them."""
         return dataclasses.asdict(self)
 
 
 def needs_scores(settings: ExportConfig) -> bool:
-    """Tell whether Validation is scored for an export: to decide on it, and for the card's figures.
+    """Return whether an export scores Validation, to decide on it and for the metrics of the model card.
 
-    Of more than two classes no threshold is chosen, but the card has the same figures as of two.
+    For more than two classes no threshold is chosen, but the card has the same metrics.
     """
     return settings.calibrate or settings.threshold_by != "none"
 
@@ -60,21 +61,24 @@ def decide(
     positive: int,
     settings: ExportConfig,
 ) -> Decision:
-    """Choose temperature and threshold from the predictions of the very weights that are to be exported.
+    """Choose temperature and threshold from the predictions of exactly the weights that will be exported.
 
     Args:
-        labels: ``[N]``, each Validation image once; N = 0 if ``needs_scores`` says no.
+        labels: ``[N]``, each Validation image once; N = 0 if ``needs_scores`` returns False.
         probabilities: ``[N, C]`` softmax output.
         positive: column of the positive class.
         settings: ``threshold_by``, ``threshold_fpr``, ``calibrate``.
     """
-    truth, scores = np.asarray(labels, np.int64), np.asarray(probabilities, np.float64)
+    truth = np.asarray(labels, np.int64)
+    scores = np.asarray(probabilities, np.float64)
     temperature, calibration = 1.0, None
     if settings.calibrate:
         temperature, why = _temperature(truth, scores)
         before, after = (_log_loss(truth, temper(scores, t)) for t in (1.0, temperature))
         calibration = {"images": len(truth), "log_loss_before": before, "log_loss_after": after, "why": why}
-    is_positive, tempered = truth == positive, temper(scores, temperature)[:, positive].astype(np.float32)
+    # The threshold is chosen after the temperature, in float32, as the export compares.
+    is_positive = truth == positive
+    tempered = temper(scores, temperature)[:, positive].astype(np.float32)
     why = _why_no_threshold(is_positive, tempered, scores.shape[1], settings)
     threshold = DEFAULT_THRESHOLD
     if not why:
@@ -87,17 +91,17 @@ def decide(
     return Decision(threshold, temperature, choice, calibration)
 
 
-def effect(scored: Predictions, temperature: float) -> dict[str, Any]:
-    """Return log loss and calibration error before and after a temperature that ``scored`` already has.
+def effect(predictions: Predictions, temperature: float) -> dict[str, Any]:
+    """Return log loss and calibration error before and after the temperature that ``predictions`` include.
 
-    Probabilities that float32 rounded to 0 or 1 come back as these, so "before" is as exact as they are.
+    Probabilities that float32 rounded to 0 or 1 stay so, which limits how exact "before" is.
     """
-    before = temper(scored.probabilities, 1.0 / temperature)
-    found: dict[str, Any] = {"temperature": temperature}
-    for name, probabilities in (("before", before), ("after", scored.probabilities)):
-        ece = calibration_error.error(scored.labels, scored.predicted, probabilities)
-        found[name] = {"log_loss": _log_loss(scored.labels, probabilities), "ece": ece}
-    return found
+    before = temper(predictions.probabilities, 1.0 / temperature)
+    change: dict[str, Any] = {"temperature": temperature}
+    for name, probabilities in (("before", before), ("after", predictions.probabilities)):
+        ece = calibration_error.error(predictions.labels, predictions.predicted, probabilities)
+        change[name] = {"log_loss": _log_loss(predictions.labels, probabilities), "ece": ece}
+    return change
 
 
 def _log_loss(labels: Ints, probabilities: Floats) -> float | None:
@@ -105,7 +109,7 @@ def _log_loss(labels: Ints, probabilities: Floats) -> float | None:
 
 
 def _temperature(labels: Ints, probabilities: Floats) -> tuple[float, str]:
-    """Return the temperature of least log loss, or 1 and why not another one."""
+    """Return the temperature with the lowest log loss and "", or 1 and why it was not fitted."""
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     if counts.min() < FEWEST_OF_A_CLASS:
         return 1.0, _too_few(int(counts.min()))
@@ -115,10 +119,10 @@ def _temperature(labels: Ints, probabilities: Floats) -> tuple[float, str]:
         return float(metrics.cross_entropy(labels, tempered).mean())
 
     bounds = np.log(_TEMPERATURES)
-    found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    if min(map(loss, bounds)) <= found.fun + 1e-9:  # As when every image is called right: the colder, the better.
+    optimum = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    if min(map(loss, bounds)) <= optimum.fun + 1e-9:  # As when every answer is right: the colder, the better.
         return 1.0, "the log loss has no minimum between temperatures {:g} and {:g}".format(*_TEMPERATURES)
-    return float(np.exp(found.x)), ""
+    return float(np.exp(optimum.x)), ""
 
 
 def _too_few(count: int) -> str:
@@ -128,7 +132,7 @@ def _too_few(count: int) -> str:
 def _why_no_threshold(
     is_positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32], classes: int, settings: ExportConfig
 ) -> str:
-    """Return why the default threshold stays; empty if Validation decides."""
+    """Return why the default threshold is kept; empty if Validation decides."""
     positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
     if settings.threshold_by == "none":
         return "--threshold_by=none"
@@ -147,28 +151,32 @@ def _why_no_threshold(
 def best_threshold(
     is_positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32], *, by: str, limit: float
 ) -> float:
-    """Return the threshold that does best on these images, in [0, 1].
+    """Return the best threshold for these images, in [0, 1].
 
-    Every threshold between two neighbouring scores gives the same answers.  Of all runs of thresholds that are
-    equally good, the middle of the widest is taken (of equally wide ones, the one nearest 0.5): it is farthest from
-    the scores that other images may have.
+    All thresholds between two neighbouring scores give the same answers.  Of the intervals of equally good
+    thresholds, the middle of the widest is returned (if several are equally wide, of the one nearest 0.5), because it
+    is farthest from any score.
 
     Args:
         is_positive: ``[N]``, both kinds present.
         scores: ``[N]`` float32 in [0, 1]; an image is called positive from the threshold up.
-        by: accuracy; balanced_accuracy; eer: misses and false alarms as equally frequent as can be; fpr: most
-            positives found with a false positive rate up to ``limit``, then fewest false alarms.
-        limit: of ``fpr``.
+        by: accuracy; balanced_accuracy; eer: misses and false alarms as equally frequent as possible; fpr: most
+            positives detected with a false positive rate up to ``limit``, then fewest false alarms.
+        limit: for ``fpr``.
     """
     edges = np.unique(scores)  # A threshold in (edges[j - 1], edges[j]] calls positive what is at least edges[j].
     hits, alarms = (
         np.append(len(group) - np.searchsorted(np.sort(group), edges), 0)
         for group in (scores[is_positive], scores[~is_positive])
     )
+    # Compare whole numbers, so that equally good thresholds tie exactly.
     worth = _worth(hits, alarms, by, limit)
-    below, above = np.append(np.float32(0.0), edges), np.append(edges, np.float32(1.0))
+    below = np.append(np.float32(0.0), edges)
+    above = np.append(edges, np.float32(1.0))
     if edges[-1] >= 1.0:  # Then no threshold up to 1 calls nothing positive.
-        worth, below, above = worth[:-1], below[:-1], above[:-1]
+        worth = worth[:-1]
+        below, above = below[:-1], above[:-1]
+    # The widest run of equally good thresholds; of equally wide ones, the nearest to 0.5.
     best = np.flatnonzero(worth == worth.max())
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     spans = [(float(below[run[0]]), float(above[run[-1]])) for run in runs]
@@ -176,7 +184,7 @@ def best_threshold(
 
 
 def _worth(hits: Ints, alarms: Ints, by: str, limit: float) -> Ints:
-    """Return whole numbers ``[K]`` that order thresholds, so that equally good ones are exactly equal."""
+    """Return integers ``[K]``, larger for better thresholds; equally good ones are exactly equal."""
     positives, negatives = int(hits[0]), int(alarms[0])
     if by == "accuracy":
         return np.asarray(hits - alarms, np.int64)
@@ -188,7 +196,7 @@ def _worth(hits: Ints, alarms: Ints, by: str, limit: float) -> Ints:
 
 
 def _middle(low: float, high: float) -> float:
-    """Return a number in (low, high] about its middle, in float32 too, with few digits where that is possible."""
+    """Return a number near the middle of (low, high], in float32 too, with as few digits as possible."""
     middle = (low + high) / 2
     for digits in range(2, 9):
         short = round(middle, digits)
@@ -198,7 +206,7 @@ def _middle(low: float, high: float) -> float:
 
 
 def _rates(is_positive: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_]) -> dict[str, float | None]:
-    """Return what a threshold does to these images; None where there are none of a kind."""
+    """Return the rates of a threshold on these images; None where a class has no image."""
     tpr = float(called[is_positive].mean()) if is_positive.any() else None
     fpr = float(called[~is_positive].mean()) if not is_positive.all() else None
     balanced = None if tpr is None or fpr is None else (tpr + 1.0 - fpr) / 2

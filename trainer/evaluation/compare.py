@@ -1,9 +1,9 @@
-"""Evaluations side by side: their figures on the images that all have in common, and paired differences.
+"""Compare finished evaluations: metrics on the images that all have in common, and paired differences.
 
-Two models are compared image by image: the same resample counts for both, so what makes images hard for both cancels
-out, and a difference can be clear where the models' own intervals overlap.
-Owns: reading evaluations, which images count, differences.  Does not own: figures (``metrics.py``), how it is shown
-(``compare_page.py``).  Imports no TensorFlow.
+Models are compared image by image, each resample being the same for all: what makes images hard for both cancels out,
+so a difference can be clear although the models' own intervals overlap.
+Owns: reading evaluations, choosing the images, differences.  Does not own: metrics (``metrics/``), the page
+(``reports/compare.py``).  Imports no TensorFlow.
 """
 
 import csv
@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
-from trainer.evaluation import bootstrap, metrics, predictions, sources
+from trainer.evaluation import bootstrap, metrics, sources
+from trainer.evaluation import predictions as predictions_lib
 from trainer.evaluation.predictions import Predictions
 
-FEWEST = 10  # Images in common; fewer say nothing about a difference.
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "eer", "ece"})
+FEWEST = 10  # Images in common; a difference on fewer means nothing.
 _DISAGREEMENTS = 50
 _FROM_METRICS = ("split", "data_dir", "model", "threshold", "n", "drawn")
 
@@ -31,21 +31,21 @@ Floats = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What ``trainer.evaluate`` wrote into one folder.
+    """An evaluation as ``trainer.evaluate`` wrote it.
 
     Attributes:
-        name: short, and different from those of the others.
+        name: short, and unique among the evaluations compared.
         path: the folder.
         details: of its ``metrics.json``: split, data_dir, model, threshold, n, drawn, positive_class.
         paths: of the images.
-        scored: the model's answers, ``[N]`` as ``paths``.
+        predictions: the model's, ``[N]`` in the order of ``paths``.
     """
 
     name: str
     path: str
     details: Mapping[str, Any]
     paths: list[str]
-    scored: Predictions
+    predictions: Predictions
 
 
 def read_evaluations(text: str) -> list[Evaluation]:
@@ -59,15 +59,15 @@ def read_evaluations(text: str) -> list[Evaluation]:
         raise RequestError(
             f"--compare: expected two or more different folders of evaluations, separated by commas, received {text!r}"
         )
-    found: list[Evaluation] = []
+    evaluations: list[Evaluation] = []
     for name, folder in zip(_short_names(folders), folders, strict=True):
         files.require_form(folder, "compare")
-        found.append(_read(name, folder, found[0] if found else None))
-    return found
+        evaluations.append(_read(name, folder, evaluations[0] if evaluations else None))
+    return evaluations
 
 
 def _short_names(folders: Sequence[str]) -> list[str]:
-    """Return the shortest ends of paths that tell them apart."""
+    """Return the shortest trailing parts of the paths that are all different."""
     parts = [folder.split("/") for folder in folders]
     for length in itertools.count(1):
         names = ["/".join(words[-length:]) for words in parts]
@@ -88,9 +88,12 @@ def _read(name: str, folder: str, first: Evaluation | None) -> Evaluation:
     try:
         details = json.loads(texts[0])
         names, positive = details["class_names"], details["positive_class"]
-        same = not first or (set(names), positive) == (set(first.scored.class_names), first.details["positive_class"])
-        order = first.scored.class_names if first and same else names
-        paths, scored = predictions.from_csv(texts[1], order, positive, float(details["threshold"]))
+        same = not first or (set(names), positive) == (
+            set(first.predictions.class_names),
+            first.details["positive_class"],
+        )
+        order = first.predictions.class_names if first and same else names
+        paths, answers = predictions_lib.from_csv(texts[1], order, positive, float(details["threshold"]))
         about = {**{name: details[name] for name in _FROM_METRICS}, "positive_class": positive}
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise RequestError(
@@ -102,18 +105,18 @@ def _read(name: str, folder: str, first: Evaluation | None) -> Evaluation:
             f"--compare: expected the classes of {first.path!r} ({_classes(first)}), received {', '.join(names)}; "
             f"positive {positive} in {folder!r}; only models of the same classes can be compared"
         )
-    return Evaluation(name, folder, about, paths, scored)
+    return Evaluation(name, folder, about, paths, answers)
 
 
 def _classes(one: Evaluation) -> str:
-    return f"{', '.join(one.scored.class_names)}; positive {one.details['positive_class']}"
+    return f"{', '.join(one.predictions.class_names)}; positive {one.details['positive_class']}"
 
 
 def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Return the evaluations with only the images that all have, in the first one's order.
+    """Return the evaluations restricted to the images that all have, in the first one's order.
 
     Raises:
-        RequestError: if there are too few, or an image is of one class here and of another one there.
+        RequestError: if there are too few, or two evaluations disagree on the true class of an image.
     """
     first, *others = evaluations
     shared = set(first.paths).intersection(*(other.paths for other in others))
@@ -127,9 +130,9 @@ def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     kept = []
     for one in evaluations:
         places = {path: number for number, path in enumerate(one.paths)}
-        scored = one.scored.select(np.array([places[path] for path in paths], np.int64))
-        kept.append(dataclasses.replace(one, paths=paths, scored=scored))
-        wrong = np.flatnonzero(scored.labels != kept[0].scored.labels)
+        shared_predictions = one.predictions.select(np.array([places[path] for path in paths], np.int64))
+        kept.append(dataclasses.replace(one, paths=paths, predictions=shared_predictions))
+        wrong = np.flatnonzero(shared_predictions.labels != kept[0].predictions.labels)
         if len(wrong):
             raise RequestError(
                 f"--compare: expected the same true classes, received {len(wrong):,} images that {first.name} and "
@@ -139,45 +142,48 @@ def in_common(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 
 
 def find_sources(first: Evaluation, group_by: str, groups: str) -> tuple[sources.Sources, str]:
-    """Return what a resample draws, and a sentence if the first evaluation drew what cannot be told here.
+    """Return what a resample draws, and a note if the first evaluation used sources that are not known here.
 
     Args:
-        first: with the images in common only.
-        group_by: as of ``trainer.evaluate``; ``auto`` keeps to images where the evaluation did.
+        first: restricted to the images in common.
+        group_by: as for ``trainer.evaluate``; ``auto`` draws single images if the evaluation did.
         groups: the table of groups; empty without one.
 
     Raises:
-        RequestError: if the table is none, or lacks the column.
+        RequestError: if the file is not a table of groups, or lacks the column.
     """
-    drawn = first.details["drawn"]
+    first_drawn = first.details["drawn"]
     columns = sources.read_groups(groups, first.paths, first.details["split"]) if groups else {}
-    if group_by == "auto" and not groups and drawn["unit"] == "images":
+    if group_by == "auto" and not groups and first_drawn["unit"] == "images":
         return sources.Sources(None, "each image by itself, as in the first evaluation"), ""
-    found = sources.find_sources(group_by, first.paths, columns)
-    lost = found.numbers is None and drawn["unit"] == "sources" and group_by == "auto"
-    note = f"The first evaluation drew sources by {drawn['rule']}, which is not known here (give --groups): intervals "
-    return found, f"{note} over single images may be too narrow." if lost else ""
+    image_sources = sources.find_sources(group_by, first.paths, columns)
+    lost = image_sources.numbers is None and first_drawn["unit"] == "sources" and group_by == "auto"
+    note = (
+        f"The first evaluation drew sources by {first_drawn['rule']}, which is not known here (give --groups): "
+        "intervals over single images may be too narrow."
+    )
+    return image_sources, note if lost else ""
 
 
-def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Return what ``compare.json`` holds.
+def measure(evaluations: Sequence[Evaluation], units: sources.Sources, *, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the contents of ``compare.json``.
 
-    ``runs`` have their figures on the common images as in ``metrics.json``; ``differences`` of all runs but the first
-    are run minus first, with the 95% percentile interval of paired resamples and a ``verdict`` (better, worse, no clear
-    difference; None without an interval).
+    ``runs`` hold the metrics of the common images as ``metrics.json`` does.  ``differences`` are run minus first, for
+    all runs but the first, with the 95% percentile interval of paired resamples and a ``verdict`` (better, worse, no
+    clear difference; None without an interval).
 
     Args:
-        evaluations: with the images in common only, two or more.
-        drawn: what a resample draws.
+        evaluations: two or more, restricted to the images in common.
+        units: of resampling, sources or images.
         resamples: bootstrap resamples; 0: no intervals.
         seed: of the resamples.
     """
     runs = []
     for one in evaluations:
-        figures = metrics.measure(one.scored, resamples=resamples, seed=seed, sources=drawn.numbers)
+        figures = metrics.measure(one.predictions, resamples=resamples, seed=seed, sources=units.numbers)
         about = {name: one.details[name] for name in ("split", "data_dir", "model")}
         runs.append({"name": one.name, "path": one.path, "images": one.details["n"], **about, **figures})
-    intervals = _paired(evaluations, drawn, resamples, seed)
+    intervals = _paired(evaluations, units, resamples, seed)
     differences = {
         run["name"]: {
             name: _difference(
@@ -189,9 +195,9 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
     }
     return {
         "images": len(evaluations[0].paths),
-        "class_names": list(evaluations[0].scored.class_names),
+        "class_names": list(evaluations[0].predictions.class_names),
         "positive_class": evaluations[0].details["positive_class"],
-        "drawn": drawn.describe(len(evaluations[0].paths)),
+        "drawn": units.describe(len(evaluations[0].paths)),
         "bootstrap": resamples,
         "seed": seed,
         "runs": runs,
@@ -201,14 +207,14 @@ def measure(evaluations: Sequence[Evaluation], drawn: sources.Sources, *, resamp
 
 
 def _paired(
-    evaluations: Sequence[Evaluation], drawn: sources.Sources, resamples: int, seed: int
+    evaluations: Sequence[Evaluation], units: sources.Sources, resamples: int, seed: int
 ) -> dict[str, list[float] | None]:
-    """Return intervals of run minus first by ``<number>:<figure>``; none without resamples or with one source."""
+    """Return intervals of run minus first by ``<number>:<metric>``; none without resamples or with one source."""
     images = len(evaluations[0].paths)
-    units = images if drawn.numbers is None else int(drawn.numbers.max()) + 1
-    if not resamples or units < 2:
+    count = images if units.numbers is None else int(units.numbers.max()) + 1
+    if not resamples or count < 2:
         return {}
-    first, *others = (metrics.resampled(one.scored) for one in evaluations)
+    first, *others = (metrics.resampled(one.predictions) for one in evaluations)
 
     def figures(counts: Floats) -> dict[str, Floats]:
         base = first(counts)
@@ -218,7 +224,7 @@ def _paired(
             for name, values in other(counts).items()
         }
 
-    return bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=drawn.numbers)
+    return bootstrap.intervals(figures, images, resamples=resamples, seed=seed, sources=units.numbers)
 
 
 def _difference(first: float | None, run: float | None, interval: list[float] | None, name: str) -> dict[str, Any]:
@@ -226,30 +232,33 @@ def _difference(first: float | None, run: float | None, interval: list[float] | 
         return {"difference": None, "ci95": None, "verdict": None}
     verdict = None
     if interval:
-        better = interval[1] < 0 if name in LOWER_IS_BETTER else interval[0] > 0
+        better = interval[1] < 0 if metrics.all_metrics()[name].lower_is_better else interval[0] > 0
         clear = interval[0] > 0 or interval[1] < 0
         verdict = ("better" if better else "worse") if clear else "no clear difference"
     return {"difference": run - first, "ci95": interval, "verdict": verdict}
 
 
 def _disagreements(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """Return how many images get different answers, and those whose probabilities lie farthest apart.
+    """Return how many images get different answers, and the images whose probabilities differ most.
 
-    The distance is total variation, of two classes the difference of p_fake; of several runs the largest of a pair.
+    The distance is total variation (for two classes, the difference of p_fake), the largest over all pairs of runs.
     """
-    answers = np.stack([one.scored.predicted for one in evaluations])
+    answers = np.stack([one.predictions.predicted for one in evaluations])
     apart = np.zeros(answers.shape[1])
     for one, other in itertools.combinations(evaluations, 2):
-        apart = np.maximum(apart, np.abs(one.scored.probabilities - other.scored.probabilities).sum(axis=1) / 2)
-    first, worst = evaluations[0], np.argsort(-apart, kind="stable")[:_DISAGREEMENTS]
-    names = first.scored.class_names
+        apart = np.maximum(
+            apart, np.abs(one.predictions.probabilities - other.predictions.probabilities).sum(axis=1) / 2
+        )
+    first = evaluations[0]
+    worst = np.argsort(-apart, kind="stable")[:_DISAGREEMENTS]
+    names = first.predictions.class_names
     rows = [
         {
             "path": first.paths[index],
-            "label": names[first.scored.labels[index]],
+            "label": names[first.predictions.labels[index]],
             "distance": float(apart[index]),
-            "p_fake": {one.name: float(one.scored.p_fake[index]) for one in evaluations},
-            "predicted": {one.name: names[one.scored.predicted[index]] for one in evaluations},
+            "p_fake": {one.name: float(one.predictions.p_fake[index]) for one in evaluations},
+            "predicted": {one.name: names[one.predictions.predicted[index]] for one in evaluations},
         }
         for index in worst
         if apart[index] > 0

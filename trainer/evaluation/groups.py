@@ -1,6 +1,6 @@
-"""Figures by group of images, the worst group first: one value of a column of a table is one group.
+"""Metrics by group of images, the worst group first; each value in a column of a table is a group.
 
-Does not own: the table (``sources.py``), what figures mean (``metrics.py``).
+Does not own: the table (``sources.py``), the metrics (``metrics/``).
 """
 
 from typing import Any
@@ -14,32 +14,34 @@ from trainer.evaluation.sources import Columns, Sources
 FIGURES = ("accuracy", "balanced_accuracy", "auc", "eer")
 
 
-def measure(scored: Predictions, columns: Columns, sources: Sources, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Return by column a list of groups, ready for JSON; lowest accuracy first, then the larger group.
+def measure(
+    predictions: Predictions, columns: Columns, sources: Sources, *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return a list of groups for each column, ready for JSON: lowest accuracy first, then larger groups.
 
     A group has ``value``, ``n``, the ``FIGURES`` (None where undefined), their ``ci95`` and ``undefined`` reasons.
 
     Args:
-        scored: at least one image.
-        columns: by column, the value of each image.
-        sources: what the bootstrap draws.
+        predictions: at least one image.
+        columns: the value of each image, by column.
+        sources: the unit of resampling.
         resamples: bootstrap resamples; 0: no intervals.
         seed: of the resamples.
     """
-    found = {}
+    groups_by_column = {}
     for column, values in columns.items():
         groups = []
         for value in dict.fromkeys(values):
             members = np.flatnonzero(np.array(values, object) == value)
-            drawn = sources.select(members).numbers
-            figures = metrics.measure(scored.select(members), resamples=resamples, seed=seed, sources=drawn)
-            groups.append({"value": value, "n": figures["n"], **chosen(figures, FIGURES)})
-        found[column] = sorted(groups, key=lambda group: (group["accuracy"], -group["n"], group["value"]))
-    return found
+            numbers = sources.select(members).numbers
+            figures = metrics.measure(predictions.select(members), resamples=resamples, seed=seed, sources=numbers)
+            groups.append({"value": value, "n": figures["n"], **subset(figures, FIGURES)})
+        groups_by_column[column] = sorted(groups, key=lambda group: (group["accuracy"], -group["n"], group["value"]))
+    return groups_by_column
 
 
-def chosen(figures: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Return some of the figures of ``metrics.measure``, with their intervals and why they are undefined."""
+def subset(figures: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return some of the metrics of ``metrics.measure``, with their intervals and why they are undefined."""
     kept = {*names, *(f"ci95.{name}" for name in names)}
     return {
         **{name: figures[name] for name in names},

@@ -1,6 +1,6 @@
-"""A model's answer for every image of a split, and a name for each image that has none.
+"""Score every image of a split, and record the images that cannot be decoded.
 
-Does not own: the model (``predictor.py``), what the answers are worth (``results.py``).
+Does not own: the model (``predictor.py``), metrics and report (``reports/evaluation.py``).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class SplitPredictions:
         split: the images that could be scored, in the manifest's order.
         probabilities: ``[N, C]`` float32.
         skipped: the others, ready for ``skipped.jsonl``.
-        numbers: ``[N]`` where the images stand in the split that was listed.
+        numbers: ``[N]``, position of each scored image in the split as listed.
     """
 
     split: Split
@@ -39,17 +39,17 @@ class SplitPredictions:
 
 
 def predict_split(export: exported_model.ExportedModel, split: Split, request: EvaluateFlags) -> SplitPredictions:
-    """Score every image of a split once, and name those that cannot be.
+    """Score every image of a split once, and list those that cannot be decoded.
 
     Raises:
         RequestError: if too many cannot be decoded, or the model does not load.
     """
     reader = readers.open_reader(split)
-    scorer = Predictor(export)
+    predictor = Predictor(export)
     rows: list[npt.NDArray[np.float32]] = []
     bad: dict[int, str] = {}
     with tqdm.tqdm(total=len(split), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
-        for answers in scorer.score(len(split), reader.read_one, request.batch_size):
+        for answers in predictor.score(len(split), reader.read_one, request.batch_size):
             rows.append(answers.probabilities)
             bad |= {answers.start + position: reason for position, reason in answers.errors.items()}
             bar.update(len(answers.probabilities))
@@ -57,15 +57,15 @@ def predict_split(export: exported_model.ExportedModel, split: Split, request: E
         {"split": split.name, "path": files.printable(split.names[index]), "reason": reason}
         for index, reason in bad.items()
     ]
-    _settle(skipped, len(split), request)
+    _check_limit(skipped, len(split), request)
     good = [index for index in range(len(split)) if index not in bad]
     return SplitPredictions(
         split.select(good, split.name), np.concatenate(rows)[good], skipped, np.array(good, np.int64)
     )
 
 
-def _settle(skipped: Sequence[dict[str, str]], images: int, request: EvaluateFlags) -> None:
-    """Write ``skipped.jsonl`` (an older one must not outlive its run), and refuse too many."""
+def _check_limit(skipped: Sequence[dict[str, str]], images: int, request: EvaluateFlags) -> None:
+    """Write ``skipped.jsonl`` (replacing that of an earlier run), and raise if too many images are bad."""
     path = files.join(request.out, "skipped.jsonl")
     if skipped or files.exists(path):
         files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in skipped))

@@ -1,6 +1,6 @@
-"""Images with what they are and what a model says of them: the form in which all figures take them.
+"""True labels and predicted probabilities: the input of every metric, and their CSV form.
 
-Does not own: figures (``metrics.py``).  Knows neither TensorFlow nor files.
+Does not own: metrics (``metrics/``).  Imports neither TensorFlow nor file access.
 """
 
 import csv
@@ -21,9 +21,9 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """Images with their true class and the model's answer.
+    """Images with their true class and the model's probabilities.
 
-    ``probabilities`` are normalised in float64, so that figures can be recomputed from
+    ``probabilities`` are normalised in float64, so that metrics can be recomputed from
     ``predictions.csv``: for two classes they are p_fake and 1 - p_fake.
     """
 
@@ -42,11 +42,12 @@ class Predictions:
         positive: int,
         threshold: float,
     ) -> "Predictions":
-        """Take a model's float32 output ``[N, C]``, N >= 1, and bring it into the form above."""
+        """Build predictions from a model's float32 output ``[N, C]``, N >= 1."""
         raw = np.asarray(probabilities, np.float64)
         if len(class_names) == 2:
             exact = np.empty_like(raw)
-            exact[:, positive], exact[:, 1 - positive] = raw[:, positive], 1.0 - raw[:, positive]
+            exact[:, positive] = raw[:, positive]
+            exact[:, 1 - positive] = 1.0 - raw[:, positive]
         else:
             exact = raw / raw.sum(axis=1, keepdims=True)
         return cls(tuple(class_names), positive, threshold, np.asarray(labels, np.int64), exact)
@@ -62,59 +63,59 @@ class Predictions:
 
     @property
     def is_positive(self) -> Bools:
-        """Whether an image truly is of the positive class, ``[N]``."""
+        """Whether the true class is the positive one, ``[N]``."""
         return np.asarray(self.labels == self.positive, np.bool_)
 
     @property
     def predicted(self) -> Ints:
-        """The class that the model answers, ``[N]``; see ``decide``."""
+        """The class that the model predicts, ``[N]``; see ``decide``."""
         return decide(self.probabilities, self.positive, self.threshold)
 
 
 def decide(probabilities: Floats, positive: int, threshold: float) -> Ints:
-    """Return predicted classes ``[N]``: of two, the positive from the threshold; of more, the likeliest."""
+    """Return predicted classes ``[N]``: of two, the positive one from the threshold up; of more, the likeliest."""
     if probabilities.shape[1] == 2:
-        # In float32, as the export compares: a score on the threshold itself must fall to the same side.
+        # In float32, as the export compares: a score equal to the threshold must give the same answer.
         called = probabilities[:, positive].astype(np.float32) >= np.float32(threshold)
         return np.where(called, positive, 1 - positive).astype(np.int64)
     return np.asarray(probabilities.argmax(axis=1), np.int64)
 
 
-def to_csv(scored: Predictions, names: Sequence[str]) -> str:
+def to_csv(predictions: Predictions, names: Sequence[str]) -> str:
     """Return ``path,label,p_fake`` of every image, in order; ``label`` is the true class.
 
-    For more than two classes ``predicted`` and a ``p_<class>`` of each follow.
+    For more than two classes, ``predicted`` and ``p_<class>`` of each class follow.
 
     Args:
-        scored: the answers.
+        predictions: of the images.
         names: ``[N]``, path of each image.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    classes = scored.class_names
+    classes = predictions.class_names
     many = len(classes) > 2
-    more = ["predicted", *(f"p_{name}" for name in classes)] if many else []
-    writer.writerow(["path", "label", "p_fake", *more])
+    extra_columns = ["predicted", *(f"p_{name}" for name in classes)] if many else []
+    writer.writerow(["path", "label", "p_fake", *extra_columns])
     for name, label, predicted, probabilities in zip(
-        names, scored.labels, scored.predicted, scored.probabilities, strict=True
+        names, predictions.labels, predictions.predicted, predictions.probabilities, strict=True
     ):
         numbers = [f"{value:.9g}" for value in probabilities]
-        row = [files.printable(name), classes[label], numbers[scored.positive]]
+        row = [files.printable(name), classes[label], numbers[predictions.positive]]
         writer.writerow([*row, classes[predicted], *numbers] if many else row)
     return text.getvalue()
 
 
 def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: float) -> tuple[list[str], Predictions]:
-    """Return the paths and the answers that ``to_csv`` wrote.
+    """Return the paths and the predictions that ``to_csv`` wrote.
 
     Args:
-        text: of the file.
-        class_names: in the order that the answers shall have.
+        text: contents of the file.
+        class_names: in the order that the predictions are to have.
         positive: class that ``p_fake`` is the probability of.
-        threshold: of the answers.
+        threshold: for the predicted classes.
 
     Raises:
-        KeyError, ValueError, TypeError, csv.Error: if the text is not of these classes.
+        KeyError, ValueError, TypeError, csv.Error: if the text does not fit these classes.
     """
     rows = list(csv.DictReader(io.StringIO(text)))
     column = list(class_names).index(positive)
@@ -126,6 +127,6 @@ def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: fl
         values = [[float(row[f"p_{name}"]) for name in class_names] for row in rows]
         probabilities = np.array(values, np.float32).reshape(len(rows), len(class_names))
     if not np.isfinite(probabilities).all():
-        raise ValueError("a probability is not a number")
+        raise ValueError("a probability is NaN or infinite")
     labels = np.array([list(class_names).index(row["label"]) for row in rows], np.int64)
     return [row["path"] for row in rows], Predictions.of(labels, probabilities, class_names, column, threshold)

@@ -1,6 +1,6 @@
-"""How an evaluation came about: the command, versions, machines, and how many images of which split.
+"""Where an evaluation comes from: command, versions, machines, and number of images by split and class.
 
-Does not own: how it is shown (``page.py``).
+Does not own: how it is shown (``reports/evaluation.py``).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn")
 
 
 def command(module: str, request: Any) -> str:
-    """Return the command line that gives this request (a dataclass of settings): the flags that are not defaults."""
+    """Return the command line of a request (a dataclass of settings): the flags that differ from their defaults."""
     words = []
     for field in dataclasses.fields(request):
         value = getattr(request, field.name)
@@ -32,7 +32,7 @@ def command(module: str, request: Any) -> str:
 
 
 def scored(module: str, request: Any) -> dict[str, str]:
-    """Return by title what this process runs: command, versions, devices.  Loads TensorFlow."""
+    """Return command, versions and devices of this process, by title.  Loads TensorFlow."""
     import tensorflow as tf
 
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
@@ -47,23 +47,24 @@ def scored(module: str, request: Any) -> dict[str, str]:
 
 
 def trained(job_dir: str, details: Mapping[str, Any]) -> dict[str, str]:
-    """Return by title how the model was trained: versions from the export, the rest from the job if it is there."""
-    found = {}
+    """Return how the model was trained, by title: versions from the export, the rest from the job if it exists."""
+    rows = {}
     versions = details.get("versions") or {}
     if versions:
-        found["Trained with"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    start, done = last_start(job_dir), _result(job_dir)
+        rows["Trained with"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    start = last_start(job_dir)
+    done = _result(job_dir)
     if start and "device_kind" in start:
-        found["Trained on"] = f"{start['num_devices']} x {start['device_kind']}, precision {start['precision']}"
+        rows["Trained on"] = f"{start['num_devices']} x {start['device_kind']}, precision {start['precision']}"
     if done:
         ends = {"epochs": "the last epoch", "early_stopping": "early stopping"}
-        found["Training ended"] = f"by {ends.get(done.stopped_by, done.stopped_by)}, after epoch {done.epoch}"
-        found["Speed of training"] = f"{done.images_per_second:,.0f} images/s"
-    return found
+        rows["Training ended"] = f"by {ends.get(done.stopped_by, done.stopped_by)}, after epoch {done.epoch}"
+        rows["Speed of training"] = f"{done.images_per_second:,.0f} images/s"
+    return rows
 
 
 def _result(job_dir: str) -> result.Result | None:
-    """Return the job's result; None without one, or if a file of that name is something else."""
+    """Return the job's result; None if there is none, or the file is not a result."""
     try:
         return result.read(JobPaths(job_dir).result)
     except (ValueError, TypeError, AttributeError):
@@ -71,7 +72,7 @@ def _result(job_dir: str) -> result.Result | None:
 
 
 def counts(job_dir: str, figures: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Return the images of each class: of the job's splits if its result is there, and of the evaluated one."""
+    """Return the number of images of each class in the job's splits (if its result exists) and in the evaluated one."""
     done = _result(job_dir)
     here = {name: values["n"] for name, values in figures["per_class"].items()}
     trained_on = done.images if done else {}
@@ -82,6 +83,6 @@ def counts(job_dir: str, figures: Mapping[str, Any]) -> dict[str, dict[str, int]
 
 
 def job_of(version: str) -> str:
-    """Return where a version folder's job would be: J of ``J/export/best/120``."""
+    """Return the job_dir that an exported version would belong to: J for ``J/export/best/120``."""
     absolute = version if files.is_remote(version) else os.path.abspath(version)
     return absolute.rstrip("/").rsplit("/", 3)[0]

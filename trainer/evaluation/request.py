@@ -1,11 +1,11 @@
-"""What ``trainer.evaluate`` is asked for.  Imports no TensorFlow."""
+"""The flags of ``trainer.evaluate``.  Imports no TensorFlow."""
 
 import dataclasses
 
 from trainer.core import config
 
 USAGE = """\
-Measure how well an exported model tells fake from real.
+Measure how well an exported model distinguishes fake from real.
 
   python -m trainer.evaluate --model_dir=J/export/best --data_dir=D --split=Test --out=O [flags]
 
@@ -13,7 +13,7 @@ O receives metrics.json, predictions.csv, report.html, and skipped.jsonl if imag
 
   python -m trainer.evaluate --compare=O1,O2,... --out=C
 
-puts finished evaluations side by side: C receives compare.html and compare.json.
+compares finished evaluations: C receives compare.html and compare.json.
 
 Exit codes: 0 done; 2 the request is wrong, a retry cannot help; 75 gs:// did not answer, try later; 1 anything
 else."""
@@ -31,21 +31,21 @@ class EvaluateFlags:
     out: str = config.setting("", "Folder or gs:// path for the results.")
     batch_size: int = config.setting(64, "Images scored at a time.", unit="images", minimum=1)
     bootstrap: int = config.setting(
-        1000, "Resamples behind the 95% intervals; 0: no intervals.", unit="resamples", minimum=0, maximum=1e6
+        1000, "Bootstrap resamples for the 95% intervals; 0: no intervals.", unit="resamples", minimum=0, maximum=1e6
     )
-    seed: int = config.setting(0, "Of the resamples.", minimum=0)
+    seed: int = config.setting(0, "Seed of the resamples.", minimum=0)
     group_by: str = config.setting(
         "auto",
-        "What a resample draws. none: images. A column of --groups: all images of one value together, as of one "
-        "video. auto: the table's column source or video, else frames of one video by their file names, else images.",
+        "Unit of resampling. none: images. A column of --groups: all images with one value together, such as those "
+        "of one video. auto: the table's column source or video, else frames of one video by file name, else images.",
     )
     groups: str = config.setting(
         "",
-        "CSV with the header path,<column>...: figures by value of each column. Paths are as in predictions.csv; "
-        "images without a row are of the group (none).",
+        "CSV with the header path,<column>...: metrics for each value of each column. Paths are as in predictions.csv; "
+        "images without a row are in the group (none).",
     )
     threshold: str = config.setting(
-        "", "Of two classes, answer the positive one from this probability up (0 to 1); empty: the export's threshold."
+        "", "For two classes, answer the positive one from this probability up (0 to 1); empty: the export's threshold."
     )
     robustness: bool = config.setting(
         False,
@@ -53,20 +53,23 @@ class EvaluateFlags:
         "several strengths.",
     )
     robustness_images: int = config.setting(
-        2000, "Images for that at most, evenly spread over the classes; 0: all.", unit="images", minimum=0
+        2000,
+        "Maximum number of images for --robustness, evenly spread over the classes; 0: all.",
+        unit="images",
+        minimum=0,
     )
     audit: str = config.setting(
         "",
-        "audit.json of scripts/prepare_data.py audit, or the folder that holds it: report and model card tell what it "
-        "found. Empty: data_dir/audit.json, else the one in the model's job_dir, if there is one.",
+        "audit.json of scripts/prepare_data.py audit, or the folder that holds it: report and model card show its "
+        "findings. Empty: data_dir/audit.json, else the one in the model's job_dir, if it exists.",
     )
     update_card: bool = config.setting(
-        False, "Also put the figures into the export's model_card.md, in place of earlier ones of the split."
+        False, "Also add the metrics to the export's model_card.md, replacing earlier ones of the split."
     )
     compare: str = config.setting(
         "",
-        "Folders of finished evaluations, separated by commas: figures on the images that all have, and differences "
-        "from the first one. Nothing is scored; only out, bootstrap, seed, groups and group_by count beside it.",
+        "Folders of finished evaluations, separated by commas: metrics on the images that all have, and differences "
+        "from the first one. Nothing is scored; only out, bootstrap, seed, groups and group_by apply as well.",
     )
     max_bad_fraction: float = config.setting(
         0.05,

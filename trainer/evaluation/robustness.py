@@ -1,8 +1,8 @@
-"""How an exported model fares when the same images are recompressed, blurred, noisy, rescaled, cropped, or darker.
+"""Robustness of an exported model: the same images recompressed, blurred, noisy, rescaled, cropped or darker.
 
-Distortions act on the decoded image at its own size, as they do to files on their way through the internet; the
-model then resizes as ever.  Each is a function of (seed, number of the image).
-Does not own: what figures mean (``metrics.py``), how they are shown (``sections.py``).
+Distortions act on the decoded image at its own size, as they would on the way through the internet; the model then
+resizes as usual.  Each is a function of (seed, number of the image).
+Does not own: metrics (``metrics/``), how they are shown (``reports/evaluation_sections.py``).
 """
 
 import dataclasses
@@ -36,7 +36,9 @@ _SCORED_AT_ONCE = 64
 
 def _jpeg(pixels: Pixels, quality: float, noise: np.random.Generator) -> Pixels:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=int(quality))  # With 4:2:0 chroma, as the web has it.
+    Image.fromarray(pixels).save(
+        buffer, format="JPEG", quality=int(quality)
+    )  # With 4:2:0 chroma, as is usual on the web.
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
@@ -72,7 +74,7 @@ def _to_bytes(values: npt.NDArray[np.float32]) -> Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A distortion: what its strength means, and the strengths, mildest first."""
+    """A distortion, the meaning of its strength, and the strengths to measure."""
 
     distort: Callable[[Pixels, float, np.random.Generator], Pixels]
     unit: str
@@ -90,12 +92,12 @@ KINDS: Mapping[str, Kind] = {
 
 
 def distort(pixels: Pixels, kind: str, strength: float, *, seed: int, number: int) -> Pixels:
-    """Return a distorted image ``[H', W', 3]`` of ``[H, W, 3]``; the same for the same seed and image number."""
+    """Return the image ``[H, W, 3]`` distorted, ``[H', W', 3]``: a function of seed and image number."""
     return KINDS[kind].distort(pixels, strength, np.random.default_rng([seed, number]))
 
 
 def choose(labels: npt.NDArray[np.integer[Any]], limit: int) -> Numbers:
-    """Return the positions of up to ``limit`` images (0: all), evenly spread over each class, by its share."""
+    """Return the positions of up to ``limit`` images (0: all), evenly spread over each class in its proportion."""
     if not limit or len(labels) <= limit:
         return np.arange(len(labels), dtype=np.int64)
     chosen = []
@@ -116,13 +118,13 @@ def measure(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Score images of a split under every distortion and return their figures, ready for JSON.
+    """Score images of a split under every distortion and return the metrics, ready for JSON.
 
     Args:
         export: the model, with the threshold to use.
         split: images that can be decoded.
-        numbers: ``[N]`` number of each image, which decides its noise.
-        sources: what the bootstrap draws.
+        numbers: ``[N]`` number of each image, which determines its noise.
+        sources: the unit of resampling.
         limit: images to use at most; 0: all.
         resamples: bootstrap resamples; 0: no intervals.
         seed: of noise and resamples.
@@ -131,12 +133,12 @@ def measure(
     settings: list[tuple[str, float]] = [("", 0.0)]
     settings += [(kind, strength) for kind, what in KINDS.items() for strength in what.strengths]
     probabilities = _score(export, split.select(chosen, split.name), numbers[chosen], settings, seed)
-    drawn = sources.select(chosen).numbers
+    source_numbers = sources.select(chosen).numbers
     results = []
     for (_, strength), rows in zip(settings, probabilities, strict=True):
-        scored = Predictions.of(split.labels[chosen], rows, export.class_names, export.positive, export.threshold)
-        figures = metrics.measure(scored, resamples=resamples, seed=seed, sources=drawn)
-        results.append({"strength": strength, **groups.chosen(figures, FIGURES)})
+        predictions = Predictions.of(split.labels[chosen], rows, export.class_names, export.positive, export.threshold)
+        figures = metrics.measure(predictions, resamples=resamples, seed=seed, sources=source_numbers)
+        results.append({"strength": strength, **groups.subset(figures, FIGURES)})
     clean = {name: value for name, value in results[0].items() if name != "strength"}
     kinds: dict[str, Any] = {kind: {"unit": what.unit, "results": []} for kind, what in KINDS.items()}
     for (kind, _), result in zip(settings[1:], results[1:], strict=True):
@@ -148,7 +150,7 @@ def measure(
 
 
 def _worst(clean: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
-    """Return where the AUC (the accuracy if that is undefined) is lowest."""
+    """Return the distortion with the lowest AUC (accuracy if the AUC is undefined)."""
     figure = "accuracy" if clean["auc"] is None else "auc"
     candidates = [
         (result[figure], kind, result["strength"])
@@ -164,7 +166,7 @@ def _score(
     export: exported_model.ExportedModel, split: Split, numbers: Numbers, settings: list[tuple[str, float]], seed: int
 ) -> npt.NDArray[np.float32]:
     """Return probabilities ``[settings, N, C]``."""
-    scorer = Predictor(export)
+    predictor = Predictor(export)
     reader = readers.open_reader(split)
     size = int(export.details["image_size"])
 
@@ -177,27 +179,28 @@ def _score(
             rows.append(decode.resize(tf.constant(changed), size).numpy())
         return np.stack(rows)
 
-    together = max(1, _SCORED_AT_ONCE // len(settings))
-    found = []
+    images_at_once = max(1, _SCORED_AT_ONCE // len(settings))
+    blocks = []
     with tqdm.tqdm(
         total=len(split), desc="robustness", unit="image", file=sys.stderr, disable=None, leave=False
     ) as bar:
-        groups = (images.reshape(-1, size, size, 3) for images in _in_groups(variants, len(split), together))
-        for answers in scorer.score_pixels(groups):
-            found.append(answers.probabilities.reshape(-1, len(settings), len(export.class_names)))
-            bar.update(len(found[-1]))
-    return np.concatenate(found).transpose(1, 0, 2)
+        batches = (images.reshape(-1, size, size, 3) for images in _in_batches(variants, len(split), images_at_once))
+        for answers in predictor.score_pixels(batches):
+            blocks.append(answers.probabilities.reshape(-1, len(settings), len(export.class_names)))
+            bar.update(len(blocks[-1]))
+    return np.concatenate(blocks).transpose(1, 0, 2)
 
 
-def _in_groups(variants: Callable[[int], Pixels], count: int, together: int) -> Iterator[Pixels]:
-    """Yield ``[n, settings, S, S, 3]`` of so many images at a time; the next ones are made while the model works."""
-    starts = list(range(0, count, together))
+def _in_batches(variants: Callable[[int], Pixels], count: int, size: int) -> Iterator[Pixels]:
+    """Yield ``[n, settings, S, S, 3]``, ``size`` images at a time; the next batch is made while the model works."""
+    starts = list(range(0, count, size))
     with ThreadPoolExecutor() as pool:
 
         def submit(start: int) -> list[Any]:
-            return [pool.submit(variants, position) for position in range(start, min(start + together, count))]
+            return [pool.submit(variants, position) for position in range(start, min(start + size, count))]
 
         ahead = submit(starts[0])
         for following in [*starts[1:], None]:
-            ready, ahead = ahead, submit(following) if following is not None else []
-            yield np.stack([future.result() for future in ready])
+            current = ahead
+            ahead = submit(following) if following is not None else []
+            yield np.stack([future.result() for future in current])

@@ -1,4 +1,4 @@
-"""The course of training by epoch, read back from a job's ``metrics.jsonl``.  Imports no TensorFlow."""
+"""Training curves by epoch, read from a job's ``metrics.jsonl``.  Imports no TensorFlow."""
 
 import dataclasses
 import json
@@ -20,15 +20,15 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """What training went through.
+    """The curves of a job.
 
     Attributes:
         train: ``loss`` and ``accuracy``, means over the examples of each epoch.
         validation: ``val_loss``, ``val_accuracy`` and ``val_auc`` after each epoch.
         learning_rate: of the last train line of each epoch.
-        monitor: the validation value that picks the best epoch.
+        monitor: the validation metric that selects the best epoch.
         best_epoch: the first epoch with the best value; None before any validation.
-        restarts: where the job was started again, in epochs: 2.5 is the middle of the third.
+        restarts: where the job was restarted, in epochs: 2.5 is the middle of the third.
     """
 
     train: dict[str, Curve]
@@ -40,7 +40,7 @@ class Curves:
 
 
 def read_curves(job_dir: str) -> Curves | None:
-    """Return a job's curves; None if there is no job or it has not trained an epoch's part yet."""
+    """Return a job's curves; None if there is no job, or it has logged nothing yet."""
     paths = JobPaths(job_dir)
     if not files.exists(paths.metrics):
         return None
@@ -71,16 +71,16 @@ def last_start(job_dir: str) -> dict[str, Any] | None:
 
 
 def _restarts(lines: list[dict[str, Any]], epochs: int | None) -> list[float]:
-    """Return the places of all starts but the first; by whole epochs where lines do not tell the steps of one."""
+    """Return where each start but the first began, in epochs; whole ones if the steps of an epoch are not known."""
     starts = [line for line in lines if line.get("kind") == "start"]
     total = next((line["total_steps"] for line in reversed(starts) if line.get("total_steps")), None)
-    of_an_epoch = total / epochs if total and epochs else None
-    places = [line["step"] / of_an_epoch if of_an_epoch else float(line["epoch"]) for line in starts[1:]]
+    steps_per_epoch = total / epochs if total and epochs else None
+    places = [line["step"] / steps_per_epoch if steps_per_epoch else float(line["epoch"]) for line in starts[1:]]
     return sorted(set(places))
 
 
 def _records(text: str) -> Iterable[dict[str, Any]]:
-    """Yield the lines' objects; a kill can have cut the last line short."""
+    """Yield the objects of the lines; a killed job may leave the last line incomplete."""
     for line in text.splitlines():
         try:
             record = json.loads(line)
@@ -90,7 +90,7 @@ def _records(text: str) -> Iterable[dict[str, Any]]:
 
 
 def _mean(lines: Iterable[dict[str, Any]], name: str) -> Curve:
-    """Return means over examples, so that a train line over few images weighs little."""
+    """Return means over examples: a train line weighs as many images as it covers."""
     sums: dict[int, list[float]] = {}
     for line in lines:
         if line.get(name) is not None:

@@ -1,6 +1,7 @@
-"""The audit as a page: verdict, counts, sample images, plots, duplicates side by side, cues and broken files.
+"""The audit of a data set, its files and its page: verdict, counts, samples, plots, duplicates, cues, broken files.
 
-Owns: words and the choice of images.  Does not own: numbers (``summary.py``), drawings (``charts.py``).
+Owns: the order of work, words, the choice of images.  Does not own: numbers (``data/audit/``), drawings
+(``audit_charts.py``).
 """
 
 import dataclasses
@@ -24,29 +25,67 @@ from trainer.data.manifest import Split
 from trainer.reports import audit_charts, html, plots
 
 _THUMBNAIL = 160  # Pixels of the longer side.
-_SAMPLES, _SAMPLES_OF_A_CLASS = 120, 6
+_SAMPLES = 120
+_SAMPLES_OF_A_CLASS = 6
 _PAIRS = {"across_splits": 12, "across_classes": 12, "inside": 6}
 _ROWS = 200
 
 
+def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
+    """Audit the splits, write ``audit.json`` and ``audit.html``, and return the contents of the first."""
+    records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
+    copies = duplicates.find(records, request.near_distance)
+    findings = cues.find(records, request.cue_auc)
+    settings = {
+        "data_dir": files.printable(request.data_dir),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **{name: getattr(request, name) for name in ("max_image_pixels", "near_distance", "cue_auc")},
+    }
+    summary = summaries.summarise(copies, findings, settings)
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
+    files.write_text(files.join(request.out, "audit.html"), render(copies, findings, summary))
+    return summary
+
+
+def summary_table(summary: Mapping[str, Any], out: str) -> str:
+    """Return the short text that ends the command."""
+    lines = []
+    for split, classes in summary["counts"].items():
+        counts = ", ".join(f"{name} {count['images']:,}" for name, count in classes.items())
+        bad = sum(count["bad"] for count in classes.values())
+        lines.append(f"{split:<12}{counts}{f'; {bad:,} broken' if bad else ''}")
+    exact, near = summary["exact"], summary["near"]
+    lines.append(f"{'equal':<12}{exact['groups']:,} pictures in {exact['images']:,} files")
+    lines.append(f"{'similar':<12}{near['inside']:,} pairs in a class, {near['across_classes']:,} across classes")
+    lines += [f"{'PROBLEM':<12}{text}" for text in summary["strict_failures"]]
+    for cue in summary["cues"]:
+        if cue["flagged"]:
+            best = max(value for value in cue["auc"].values() if value is not None)
+            lines.append(f"{'cue':<12}{cue['title']}: AUC {best:.3f} ({', '.join(cue['flagged'])})")
+    if not summary["strict_failures"]:
+        lines.append(f"{'leakage':<12}none found, nor equal files in two classes")
+    return "\n".join([*lines, f"{'report':<12}{files.join(out, 'audit.html')}"])
+
+
 @dataclasses.dataclass(frozen=True)
 class _Twins:
-    """Two images side by side, and what they have in common."""
+    """A pair of images side by side, and how similar they are."""
 
     pictures: tuple[html.Picture, ...]
     caption: str
 
 
-def render(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> str:
-    """Return the page; images are read again for their thumbnails, a file that is gone by now is left out."""
-    records = found.records
+def render(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> str:
+    """Return the page; images are read again for thumbnails, and files that have disappeared are left out."""
+    records = copies.records
     flag_auc = summary["settings"]["cue_auc"]
     template = html.templates().get_template("audit.html")
     return template.render(
         data_dir=files.printable(summary["settings"]["data_dir"]),
         summary=summary,
-        tiles=_tiles(found, findings, summary),
-        verdicts=_verdicts(found, findings, summary),
+        tiles=_tiles(copies, findings, summary),
+        verdicts=_verdicts(copies, findings, summary),
         counts=html.draw(
             plots.class_counts({split.name: split.counts for split in records.splits}),
             "Bars of the number of images by split and class",
@@ -54,7 +93,7 @@ def render(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str,
         ),
         samples=list(_samples(records)),
         drawings=_drawings(records),
-        pairs={kind: list(_twins(found, kind)) for kind in _PAIRS},
+        pairs={kind: list(_twins(copies, kind)) for kind in _PAIRS},
         cues=html.draw(
             audit_charts.cue_bars(findings, flag_auc),
             "Bars of the AUC of each cue, from 0.5",
@@ -66,7 +105,7 @@ def render(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str,
     )
 
 
-def _tiles(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> list[dict[str, str]]:
+def _tiles(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> list[dict[str, str]]:
     flagged = sum(finding.cue.level == FILE for finding in findings if finding.flagged)
     shared = [each for others in summary["leakage"].values() for each in others.values()]
     leaked, near = (sum(each[kind] for each in shared) for kind in ("exact", "near"))
@@ -76,15 +115,15 @@ def _tiles(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str,
         {"name": "Leaked", "value": f"{leaked + near:,}", "note": f"{leaked:,} equal, {near:,} alike, across splits"},
         {
             "name": "Label conflicts",
-            "value": f"{len(found.label_conflicts):,}",
+            "value": f"{len(copies.label_conflicts):,}",
             "note": "pictures in two classes, byte for byte",
         },
         {"name": "Telling cues", "value": f"{flagged:,}", "note": "without looking at the picture"},
     ]
 
 
-def _verdicts(found: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Say in plain words what to do, the gravest first."""
+def _verdicts(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return problems and what to do about them, the most serious first."""
     lines = [("bad", f"{text}.") for text in summary["strict_failures"]]
     if summary["drop_leaks"]:
         count = len(summary["drop_leaks"])
@@ -105,13 +144,13 @@ def _verdicts(found: Duplicates, findings: Sequence[Finding], summary: Mapping[s
         lines.append(("do", f"{count:,} good images are in a form that training does not read; convert them."))
     if summary["rotated"]:
         lines.append(("do", f"{summary['rotated']:,} images ask to be turned by EXIF; training turns JPEG files only."))
-    if not found.complete:
+    if not copies.complete:
         lines.append(("do", "So many images look alike that not all pairs were compared; there are more."))
     return [{"kind": kind, "text": text} for kind, text in lines]
 
 
 def _samples(records: Records) -> Iterable[dict[str, Any]]:
-    """Yield some images of every class of every split, evenly spread over its good ones."""
+    """Yield some images of every class of every split, evenly spread over the good ones."""
     table = records.table
     cells = len(records.splits) * len(records.class_names)
     of_a_class = min(max(_SAMPLES // cells, 1), _SAMPLES_OF_A_CLASS)
@@ -127,9 +166,9 @@ def _picture(records: Records, index: int) -> html.Picture | None:
     try:
         with measure.pillow_for_audit(), Image.open(_content(records, index), formats=measure.FORMATS) as image:
             image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-            small = measure.rgb(image).copy()  # What is not loaded goes with the file.
+            small = measure.rgb(image).copy()  # Load the pixels before the file is closed.
             small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    except Exception:  # It was good when it was scanned; the page is worth having without it.
+    except Exception:  # It was good when it was scanned; the page is useful without it.
         return None
     name = files.printable(records.names[index])
     row = records.table[index]
@@ -158,30 +197,31 @@ def _drawings(records: Records) -> list[html.Drawing]:
     return [html.draw(figure, alt, caption) for figure, alt, caption in figures if figure]
 
 
-def _twins(found: Duplicates, kind: str) -> Iterable[_Twins]:
-    """Yield pairs of images to look at, equal ones first."""
-    wanted = _PAIRS[kind]
-    for pair in _first_pairs(found, kind):
-        pictures = tuple(p for index in (pair.first, pair.second) if (p := _picture(found.records, index)))
+def _twins(copies: Duplicates, kind: str) -> Iterable[_Twins]:
+    """Yield pairs of images to look at, equal files first."""
+    remaining = _PAIRS[kind]
+    for pair in _first_pairs(copies, kind):
+        pictures = tuple(p for index in (pair.first, pair.second) if (p := _picture(copies.records, index)))
         if len(pictures) == 2:
             text = f"{pair.distance} of 64 bits apart, correlation {pair.correlation:.3f}"
             yield _Twins(pictures, "equal files" if pair.distance < 0 else text)
-            wanted -= 1
-        if not wanted:
+            remaining -= 1
+        if not remaining:
             return
 
 
-def _first_pairs(found: Duplicates, kind: str) -> Iterable[Pair]:
+def _first_pairs(copies: Duplicates, kind: str) -> Iterable[Pair]:
     """Yield the pairs of one kind; equal files have distance -1."""
-    for group in found.exact:
-        second = next((index for index in group[1:] if _kind_fits(found, kind, group[0], index)), None)
+    for group in copies.exact:
+        second = next((index for index in group[1:] if _kind_fits(copies, kind, group[0], index)), None)
         if second is not None:
             yield Pair(group[0], second, -1, 1.0)
-    yield from (pair for pair in found.near if _kind_fits(found, kind, pair.first, pair.second))
+    yield from (pair for pair in copies.near if _kind_fits(copies, kind, pair.first, pair.second))
 
 
-def _kind_fits(found: Duplicates, kind: str, first: int, second: int) -> bool:
-    splits, classes = found.crosses_splits(first, second), found.crosses_classes(first, second)
+def _kind_fits(copies: Duplicates, kind: str, first: int, second: int) -> bool:
+    splits = copies.crosses_splits(first, second)
+    classes = copies.crosses_classes(first, second)
     return {"across_splits": splits, "across_classes": classes and not splits}.get(kind, not splits and not classes)
 
 
@@ -198,49 +238,12 @@ def _flagged_row(finding: Finding) -> dict[str, str]:
 
 
 def _show(value: Any) -> str:
-    """Return a typical value: the median of a number, or the commonest of a category with its share."""
+    """Return a typical value as text: the median of a number, or the most common category with its share."""
     if isinstance(value, Mapping):
         return f"{value['value'] or 'none'} ({value['share']:.0%})"
     return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def _cue_row(finding: Finding) -> dict[str, Any]:
-    known = {split: "undefined" if value is None else f"{value:.3f}" for split, value in finding.auc.items()}
-    return {"title": finding.cue.title, "level": finding.cue.level, "auc": known}
-
-
-def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
-    """Write ``audit.json`` and ``audit.html``; return what the first holds."""
-    records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
-    found = duplicates.find(records, request.near_distance)
-    findings = cues.find(records, request.cue_auc)
-    settings = {
-        "data_dir": files.printable(request.data_dir),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **{name: getattr(request, name) for name in ("max_image_pixels", "near_distance", "cue_auc")},
-    }
-    summary = summaries.summarise(found, findings, settings)
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
-    files.write_text(files.join(request.out, "audit.html"), render(found, findings, summary))
-    return summary
-
-
-def summary_table(summary: Mapping[str, Any], out: str) -> str:
-    """Return the short text that ends the command."""
-    lines = []
-    for split, classes in summary["counts"].items():
-        counts = ", ".join(f"{name} {count['images']:,}" for name, count in classes.items())
-        bad = sum(count["bad"] for count in classes.values())
-        lines.append(f"{split:<12}{counts}{f'; {bad:,} broken' if bad else ''}")
-    exact, near = summary["exact"], summary["near"]
-    lines.append(f"{'equal':<12}{exact['groups']:,} pictures in {exact['images']:,} files")
-    lines.append(f"{'similar':<12}{near['inside']:,} pairs in a class, {near['across_classes']:,} across classes")
-    lines += [f"{'PROBLEM':<12}{text}" for text in summary["strict_failures"]]
-    for cue in summary["cues"]:
-        if cue["flagged"]:
-            best = max(value for value in cue["auc"].values() if value is not None)
-            lines.append(f"{'cue':<12}{cue['title']}: AUC {best:.3f} ({', '.join(cue['flagged'])})")
-    if not summary["strict_failures"]:
-        lines.append(f"{'leakage':<12}none found, nor equal files in two classes")
-    return "\n".join([*lines, f"{'report':<12}{files.join(out, 'audit.html')}"])
+    auc_by_split = {split: "undefined" if value is None else f"{value:.3f}" for split, value in finding.auc.items()}
+    return {"title": finding.cue.title, "level": finding.cue.level, "auc": auc_by_split}

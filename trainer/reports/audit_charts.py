@@ -1,4 +1,7 @@
-"""Figures of the audit's page; the good images of all splits together, class against class."""
+"""Drawings of the audit page: the good images of all splits together, one class against another.
+
+Does not own: numbers (``data/audit/``), how drawings look in general (``plots.py``), words (``audit.py``).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +16,15 @@ from trainer.data.audit.cues import FILE, Finding
 from trainer.data.audit.scan import Records, Table
 from trainer.reports.plots import COOL, INK, LINE, MUTED, SIZE, WARM, dress, legend, new_axes, new_figure
 
-# Colour, line and hatch of each class, in label order; later classes begin again.
+# Colour, line and hatch of each class, in label order; further classes start over.
 _STYLES = ((WARM, "-", "////"), (COOL, "--", ""), (INK, ":", "...."), (MUTED, "-.", "xx"))
-_CLASSES = 8  # Lines beyond these would hide each other.
+_CLASSES = 8  # More lines would hide each other.
 _BINS = 30
 _BUBBLES = 300
 
 
 def _good(records: Records) -> list[tuple[str, Table]]:
-    """Return name and good images of the first classes; those without any are left out."""
+    """Return names and good images of the first classes; classes without any are left out."""
     table = records.table[records.table["ok"]]
     classes = [(name, table[table["label"] == label]) for label, name in enumerate(records.class_names[:_CLASSES])]
     return [(name, members) for name, members in classes if len(members)]
@@ -42,7 +45,7 @@ def _histogram(axes: Axes, groups: Sequence[tuple[str, npt.NDArray[Any]]], edges
 
 
 def brightness(records: Records) -> Figure:
-    """Draw how the mean luminance of images is spread."""
+    """Draw the distribution of the mean luminance of images."""
     figure = new_figure()
     axes = new_axes(
         figure, title="Brightness", x="mean luminance (0 black, 255 white)", y="share of the class's images"
@@ -54,7 +57,7 @@ def brightness(records: Records) -> Figure:
 
 
 def file_sizes(records: Records) -> Figure:
-    """Draw how file sizes are spread, on a logarithmic scale."""
+    """Draw the distribution of file sizes on a logarithmic scale."""
     figure = new_figure()
     axes = new_axes(figure, title="File size", x="kB (log scale)", y="share of the class's images")
     groups = [(name, table["bytes"] / 1000) for name, table in _good(records)]
@@ -69,7 +72,7 @@ def file_sizes(records: Records) -> Figure:
 
 
 def qualities(records: Records) -> Figure | None:
-    """Draw how JPEG qualities are spread; None if there is no JPEG."""
+    """Draw the distribution of JPEG qualities; None if there is no JPEG."""
     groups = [(name, table["quality"][table["quality"] > 0].astype(np.float64)) for name, table in _good(records)]
     groups = [(name, values) for name, values in groups if len(values)]
     if not groups:
@@ -102,12 +105,12 @@ def dimensions(records: Records) -> Figure:
 def formats(records: Records) -> Figure:
     """Draw the share of each file format in each class."""
     groups = _good(records)
-    found = [np.unique(table["format"], return_counts=True) for _, table in groups]
-    names = sorted({str(name) for distinct, _ in found for name in distinct})
+    formats_by_class = [np.unique(table["format"], return_counts=True) for _, table in groups]
+    names = sorted({str(name) for distinct, _ in formats_by_class for name in distinct})
     figure = new_figure((SIZE[0], 1.3 + 0.3 * len(names) * len(groups)))
     axes = new_axes(figure, title="Formats", x="share of the class's images", y="")
     height = 0.8 / len(groups)
-    for number, ((name, table), (distinct, counts)) in enumerate(zip(groups, found, strict=True)):
+    for number, ((name, table), (distinct, counts)) in enumerate(zip(groups, formats_by_class, strict=True)):
         colour, _, hatch = _STYLES[number % len(_STYLES)]
         share = dict(zip(distinct.tolist(), (counts / len(table)).tolist(), strict=True))
         places = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * height
@@ -125,7 +128,7 @@ def formats(records: Records) -> Figure:
 
 
 def cue_bars(findings: Sequence[Finding], flag_auc: float) -> Figure:
-    """Draw the highest AUC of each cue over the splits as a bar from 0.5, which is guessing."""
+    """Draw the highest AUC of each cue over the splits as a bar that starts at 0.5, which is guessing."""
     shown = [finding for finding in findings if finding.worst[0]]
     figure = new_figure((6.4, 1.2 + 0.3 * len(shown)))
     axes = figure.subplots()

@@ -1,6 +1,6 @@
-"""``--compare`` from folders of evaluations to a page, and what the command prints.
+"""The comparison of evaluations as ``compare.json``, as a page and on the terminal.
 
-Does not own: what is compared (``compare.py``), layout (``templates/``).
+Does not own: the numbers (``evaluation/compare.py``), layout (``templates/``).
 """
 
 import json
@@ -10,30 +10,30 @@ from typing import Any
 from trainer.core.storage import files
 from trainer.evaluation import compare, metrics
 from trainer.evaluation.compare import Evaluation
+from trainer.evaluation.metrics import Metric
 from trainer.reports import evaluation_plots, html
-from trainer.reports.metric_titles import FIGURES
 
-_TOLD = ("accuracy", "auc")  # In the sentences and on the terminal.
+_MAIN = ("accuracy", "auc")  # Metrics in the sentences and on the terminal.
 
 
 def write(folders: str, out: str, *, group_by: str, groups: str, resamples: int, seed: int) -> str:
-    """Write ``compare.json`` and ``compare.html`` of finished evaluations; return what there is to print.
+    """Write ``compare.json`` and ``compare.html`` of finished evaluations; return the text to print.
 
     Args:
         folders: of evaluations, separated by commas.
         out: folder for the results.
-        group_by: see ``compare.find_sources``; ``groups`` as well.
+        group_by: see ``compare.find_sources``.
         groups: CSV of groups, or empty.
-        resamples: see ``compare.measure``; ``seed`` as well.
+        resamples: see ``compare.measure``.
         seed: of the resamples.
 
     Raises:
         RequestError: if the evaluations cannot be compared, or ``out`` cannot be written.
     """
     evaluations = compare.in_common(compare.read_evaluations(folders))
-    drawn, note = compare.find_sources(evaluations[0], group_by, groups)
+    image_sources, note = compare.find_sources(evaluations[0], group_by, groups)
     files.require_writable(out, "out")
-    compared = compare.measure(evaluations, drawn, resamples=resamples, seed=seed)
+    compared = compare.measure(evaluations, image_sources, resamples=resamples, seed=seed)
     text = json.dumps(compared, indent=1, allow_nan=False)
     files.write_text(files.join(out, "compare.json"), text + "\n")
     page = files.join(out, "compare.html")
@@ -45,22 +45,22 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
     """Return ``compare.html``.
 
     Args:
-        compared: what ``compare.json`` holds.
-        evaluations: with the images in common only.
-        note: a sentence on what a resample could not draw; empty without one.
+        compared: the contents of ``compare.json``.
+        evaluations: restricted to the images in common.
+        note: a sentence about sources that are not known; may be empty.
     """
     runs = compared["runs"]
-    figures = [name for name in FIGURES if name in runs[0]["ci95"]]
+    figures = {name: metric for name, metric in metrics.all_metrics().items() if name in runs[0]["ci95"]}
     page = html.templates().get_template("compare.html")
     return page.render(
         compared=compared,
         first=runs[0]["name"],
         sentences=[*_sentences(compared), *_warnings(compared), *([note] if note else [])],
-        titles={name: FIGURES[name].title for name in figures},
-        lower=compare.LOWER_IS_BETTER,
+        titles={name: metric.title for name, metric in figures.items()},
+        lower={name for name, metric in figures.items() if metric.lower_is_better},
         values={name: [_value(run, name) for run in runs] for name in figures},
         differences={
-            run: {name: _cell(found[name], FIGURES[name].share) for name in figures}
+            run: {name: _cell(found[name], metric.is_share) for name, metric in figures.items()}
             for run, found in compared["differences"].items()
         },
         undefined=_undefined(runs, figures),
@@ -70,11 +70,11 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
 
 
 def to_text(compared: Mapping[str, Any]) -> str:
-    """Return the summary that ends the command."""
+    """Return the summary that the command prints."""
     lines = [f"{compared['images']:,} images in common"]
     width = max(len(run["name"]) for run in compared["runs"])
     for run in compared["runs"]:
-        shown = [f"{FIGURES[name].title} {_number(metrics.by_name(run, name))}" for name in _TOLD]
+        shown = [f"{metrics.all_metrics()[name].title} {_number(metrics.by_name(run, name))}" for name in _MAIN]
         lines.append(f"  {run['name']:<{width}}  {'  '.join(shown)}")
     return "\n".join([*lines, *(f"  {sentence}" for sentence in _sentences(compared)[1:])])
 
@@ -90,17 +90,17 @@ def _sentences(compared: Mapping[str, Any]) -> list[str]:
         f"{compared['answered_differently']:,} of them get different answers."
     ]
     for run, found in compared["differences"].items():
-        for name in _TOLD:
-            title = FIGURES[name].title
-            cell = _cell(found[name], FIGURES[name].share)
+        for name in _MAIN:
+            metric = metrics.all_metrics()[name]
+            cell = _cell(found[name], metric.is_share)
             if found[name]["verdict"]:
                 how = f"{cell['value']}; 95% interval {cell['note']}"
-                sentences.append(f"{title} of {run} against {first}: {cell['verdict']} ({how}).")
+                sentences.append(f"{metric.title} of {run} against {first}: {cell['verdict']} ({how}).")
     return sentences
 
 
 def _warnings(compared: Mapping[str, Any]) -> list[str]:
-    """Return sentences on what may make the comparison less than it seems."""
+    """Return sentences on what may weaken the comparison."""
     runs, warnings = compared["runs"], []
     partial = [f"{run['name']} ({run['images']:,})" for run in runs if run["images"] > compared["images"]]
     if partial:
@@ -115,15 +115,16 @@ def _warnings(compared: Mapping[str, Any]) -> list[str]:
 
 
 def _value(run: Mapping[str, Any], name: str) -> dict[str, str]:
-    share, interval = FIGURES[name].share, run["ci95"].get(name)
+    share = metrics.all_metrics()[name].is_share
+    interval = run["ci95"].get(name)
     note = html.span(interval, share) if interval else ""
     return {"value": html.number(metrics.by_name(run, name), share), "note": note}
 
 
-def _undefined(runs: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[str]:
-    """Return why figures are undefined, each reason once."""
-    reasons = (f"{FIGURES[name].title}: because {run['undefined'][name]}"
-               for name in figures for run in runs if name in run["undefined"])  # fmt: skip
+def _undefined(runs: Sequence[Mapping[str, Any]], figures: Mapping[str, Metric]) -> list[str]:
+    """Return why metrics are undefined, each reason once."""
+    reasons = (f"{metric.title}: because {run['undefined'][name]}"
+               for name, metric in figures.items() for run in runs if name in run["undefined"])  # fmt: skip
     return list(dict.fromkeys(reasons))
 
 
@@ -145,7 +146,7 @@ def _drawings(compared: Mapping[str, Any], evaluations: Sequence[Evaluation]) ->
     areas = ", ".join(f"{run['name']} {run['auc']:.3f}" for run in compared["runs"])
     return [
         html.draw(
-            evaluation_plots.rocs({one.name: one.scored for one in evaluations}),
+            evaluation_plots.rocs({one.name: one.predictions for one in evaluations}),
             f"ROC curves of all evaluations; areas: {areas}",
             f"On the images in common. Areas: {areas}.",
         )
@@ -155,9 +156,9 @@ def _drawings(compared: Mapping[str, Any], evaluations: Sequence[Evaluation]) ->
 def _interval_text(compared: Mapping[str, Any]) -> str:
     if not compared["bootstrap"]:
         return "There are no intervals here (--bootstrap=0), so no difference can be called clear."
-    drawn = compared["drawn"]
+    units = compared["drawn"]
     return (
-        f"Intervals: percentile bootstrap over {drawn['count']:,} {drawn['unit']} ({drawn['rule']}), "
+        f"Intervals: percentile bootstrap over {units['count']:,} {units['unit']} ({units['rule']}), "
         f"{compared['bootstrap']:,} resamples, seed {compared['seed']}; a resample counts for all runs at once. A "
         "difference is clear if its interval does not hold 0. Of many comparisons of equal models, about one in twenty "
         "looks clear by chance."

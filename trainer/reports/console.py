@@ -1,21 +1,26 @@
-"""What ``trainer.evaluate`` prints at its end."""
+"""The summary that ``trainer.evaluate`` prints.
+
+Does not own: metrics and their names (``evaluation/metrics/``), pages.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from trainer.core.storage import files
 from trainer.data.audit import verdicts
+from trainer.evaluation import metrics
 
 _GROUPS_SHOWN = 5
 
 
 def summary(figures: Mapping[str, Any], out: str) -> str:
-    """Return the short table that ends the command: ``metrics.json`` and where the report is."""
+    """Return the summary of ``metrics.json`` and the path of the report."""
     lines = [f"{figures['split']}: {figures['n']:,} images, {figures['skipped']} skipped"]
-    for name, title in (("accuracy", "accuracy"), ("auc", "AUC"), ("eer", "EER")):
-        value, interval = figures[name], figures["ci95"][name]
-        shown = f"undefined, because {figures['undefined'][name]}" if value is None else f"{value:.4f}"
-        lines.append(f"  {title:<10}{shown}{_span(interval)}")
+    for name, metric in metrics.all_metrics().items():
+        if metric.console and name in figures["ci95"]:
+            value = metrics.by_name(figures, name)
+            shown = f"undefined, because {figures['undefined'][name]}" if value is None else f"{value:.4f}"
+            lines.append(f"  {metric.console:<10}{shown}{_span(figures['ci95'][name])}")
     if figures["drawn"]["unit"] == "sources" and figures["bootstrap"]:
         lines.append(f"  intervals over {figures['drawn']['count']:,} sources, by {figures['drawn']['rule']}")
     for column, groups in figures.get("groups", {}).items():
@@ -28,17 +33,17 @@ def summary(figures: Mapping[str, Any], out: str) -> str:
 
 
 def audit_problems(figures: Mapping[str, Any]) -> str:
-    """Return how many problems the audit of the data names; empty if none."""
-    found = figures.get("audit")
-    problems = sum(line["kind"] == "bad" for line in verdicts.lines(found)) if found else 0
+    """Return the number of problems that an audit of the data found, as text; empty if none."""
+    audit = figures.get("audit")
+    problems = sum(line["kind"] == "bad" for line in verdicts.lines(audit)) if audit else 0
     return f"{problems} problem{'s' if problems > 1 else ''}" if problems else ""
 
 
-def worst_fall(found: Mapping[str, Any]) -> str:
-    """Return one sentence on where a model falls most, of ``robustness`` in ``metrics.json``."""
-    worst = found["worst"]
+def worst_fall(robustness: Mapping[str, Any]) -> str:
+    """Return a sentence on the distortion that lowers a model's performance most."""
+    worst = robustness["worst"]
     title = {"auc": "AUC", "accuracy": "accuracy"}[worst["figure"]]
-    where = f"{worst['kind']} ({found['kinds'][worst['kind']]['unit']} {worst['strength']:g})"
+    where = f"{worst['kind']} ({robustness['kinds'][worst['kind']]['unit']} {worst['strength']:g})"
     if worst["value"] >= worst["unchanged"]:
         return f"No distortion lowers the {title} of {worst['unchanged']:.3f}."
     return f"The worst fall is at {where}: the {title} is {worst['value']:.3f} instead of {worst['unchanged']:.3f}."

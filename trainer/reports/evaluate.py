@@ -1,6 +1,6 @@
 """Evaluate an export on a split: check the request, score the images, write the report.
 
-Owns: the order of work.  Does not own: predictions (``predict_split.py``), what is written (``evaluation.py``).
+Owns: the checks and the order of work.  Does not own: scoring (``predict_split.py``), results (``evaluation.py``).
 """
 
 import dataclasses
@@ -22,46 +22,56 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
     Raises:
         RequestError: if flags, model or data are wrong.
     """
+    # Everything that can be wrong with the request is checked before the model is loaded.
     flags.require(request, ("model_dir", "data_dir", "split", "out"))
-    if files.is_remote(request.out):  # Leaves nothing behind, and listing a large bucket takes minutes.
+    if files.is_remote(request.out):  # Before a large bucket is listed for minutes; it leaves nothing behind.
         files.require_writable(request.out, "out")
     export = with_threshold(exported_model.find_export(request.model_dir), request.threshold)
+    split = _read_split(export, request)
+    columns = sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
+    image_sources = sources.find_sources(request.group_by, split.names, columns)
+    audit = find_audit(export, split, request)
+    files.require_writable(request.out, "out")
+    if request.update_card:
+        files.require_writable(export.path, "update_card")
+
+    split_predictions = predict_split.predict_split(export, split, request)
+    # Bad images were skipped: keep the groups and sources of the others.
+    numbers = split_predictions.numbers
+    columns = {name: [values[number] for number in numbers] for name, values in columns.items()}
+    from trainer.reports import evaluation  # Late: its libraries are slow, and a wrong flag is answered at once.
+
+    return evaluation.write(export, split_predictions, request, image_sources.select(numbers), columns, audit)
+
+
+def _read_split(export: exported_model.ExportedModel, request: EvaluateFlags) -> Split:
     split = read_split(request.data_dir, request.split, export.class_names)
     if not len(split):
         raise RequestError(
             f"expected images in {files.join(request.data_dir, request.split)!r}, received empty folders"
         )
-    columns = sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
-    drawn = sources.find_sources(request.group_by, split.names, columns)
-    audit = find_audit(export, split, request)
-    files.require_writable(request.out, "out")
-    if request.update_card:
-        files.require_writable(export.path, "update_card")
-    predictions = predict_split.predict_split(export, split, request)
-    columns = {name: [values[i] for i in predictions.numbers] for name, values in columns.items()}
-    from trainer.reports import evaluation  # Late: its libraries are slow, and a wrong flag should be answered at once.
-
-    return evaluation.write(export, predictions, request, drawn.select(predictions.numbers), columns, audit)
+    return split
 
 
 def find_audit(export: exported_model.ExportedModel, split: Split, request: EvaluateFlags) -> dict[str, Any] | None:
-    """Return what there is to tell of an audit of the data, with ``differences`` from what is evaluated here.
+    """Return what an audit of the data found, with ``differences`` from the split here; None without an audit.
 
     Raises:
-        RequestError: if ``--audit`` names none.
+        RequestError: if ``--audit`` names a file that is not an audit.
     """
-    found = digest.find(request.audit, (request.data_dir, provenance.job_of(export.path)))
-    if found is None:
+    audit = digest.find(request.audit, (request.data_dir, provenance.job_of(export.path)))
+    if audit is None:
         return None
-    here, trained = digest.listings(split.names), export.details.get("listings")
-    return {**found, "differences": digest.differences(found["listings"], here, trained)}
+    evaluated = digest.listings(split.names)
+    trained = export.details.get("listings")
+    return {**audit, "differences": digest.differences(audit["listings"], evaluated, trained)}
 
 
 def with_threshold(export: exported_model.ExportedModel, text: str) -> exported_model.ExportedModel:
     """Return the export with another threshold; an empty text keeps its own.
 
     Raises:
-        RequestError: if the text is no threshold, or a threshold decides nothing.
+        RequestError: if the text is not a threshold, or the model has more than two classes.
     """
     if not text:
         return export

@@ -1,7 +1,7 @@
-"""The page about one evaluation, ``report.html``.
+"""The results of one evaluation: ``metrics.json``, ``predictions.csv`` and ``report.html``.
 
-Owns: what it says in words.  Does not own: figures (``metrics.py``), drawings and optional sections (``sections.py``),
-layout and style (``templates/``).  Imports no TensorFlow; images come as parts of a page.
+Owns: what the files hold, and the words of the page.  Does not own: metrics (``evaluation/metrics/``), drawings and
+optional sections (``evaluation_sections.py``), layout and style (``templates/``).
 """
 
 import dataclasses
@@ -21,22 +21,21 @@ from trainer.reports import evaluation_sections, gallery, html, metric_titles, p
 from trainer.reports import training as training_report
 from trainer.serving import exported_model
 
-_TILES = ("accuracy", "auc", "average_precision", "eer")
 _FROM_EXPORT = ("step", "epoch", "monitor", "precision", "image_size", "created", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
 class PageContext:
-    """What the page shows beside figures.
+    """What the page shows besides metrics.
 
     Attributes:
-        mistakes: images that were called wrong, worst first.
-        no_heat_maps: why the mistakes come without them; empty if they do not.
+        mistakes: misclassified images, worst first.
+        no_heat_maps: why the mistakes have no heat maps; empty if they have.
         samples: some images of each class.
-        curves: the course of training, if it is known.
-        details: what the export says of itself.
-        counts: images by split and class.
-        made: by title, how model and evaluation came about.
+        curves: the training curves, if they are known.
+        details: the metadata of the export.
+        counts: number of images by split and class.
+        made: by title, how the model and the evaluation were made.
     """
 
     mistakes: Sequence[html.Picture]
@@ -48,18 +47,18 @@ class PageContext:
     made: Mapping[str, str]
 
 
-def render(figures: Mapping[str, Any], scored: Predictions, beside: PageContext) -> str:
+def render(figures: Mapping[str, Any], predictions: Predictions, context: PageContext) -> str:
     """Return the page.
 
     Args:
-        figures: what ``metrics.json`` holds.
-        scored: the predictions behind it.
-        beside: what else there is to show.
+        figures: the contents of ``metrics.json``.
+        predictions: those that the figures were computed from.
+        context: everything else that the page shows.
     """
-    positive = scored.class_names[scored.positive]
-    others = [name for name in scored.class_names if name != positive]
+    positive = predictions.class_names[predictions.positive]
+    others = [name for name in predictions.class_names if name != positive]
     rest = others[0] if len(others) == 1 else "the rest"
-    counts = plots.class_counts(beside.counts)
+    counts = plots.class_counts(context.counts)
     page = html.templates().get_template("evaluation.html")
     return page.render(
         figures=figures,
@@ -72,45 +71,45 @@ def render(figures: Mapping[str, Any], scored: Predictions, beside: PageContext)
             *evaluation_sections.doubts(figures),
         ],
         matrix=_matrix(figures),
-        drawings=evaluation_sections.drawings(figures, scored),
+        drawings=evaluation_sections.drawings(figures, predictions),
         no_ranking=figures["undefined"].get("auc", ""),
-        mistakes=beside.mistakes,
-        mistakes_text=_mistakes_text(scored, len(beside.mistakes)),
-        no_heat_maps=beside.no_heat_maps,
-        samples=beside.samples,
-        training=training_report.drawings(beside.curves) if beside.curves else [],
+        mistakes=context.mistakes,
+        mistakes_text=_mistakes_text(predictions, len(context.mistakes)),
+        no_heat_maps=context.no_heat_maps,
+        samples=context.samples,
+        training=training_report.drawings(context.curves) if context.curves else [],
         rows=_rows(figures, positive, rest),
         interval_text=metric_titles.intervals(figures),
         by_class=_by_class(figures),
         groups=evaluation_sections.groups(figures),
         robustness=evaluation_sections.robustness(figures),
         threshold_text=" ".join(evaluation_sections.threshold(figures, positive)),
-        about={name: _plain(beside.details[name]) for name in _FROM_EXPORT if name in beside.details},
-        settings=beside.details.get("config") or {},
+        about={name: _plain(context.details[name]) for name in _FROM_EXPORT if name in context.details},
+        settings=context.details.get("config") or {},
         audit=evaluation_sections.audit(figures.get("audit"), figures["split"], figures["auc"]),
-        data=[html.draw(counts, training_report.spoken(beside.counts), "Images that were found and could be read.")],
-        made=beside.made,
+        data=[html.draw(counts, training_report.spoken(context.counts), "Images that were found and could be read.")],
+        made=context.made,
     )
 
 
 def _tiles(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     tiles = []
-    for name in _TILES:
-        cell = metric_titles.cell(figures, name)
-        note = f"95% interval {cell['note']}" if figures["ci95"][name] else cell["note"]
-        tiles.append({"name": metric_titles.FIGURES[name].title, "value": cell["value"], "note": note})
+    for row in metric_titles.rows(figures):
+        if metrics.all_metrics()[row["name"]].tile:
+            note = f"95% interval {row['note']}" if figures["ci95"][row["name"]] else row["note"]
+            tiles.append({"name": row["title"], "value": row["value"], "note": note})
     return tiles
 
 
 def _rows(figures: Mapping[str, Any], positive: str, rest: str) -> list[dict[str, str]]:
     return [
-        {**row, "meaning": metric_titles.FIGURES[row["name"]].meaning.format(positive=positive, rest=rest)}
+        {**row, "meaning": metrics.all_metrics()[row["name"]].meaning.format(positive=positive, rest=rest)}
         for row in metric_titles.rows(figures)
     ]
 
 
 def _sentences(figures: Mapping[str, Any], positive: str, rest: str) -> list[str]:
-    """Say in plain words what the main figures mean."""
+    """Return the main figures as sentences."""
     sentences = [f"Of 100 images like these, the model calls about {100 * figures['accuracy']:.0f} right."]
     interval = figures["ci95"]["accuracy"]
     if interval:
@@ -135,7 +134,7 @@ def _sentences(figures: Mapping[str, Any], positive: str, rest: str) -> list[str
 
 
 def _plain(value: Any) -> str:
-    """Return a detail of the export for a person to read."""
+    """Return a value of the export's metadata as text."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -159,14 +158,14 @@ def _matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _mistakes_text(scored: Predictions, shown: int) -> str:
-    wrong = int((scored.predicted != scored.labels).sum())
-    text = f"{wrong:,} of {len(scored.labels):,} images were called wrong"
+def _mistakes_text(predictions: Predictions, shown: int) -> str:
+    wrong = int((predictions.predicted != predictions.labels).sum())
+    text = f"{wrong:,} of {len(predictions.labels):,} images were misclassified"
     return f"{text}; {shown} are shown." if shown < wrong else f"{text}."
 
 
 def _by_class(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the table by class, with the plain average below."""
+    """Return the rows of the table by class; the last is the plain average."""
     average = ("average", {**figures["macro"], "n": figures["n"]})
     rows = []
     for name, values in [*figures["per_class"].items(), average]:
@@ -182,62 +181,64 @@ _EXPORT_IDENTITY = ("step", "epoch", "created")
 
 def write(
     export: exported_model.ExportedModel,
-    predictions: SplitPredictions,
+    split_predictions: SplitPredictions,
     request: EvaluateFlags,
-    drawn: sources.Sources,
+    image_sources: sources.Sources,
     columns: sources.Columns,
     audit: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Write the three files; return what ``metrics.json`` holds.
+    """Compute all results and write the three files; return the contents of ``metrics.json``.
 
     Args:
         export: the model.
-        predictions: its answers.
+        split_predictions: its probabilities for the split.
         request: settings.
-        drawn: what the bootstrap draws, for each image that was scored.
-        columns: of the table of groups, for each image that was scored.
-        audit: of the data, see ``digest.py``; None without one.
+        image_sources: the unit of resampling, for the scored images.
+        columns: of the table of groups, for the scored images.
+        audit: findings of an audit of the data (``digest.py``); None without one.
     """
-    split = predictions.split
-    scored = Predictions.of(
-        split.labels, predictions.probabilities, export.class_names, export.positive, export.threshold
+    split = split_predictions.split
+    predictions = Predictions.of(
+        split.labels, split_predictions.probabilities, export.class_names, export.positive, export.threshold
     )
     figures = {
-        **_about(export, predictions, request),
-        "drawn": drawn.describe(len(split)),
-        **metrics.measure(scored, resamples=request.bootstrap, seed=request.seed, sources=drawn.numbers),
+        **_about(export, split_predictions, request),
+        "drawn": image_sources.describe(len(split)),
+        **metrics.measure(predictions, resamples=request.bootstrap, seed=request.seed, sources=image_sources.numbers),
         "threshold_choice": export.details.get("threshold_choice"),
     }
     if audit:
         figures["audit"] = audit
     if export.details.get("temperature", 1.0) != 1.0:
-        figures["calibration"] = calibration.effect(scored, export.details["temperature"])
+        figures["calibration"] = calibration.effect(predictions, export.details["temperature"])
     if columns:
-        figures["groups"] = groups.measure(scored, columns, drawn, resamples=request.bootstrap, seed=request.seed)
+        figures["groups"] = groups.measure(
+            predictions, columns, image_sources, resamples=request.bootstrap, seed=request.seed
+        )
     if request.robustness:
         from trainer.evaluation import robustness  # Loads TensorFlow.
 
         figures["robustness"] = robustness.measure(
-            export, split, predictions.numbers, drawn,
+            export, split, split_predictions.numbers, image_sources,
             limit=request.robustness_images, resamples=request.bootstrap, seed=request.seed,
         )  # fmt: skip
     text = json.dumps(figures, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, "metrics.json"), text + "\n")
-    files.write_text(files.join(request.out, "predictions.csv"), predictions_lib.to_csv(scored, split.names))
-    _write_page(export, scored, split, figures, request)
+    files.write_text(files.join(request.out, "predictions.csv"), predictions_lib.to_csv(predictions, split.names))
+    _write_page(export, predictions, split, figures, request)
     return figures
 
 
 def _about(
-    export: exported_model.ExportedModel, predictions: SplitPredictions, request: EvaluateFlags
+    export: exported_model.ExportedModel, split_predictions: SplitPredictions, request: EvaluateFlags
 ) -> dict[str, Any]:
-    """Return what was evaluated, and how."""
+    """Return the entries that identify model, data and settings."""
     return {
         "split": request.split,
         "data_dir": request.data_dir,
         "class_names": list(export.class_names),
         "positive_class": export.positive_class,
-        "skipped": len(predictions.skipped),
+        "skipped": len(split_predictions.skipped),
         "model": {"path": export.path, **{name: export.details.get(name) for name in _EXPORT_IDENTITY}},
         "bootstrap": request.bootstrap,
         "seed": request.seed,
@@ -246,20 +247,21 @@ def _about(
 
 def _write_page(
     export: exported_model.ExportedModel,
-    scored: Predictions,
+    predictions: Predictions,
     split: Split,
     figures: dict[str, Any],
     request: EvaluateFlags,
 ) -> None:
-    job_dir, worst = provenance.job_of(export.path), gallery.worst_mistakes(scored)[:_MISTAKES_SHOWN]
+    job_dir = provenance.job_of(export.path)
+    worst = gallery.worst_mistakes(predictions)[:_MISTAKES_SHOWN]
     maps = gallery.explain(export, split, worst.tolist())
-    beside = PageContext(
-        mistakes=gallery.pictures(split, scored, worst, maps),
+    context = PageContext(
+        mistakes=gallery.pictures(split, predictions, worst, maps),
         no_heat_maps=maps.why_not,
-        samples=gallery.pictures(split, scored, gallery.spread_samples(scored, _SAMPLES_OF_A_CLASS)),
+        samples=gallery.pictures(split, predictions, gallery.spread_samples(predictions, _SAMPLES_OF_A_CLASS)),
         curves=read_curves(job_dir),
         details=export.details,
         counts=provenance.counts(job_dir, figures),
         made={**provenance.scored("trainer.evaluate", request), **provenance.trained(job_dir, export.details)},
     )
-    files.write_text(files.join(request.out, "report.html"), render(figures, scored, beside))
+    files.write_text(files.join(request.out, "report.html"), render(figures, predictions, context))

@@ -14,53 +14,53 @@ from matplotlib.ticker import PercentFormatter
 from scipy import stats
 from sklearn import metrics as sk
 
-from trainer.evaluation import calibration_error
+from trainer.evaluation.metrics import calibration_error
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import plots
 
 _BINS = 20
-_FEW = 10  # Images of a bin whose share says little.
+_FEW = 10  # Images; a bin with fewer is drawn hollow.
 _RATES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)  # Ticks of the DET curve.
 
 
-def roc(scored: Predictions, eer: float) -> Figure:
-    """Draw the ROC curve of positive against rest, with chance, equal error rate and the answers given."""
-    positive = scored.class_names[scored.positive]
+def roc(predictions: Predictions, eer: float) -> Figure:
+    """Draw the ROC curve of positive against rest, with chance, equal error rate and the operating point."""
+    positive = predictions.class_names[predictions.positive]
     figure = plots.new_figure()
-    axes = plots.new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
-    false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake)
-    axes.plot(false_alarms, found, color=plots.WARM, linewidth=2, label="this model")
+    axes = plots.new_axes(figure, title="ROC", x="false positive rate", y=f"true positive rate ({positive})")
+    false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake)
+    axes.plot(false_alarms, detected, color=plots.WARM, linewidth=2, label="this model")
     axes.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="chance")
     axes.plot([eer], [1 - eer], "o", color=plots.INK, markersize=8, fillstyle="none", label="equal error rate")
-    called = scored.predicted == scored.positive
-    alarmed, hit = called[~scored.is_positive].mean(), called[scored.is_positive].mean()
-    axes.plot([alarmed], [hit], "D", color=plots.INK, label=_rule(scored))
+    called = predictions.predicted == predictions.positive
+    alarmed, hit = called[~predictions.is_positive].mean(), called[predictions.is_positive].mean()
+    axes.plot([alarmed], [hit], "D", color=plots.INK, label=_rule(predictions))
     _unit_square(axes)
     plots.legend(axes, "lower right")
     return figure
 
 
-def det(scored: Predictions, eer: float) -> Figure:
-    """Draw misses against false alarms on scales of the normal deviate (Martin et al. 1997), where equal steps show.
+def det(predictions: Predictions, eer: float) -> Figure:
+    """Draw misses against false alarms on normal-deviate scales (Martin et al. 1997), which spread out small rates.
 
-    Rates of 0 and 1 lie at infinity; they are drawn at half an image, beyond the smallest rate that can be told.
+    Rates of 0 and 1 lie at infinity; they are drawn at half an image, beyond the smallest measurable rate.
     """
-    positive = scored.class_names[scored.positive]
+    positive = predictions.class_names[predictions.positive]
     figure = plots.new_figure()
-    x, y = "false alarms: share of others called so", f"misses: share of {positive} not found"
+    x, y = "false positive rate", f"miss rate ({positive})"
     axes = plots.new_axes(figure, title="DET", x=x, y=y)
-    false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake, drop_intermediate=False)
-    floors = [0.5 / max(int(members.sum()), 1) for members in (~scored.is_positive, scored.is_positive)]
+    false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake, drop_intermediate=False)
+    floors = [0.5 / max(int(members.sum()), 1) for members in (~predictions.is_positive, predictions.is_positive)]
 
     def place(alarms: npt.ArrayLike, misses: npt.ArrayLike) -> list[npt.NDArray[np.float64]]:
         rates = zip((alarms, misses), floors, strict=True)
         return [stats.norm.ppf(np.clip(np.asarray(rate, np.float64), low, 1.0 - low)) for rate, low in rates]
 
-    axes.plot(*place(false_alarms, 1.0 - found), color=plots.WARM, linewidth=2, label="this model")
+    axes.plot(*place(false_alarms, 1.0 - detected), color=plots.WARM, linewidth=2, label="this model")
     axes.plot(*place([eer], [eer]), "o", color=plots.INK, markersize=8, fillstyle="none", label="equal error rate")
-    called = scored.predicted == scored.positive
-    alarmed, missed = called[~scored.is_positive].mean(), 1.0 - called[scored.is_positive].mean()
-    axes.plot(*place([alarmed], [missed]), "D", color=plots.INK, label=_rule(scored))
+    called = predictions.predicted == predictions.positive
+    alarmed, missed = called[~predictions.is_positive].mean(), 1.0 - called[predictions.is_positive].mean()
+    axes.plot(*place([alarmed], [missed]), "D", color=plots.INK, label=_rule(predictions))
     for axis, limit, low in ((axes.xaxis, axes.set_xlim, floors[0]), (axes.yaxis, axes.set_ylim, floors[1])):
         axis.set_ticks(stats.norm.ppf(_RATES), [f"{rate:g}".removesuffix(".0") for rate in np.multiply(_RATES, 100)])
         limit(*stats.norm.ppf([min(low, 0.01) * 0.9, 0.995]))
@@ -70,16 +70,16 @@ def det(scored: Predictions, eer: float) -> Figure:
     return figure
 
 
-def reliability(scored: Predictions) -> Figure:
-    """Draw the share called right by stated confidence, in the 15 bins of the calibration error, above its counts."""
-    bins = calibration_error.bins_of(scored.labels, scored.predicted, scored.probabilities)
+def reliability(predictions: Predictions) -> Figure:
+    """Draw accuracy by stated confidence, in the 15 bins of the calibration error, above the number of images."""
+    bins = calibration_error.bins_of(predictions.labels, predictions.predicted, predictions.probabilities)
     filled = bins.counts > 0
     counts = bins.counts[filled]
     stated, right = (sums[filled] / counts for sums in (bins.confidence, bins.right))
     edges = np.linspace(0.0, 1.0, calibration_error.BINS + 1)
     figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.9))
     upper, lower = figure.subplots(2, 1, height_ratios=[3, 1.1], sharex=True)
-    plots.dress(upper, title="Calibration", x="", y="share called right")
+    plots.dress(upper, title="Calibration", x="", y="accuracy")
     plots.dress(lower, title="", x="stated confidence of the answer", y="images")
     upper.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="as stated")
     upper.vlines(stated, stated, right, color=plots.WARM, linewidth=1.2)
@@ -110,14 +110,14 @@ def reliability(scored: Predictions) -> Figure:
 
 
 def rocs(curves: Mapping[str, Predictions]) -> Figure:
-    """Draw the ROC curves of several models on the same images; line styles and markers tell them apart."""
-    positive = next(scored.class_names[scored.positive] for scored in curves.values())
+    """Draw the ROC curves of several models on the same images, with different line styles and markers."""
+    positive = next(predictions.class_names[predictions.positive] for predictions in curves.values())
     figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.6))
-    axes = plots.new_axes(figure, title="ROC", x="share of other images called so", y=f"share of {positive} found")
-    for number, (name, scored) in enumerate(curves.items()):
-        false_alarms, found, _ = sk.roc_curve(scored.is_positive, scored.p_fake)
+    axes = plots.new_axes(figure, title="ROC", x="false positive rate", y=f"true positive rate ({positive})")
+    for number, (name, predictions) in enumerate(curves.items()):
+        false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake)
         axes.plot(
-            false_alarms, found, color=(plots.WARM, plots.COOL, plots.INK)[number % 3],
+            false_alarms, detected, color=(plots.WARM, plots.COOL, plots.INK)[number % 3],
             linestyle=("-", "--", "-.", (0, (1, 1)))[number % 4], marker="osdv^x+*"[number % 8], markevery=0.13,
             markersize=5, linewidth=1.8, label=name,
         )  # fmt: skip
@@ -127,27 +127,27 @@ def rocs(curves: Mapping[str, Predictions]) -> Figure:
     return figure
 
 
-def precision_recall(scored: Predictions) -> Figure:
-    """Draw precision against recall of the positive class, with chance and the answers given."""
-    positive = scored.class_names[scored.positive]
+def precision_recall(predictions: Predictions) -> Figure:
+    """Draw precision against recall of the positive class, with chance and the operating point."""
+    positive = predictions.class_names[predictions.positive]
     figure = plots.new_figure()
-    x, y = f"recall: share of {positive} found", f"share of those called {positive} that are"
+    x, y = f"recall ({positive})", f"precision ({positive})"
     axes = plots.new_axes(figure, title="Precision and recall", x=x, y=y)
-    precision, recall, _ = sk.precision_recall_curve(scored.is_positive, scored.p_fake)
+    precision, recall, _ = sk.precision_recall_curve(predictions.is_positive, predictions.p_fake)
     axes.plot(recall, precision, color=plots.WARM, linewidth=2, drawstyle="steps-post", label="this model")
-    share = float(scored.is_positive.mean())
+    share = float(predictions.is_positive.mean())
     axes.plot([0, 1], [share, share], color=plots.MUTED, linestyle=":", label=f"chance ({share:.0%})")
-    called = scored.predicted == scored.positive
+    called = predictions.predicted == predictions.positive
     if called.any():
-        recalled, right = called[scored.is_positive].mean(), scored.is_positive[called].mean()
-        axes.plot([recalled], [right], "D", color=plots.INK, label=_rule(scored))
+        recalled, right = called[predictions.is_positive].mean(), predictions.is_positive[called].mean()
+        axes.plot([recalled], [right], "D", color=plots.INK, label=_rule(predictions))
     _unit_square(axes)
     plots.legend(axes, "lower left")
     return figure
 
 
-def _rule(scored: Predictions) -> str:
-    return f"threshold {scored.threshold:.3g}" if len(scored.class_names) == 2 else "likeliest class"
+def _rule(predictions: Predictions) -> str:
+    return f"threshold {predictions.threshold:.3g}" if len(predictions.class_names) == 2 else "likeliest class"
 
 
 def _unit_square(axes: Axes) -> None:
@@ -157,27 +157,27 @@ def _unit_square(axes: Axes) -> None:
         axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def score_histogram(scored: Predictions) -> Figure:
-    """Draw how scores are spread: the share of each side's images in 20 bins of p_fake, and the threshold."""
-    positive = scored.class_names[scored.positive]
-    others = [name for name in scored.class_names if name != positive]
+def score_histogram(predictions: Predictions) -> Figure:
+    """Draw the distribution of scores: each side's share of images in 20 bins of p_fake, and the threshold."""
+    positive = predictions.class_names[predictions.positive]
+    others = [name for name in predictions.class_names if name != positive]
     rest = others[0] if len(others) == 1 else f"not {positive}"
     figure = plots.new_figure()
     axes = plots.new_axes(figure, title="Scores", x=f"probability of {positive}", y="share of the class's images")
     edges = np.linspace(0.0, 1.0, _BINS + 1)
     for members, name, colour, hatch, line in (
-        (scored.is_positive, positive, plots.WARM, "////", "-"),
-        (~scored.is_positive, rest, plots.COOL, "", "--"),
+        (predictions.is_positive, positive, plots.WARM, "////", "-"),
+        (~predictions.is_positive, rest, plots.COOL, "", "--"),
     ):
         if members.any():
-            shares = np.histogram(scored.p_fake[members], edges)[0] / members.sum()
+            shares = np.histogram(predictions.p_fake[members], edges)[0] / members.sum()
             label = f"{name} ({members.sum():,})"
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.15)
             bars = axes.stairs(shares, edges, fill=True, facecolor="none", edgecolor=colour, linewidth=0)
             bars.set_hatch(hatch)
             axes.stairs(shares, edges, color=colour, linewidth=2, linestyle=line, label=label)
-    if len(scored.class_names) == 2:
-        axes.axvline(scored.threshold, color=plots.INK, linestyle=":", label=_rule(scored))
+    if len(predictions.class_names) == 2:
+        axes.axvline(predictions.threshold, color=plots.INK, linestyle=":", label=_rule(predictions))
     axes.set_xlim(0.0, 1.0)
     axes.set_ylim(top=axes.get_ylim()[1] * 1.35)  # Room for the legend.
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -186,7 +186,7 @@ def score_histogram(scored: Predictions) -> Figure:
 
 
 def title(kind: str) -> str:
-    """Return the name of a kind of distortion as a heading."""
+    """Return the heading for a kind of distortion."""
     return "JPEG" if kind == "jpeg" else kind.capitalize()
 
 

@@ -1,14 +1,14 @@
-"""Drawings of the page about an evaluation, and sections that are there only if they were asked for.
+"""Drawings of the page about an evaluation, and its optional sections.
 
-Owns: what they say.  Does not own: layout (``templates/``).
+Owns: their words.  Does not own: layout (``templates/``).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from trainer.data.audit import verdicts
-from trainer.evaluation import ranking
 from trainer.evaluation.groups import FIGURES
+from trainer.evaluation.metrics import ranking
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import console, evaluation_plots, html, metric_titles
 
@@ -21,31 +21,31 @@ _CHOSEN = {
 }
 
 
-def drawings(figures: Mapping[str, Any], scored: Predictions) -> list[html.Drawing]:
-    """Return the curves of an evaluation; those of all thresholds only where scores can be ranked."""
-    positive = scored.class_names[scored.positive]
+def drawings(figures: Mapping[str, Any], predictions: Predictions) -> list[html.Drawing]:
+    """Return the curves of an evaluation; curves over all thresholds only if the scores can be ranked."""
+    positive = predictions.class_names[predictions.positive]
     always = [
-        _calibration(figures, scored),
+        _calibration(figures, predictions),
         html.draw(
-            evaluation_plots.score_histogram(scored),
+            evaluation_plots.score_histogram(predictions),
             f"Histogram of the probability of {positive}, by true class",
             "The less the two overlap, the better they can be told apart.",
         ),
     ]
-    if ranking.why_no_ranking(scored.is_positive, scored.p_fake):
+    if ranking.why_no_ranking(predictions.is_positive, predictions.p_fake):
         return always
     roc = html.draw(
-        evaluation_plots.roc(scored, figures["eer"]),
+        evaluation_plots.roc(predictions, figures["eer"]),
         f"ROC curve, area {figures['auc']:.4f}",
         f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
     )
     precision_recall = html.draw(
-        evaluation_plots.precision_recall(scored),
+        evaluation_plots.precision_recall(predictions),
         f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
         f"How many of the images called {positive} are, against how many are found.",
     )
     det = html.draw(
-        evaluation_plots.det(scored, figures["eer"]),
+        evaluation_plots.det(predictions, figures["eer"]),
         f"DET curve, equal error rate {figures['eer']:.2%}",
         "Both kinds of error, on scales that spread out rare ones. Down and left is better; rates that so few images "
         "cannot tell from 0 are at the edge.",
@@ -53,7 +53,7 @@ def drawings(figures: Mapping[str, Any], scored: Predictions) -> list[html.Drawi
     return [roc, precision_recall, det, *always]
 
 
-def _calibration(figures: Mapping[str, Any], scored: Predictions) -> html.Drawing:
+def _calibration(figures: Mapping[str, Any], predictions: Predictions) -> html.Drawing:
     caption = "Of the answers given with some confidence, how many are right. Below the dotted line it is too sure."
     effect = figures.get("calibration")
     caption += (
@@ -62,59 +62,59 @@ def _calibration(figures: Mapping[str, Any], scored: Predictions) -> html.Drawin
         else " The export has no temperature (train with --calibrate)."
     )
     alt = f"Calibration diagram, calibration error {figures['ece']:.1%}"
-    return html.draw(evaluation_plots.reliability(scored), alt, caption)
+    return html.draw(evaluation_plots.reliability(predictions), alt, caption)
 
 
 def weakest(figures: Mapping[str, Any]) -> list[str]:
-    """Return sentences on where figures are lowest, if groups or distorted images were asked for."""
-    found = []
+    """Return sentences on the weakest groups and distortions, if these were requested."""
+    sentences = []
     for column, groups in figures.get("groups", {}).items():
         worst = groups[0]
         if len(groups) > 1:
-            found.append(
+            sentences.append(
                 f"By {column} it does worst on {worst['value']}: {worst['accuracy']:.1%} of {worst['n']:,} images are "
-                "called right."
+                "classified correctly."
             )
     if "robustness" in figures:
-        found.append(f"Distorted images: {console.worst_fall(figures['robustness'])}")
-    return found
+        sentences.append(f"Distorted images: {console.worst_fall(figures['robustness'])}")
+    return sentences
 
 
 def doubts(figures: Mapping[str, Any]) -> list[str]:
-    """Return a sentence on what an audit of the data found against these figures, if there was one."""
+    """Return a sentence about problems that an audit of the data found, if there was one."""
     text = console.audit_problems(figures)
     return [f"The audit of the data names {text} that these figures may owe something to; see Data."] if text else []
 
 
-def audit(found: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
-    """Return what the audit of the data found, in words; None without one.
+def audit(findings: Mapping[str, Any] | None, split: str = "", auc: float | None = None) -> dict[str, Any] | None:
+    """Return the findings of an audit of the data as text; None without an audit.
 
     Args:
-        found: see ``digest.py``.
-        split: that a model was measured on, if any.
-        auc: of the model there, to stand beside the cues'.
+        findings: see ``digest.py``.
+        split: the split that a model was evaluated on, if any.
+        auc: the model's AUC on it, to compare with the cues'.
     """
-    if not found:
+    if not findings:
         return None
     return {
-        "about": verdicts.about(found),
-        "page": verdicts.page(found),
-        "counts": found["counts"],
-        "lines": verdicts.lines(found, split, auc),
+        "about": verdicts.about(findings),
+        "page": verdicts.page(findings),
+        "counts": findings["counts"],
+        "lines": verdicts.lines(findings, split, auc),
     }
 
 
 def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return for each column of the groups table its name, rows of the worst groups, and a note."""
+    """Return, for each column of the groups table, its name, the rows of the worst groups, and a note."""
     tables = []
-    for column, found in figures.get("groups", {}).items():
+    for column, column_groups in figures.get("groups", {}).items():
         rows = [
             {
                 "name": group["value"],
                 "n": f"{group['n']:,}",
                 "cells": [metric_titles.cell(group, name) for name in FIGURES],
             }
-            for group in found
+            for group in column_groups
         ]
         hidden = len(rows) - _GROUPS_SHOWN
         note = f"The {hidden:,} groups with a higher accuracy are in metrics.json." if hidden > 0 else ""
@@ -151,12 +151,12 @@ def _temperature(figures: Mapping[str, Any]) -> list[str]:
 
 def robustness(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return sentences, drawings and rows about distorted images; None if they were not scored."""
-    found = figures.get("robustness")
-    if found is None:
+    results = figures.get("robustness")
+    if results is None:
         return None
-    clean = found["unchanged"]
+    clean = results["unchanged"]
     rows = [{"name": "unchanged", "cells": _robust_cells(clean)}]
-    for kind, what in found["kinds"].items():
+    for kind, what in results["kinds"].items():
         for result in what["results"]:
             rows.append(
                 {
@@ -164,16 +164,18 @@ def robustness(figures: Mapping[str, Any]) -> dict[str, Any] | None:
                     "cells": _robust_cells(result),
                 }
             )
-    sentences = [console.worst_fall(found)]
-    if found["images"] < found["of"]:
-        sentences.append(f"Scored on {found['images']:,} of {found['of']:,} images, evenly spread over the classes.")
+    sentences = [console.worst_fall(results)]
+    if results["images"] < results["of"]:
+        sentences.append(
+            f"Scored on {results['images']:,} of {results['of']:,} images, evenly spread over the classes."
+        )
     drawings = [
         html.draw(
             evaluation_plots.curves(kind, what, clean),
             f"AUC and accuracy after {kind}, by {what['unit']}",
             f"{evaluation_plots.title(kind)} by {what['unit']}; bars are 95% intervals.",
         )
-        for kind, what in found["kinds"].items()
+        for kind, what in results["kinds"].items()
     ]
     return {"sentences": sentences, "drawings": drawings, "rows": rows}
 

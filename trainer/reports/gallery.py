@@ -1,6 +1,6 @@
-"""Images of an evaluation to look at: which ones, what is said of each, and where the model looked.
+"""The image galleries of an evaluation report: which images, their captions, and their heat maps.
 
-Does not own: how they are shown (``html.py``, ``templates/``), heat maps as numbers (``grad_cam.py``).
+Does not own: how they are shown (``html.py``, ``templates/``), computing heat maps (``grad_cam.py``).
 """
 
 import dataclasses
@@ -24,45 +24,47 @@ _THUMBNAIL = 144  # Pixels.
 _EXPLAINED_AT_ONCE = 12  # Images; gradients take more memory than answers.
 
 
-def worst_mistakes(scored: Predictions) -> npt.NDArray[np.int64]:
-    """Return the positions of images called wrong, the one with the least probability for its class first."""
-    of_truth = scored.probabilities[np.arange(len(scored.labels)), scored.labels]
-    wrong = np.flatnonzero(scored.predicted != scored.labels)
-    return np.asarray(wrong[np.argsort(of_truth[wrong], kind="stable")], np.int64)
+def worst_mistakes(predictions: Predictions) -> npt.NDArray[np.int64]:
+    """Return the positions of misclassified images, lowest probability of the true class first."""
+    true_probability = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    return np.asarray(wrong[np.argsort(true_probability[wrong], kind="stable")], np.int64)
 
 
-def spread_samples(scored: Predictions, of_a_class: int) -> npt.NDArray[np.int64]:
-    """Return positions of up to so many images of each class, evenly spread over its images."""
+def spread_samples(predictions: Predictions, of_a_class: int) -> npt.NDArray[np.int64]:
+    """Return positions of up to ``of_a_class`` images of each class, evenly spread over its images."""
     chosen = []
-    for label in range(len(scored.class_names)):
-        members = np.flatnonzero(scored.labels == label)
+    for label in range(len(predictions.class_names)):
+        members = np.flatnonzero(predictions.labels == label)
         count = min(of_a_class, len(members))
         chosen.append(members[np.linspace(0, len(members) - 1, count).round().astype(np.int64)])
     return np.concatenate(chosen)
 
 
 def pictures(
-    split: Split, scored: Predictions, positions: npt.NDArray[np.int64], maps: "HeatMaps | None" = None
+    split: Split, predictions: Predictions, positions: npt.NDArray[np.int64], maps: "HeatMaps | None" = None
 ) -> list[Picture]:
-    """Load thumbnails of the images at ``positions``, with what they are and what they were called.
+    """Load thumbnails of the images at ``positions``, captioned with the true and the predicted class.
 
-    Those that ``maps`` knows also get a picture of where the model looked.
+    Images in ``maps`` also get a picture of their heat map.
     """
     source = ImageSource(split, config.DataConfig(image_size=_THUMBNAIL))
     images = source.load(positions).images
-    positive = scored.class_names[scored.positive]
-    found = []
+    positive = predictions.class_names[predictions.positive]
+    gallery = []
     for image, index in zip(images, positions.tolist(), strict=True):
-        truth, called = (scored.class_names[labels[index]] for labels in (scored.labels, scored.predicted))
-        said = f"right: {called}" if truth == called else f"is {truth}, called {called}"
-        caption = f"{said}; p({positive}) {scored.p_fake[index]:.3f}"
+        truth, called = (
+            predictions.class_names[labels[index]] for labels in (predictions.labels, predictions.predicted)
+        )
+        verdict = f"right: {called}" if truth == called else f"is {truth}, called {called}"
+        caption = f"{verdict}; p({positive}) {predictions.p_fake[index]:.3f}"
         picture = html.picture(image, files.printable(split.names[index]), caption)
         if maps and index in maps.of:
             heat, label = maps.of[index]
             says = f"what spoke for {label}" if heat.any() else f"empty, nothing spoke for {label}"
             picture = dataclasses.replace(picture, heat=html.jpeg_uri(heatmap.overlay(image, heat)), heat_says=says)
-        found.append(picture)
-    return found
+        gallery.append(picture)
+    return gallery
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class HeatMaps:
     """Where a model looked.
 
     Attributes:
-        of: by position in the split, a map ``[S, S]`` in [0, 1] and the class that it is about, the export's answer.
+        of: by position in the split, a map ``[S, S]`` in [0, 1] and the class it explains, the export's answer.
         why_not: why there are none; empty if there are.
     """
 
@@ -79,17 +81,17 @@ class HeatMaps:
 
 
 def explain(export: exported_model.ExportedModel, split: Split, positions: Sequence[int]) -> HeatMaps:
-    """Return the heat maps of these images alone; the export is loaded only if there are any."""
+    """Return the heat maps of the images at ``positions``; without positions the export is not loaded."""
     if not len(positions):
         return HeatMaps({}, "")
     try:
-        scorer = Predictor(export, explain=True)
+        predictor = Predictor(export, explain=True)
     except NoHeatMaps as missing:
         return HeatMaps({}, missing.because)
     reader = readers.open_reader(split)
-    found = {}
-    for answers in scorer.score(len(positions), lambda n: reader.read_one(int(positions[n])), _EXPLAINED_AT_ONCE):
+    maps = {}
+    for answers in predictor.score(len(positions), lambda n: reader.read_one(int(positions[n])), _EXPLAINED_AT_ONCE):
         for place, heat in answers.heatmaps.items():
             if place not in answers.errors:
-                found[int(positions[answers.start + place])] = heat, answers.labels[place]
-    return HeatMaps(found, "")
+                maps[int(positions[answers.start + place])] = heat, answers.labels[place]
+    return HeatMaps(maps, "")

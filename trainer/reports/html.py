@@ -1,6 +1,6 @@
-"""Parts of pages that people read: each page one self-contained HTML file, light and dark, for phone and keyboard.
+"""Parts of HTML reports: each is one self-contained file, light and dark, usable on a phone and by keyboard.
 
-Owns: pictures and drawings inside a page.  Does not own: what a page says (``training.py``, ``evaluation.py``,
+Owns: pictures and drawings inside a page.  Does not own: the words of a page (``training.py``, ``evaluation.py``,
 ``audit.py``), layout and style (``templates/``).
 """
 
@@ -21,10 +21,10 @@ from trainer.reports import plots
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image of a gallery: a data URI, the path relative to data_dir, and what there is to say of it.
+    """An image of a gallery: a data URI, the path relative to data_dir, and a caption.
 
-    ``heat`` is the data URI of the image under its heat map, and ``heat_says`` what the map is about; both are empty
-    without one.
+    ``heat`` is the data URI of the image with its heat map, and ``heat_says`` what the map explains; both are empty
+    without a map.
     """
 
     uri: str
@@ -36,7 +36,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure of a page, and the sentence below it."""
+    """A figure of a page and its caption."""
 
     svg: markupsafe.Markup
     caption: str
@@ -56,24 +56,24 @@ def jpeg_uri(image: Pixels | Image.Image) -> str:
 
 
 def data_uri(content: bytes, mime: str) -> str:
-    """Return content as a URI that needs no second file."""
+    """Return content as a data URI, so that a page needs no second file."""
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def draw(figure: Any, alt: str, caption: str) -> Drawing:
-    """Return a matplotlib figure as part of a page; ``alt`` says what it shows."""
+    """Return a matplotlib figure as part of a page; ``alt`` describes it."""
     return Drawing(markupsafe.Markup(plots.svg(figure, alt)), caption)
 
 
 def number(value: float | None, share: bool) -> str:
-    """Return a figure for a person to read: a share as a percentage, None as undefined."""
+    """Return a value as text: a share as a percentage, None as undefined."""
     if value is None:
         return "undefined"
     return f"{value:.1%}" if share else f"{value:.3f}"
 
 
 def span(interval: Sequence[float], share: bool) -> str:
-    """Return an interval for a person to read."""
+    """Return an interval as text."""
     return " to ".join(number(value, share) for value in interval)
 
 

@@ -1,7 +1,7 @@
-"""``model_card.md`` beside ``deepdetect.json``: what an exported model is, was measured to do, and is not known to do.
+"""``model_card.md``, next to ``deepdetect.json``: what an exported model is, what was measured, and what is unknown.
 
-People may edit a card: an evaluation replaces its own section and leaves the rest alone.
-Owns: what the card says.  Does not own: figures (``metrics.py``), when a card is made (``exporter.py``,
+People may edit a card: an evaluation replaces its own section and leaves the rest unchanged.
+Owns: the words of the card.  Does not own: metrics (``evaluation/metrics/``), when a card is made (``exporter.py``,
 ``export.py``, ``evaluate.py``).  Imports no TensorFlow.
 """
 
@@ -29,8 +29,8 @@ from trainer.serving import temperature as temperature_lib
 
 log = logging.getLogger(__name__)
 
-RESAMPLES = 400  # Enough for two digits of an interval; a large Validation must not keep its job waiting.
-_RARE = 0.01  # Share of forgeries where the card says what a call is worth.
+RESAMPLES = 400  # Enough for two digits of an interval; a large Validation must not delay the job.
+_RARE = 0.01  # Assumed share of forgeries when the card says how many positive answers are right.
 _BEGIN = "<!-- evaluations: trainer.evaluate writes between this line and the end -->"
 _END = "<!-- end of evaluations -->"
 _SECTION_END = "<!-- end of split -->"
@@ -38,15 +38,15 @@ _SECTION_END = "<!-- end of split -->"
 
 @dataclasses.dataclass(frozen=True)
 class CardFacts:
-    """What the card of an export says beside ``deepdetect.json``; empty where it is not known.
+    """What the card of an export says in addition to ``deepdetect.json``; empty where it is not known.
 
     Attributes:
         images: used images by split and class.
         skipped: images that could not be decoded, by split.
-        held_out: whether Validation was taken out of Train.
-        figures: of Validation, see ``measure``; None if it was not scored for the export.
-        made: further rows of how the model was made.
-        audit: of the data, see ``digest.py``; None without one.
+        held_out: whether Validation was split off from Train.
+        figures: metrics of Validation, see ``measure``; None if it was not scored for the export.
+        made: further rows about how the model was made.
+        audit: findings of an audit of the data, see ``digest.py``; None without one.
     """
 
     images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
@@ -58,11 +58,11 @@ class CardFacts:
 
 
 class Markdown(str):
-    """Text that is Markdown already; all other text is escaped where a template shows it."""
+    """Text that is already Markdown; templates escape all other text."""
 
 
 def escape(value: Any) -> Any:
-    """Return text that Markdown shows as it is, in one line and in one cell of a table."""
+    """Return text escaped for Markdown, on one line and within one table cell."""
     if not isinstance(value, str) or isinstance(value, Markdown):
         return value
     return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", files.printable(" ".join(value.split())))
@@ -82,22 +82,25 @@ def measure(
     names: Sequence[str],
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the figures of Validation with 95% intervals, as ``metrics.json`` has them.
+    """Return the metrics of Validation with 95% intervals, as in ``metrics.json``.
 
     Args:
         labels: ``[N]``, N >= 1.
         probabilities: ``[N, C]`` before the temperature.
-        names: of the images, ``<split>/<class>/...``; they tell frames of one video.
+        names: of the images, ``<split>/<class>/...``; they identify frames of one video.
         metadata: ``class_names``, ``positive_class``, ``threshold`` and ``temperature`` of the export.
     """
-    classes, temperature = metadata["class_names"], metadata["temperature"]
+    classes = metadata["class_names"]
+    temperature = metadata["temperature"]
     tempered = temperature_lib.temper(np.asarray(probabilities, np.float64), temperature)
-    scored = Predictions.of(labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"])
-    drawn = sources.find_sources("auto", names, {})
-    figures = metrics.measure(scored, resamples=RESAMPLES, seed=0, sources=drawn.numbers)
-    figures |= {"drawn": drawn.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
+    predictions = Predictions.of(
+        labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"]
+    )
+    image_sources = sources.find_sources("auto", names, {})
+    figures = metrics.measure(predictions, resamples=RESAMPLES, seed=0, sources=image_sources.numbers)
+    figures |= {"drawn": image_sources.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
     if temperature != 1.0:
-        figures["calibration"] = calibration.effect(scored, temperature)
+        figures["calibration"] = calibration.effect(predictions, temperature)
     return figures
 
 
@@ -105,12 +108,14 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
     """Return the card of an export.
 
     Args:
-        metadata: what ``deepdetect.json`` says.
-        facts: what else is known.
+        metadata: the contents of ``deepdetect.json``.
+        facts: everything else that is known.
     """
-    names, positive = metadata["class_names"], metadata["positive_class"]
+    names = metadata["class_names"]
+    positive = metadata["positive_class"]
     others = [name for name in names if name != positive]
-    config, choice = metadata.get("config", {}), metadata.get("threshold_choice") or {}
+    config = metadata.get("config", {})
+    choice = metadata.get("threshold_choice") or {}
     about = {"class_names": names, "threshold": metadata["threshold"], "threshold_choice": choice or None}
     about["calibration"] = (facts.figures or {}).get("calibration")
     return (
@@ -143,20 +148,21 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
 
 
 def _rare(choice: Mapping[str, Any]) -> str:
-    """Return how many of 100 calls are right where forgeries are rare (Bayes), with Validation's rates; or nothing.
+    """Return how many of 100 positive answers are right if forgeries are rare (Bayes), from the rates on Validation.
 
-    Nothing without a false alarm there: in a small Validation that is luck.
+    Empty without a false alarm there: in a small Validation that is luck.
     """
-    hits, alarms = choice.get("tpr"), choice.get("fpr")
+    hits = choice.get("tpr")
+    alarms = choice.get("fpr")
     if not hits or not alarms:
         return ""
     return f"{100 * hits * _RARE / (hits * _RARE + alarms * (1 - _RARE)):.0f}"
 
 
 def _made(metadata: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
-    """Return the rows of how the model was made, those that are known."""
+    """Return the rows about how the model was made that are known."""
     config = metadata.get("config", {})
-    known = {
+    rows = {
         "Made": metadata.get("created"),
         "Step": metadata.get("step"),
         "Epoch": metadata.get("epoch"),
@@ -166,11 +172,11 @@ def _made(metadata: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
         **facts.made,
         "Versions": ", ".join(f"{name} {version}" for name, version in metadata.get("versions", {}).items()),
     }
-    return {name: str(value) for name, value in known.items() if value not in (None, "")}
+    return {name: str(value) for name, value in rows.items() if value not in (None, "")}
 
 
 def attempt(make: Callable[[], str]) -> str:
-    """Return a card, or nothing if it fails, with the reason in the log: it must not cost a trained model."""
+    """Return a card; log an error and return "" if it fails, because a card must not cost a trained model."""
     try:
         return make()
     except Exception:
@@ -179,12 +185,12 @@ def attempt(make: Callable[[], str]) -> str:
 
 
 def add_evaluation(version: str, details: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    """Put an evaluation into the card of an export, in place of an earlier one of that split; return its path.
+    """Add an evaluation to the card of an export, replacing an earlier one of that split; return the card's path.
 
     Args:
-        version: folder of the export; a card is made if it has none.
+        version: folder of the export; a card is created if it has none.
         details: its ``deepdetect.json``.
-        figures: what ``metrics.json`` holds.
+        figures: the contents of ``metrics.json``.
     """
     path = files.join(version, EXPORT_CARD)
     card = files.read_text(path) if files.exists(path) else render(details, CardFacts())
@@ -193,20 +199,20 @@ def add_evaluation(version: str, details: Mapping[str, Any], figures: Mapping[st
 
 
 def with_section(card: str, split: str, section: str) -> str:
-    """Return a card with the section of a split, in place of an earlier one or below the others."""
+    """Return the card with the section of a split, replacing an earlier one or after the others."""
     marker = f"<!-- split {urllib.parse.quote(split, safe='')} -->"
     before, _, rest = card.partition(_BEGIN)
     within, _, after = rest.partition(_END)
     pattern = re.compile(rf"^(<!-- split \S+ -->)\n(.*?)^{_SECTION_END}$", re.DOTALL | re.MULTILINE)
-    found = dict(pattern.findall(within)) | {marker: section}
-    text = "\n".join(f"{name}\n{content}{_SECTION_END}\n" for name, content in found.items())
+    sections = dict(pattern.findall(within)) | {marker: section}
+    text = "\n".join(f"{name}\n{content}{_SECTION_END}\n" for name, content in sections.items())
     return f"{before.rstrip()}\n\n{_BEGIN}\n\n{text}\n{_END}{after}".rstrip() + "\n"
 
 
 def _section(figures: Mapping[str, Any]) -> str:
-    found = figures.get("robustness")
-    table = [] if found is None else [("unchanged", "", found["unchanged"])]
-    for kind, what in (found or {"kinds": {}})["kinds"].items():
+    robustness = figures.get("robustness")
+    table = [] if robustness is None else [("unchanged", "", robustness["unchanged"])]
+    for kind, what in (robustness or {"kinds": {}})["kinds"].items():
         table += [(kind, f"{what['unit']} {result['strength']:g}", result) for result in what["results"]]
     return (
         _templates()
@@ -219,7 +225,7 @@ def _section(figures: Mapping[str, Any]) -> str:
             matrix=list(zip(figures["class_names"], figures["confusion_matrix"], strict=True)),
             audit=evaluation_sections.audit(figures.get("audit"), figures["split"], figures["auc"]),
             robustness=[(kind, strength, *_cells(result)) for kind, strength, result in table],
-            worst=console.worst_fall(found) if found else "",
+            worst=console.worst_fall(robustness) if robustness else "",
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             version=__version__,
         )

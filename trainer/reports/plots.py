@@ -1,9 +1,9 @@
-"""Figures for reports, each readable without colour: line styles, markers and hatches tell series apart.
+"""Figures for reports, each readable without colour: series differ in line style, marker or hatch.
 
-Figures are matplotlib objects without pyplot, so nothing global remembers them.  One drawing serves two uses:
-as a PNG on white, and as SVG whose colours are the page's CSS variables, so that it follows a dark page.
-Does not own: numbers (``metrics.py``, ``training_curves.py``), drawings of one evaluation (``evaluation_plots.py``), pages
-(``training.py``, ``evaluation.py``).
+Figures are matplotlib objects without pyplot, so no global state keeps them.  Each can be a PNG on white, or an SVG
+whose colours are the page's CSS variables, so that it follows a dark page.
+Does not own: numbers (``evaluation/``), drawings of one evaluation (``evaluation_plots.py``), pages (``training.py``,
+``evaluation.py``).
 """
 
 import html
@@ -25,7 +25,7 @@ INK, MUTED, LINE, WARM, COOL = "#1b1f24", "#6a737d", "#d5dae0", "#c2410c", "#0b5
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", WARM: "warm", COOL: "cool"}
 SIZE = (4.2, 3.4)  # Inches; about a phone's width, so that text stays readable there.
 _PAIRS_ABREAST = 8
-_BELOW_LEGEND = 0.62  # Share of the height that is left to curves.
+_BELOW_LEGEND = 0.62  # Share of the height that curves may use.
 
 
 def png(figure: Figure) -> bytes:
@@ -36,9 +36,9 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure, alt: str) -> str:
-    """Return the figure as an ``<svg>`` in the page's colours and font; ``alt`` says what it shows."""
+    """Return the figure as an ``<svg>`` in the page's colours and font; ``alt`` describes it."""
     buffer = io.StringIO()
-    # matplotlib offers these two only as settings of the process; the context puts them back.
+    # matplotlib has these two only as process-wide settings; the context restores them.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -64,7 +64,7 @@ def new_axes(figure: Figure, *, title: str, x: str, y: str) -> Axes:
 
 
 def dress(axes: Axes, *, title: str, x: str, y: str) -> None:
-    """Give axes the look of all figures."""
+    """Set title, labels and the common style of all figures."""
     axes.set_title(title, color=INK, fontsize=11, loc="left", fontweight="bold")
     axes.set_xlabel(x, color=INK, fontsize=10)
     axes.set_ylabel(y, color=INK, fontsize=10)
@@ -82,7 +82,7 @@ def legend(axes: Axes, place: Any = "best") -> None:
 
 
 def training(curves: Curves) -> Figure:
-    """Draw loss, accuracy, AUC and learning rate by epoch, one above the other, as one figure."""
+    """Draw loss, accuracy, AUC and learning rate by epoch in one figure, one above the other."""
     parts = _training_parts(curves)
     figure = new_figure((7.2, 3.3 * len(parts)))
     for axes, draw in zip(np.ravel(figure.subplots(len(parts), 1)), parts.values(), strict=True):
@@ -91,7 +91,7 @@ def training(curves: Curves) -> Figure:
 
 
 def training_parts(curves: Curves) -> dict[str, Figure]:
-    """Draw the same as figures by name, for pages that place them side by side."""
+    """Draw the same as separate figures by name, for pages that place them side by side."""
     figures = {}
     for name, draw in _training_parts(curves).items():
         figures[name] = new_figure()
@@ -100,7 +100,7 @@ def training_parts(curves: Curves) -> dict[str, Figure]:
 
 
 def _training_parts(curves: Curves) -> dict[str, Callable[[Axes, Curves], None]]:
-    """Return what draws each part; the AUC is left out where Validation does not define it."""
+    """Return the function that draws each part; without the AUC if Validation does not define it."""
     parts: dict[str, Callable[[Axes, Curves], None]] = {
         "Loss": _draw_loss,
         "Accuracy": _draw_accuracy,
@@ -119,7 +119,7 @@ def _draw_loss(axes: Axes, curves: Curves) -> None:
 
 
 def _draw_accuracy(axes: Axes, curves: Curves) -> None:
-    dress(axes, title="Accuracy", x="epoch", y="share called right")
+    dress(axes, title="Accuracy", x="epoch", y="accuracy")
     _draw_line(axes, curves.train["accuracy"], "o-", COOL, "train (augmented)")
     _draw_validation(axes, curves, "val_accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -152,7 +152,7 @@ def _draw_validation(axes: Axes, curves: Curves, name: str) -> None:
 
 
 def _finish(axes: Axes, curves: Curves) -> None:
-    """Mark restarts by vertical lines, and add legend and whole epochs; what is drawn keeps clear of the legend."""
+    """Mark restarts by vertical lines, and add the legend and whole epochs; curves stay below the legend."""
     top = 1.0
     if axes.get_yscale() == "linear":
         low, high = axes.get_ylim()
@@ -188,11 +188,12 @@ def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def augmentation_pairs(before: Pixels, after: Pixels, labels: Sequence[str]) -> Figure:
-    """Draw images ``[N, S, S, 3]``, N >= 1, above their augmented selves, with the class of each."""
+    """Draw images ``[N, S, S, 3]``, N >= 1, each above its augmented version, with their classes."""
     abreast = min(len(labels), _PAIRS_ABREAST)
     blocks = -(-len(labels) // abreast)
     # Fixed margins in inches: laying out dozens of axes automatically takes seconds.
-    width, height, left, top = 1.3 * abreast + 0.5, 2.9 * blocks, 0.45, 0.3
+    width, height = 1.3 * abreast + 0.5, 2.9 * blocks
+    left, top = 0.45, 0.3
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(2 * blocks, abreast, squeeze=False)
     figure.subplots_adjust(left / width, 0.02, 0.99, 1 - top / height, wspace=0.06, hspace=0.16)

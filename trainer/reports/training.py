@@ -1,6 +1,6 @@
-"""The page about a training job: ``index.html`` and its plots in ``job_dir/report``.
+"""The report of a training job: ``index.html`` and its plots in ``job_dir/report``.
 
-Owns: what it says in words.  Does not own: drawings (``plots.py``), parts of pages (``html.py``), layout and style
+Owns: its words.  Does not own: drawings (``plots.py``), parts of pages (``html.py``), layout and style
 (``templates/``).  Imports no TensorFlow; images come as arrays.
 """
 
@@ -27,9 +27,9 @@ def write_training_report(
 
     Args:
         job_dir: of the job; its ``metrics.jsonl`` and ``config.json`` are read.
-        samples: training images ``[N, S, S, 3]`` as the model would see them without augmentation.
+        samples: training images ``[N, S, S, 3]`` as the model sees them without augmentation.
         augmented: the same images ``[N, S, S, 3]``, augmented.
-        labels: class name of each.
+        labels: class name of each image.
         counts: number of images by split and class.
     """
     paths = JobPaths(job_dir)
@@ -59,7 +59,7 @@ def write_training_report(
 
 
 def drawings(curves: Curves) -> list[html.Drawing]:
-    """Return the course of training: loss, accuracy, AUC and learning rate by epoch."""
+    """Return the training curves: loss, accuracy, AUC and learning rate by epoch."""
     captions = {
         "Loss": "Lower is better. Train is measured on augmented images with dropout, so it may lie above.",
         "Accuracy": "Higher is better. When validation stays behind while train climbs, the model memorises.",
@@ -83,7 +83,7 @@ def _sentences(curves: Curves) -> list[str]:
 
 
 def spoken(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Return the counts for those who do not see the drawing."""
+    """Return the counts as text for screen readers."""
     splits = (
         f"{split}: {', '.join(f'{count:,} {name}' for name, count in classes.items())}"
         for split, classes in counts.items()

@@ -1,6 +1,6 @@
 """How far stated confidence is from accuracy: bins of images, and the expected calibration error.
 
-Does not own: a temperature that mends it (``calibration.py``).  Knows neither TensorFlow nor files.
+Does not own: a temperature that corrects it (``calibration.py``).  Imports neither TensorFlow nor file access.
 
 Shapes: ``labels [N]`` and ``predicted [N]`` index the classes; ``probabilities [N, C]`` in [0, 1], rows that sum to 1.
 """
@@ -10,7 +10,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from trainer.evaluation.metrics.metric import SHARE, Floats, Metric
+from trainer.evaluation.predictions import Predictions
+
 Ints = npt.NDArray[np.int64]
 
 BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 2.
@@ -18,12 +20,12 @@ BINS = 15  # Guo et al. 2017, arXiv:1706.04599, section 2.
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bins:
-    """What images say of themselves, by stated confidence; sums over the images of each bin, ``[15]``.
+    """Images by stated confidence: sums over the images of each bin, ``[15]``.
 
     Attributes:
-        counts: images.
-        confidence: probabilities of the predicted classes.
-        right: images called right.
+        counts: number of images.
+        confidence: sum of the probabilities of the predicted classes.
+        right: number of correct answers.
     """
 
     counts: Ints
@@ -40,7 +42,7 @@ def bins_of(labels: Ints, predicted: Ints, probabilities: Floats) -> Bins:
 
 
 def _stated(labels: Ints, predicted: Ints, probabilities: Floats) -> tuple[Floats, Floats, Ints]:
-    """Return of each image ``[N]`` the confidence in the answer, 1.0 if that is right, and the bin's number."""
+    """Return the confidence in the answer, 1.0 if it is right (else 0.0), and the bin's number, ``[N]`` each."""
     stated = probabilities[np.arange(len(labels)), predicted]
     number = np.clip(np.ceil(stated * BINS).astype(np.int64) - 1, 0, BINS - 1)
     return stated, (predicted == labels).astype(np.float64), number
@@ -56,12 +58,12 @@ def errors(counts: Floats, gap: Floats) -> Floats:
     """Return ``[R]``: the expected calibration error, in [0, 1], of images that count ``counts [R, N]`` times.
 
     The gap between confidence and accuracy by bin, weighted by images (Guo et al. 2017, arXiv:1706.04599, equation 3).
-    A sum of absolute values can only grow by chance: with few images it is too large, and that of resamples larger
-    still, so the lower end of its interval may lie above the figure.
+    Chance only increases a sum of absolute values: with few images it is too large, and larger still for resamples, so
+    the lower end of the interval may lie above the value.
 
     Args:
         counts: how often each image was drawn.
-        gap: of ``gaps``.
+        gap: the result of ``gaps``.
     """
     return np.asarray(np.abs(counts @ gap).sum(axis=1) / counts.sum(axis=1), np.float64)
 
@@ -69,3 +71,23 @@ def errors(counts: Floats, gap: Floats) -> Floats:
 def error(labels: Ints, predicted: Ints, probabilities: Floats) -> float:
     """Return the expected calibration error of images that count once each; see ``errors``."""
     return float(errors(np.ones([1, len(labels)]), gaps(labels, predicted, probabilities))[0])
+
+
+def _gaps(predictions: Predictions) -> Floats:
+    return gaps(predictions.labels, predictions.predicted, predictions.probabilities)
+
+
+METRICS = (
+    Metric(
+        name="ece",
+        value=lambda predictions: error(predictions.labels, predictions.predicted, predictions.probabilities),
+        resampled=lambda resamples: errors(resamples.counts, resamples.of_images(_gaps)),
+        title="Calibration error",
+        meaning=(
+            "How far stated confidence is from accuracy, on average (15 bins). Chance makes it larger, in few images "
+            "and more so in their resamples, so it may lie below its interval."
+        ),
+        unit=SHARE,
+        lower_is_better=True,
+    ),
+)
