@@ -8,12 +8,10 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from tensorflow.python.data.ops import multi_device_iterator_ops as device_iterators  # See _tune_nothing.
-from tensorflow.python.distribute import collective_all_reduce_strategy as multi_worker  # See _multi_worker.
-from tensorflow.python.eager import context
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import RequestError
+from trainer.distributed import tf_private
 from trainer.distributed.cluster import Cluster
 
 _GRADIENT_PARTS = 4
@@ -61,7 +59,7 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
     os.environ.pop("TF_CONFIG", None)  # Known by now (``cluster.py``); MirroredStrategy would read it, too.
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    _tune_nothing()
+    tf_private.switch_off_iterator_autotune()
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:  # Take memory as needed, so that an evaluation can share the card.
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -87,19 +85,6 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
         gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
         allreduce_dtype=tf.dtypes.as_dtype(wire),
     )
-
-
-@functools.cache
-def _tune_nothing() -> None:
-    """Take tf.data's autotune from the iterators that a strategy puts on its devices, whose options are not public.
-
-    TensorFlow 2.21 often loses the message that an iterator is given up, and whoever drops it waits until autotune's
-    thread looks again, after up to a minute: after each validation, and after SIGTERM.  There is nothing to tune.
-    """
-    create = device_iterators._create_device_dataset
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    device_iterators._create_device_dataset = lambda *arguments: create(*arguments).with_options(options)
 
 
 def gradient_shards(batch_size: int, replicas: int) -> int:
@@ -160,23 +145,10 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
 @functools.cache
 def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    """Return the process's only MultiWorkerMirroredStrategy.
-
-    Three things of TensorFlow 2.21 are changed, for which it has no public switch:
-
-    - Its coordination service is off.  It takes SIGTERM away from the program ("preemption notifier"), and ends
-      processes by rules of its own; ``peers.py`` watches the others instead.
-    - So is the older health check, which would come in its place.
-    - A worker without GPU gets all its logical CPUs, not only the first.
-    """
-    extended = multi_worker.CollectiveAllReduceExtended
-    context.context().configure_coordination_service(service_type="")
-    extended._enable_check_health = False
+    """Return the process's only MultiWorkerMirroredStrategy; processes are watched by ``process_group.py`` alone."""
+    tf_private.switch_off_coordination_service()
     if devices[0].startswith("CPU"):
-        extended._initialize_local_devices = lambda self, resolver, worker: (
-            tuple(f"{worker}/device:{device}" for device in devices),
-            "CPU",
-        )
+        tf_private.use_logical_cpus(devices)
     gpus = len(devices) if devices[0].startswith("GPU") else 0
     kinds = tf.distribute.experimental.CommunicationImplementation
     strategy = tf.distribute.MultiWorkerMirroredStrategy(

@@ -42,9 +42,9 @@ def require_onnx() -> None:
 
 def freeze(function: Any) -> Any:
     """Return a tf.function with its variables as constants; converters lose those of Keras 3 otherwise."""
-    from tensorflow.python.framework import convert_to_constants
+    from trainer.distributed import tf_private  # Late: it imports TensorFlow.
 
-    return convert_to_constants.convert_variables_to_constants_v2(function.get_concrete_function())
+    return tf_private.freeze(function)
 
 
 def to_tflite(frozen: Any, quantize: str) -> bytes:
