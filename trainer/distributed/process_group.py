@@ -158,6 +158,7 @@ class ProcessGroup(SingleProcess):
         message = " ".join(str(error).split()) if type(error) in _EXIT_CODES else repr(error)
         is_orderly = code == EXIT_DONE or (code == EXIT_STOPPED and self._stop_agreed)
         waits = self.index > 0 and is_orderly
+        # While this process waits for the chief, a lost peer may still end it.
         self._is_leaving = not waits
         self._send("bye", code=code, message=message, expected=waits or self._stop_agreed)
         with self._changed:

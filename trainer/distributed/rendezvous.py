@@ -104,7 +104,7 @@ class _Chief:
             while self._missing():
                 self._accept(server)
                 now = time.monotonic()
-                if self._refusal:
+                if self._refusal:  # Refuse those that connect soon, too, instead of leaving them waiting.
                     deadline = min(deadline, now + _REFUSAL_SECONDS)
                 if now >= deadline:
                     break

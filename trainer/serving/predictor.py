@@ -142,6 +142,7 @@ class Predictor:
 
     def _in_order(self, jobs: Iterator[Callable[[int], PredictionBatch]]) -> Iterator[PredictionBatch]:
         """Yield the results of jobs in order; each is called with a device's index, and few are taken in advance."""
+        # One thread per device keeps a device's batches in sequence; the queue keeps the results in order.
         pools = [ThreadPoolExecutor(1) for _ in self._devices]
         pending: collections.deque[Future[PredictionBatch]] = collections.deque()
         try:

@@ -17,7 +17,9 @@ TOLERANCE = 1e-4
 def main(model_dir: str, samples_path: str) -> int:
     """Compare every signature's probabilities with the samples'; return the exit code."""
     with np.load(samples_path, allow_pickle=False) as samples:
-        encoded, images, expected = samples["encoded"], samples["images"], samples["probabilities"]
+        encoded = samples["encoded"]
+        images = samples["images"]
+        expected = samples["probabilities"]
     signatures = tf.saved_model.load(model_dir).signatures
     outputs = {
         "serving_default": signatures["serving_default"](image_bytes=tf.constant(_contents(encoded))),
