@@ -17,14 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from trainer import data_service, export, predict  # noqa: E402
+from trainer import data_service  # noqa: E402
 from trainer.core.config import flags, help_of  # noqa: E402
 from trainer.data.audit.request import AuditFlags  # noqa: E402
 from trainer.data.pack.request import PackFlags  # noqa: E402
 from trainer.evaluation.request import EvaluateFlags  # noqa: E402
+from trainer.serving.predict_request import PredictFlags  # noqa: E402
 from trainer.submit import command as submit  # noqa: E402
 from trainer.submit.request import ClusterFlags, RunFlags  # noqa: E402
 from trainer.sweep.request import SweepConfig  # noqa: E402
+from trainer.training.export_request import ExportFlags  # noqa: E402
 from trainer.training.selftest import SelfTestFlags  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "flags.md"
@@ -59,8 +61,8 @@ def _training() -> Iterator[str]:
 def _others() -> Iterator[str]:
     commands: Mapping[str, type] = {
         "trainer.evaluate": EvaluateFlags,
-        "trainer.predict": predict.PredictFlags,
-        "trainer.export": export.ExportFlags,
+        "trainer.predict": PredictFlags,
+        "trainer.export": ExportFlags,
         "trainer.prepare_data audit": AuditFlags,
         "trainer.prepare_data pack": PackFlags,
     }

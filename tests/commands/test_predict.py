@@ -141,7 +141,7 @@ def test_devices_change_neither_answers_nor_order(exports, images, tmp_path, cap
     assert texts[0] == texts[1]
     assert texts[0].count("\n") == 7
     scorer = Predictor(exported_model.find_export(str(exports)), num_devices=2)
-    assert [len(scorer._loaded), len(set(map(id, scorer._loaded)))] == [2, 2]
+    assert [len(scorer._models), len(set(map(id, scorer._models)))] == [2, 2]
     with pytest.raises(RequestError, match="--num_devices"):
         Predictor(exported_model.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
 

@@ -1,5 +1,6 @@
 """Batches from files: every image once, bad ones masked and named, any step alike from any start, any topology."""
 
+import importlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.order import Order
 from trainer.data.pipeline import ReplicaShare
-from trainer.distributed import strategy as strategy_lib
+from trainer.distributed import tf_private
 
 SIZE = 48
 
@@ -153,9 +154,10 @@ def test_nothing_that_a_strategy_iterates_over_has_autotune(split, monkeypatch):
         datasets.append(create(*arguments))
         return datasets[-1]
 
-    strategy_lib._tune_nothing()
-    datasets, create = [], strategy_lib.device_iterators._create_device_dataset
-    monkeypatch.setattr(strategy_lib.device_iterators, "_create_device_dataset", kept)
+    tf_private.switch_off_iterator_autotune()
+    iterators = importlib.import_module(tf_private._ITERATORS)
+    datasets, create = [], iterators._create_device_dataset
+    monkeypatch.setattr(iterators, "_create_device_dataset", kept)
     datasets.append(
         pipeline.batches(split, ImageSource(split, DataConfig(image_size=SIZE)), Order(30, 8), None,
                          augmentation="none", share=ReplicaShare(), start_step=0, stop_step=2)

@@ -1,4 +1,4 @@
-"""Who am I: what TF_CONFIG, Kubernetes and Slurm say of a process, and one clear refusal for each way to be wrong."""
+"""A process reads its rank from TF_CONFIG, Kubernetes or Slurm; each wrong description has one clear refusal."""
 
 import json
 
@@ -21,7 +21,7 @@ def slurm(rank=0, tasks="3", nodes="node[01-03]", per_node="1(x3)", **others):
             "SLURM_STEP_TASKS_PER_NODE": per_node, **others}  # fmt: skip
 
 
-def refused(environment, strategy="auto"):
+def refusal(environment, strategy="auto"):
     with pytest.raises(RequestError) as caught:
         cluster.from_environment(environment, strategy)
     assert "\n" not in str(caught.value)
@@ -40,7 +40,7 @@ def test_without_a_description_a_process_is_alone():
 
 
 @pytest.mark.parametrize("value", [{}, {"cluster": {}}])
-def test_an_empty_tf_config_is_no_cluster(value):
+def test_an_empty_tf_config_is_not_a_cluster(value):
     assert cluster.from_environment({"TF_CONFIG": json.dumps(value)}) == cluster.Cluster()
 
 
@@ -52,27 +52,27 @@ def test_a_cluster_of_one_is_one_process_alone():
 
 @pytest.mark.parametrize(("kind", "index", "place"), [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)])
 def test_the_chief_of_tf_config_comes_first(kind, index, place):
-    found = cluster.from_environment(tf_config({"worker": ["b:2", "c:3"], "chief": ["a:1"]}, kind, index))
-    assert found.addresses == ("a:1", "b:2", "c:3")
-    assert (found.num_workers, found.worker_index, found.is_chief) == (3, place, place == 0)
-    assert found.meeting_place == ("a", 1001)
-    assert found.name(2) == "worker 2 (c:3)"
+    described = cluster.from_environment(tf_config({"worker": ["b:2", "c:3"], "chief": ["a:1"]}, kind, index))
+    assert described.addresses == ("a:1", "b:2", "c:3")
+    assert (described.num_workers, described.worker_index, described.is_chief) == (3, place, place == 0)
+    assert described.meeting_place == ("a", 1001)
+    assert described.name(2) == "worker 2 (c:3)"
 
 
 def test_the_meeting_place():
     hosts = {"worker": ["a:65000", "b:1"]}
     assert cluster.from_environment(tf_config(hosts)).meeting_place == ("a", 64000)
-    given = {**tf_config(hosts), "DEEPDETECT_PEER_PORT": "7000"}
-    assert cluster.from_environment(given).meeting_place == ("a", 7000)
+    with_port = {**tf_config(hosts), "DEEPDETECT_PEER_PORT": "7000"}
+    assert cluster.from_environment(with_port).meeting_place == ("a", 7000)
     assert cluster.from_environment(tf_config({"worker": ["[::1]:5", "b:1"]})).meeting_place == ("::1", 1005)
     for bad in ("65000", "0", "65536"):
-        assert "DEEPDETECT_PEER_PORT: expected a port" in refused({**given, "DEEPDETECT_PEER_PORT": bad})
-    assert "expected a whole number, received 'x'" in refused({**given, "DEEPDETECT_PEER_PORT": "x"})
+        assert "DEEPDETECT_PEER_PORT: expected a port" in refusal({**with_port, "DEEPDETECT_PEER_PORT": bad})
+    assert "expected a whole number, received 'x'" in refusal({**with_port, "DEEPDETECT_PEER_PORT": "x"})
 
 
 @pytest.mark.parametrize("text", ["not json", "[1]", "3", '{"cluster": 5}', '{"cluster": {"worker": 3}}', "null"])
-def test_what_is_no_cluster_is_refused(text):
-    assert "expected TF_CONFIG to be a JSON object" in refused({"TF_CONFIG": text})
+def test_what_is_not_a_cluster_is_refused(text):
+    assert "expected TF_CONFIG to be a JSON object" in refusal({"TF_CONFIG": text})
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_what_is_no_cluster_is_refused(text):
     ],
 )
 def test_a_wrong_tf_config_is_refused(environment, words):
-    message = refused(environment)
+    message = refusal(environment)
     assert "TF_CONFIG" in message
     assert words in message
 
 
 def test_an_indexed_job_and_a_jobset():
-    found = cluster.from_environment(kubernetes(**PATTERN))
-    assert found.addresses == tuple(f"train-workers-0-{index}.train:2222" for index in range(3))
-    assert (found.worker_index, found.meeting_place) == (1, ("train-workers-0-0.train", 3222))
+    described = cluster.from_environment(kubernetes(**PATTERN))
+    assert described.addresses == tuple(f"train-workers-0-{index}.train:2222" for index in range(3))
+    assert (described.worker_index, described.meeting_place) == (1, ("train-workers-0-0.train", 3222))
     own = kubernetes(2, "1", HOSTNAME="faces-workers-0-1", DEEPDETECT_SUBDOMAIN="faces", DEEPDETECT_PORT="4000")
     assert cluster.from_environment(own).addresses == ("faces-workers-0-0.faces:4000", "faces-workers-0-1.faces:4000")
     listed = kubernetes(2, "0", DEEPDETECT_WORKER_HOSTS="a, b:9")
@@ -125,7 +125,7 @@ def test_an_indexed_job_and_a_jobset():
     ],
 )
 def test_a_wrong_kubernetes_description_is_refused(environment, words):
-    assert words in refused(environment)
+    assert words in refusal(environment)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_a_wrong_kubernetes_description_is_refused(environment, words):
     ],
 )
 def test_slurm(environment, addresses):
-    found = cluster.from_environment(environment)
-    assert list(found.addresses) == addresses
-    assert found.worker_index == 0
+    described = cluster.from_environment(environment)
+    assert list(described.addresses) == addresses
+    assert described.worker_index == 0
 
 
 def test_slurm_agrees_with_tensorflows_resolver(monkeypatch):
@@ -162,8 +162,8 @@ def test_a_slurm_job_without_a_step_is_a_cluster_when_asked_for():
         "SLURM_JOB_NODELIST": "a,b",
         "SLURM_TASKS_PER_NODE": "1(x2)",
     }
-    found = cluster.from_environment(environment, "multi_worker")
-    assert (found.addresses, found.worker_index) == (("a:8888", "b:8888"), 1)
+    described = cluster.from_environment(environment, "multi_worker")
+    assert (described.addresses, described.worker_index) == (("a:8888", "b:8888"), 1)
 
 
 @pytest.mark.parametrize(
@@ -181,15 +181,15 @@ def test_a_slurm_job_without_a_step_is_a_cluster_when_asked_for():
     ],
 )
 def test_a_wrong_slurm_description_is_refused(environment, words):
-    assert words in refused(environment)
+    assert words in refusal(environment)
 
 
 def test_the_strategy_must_fit():
     several = tf_config({"worker": ["a:1", "b:1"]}, index=1)
     assert cluster.from_environment(several, "multi_worker") == cluster.from_environment(several, "auto")
     for strategy in ("single", "mirrored"):
-        assert "received TF_CONFIG with 2; use --strategy=multi_worker or unset" in refused(several, strategy)
-    assert "--strategy=multi_worker: expected a cluster in the environment" in refused({}, "multi_worker")
+        assert "received TF_CONFIG with 2; use --strategy=multi_worker or unset" in refusal(several, strategy)
+    assert "--strategy=multi_worker: expected a cluster in the environment" in refusal({}, "multi_worker")
 
 
 def test_the_process_environment_is_read_by_default(monkeypatch):

@@ -1,6 +1,6 @@
-"""Training jobs of several real processes on the loopback: they agree, count every image once, and end together.
+"""Training jobs of several real processes on one machine: they agree, count every image once, and end together.
 
-Starting TensorFlow costs more than training here, so there are few runs and many assertions about each.
+Starting TensorFlow takes longer than training here, so there are few runs with many assertions each.
 """
 
 import json
@@ -30,20 +30,20 @@ JOB = {
 
 
 class Run:
-    """The processes of one job, and what they write."""
+    """The processes of one job, and their output."""
 
     def __init__(self, data, job_dir, workers, **changes):
-        words = {**JOB, "data_dir": data, "job_dir": job_dir, **changes}
-        described = local_cluster.environments(workers) if workers > 1 else [{}]
-        self.outputs = [tempfile.TemporaryFile("w+") for _ in described]  # noqa: SIM115  (closed with the test)
+        flags = {**JOB, "data_dir": data, "job_dir": job_dir, **changes}
+        environments = local_cluster.environments(workers) if workers > 1 else [{}]
+        self.outputs = [tempfile.TemporaryFile("w+") for _ in environments]  # noqa: SIM115  (closed with the test)
         self.processes = [
-            local_cluster.start(environment, [f"--{name}={value}" for name, value in words.items()], output)
-            for environment, output in zip(described, self.outputs, strict=True)
+            local_cluster.start(environment, [f"--{name}={value}" for name, value in flags.items()], output)
+            for environment, output in zip(environments, self.outputs, strict=True)
         ]
         self.job_dir = Path(job_dir)
 
     def wait(self, without=None):
-        """Return exit codes and what was written, both by worker; ``without`` is killed at the end."""
+        """Return exit codes and outputs by worker; ``without`` is killed at the end."""
         codes = [process.wait(300) if index != without else None for index, process in enumerate(self.processes)]
         if without is not None:
             self.processes[without].kill()
@@ -55,7 +55,7 @@ class Run:
         return codes, texts
 
     def until(self, condition):
-        """Wait until a condition holds, while all processes live."""
+        """Wait until a condition holds; all processes must stay alive."""
         while not condition():
             assert all(process.poll() is None for process in self.processes), self.wait()
             time.sleep(0.02)
@@ -83,7 +83,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
-    """Return the job_dir of one process with two devices, which nobody disturbed."""
+    """Return the job_dir of an undisturbed process with two devices."""
     job_dir = tmp_path_factory.mktemp("alone")
     finished(data, job_dir, 1, num_devices=2)
     return job_dir
@@ -204,12 +204,12 @@ def test_other_data_and_a_job_dir_of_its_own_are_refused(data, tmp_path):
 
     def started(jobs, sets):
         pairs = zip(environments, jobs, sets, strict=True)
-        found = [
+        processes = [
             local_cluster.start(environment, [*(f"--{name}={value}" for name, value in JOB.items()),
                                               f"--job_dir={job}", f"--data_dir={images}"])
             for environment, job, images in pairs
         ]  # fmt: skip
-        return [(process.communicate(timeout=300)[0], process.returncode) for process in found]
+        return [(process.communicate(timeout=300)[0], process.returncode) for process in processes]
 
     other = write_image_set(tmp_path / "other", train=9, validation=3, test=0)
     for text, code in started([tmp_path / "job"] * 2, [data, other]):

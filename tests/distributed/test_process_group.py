@@ -1,4 +1,4 @@
-"""Processes that meet, agree and lose each other; real ones, without TensorFlow, so that each test takes seconds."""
+"""Real processes that connect, agree and lose each other; without TensorFlow, so that each test takes seconds."""
 
 import json
 import os
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import local_cluster  # noqa: E402
 
-# A worker: joins, then does what its words say, printing one JSON line for each.
+# A worker: joins, then evaluates each of its expressions and prints the value as a line of JSON.
 WORKER = """
 import json, sys, time
 from trainer.core import cli, config, errors
@@ -28,23 +28,23 @@ from trainer.distributed import cluster, consistency, process_group
 from trainer.distributed.step_barrier import Event
 
 def work(words):
-    given = json.loads(words[0])
-    settings = config.from_flat({"data_dir": "D", "job_dir": "J", "peer_timeout_seconds": 2.0, **given})
+    changes = json.loads(words[0])
+    settings = config.from_flat({"data_dir": "D", "job_dir": "J", "peer_timeout_seconds": 2.0, **changes})
     with process_group.join(cluster.from_environment(), settings) as group:
         for word in words[1:]:
             print(json.dumps(eval(word, {**globals(), "group": group})), flush=True)
     return 0
 
 def polls(group, count, wish_at=None, kind="stop"):
-    found = []
+    events = []
     for number in range(1, count + 1):
         time.sleep(0.002 * (1 + group.index))
         event = group.poll(Event(kind, f"of {group.index}") if wish_at and number >= wish_at else None)
         if event:
-            found.append([number, event.kind, event.reason])
+            events.append([number, event.kind, event.reason])
             if kind == "stop":
                 break
-    return found
+    return events
 
 def fail(kind):
     raise getattr(errors, kind)("on purpose")
@@ -54,15 +54,15 @@ sys.exit(cli.run_command(work, sys.argv[1:]))
 
 
 def start(workers, *scripts, settings=None, start_only=None):
-    """Start workers; ``scripts[i]`` are the words of worker i, the last ones of all further workers."""
+    """Start workers; ``scripts[i]`` are the expressions of worker i, the last ones of all further workers."""
     environments = local_cluster.environments(workers)
-    started = []
+    processes = []
     for index, environment in enumerate(environments):
         if start_only is not None and index not in start_only:
             continue
-        given = (settings or {}).get(index, (settings or {}).get("all", {}))
-        words = [json.dumps(given), *scripts[min(index, len(scripts) - 1)]]
-        started.append(
+        changes = (settings or {}).get(index, (settings or {}).get("all", {}))
+        words = [json.dumps(changes), *scripts[min(index, len(scripts) - 1)]]
+        processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", WORKER, *words],
                 cwd=ROOT,
@@ -72,7 +72,7 @@ def start(workers, *scripts, settings=None, start_only=None):
                 stderr=subprocess.PIPE,
             )
         )
-    return started
+    return processes
 
 
 def finish(processes, timeout=60):
@@ -84,7 +84,7 @@ def finish(processes, timeout=60):
     return ended
 
 
-def test_values_are_gathered_and_shared_in_order():
+def test_values_are_gathered_and_broadcast_in_order():
     words = [
         "group.gather(group.index * 10)",
         "group.broadcast(['of', group.index])",
@@ -96,20 +96,20 @@ def test_values_are_gathered_and_shared_in_order():
 
 
 @pytest.mark.parametrize("who", [0, 2])
-def test_all_take_an_event_at_the_same_poll_which_none_has_passed(who):
+def test_all_act_on_an_event_at_the_same_poll_which_none_has_passed(who):
     scripts = [[f"polls(group, 400, {20 if index == who else None})"] for index in range(3)]
     points = []
     for code, values, _ in finish(start(3, *scripts)):
         assert code == 0
-        ((found,),) = values
-        assert found[1:] == ["stop", f"of {who}"]
-        points.append(found[0])
+        ((event,),) = values
+        assert event[1:] == ["stop", f"of {who}"]
+        points.append(event[0])
     assert len(set(points)) == 1
     assert 20 <= points[0] < 400
 
 
 @pytest.mark.slow
-def test_wishes_of_all_at_once_are_one_event():
+def test_requests_of_all_at_once_are_one_event():
     for _, values, _ in finish(start(3, ["polls(group, 50, 10)"])):
         assert values == [[[10, "stop", values[0][0][2]]]]
 
@@ -188,7 +188,7 @@ def test_all_end_as_the_first_one_does(kind, code):
 
 
 @pytest.mark.slow
-def test_what_differs_is_refused_on_all():
+def test_a_difference_is_refused_on_all():
     same = "consistency.require_same(group, {'images': 'a', 'size': group.index // 2}, 'repair it')"
     for code, _, err in finish(start(3, [same])):
         assert code == 2
@@ -196,19 +196,19 @@ def test_what_differs_is_refused_on_all():
 
 
 @pytest.mark.slow
-def test_after_training_the_chief_goes_on_without_the_others():
-    scripts = ["group.gather(0)", "group.mark_training_done()", "time.sleep(3)", "group.broadcast(7)"], ["group.gather(0)",
-               "group.mark_training_done()", "group.broadcast(0)"]  # fmt: skip
-    processes = start(2, *scripts)
+def test_after_training_the_chief_continues_without_the_others():
+    chief = ["group.gather(0)", "group.mark_training_done()", "time.sleep(3)", "group.broadcast(7)"]
+    worker = ["group.gather(0)", "group.mark_training_done()", "group.broadcast(0)"]
+    processes = start(2, chief, worker)
     assert processes[1].stdout.readline() == "[0, 0]\n"
     processes[1].kill()
     code, values, err = finish(processes)[0]
     assert (code, values[-1]) == (0, 7)
-    assert "the training is over" in err
+    assert "training is done, so this process continues" in err
 
 
 @pytest.mark.slow
-def test_a_stranger_on_the_port_is_sent_away():
+def test_a_stranger_on_the_port_is_refused():
     environments = local_cluster.environments(2)
     command = [sys.executable, "-c", WORKER, "{}", "group.gather(group.index)"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -226,13 +226,13 @@ def test_a_stranger_on_the_port_is_sent_away():
     worker = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environments[1]}, **pipes)
     ended = finish([chief, worker])
     assert [one[:2] for one in ended] == [(0, [[0, 1]])] * 2
-    assert ended[0][2].count("a stranger at 127.0.0.1 was sent away") == 2
+    assert ended[0][2].count("refused a connection from 127.0.0.1: ") == 2
 
 
 def test_a_port_that_is_taken(monkeypatch):
     monkeypatch.setattr(rendezvous, "_BIND_SECONDS", 0.0)
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        found = cluster.Cluster((f"127.0.0.1:{port}", "127.0.0.1:1"), 0, 1, "TF_CONFIG")
+        pair = cluster.Cluster((f"127.0.0.1:{port}", "127.0.0.1:1"), 0, 1, "TF_CONFIG")
         with pytest.raises(StoppedEarly, match=f"expected port {port} of this machine to be free"):
-            rendezvous.meet(found, rendezvous.facts_of(config.Config(), found), 1.0)
+            rendezvous.meet(pair, rendezvous.facts_of(config.Config(), pair), 1.0)

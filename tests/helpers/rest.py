@@ -1,7 +1,7 @@
-"""TensorFlow Serving's REST predict API, as far as a model can tell: JSON body -> signature -> JSON answer.
+"""TensorFlow Serving's REST predict API, as a model sees it: JSON body -> signature -> JSON answer.
 
 After https://www.tensorflow.org/tfx/serving/api_rest: ``instances`` (row format, a list) or ``inputs`` (columns); an
-object whose only key is ``b64`` stands for bytes; names may be left out where a signature has one input; output names
+object whose only key is ``b64`` stands for bytes; names may be omitted if a signature has one input; output names
 that end in ``_bytes`` are base64.
 """
 
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-README = Path(__file__).resolve().parents[2] / "docs/serving.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/serving.md"
 
 
-def readme_section() -> str:
-    """Return what the README says of serving."""
-    return re.search(r"\n### Serve\n(.*?)\n### ", README.read_text(), re.DOTALL)[1]
+def documented_section() -> str:
+    """Return the documentation's section about serving."""
+    return re.search(r"\n### Serve\n(.*?)\n### ", PAGE.read_text(), re.DOTALL)[1]
 
 
-def readme_body(image: Path) -> str:
-    """Return the body that the README's shell line makes of an image."""
-    line = re.search(r"^(echo '.*) \|$", readme_section(), re.MULTILINE)[1]
+def documented_body(image: Path) -> str:
+    """Return the body that the documentation's shell line makes from an image."""
+    line = re.search(r"^(echo '.*) \|$", documented_section(), re.MULTILINE)[1]
     assert "photo.jpg" in line
     command = ["bash", "-c", line.replace("photo.jpg", '"$1"'), "bash", str(image)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -43,8 +43,8 @@ def predict(model: Any, body: str) -> dict[str, Any]:
         (name,) = specs
         columns = {name: columns}
     assert columns.keys() == specs.keys(), "the server refuses other names"
-    given = {name: tf.constant(_decode(value), specs[name].dtype) for name, value in columns.items()}
-    outputs = {name: _encode(name, value.numpy()) for name, value in signature(**given).items()}
+    arguments = {name: tf.constant(_decode(value), specs[name].dtype) for name, value in columns.items()}
+    outputs = {name: _encode(name, value.numpy()) for name, value in signature(**arguments).items()}
     answer: Any = outputs if len(outputs) > 1 else next(iter(outputs.values()))
     if form == "instances":
         rows = zip(*outputs.values(), strict=True)
@@ -73,7 +73,7 @@ def _decode(value: Any) -> Any:
 def _encode(name: str, value: np.ndarray) -> Any:
     def plain(entry: Any) -> Any:
         if isinstance(entry, list):
-            return [plain(one) for one in entry]
+            return [plain(item) for item in entry]
         if isinstance(entry, bytes):
             return {"b64": base64.b64encode(entry).decode()} if name.endswith("_bytes") else entry.decode()
         return entry

@@ -1,6 +1,10 @@
-"""A SavedModel of the contract whose scores can be foretold: probabilities are the image's mean colours."""
+"""An export with predictable scores: its probabilities are the image's mean colours."""
 
+import atexit
+import functools
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ class MeanColour(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def explain(self, image_bytes):
-        """Return a heat map of what is red, whatever the label."""
+        """Return the red channel as the heat map, whatever the label is."""
         images = decode.decode_batch(image_bytes, SIZE)
         return {**self._score(images), "heatmap": tf.cast(images[..., 0], tf.float32) / 255.0}
 
@@ -53,12 +57,11 @@ class MeanColour(tf.Module):
 def write_export(
     folder: Path, class_names: list[str], threshold: float = 0.5, explains: bool = False, **details: Any
 ) -> str:
-    """Write version ``folder``; the first class is the positive one.  Without ``explains`` it is as old ones were."""
-    model = MeanColour(class_names, threshold)
-    signatures = {"serving_default": model.serve_bytes, "serve_images": model.serve_images}
-    if explains:
-        signatures["explain"] = model.explain
-    tf.saved_model.save(model, str(folder), signatures=signatures)
+    """Write the version ``folder``; the first class is the positive one.
+
+    Without ``explains`` the export is like those of older versions.  ``details`` are added to its metadata.
+    """
+    shutil.copytree(_saved_model(tuple(class_names), threshold, explains), folder, dirs_exist_ok=True)
     metadata = {
         "format": 1,
         "class_names": class_names,
@@ -76,7 +79,20 @@ def write_export(
     return str(folder)
 
 
+@functools.cache
+def _saved_model(class_names: tuple[str, ...], threshold: float, explains: bool) -> str:
+    """Return a folder with the SavedModel; each kind is traced once in a test process, which takes seconds."""
+    folder = tempfile.mkdtemp(prefix="tiny_export_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model = MeanColour(list(class_names), threshold)
+    signatures = {"serving_default": model.serve_bytes, "serve_images": model.serve_images}
+    if explains:
+        signatures["explain"] = model.explain
+    tf.saved_model.save(model, folder, signatures=signatures)
+    return folder
+
+
 def write_image(path: Path, colour: tuple[int, int, int], size: int = SIZE) -> None:
-    """Write a plain PNG, so that its mean colour is exact."""
+    """Write a PNG of one colour, so that its mean colour is exact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full([size, size, 3], colour, np.uint8)).save(path, format="PNG")

@@ -1,4 +1,4 @@
-"""Heat maps: they are Grad-CAM, they point at what decided, and an export makes them alone."""
+"""Heat maps are Grad-CAM, mark what decided the answer, and come from the export alone."""
 
 import json
 from pathlib import Path
@@ -37,8 +37,8 @@ def planted(corner: int, colour: int) -> np.ndarray:
     return image
 
 
-def looks_for_colours() -> keras.Model:
-    """Return a model by hand: red speaks for the first class, blue for the second, and nothing else for either."""
+def colour_detector() -> keras.Model:
+    """Return a model with fixed weights: red counts for the first class, blue for the second."""
     inputs = keras.Input([SIZE, SIZE, 3])
     nested_inputs = keras.Input([SIZE, SIZE, 3])
     convolution = keras.layers.Conv2D(2, 4, strides=4, activation="relu", name="colours")
@@ -53,16 +53,16 @@ def looks_for_colours() -> keras.Model:
     return model
 
 
-def test_a_heat_map_points_at_what_decided(tmp_path):
-    model = looks_for_colours()
+def test_a_heat_map_marks_what_decided_the_answer(tmp_path):
+    model = colour_detector()
     assert grad_cam.feature_layer(model).name == "colours"  # Inside of a nested model, before its pooling.
     save(model, tmp_path / "1")
     cases = [(0, 0, b"Fake"), (1, 0, b"Fake"), (2, 2, b"Real"), (3, 2, b"Real")]
     answers = answers_of(tmp_path / "1", np.stack([planted(corner, colour) for corner, colour, _ in cases]))
     assert answers["heatmap"].dtype == np.float32
     assert answers["heatmap"].shape == (4, SIZE, SIZE)
-    for (corner, _, label), heat, said in zip(cases, answers["heatmap"], answers["label"], strict=True):
-        assert said == label
+    for (corner, _, label), heat, answer in zip(cases, answers["heatmap"], answers["label"], strict=True):
+        assert answer == label
         quarters = [heat[:32, :32], heat[:32, 32:], heat[32:, :32], heat[32:, 32:]]
         assert heat.max() == pytest.approx(1.0)
         assert quarters[corner].sum() / heat.sum() > 0.99
@@ -70,14 +70,14 @@ def test_a_heat_map_points_at_what_decided(tmp_path):
 
 @pytest.mark.slow
 def test_a_heat_map_without_evidence_is_zero_not_nan(tmp_path):
-    save(looks_for_colours(), tmp_path / "1", threshold=0.0)  # All are called Fake, blue or not.
+    save(colour_detector(), tmp_path / "1", threshold=0.0)  # All are called Fake, blue or not.
     answers = answers_of(tmp_path / "1", planted(2, 2)[np.newaxis])
     assert answers["label"] == [b"Fake"]
     assert not answers["heatmap"].any()
 
 
 def numpy_grad_cam(model: keras.Model, image: np.ndarray, of: int) -> np.ndarray:
-    """Return Grad-CAM of the notebook's network from its definition: NumPy, float64, differences as derivatives."""
+    """Return Grad-CAM of the notebook's network by its definition: NumPy, float64, finite differences."""
     before = keras.Model(model.input, model.get_layer("conv4").output)
     features = before(image[np.newaxis].astype(np.float32) / 255.0).numpy()[0].astype(np.float64)
     hidden, logits = (
@@ -85,17 +85,17 @@ def numpy_grad_cam(model: keras.Model, image: np.ndarray, of: int) -> np.ndarray
     )
     height, width, channels = features.shape
 
-    def log_odds(changed: np.ndarray) -> float:
-        blocks = changed[: height // 2 * 2, : width // 2 * 2].reshape(height // 2, 2, width // 2, 2, channels)
+    def log_odds(feature_map: np.ndarray) -> float:
+        blocks = feature_map[: height // 2 * 2, : width // 2 * 2].reshape(height // 2, 2, width // 2, 2, channels)
         units = np.maximum(blocks.max(axis=(1, 3)).reshape(-1) @ hidden[0] + hidden[1], 0)
         both = units @ logits[0] + logits[1]
         return float(both[of] - both[1 - of])
 
-    heat, small = np.zeros([height, width]), 1e-6
+    heat, step = np.zeros([height, width]), 1e-6
     for channel in range(channels):
-        moved = np.zeros_like(features)
-        moved[:, :, channel] = small
-        slope = (log_odds(features + moved) - log_odds(features - moved)) / (2 * small)
+        change = np.zeros_like(features)
+        change[:, :, channel] = step
+        slope = (log_odds(features + change) - log_odds(features - change)) / (2 * step)
         heat += slope / (height * width) * features[:, :, channel]
     heat = tf.image.resize(np.maximum(heat, 0)[..., np.newaxis].astype(np.float32), [SIZE, SIZE]).numpy()[..., 0]
     return heat / heat.max()

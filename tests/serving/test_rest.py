@@ -1,4 +1,4 @@
-"""Every body that the README and TensorFlow Serving's REST API know, given to an export's signatures."""
+"""Every form of a request body in docs/serving.md and TensorFlow Serving's REST API, on an export's signatures."""
 
 import base64
 import json
@@ -32,8 +32,8 @@ def encoded(path):
     return {"b64": base64.b64encode(path.read_bytes()).decode()}
 
 
-def test_the_readmes_body(model, photos):
-    (prediction,) = rest.predict(model, rest.readme_body(photos[0]))["predictions"]
+def test_the_documented_body(model, photos):
+    (prediction,) = rest.predict(model, rest.documented_body(photos[0]))["predictions"]
     assert set(prediction) == {"probabilities", "label", "p_fake"}
     assert prediction["label"] == "Fake"
     assert prediction["p_fake"] == pytest.approx(250 / 255, abs=1e-5)
@@ -53,10 +53,10 @@ def test_all_forms_give_the_same_answers(model, photos):
     assert {name: [row[name] for row in named["predictions"]] for name in columns["outputs"]} == columns["outputs"]
 
 
-def test_the_heat_map_as_the_readme_asks_for_it(model, photos):
-    (words,) = re.findall(r'`("signature_name": "explain")`', rest.readme_section())
-    asked = {**json.loads(rest.readme_body(photos[1])), **json.loads(f"{{{words}}}")}
-    (prediction,) = rest.predict(model, json.dumps(asked))["predictions"]
+def test_the_documented_heat_map(model, photos):
+    (words,) = re.findall(r'`("signature_name": "explain")`', rest.documented_section())
+    request = {**json.loads(rest.documented_body(photos[1])), **json.loads(f"{{{words}}}")}
+    (prediction,) = rest.predict(model, json.dumps(request))["predictions"]
     heatmap = np.array(prediction["heatmap"])
     assert heatmap.shape == (SIZE, SIZE)
     assert heatmap.max() == pytest.approx(40 / 255, abs=1e-5)
@@ -73,8 +73,8 @@ def test_pixels(model):
     assert [row["p_fake"] for row in answers] == pytest.approx([100 / 255] * 2, abs=1e-5)
 
 
-def test_the_readmes_address_is_the_containers():
-    section = rest.readme_section()
+def test_the_documented_address_is_the_containers():
+    section = rest.documented_section()
     (name,) = re.findall(r"MODEL_NAME=(\w+)", section)
     assert f':/models/{name}"' in section
     assert f"http://localhost:8501/v1/models/{name}:predict" in section

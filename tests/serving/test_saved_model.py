@@ -1,4 +1,4 @@
-"""A trained model handed over: what TensorFlow Serving gets stands alone and is the live model."""
+"""Exports of a trained model are self-contained and answer as the live model does."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ CLASSES = ("Authentic", "Fake")  # Not the default order: the positive class is 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Return data_dir whose Validation has its classes exchanged: training makes it worse, so best is not last."""
+    """Return data_dir whose Validation has its classes swapped: training makes it worse, so best is not last."""
     data_dir = write_image_set(tmp_path_factory.mktemp("data"), train=30, validation=10, test=4, classes=CLASSES)
     validation = Path(data_dir, "Validation")
     (validation / "Fake").rename(validation / "x")
@@ -64,7 +64,7 @@ def loaded(exports):
 
 
 def live_probabilities(job: Path, step: int, paths: list[str]) -> np.ndarray:
-    """Return what the network of a checkpoint answers, without anything of an export."""
+    """Return the probabilities of a checkpoint's network, without any part of an export."""
     arrays = CheckpointStore(str(job / "checkpoints"), 3).read(step).arrays
     model = saved_model.live_model(arrays, ModelConfig(), num_classes=2, image_size=SIZE)
     pixels = tf.stack([decode.resize(decode.decode(tf.io.read_file(path)), SIZE) for path in paths])
@@ -85,7 +85,7 @@ def test_best_and_last_are_version_folders_named_by_step(job, exports):
     ]
 
 
-def test_the_signatures_are_the_contracts(loaded):
+def test_the_signatures_are_as_documented(loaded):
     for model in loaded.values():
         assert set(model.signatures) == {"serving_default", "serve_images", "explain"}
         inputs = {name: signature.structured_input_signature[1] for name, signature in model.signatures.items()}
@@ -179,15 +179,15 @@ def test_the_threshold_is_what_the_export_does_on_validation(job, exports, loade
     files = sorted(Path(data, "Validation").rglob("*.jpg"))
     answers = loaded[kind].signatures["serving_default"](image_bytes=tf.constant([f.read_bytes() for f in files]))
     is_fake = np.array([file.parent.name == "Fake" for file in files])
-    called = np.array([label == b"Fake" for label in answers["label"].numpy()])
+    is_called_fake = np.array([label == b"Fake" for label in answers["label"].numpy()])
     choice = metadata["threshold_choice"]
     assert (choice["by"], choice["why"], choice["images"]) == ("accuracy", "", len(files))
-    assert choice["accuracy"] == pytest.approx((called == is_fake).mean())
-    assert choice["tpr"] == pytest.approx(called[is_fake].mean())
-    assert choice["fpr"] == pytest.approx(called[~is_fake].mean())
+    assert choice["accuracy"] == pytest.approx((is_called_fake == is_fake).mean())
+    assert choice["tpr"] == pytest.approx(is_called_fake[is_fake].mean())
+    assert choice["fpr"] == pytest.approx(is_called_fake[~is_fake].mean())
     labels, p = np.where(is_fake, 1, 0), answers["probabilities"].numpy()
-    again = calibration.decide(labels, p, positive=1, settings=ExportConfig())
-    assert again.threshold == pytest.approx(metadata["threshold"], abs=0.01)
+    decision = calibration.decide(labels, p, positive=1, settings=ExportConfig())
+    assert decision.threshold == pytest.approx(metadata["threshold"], abs=0.01)
 
 
 def test_best_and_last_answer_differently(loaded, paths):
@@ -204,11 +204,11 @@ def test_a_rest_body_as_tensorflow_serving_takes_it(loaded, paths):
     columns = rest.predict(loaded["best"], json.dumps({"inputs": {"image_bytes": images}}))["outputs"]
     assert columns["label"] == [label.decode() for label in expected["label"].numpy()]
     np.testing.assert_allclose(columns["p_fake"], expected["p_fake"].numpy(), atol=1e-6)
-    (alone,) = rest.predict(loaded["best"], rest.readme_body(Path(paths[0])))["predictions"]
+    (alone,) = rest.predict(loaded["best"], rest.documented_body(Path(paths[0])))["predictions"]
     assert alone["label"] in CLASSES
     np.testing.assert_allclose(alone["probabilities"], columns["probabilities"][0], atol=1e-6)
-    asked = json.dumps({"signature_name": "explain", "instances": images[:1]})
-    (explained,) = rest.predict(loaded["best"], asked)["predictions"]
+    request = json.dumps({"signature_name": "explain", "instances": images[:1]})
+    (explained,) = rest.predict(loaded["best"], request)["predictions"]
     assert np.shape(explained["heatmap"]) == (SIZE, SIZE)
 
 
@@ -221,7 +221,7 @@ def test_one_image_of_another_size_and_format_is_answered(loaded):
 
 
 def test_the_threshold_decides_the_label(paths):
-    """Of two classes only: the positive one from the threshold up, whichever column it is in."""
+    """With two classes, p_fake from the threshold on means the positive class, in whichever column it is."""
     model = registry.build(ModelConfig(), num_classes=2, image_size=SIZE, seed=0)
     images = tf.stack([decode.resize(decode.decode(tf.io.read_file(path)), SIZE) for path in paths])
     for positive in (0, 1):
@@ -239,7 +239,7 @@ def test_the_threshold_decides_the_label(paths):
 
 @pytest.fixture(scope="module")
 def samples(job, exports, paths, tmp_path_factory):
-    """Return a function that writes the samples of a checkpoint, as an export is checked with."""
+    """Return a function that writes a checkpoint's samples in the form that the check of an export reads."""
     folder = tmp_path_factory.mktemp("samples")
 
     def write(kind: str) -> str:
@@ -274,7 +274,7 @@ def test_the_check_runs_without_this_package_and_says_1(exports, samples, tmp_pa
 
 @pytest.mark.slow
 def test_a_model_that_fails_its_check_is_not_published(job, exports, paths, tmp_path):
-    """The tampering: the weights change between the checkpoint and the file."""
+    """The weights change between the checkpoint and the file."""
     real = tf.saved_model.save
 
     def tampered(serving, *arguments, **options):
@@ -323,7 +323,7 @@ def graph_nodes(version: Path):
 
 
 @pytest.mark.slow
-def test_a_finished_job_can_be_asked_for_an_export_later(data, tmp_path):
+def test_a_finished_job_can_export_later(data, tmp_path):
     settings = {"augment": "none", "epochs": 1}
     assert run_job(data, tmp_path / "job", export="none", **settings) == 0
     before = result_of(tmp_path / "job")
@@ -335,11 +335,11 @@ def test_a_finished_job_can_be_asked_for_an_export_later(data, tmp_path):
     assert run_job(data, tmp_path / "job", export="best", **settings) == 0
     assert model.stat().st_mtime_ns == written  # Already done.
     assert run_job(data, tmp_path / "job", export="best", threshold_by="none", calibrate=True, **settings) == 0
-    again = result_of(tmp_path / "job")
+    third = result_of(tmp_path / "job")
     assert model.stat().st_mtime_ns > written  # Another decision is another export of the same weights.
-    assert again["thresholds"] == {"best": 0.5}
+    assert third["thresholds"] == {"best": 0.5}
     for name in ("step", "weights_sha256", "validation"):
-        assert after[name] == again[name] == before[name], name
+        assert after[name] == third[name] == before[name], name
     metadata = json.loads((model.parent / "assets.extra" / "deepdetect.json").read_text())
     assert metadata["calibration"]["images"] == 20
     card = (model.parent / "assets.extra" / "model_card.md").read_text()

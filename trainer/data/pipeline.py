@@ -173,7 +173,9 @@ class _Source:
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # It would arrive at one call per core as well; for its cost see docs/decisions.md.
+    options.autotune.enabled = (
+        False  # It would arrive at one call per core as well; for its cost see docs/decisions.md.
+    )
     # Every process makes its own slots only, so TensorFlow must not divide the elements again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

@@ -1,1 +1,1 @@
-"""Which process this is, which strategy it uses, and how processes meet, agree and stop."""
+"""Ranks, devices and strategies, and how the processes of a job connect, agree and stop."""

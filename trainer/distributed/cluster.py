@@ -1,4 +1,4 @@
-"""Who am I among the processes of this job: TF_CONFIG, Kubernetes or Slurm -> Cluster.  Imports no TensorFlow.
+"""Read the cluster and this process's rank from TF_CONFIG, Kubernetes or Slurm.  Imports no TensorFlow.
 
 Kubernetes (an Indexed Job, or a JobSet of one) sets JOB_COMPLETION_INDEX; the manifest adds
 
@@ -6,12 +6,13 @@ Kubernetes (an Indexed Job, or a JobSet of one) sets JOB_COMPLETION_INDEX; the m
   DEEPDETECT_WORKER_HOSTS   their names, with {index}: "train-{index}.train" (Indexed Job "train", headless service
                             "train") or "train-workers-0-{index}.train" (JobSet "train", replicated job "workers");
                             or a list with commas, in order
-  DEEPDETECT_SUBDOMAIN      instead of the names: the headless service; the rest is this pod's own HOSTNAME
+  DEEPDETECT_SUBDOMAIN      instead of the names: the headless service; the names follow from this pod's HOSTNAME
   DEEPDETECT_PORT           TensorFlow's port on every pod (default 2222)
 
 Slurm's variables are those that ``tf.distribute.cluster_resolver.SlurmClusterResolver`` reads; several tasks of a node
-take consecutive ports from DEEPDETECT_PORT (there 8888).  The first process is the chief; the others meet it on one
-more port, 1000 above its own or DEEPDETECT_PEER_PORT.
+take consecutive ports from DEEPDETECT_PORT (default 8888 with Slurm).  The first process is the chief; the others
+connect to it on one more port: DEEPDETECT_PEER_PORT, or 1000 above the chief's TensorFlow port.
+Does not own: connecting (``rendezvous.py``), Slurm's compressed lists (``slurm.py``).
 """
 
 import dataclasses
@@ -23,8 +24,10 @@ from typing import Any
 from trainer.core.errors import RequestError
 from trainer.distributed import slurm
 
-_KUBERNETES_PORT, _SLURM_PORT = 2222, 8888
-_PEER_PORT_OFFSET, _LAST_PORT = 1000, 65535
+_KUBERNETES_PORT = 2222
+_SLURM_PORT = 8888
+_PEER_PORT_OFFSET = 1000
+_LAST_PORT = 65535
 _MAX_WORKERS = 10_000
 
 Environment = Mapping[str, str]
@@ -35,10 +38,10 @@ class Cluster:
     """The processes that train together, and this one's place among them.
 
     Attributes:
-        addresses: ``host:port`` of each process's TensorFlow server, the chief's first; empty for one process alone.
-        worker_index: this process's place among them.
-        peer_port: port of the chief's host where the processes meet; 0 for one alone.
-        source: what described the cluster, for messages.
+        addresses: ``host:port`` of each process's TensorFlow server, the chief's first; empty for a single process.
+        worker_index: this process's rank; 0 is the chief.
+        peer_port: port of the chief's host to which the others connect; 0 for a single process.
+        source: the variable that described the cluster, for messages.
     """
 
     addresses: tuple[str, ...] = ()
@@ -48,7 +51,7 @@ class Cluster:
 
     @property
     def num_workers(self) -> int:
-        """Processes that train together."""
+        """Number of processes that train together."""
         return max(len(self.addresses), 1)
 
     @property
@@ -58,7 +61,7 @@ class Cluster:
 
     @property
     def meeting_place(self) -> tuple[str, int]:
-        """Host and port where the chief waits for the others."""
+        """Host and port on which the chief accepts the others."""
         return split_address(self.addresses[0])[0], self.peer_port
 
     def name(self, index: int) -> str:
@@ -67,17 +70,17 @@ class Cluster:
 
 
 def from_environment(environment: Environment = os.environ, strategy: str = "auto") -> Cluster:
-    """Return the cluster that the environment describes; without a description, or with one of one, a process alone.
+    """Return the cluster that the environment describes; without a description, a single process.
 
     Args:
-        environment: variables of the process.
-        strategy: ``--strategy``.  With ``multi_worker`` a description must be there; ``single`` and ``mirrored`` refuse
-            one of several processes, which must not train side by side into one job_dir.
+        environment: the environment variables of the process.
+        strategy: ``--strategy``.  ``multi_worker`` requires a description; ``single`` and ``mirrored`` refuse a
+            description of several processes, which must not train independently into one job_dir.
 
     Raises:
         RequestError: if the description is wrong or does not fit the strategy.
     """
-    cluster = _described(environment, explicit=strategy == "multi_worker")
+    cluster = _read(environment, explicit=strategy == "multi_worker")
     if strategy == "multi_worker" and not cluster.addresses:
         raise RequestError(
             "--strategy=multi_worker: expected a cluster in the environment, received none; set TF_CONFIG, or on "
@@ -91,14 +94,18 @@ def from_environment(environment: Environment = os.environ, strategy: str = "aut
     return cluster
 
 
-def _described(environment: Environment, *, explicit: bool) -> Cluster:
+def _read(environment: Environment, *, explicit: bool) -> Cluster:
+    """Return the cluster from the first source that is set; ``explicit`` reads Slurm's variables outside srun too."""
     if environment.get("TF_CONFIG"):
-        addresses, index, source = *_tf_config(environment["TF_CONFIG"]), "TF_CONFIG"
+        source = "TF_CONFIG"
+        addresses, index = _tf_config(environment["TF_CONFIG"])
     elif environment.get("DEEPDETECT_NUM_WORKERS"):
-        addresses, index, source = *_kubernetes(environment), "DEEPDETECT_NUM_WORKERS"
-    # Outside srun, in a batch script, Slurm's variables speak of tasks that nobody has started.
+        source = "DEEPDETECT_NUM_WORKERS"
+        addresses, index = _kubernetes(environment)
+    # In a batch script, outside of srun, Slurm's variables describe tasks that have not been started.
     elif environment.get("SLURM_STEP_NUM_TASKS", "1") != "1" or (explicit and "SLURM_PROCID" in environment):
-        addresses, index, source = *_slurm(environment), "SLURM_STEP_NUM_TASKS"
+        source = "SLURM_STEP_NUM_TASKS"
+        addresses, index = _slurm(environment)
     else:
         return Cluster()
     if not addresses:
@@ -120,7 +127,7 @@ def split_address(address: str, source: str = "address") -> tuple[str, int]:
     """Return host and port of ``host:port`` (``[::1]:port`` for IPv6).
 
     Raises:
-        RequestError: naming the source, if it is something else.
+        RequestError: naming the source, if the address has another form.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
@@ -131,12 +138,12 @@ def split_address(address: str, source: str = "address") -> tuple[str, int]:
 def _peer_port(environment: Environment, chief: str) -> int:
     port = split_address(chief)[1]
     offset = _PEER_PORT_OFFSET if port + _PEER_PORT_OFFSET <= _LAST_PORT else -_PEER_PORT_OFFSET
-    found = _whole_number(environment, "DEEPDETECT_PEER_PORT", port + offset)
-    if not 0 < found <= _LAST_PORT or found == port:
+    peer_port = _whole_number(environment, "DEEPDETECT_PEER_PORT", port + offset)
+    if not 0 < peer_port <= _LAST_PORT or peer_port == port:
         raise RequestError(
-            f"DEEPDETECT_PEER_PORT: expected a port in 1..65535 that is not TensorFlow's ({port}), received {found}"
+            f"DEEPDETECT_PEER_PORT: expected a port in 1..65535 that is not TensorFlow's ({port}), received {peer_port}"
         )
-    return found
+    return peer_port
 
 
 def _whole_number(environment: Environment, name: str, default: int | None = None) -> int:
@@ -157,11 +164,11 @@ def _tf_config(text: str) -> tuple[tuple[str, ...], int]:
         kind, index = task.get("type"), task.get("index")
     except (ValueError, AttributeError, TypeError) as error:
         raise RequestError(f"expected TF_CONFIG to be a JSON object with a cluster, received {text!r}") from error
-    strange = sorted(job for job, hosts in cluster.items() if job not in ("chief", "worker") and hosts)
-    if strange:
+    unknown = sorted(job for job, hosts in cluster.items() if job not in ("chief", "worker") and hosts)
+    if unknown:
         raise RequestError(
-            f"TF_CONFIG: expected only the jobs chief and worker, received {', '.join(strange)}; this program needs "
-            "no parameter server and validates on the workers"
+            f"TF_CONFIG: expected only the jobs chief and worker, received {', '.join(unknown)}; this program "
+            "uses no parameter servers and validates on the workers"
         )
     chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
     if len(chiefs) > 1:
@@ -170,8 +177,8 @@ def _tf_config(text: str) -> tuple[tuple[str, ...], int]:
     if not addresses:
         return (), 0
     if kind not in ("chief", "worker") or not cluster.get(kind):
-        known = " or ".join(job for job in ("chief", "worker") if cluster.get(job))
-        raise RequestError(f"TF_CONFIG: expected a task of type {known}, received {kind!r}")
+        kinds = " or ".join(job for job in ("chief", "worker") if cluster.get(job))
+        raise RequestError(f"TF_CONFIG: expected a task of type {kinds}, received {kind!r}")
     try:
         index = int(index)
     except (TypeError, ValueError) as error:
@@ -198,6 +205,7 @@ def _count(environment: Environment, name: str) -> int:
 
 
 def _kubernetes(environment: Environment) -> tuple[tuple[str, ...], int]:
+    """Return addresses and index from the variables that a manifest sets."""
     count = _count(environment, "DEEPDETECT_NUM_WORKERS")
     index = _whole_number(environment, "JOB_COMPLETION_INDEX")
     port = _whole_number(environment, "DEEPDETECT_PORT", _KUBERNETES_PORT)
@@ -223,8 +231,9 @@ def _kubernetes_hosts(environment: Environment, count: int, index: int) -> list[
 
 
 def _own_pattern(environment: Environment, index: int) -> str:
-    """Return the pods' names from this one's: of an Indexed Job and of a JobSet both end in -<index>."""
-    subdomain, own = environment.get("DEEPDETECT_SUBDOMAIN", ""), environment.get("HOSTNAME", "").split(".")[0]
+    """Return the pattern of the pods' names from this pod's: those of Indexed Jobs and JobSets end in -<index>."""
+    subdomain = environment.get("DEEPDETECT_SUBDOMAIN", "")
+    own = environment.get("HOSTNAME", "").split(".")[0]
     if not subdomain:
         raise RequestError(
             "DEEPDETECT_WORKER_HOSTS: expected the pods' names, received none; set it, such as "
@@ -240,7 +249,7 @@ def _own_pattern(environment: Environment, index: int) -> str:
 
 
 def _slurm(environment: Environment) -> tuple[tuple[str, ...], int]:
-    """Read what srun sets; the first task of a node has the first port."""
+    """Return addresses and index from what srun sets; the first task of each node has the first port."""
 
     def first_of(*names: str) -> str:
         return next((name for name in names if environment.get(name)), names[0])
@@ -248,22 +257,22 @@ def _slurm(environment: Environment) -> tuple[tuple[str, ...], int]:
     count = _count(environment, first_of("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"))
     index = _whole_number(environment, "SLURM_PROCID")
     port = _whole_number(environment, "DEEPDETECT_PORT", _SLURM_PORT)
-    nodes_from = first_of("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
-    nodes = list(slurm.expand_nodes(environment.get(nodes_from, ""), nodes_from))
-    tasks_from = first_of("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
-    if environment.get(tasks_from):
-        tasks = list(slurm.expand_tasks(environment[tasks_from], tasks_from))
+    nodes_name = first_of("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
+    nodes = list(slurm.expand_nodes(environment.get(nodes_name, ""), nodes_name))
+    tasks_name = first_of("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+    if environment.get(tasks_name):
+        tasks = list(slurm.expand_tasks(environment[tasks_name], tasks_name))
     elif nodes and count % len(nodes) == 0:
         tasks = [count // len(nodes)] * len(nodes)
     else:
         tasks = []
     if len(tasks) != len(nodes) or sum(tasks) != count:
         raise RequestError(
-            f"Slurm: expected {count} tasks on the nodes {environment.get(nodes_from, '')!r}, received "
-            f"{environment.get(tasks_from, '')!r} tasks a node ({tasks_from}); start with srun"
+            f"Slurm: expected {count} tasks on the nodes {environment.get(nodes_name, '')!r}, received "
+            f"{environment.get(tasks_name, '')!r} tasks a node ({tasks_name}); start with srun"
         )
     if environment.get("SLURM_DISTRIBUTION", "").startswith("cyclic"):
-        places = [(node, turn) for turn in range(max(tasks)) for node, n in zip(nodes, tasks, strict=True) if turn < n]
+        slots = [(node, slot) for slot in range(max(tasks)) for node, n in zip(nodes, tasks, strict=True) if slot < n]
     else:
-        places = [(node, turn) for node, n in zip(nodes, tasks, strict=True) for turn in range(n)]
-    return tuple(f"{node}:{port + turn}" for node, turn in places), index
+        slots = [(node, slot) for node, n in zip(nodes, tasks, strict=True) for slot in range(n)]
+    return tuple(f"{node}:{port + slot}" for node, slot in slots), index

@@ -1,6 +1,7 @@
-"""What the processes of one job make sure of together, beside the maths: the same images, state and bad images.
+"""Checks and exchanges between the processes of a job: the same images and state, a shared job_dir, bad images.
 
 Every function must be called by all processes at the same point.  Imports no TensorFlow.
+Does not own: how values travel (``process_group.py``).
 """
 
 import time
@@ -11,7 +12,7 @@ from trainer.core.storage import files
 from trainer.data.bad_images import BadImages
 from trainer.distributed.process_group import SingleProcess
 
-_SEEN_WITHIN_SECONDS = 20.0  # Network file systems show a new file late.
+_VISIBLE_WITHIN_SECONDS = 20.0  # Network file systems show a new file late.
 
 
 def require_same(group: SingleProcess, values: dict[str, Any], remedy: str) -> None:
@@ -20,15 +21,15 @@ def require_same(group: SingleProcess, values: dict[str, Any], remedy: str) -> N
     Raises:
         RequestError: on every process, naming what differs and where.
     """
-    everyone = group.gather(values)
-    differing = [
-        f"{name} (chief: {_short(everyone[0][name])}, worker {index}: {_short(theirs[name])})"
-        for index, theirs in enumerate(everyone)
+    rows = group.gather(values)
+    differences = [
+        f"{name} (chief: {_short(rows[0][name])}, worker {index}: {_short(row[name])})"
+        for index, row in enumerate(rows)
         for name in values
-        if theirs[name] != everyone[0][name]
+        if row[name] != rows[0][name]
     ]
-    if differing:
-        raise RequestError(f"expected the same on all processes, received different {'; '.join(differing)}; {remedy}")
+    if differences:
+        raise RequestError(f"expected the same on all processes, received different {'; '.join(differences)}; {remedy}")
 
 
 def _short(value: Any) -> str:
@@ -36,30 +37,31 @@ def _short(value: Any) -> str:
 
 
 def require_shared(group: SingleProcess, path: str) -> None:
-    """Make sure that all processes see a small file that the chief has just written.
+    """Check that all processes see a small file that the chief has just written.
 
     Raises:
-        RequestError: on all, if one of them does not.
+        RequestError: on all processes, if one of them does not see it.
     """
     content = group.broadcast(files.read_text(path) if group.index == 0 else None)
-    deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+    deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
     problem = ""
     while not (files.exists(path) and files.read_text(path) == content):
         if time.monotonic() > deadline:
             problem = (
                 f"--job_dir: expected worker {group.index} to see {path!r} as the chief wrote it, received "
-                f"{'another content' if files.exists(path) else 'no such file'}; job_dir must be a folder that all "
+                f"{'different content' if files.exists(path) else 'no such file'}; job_dir must be a folder that all "
                 "processes share"
             )
             break
         time.sleep(0.5)
-    problems = [told for told in group.gather(problem) if told]
+    # Even without a problem of its own, a process must gather: all of them raise, or none.
+    problems = [message for message in group.gather(problem) if message]
     if problems:
         raise RequestError(problems[0])
 
 
 def merge_skipped(group: SingleProcess, skipped: BadImages) -> None:
-    """Let every process know the bad images that the others met, so that all count alike and the chief names all."""
+    """Exchange the bad images that each process met, so that all count the same and the chief can list them all."""
     if group.size == 1:
         return
     for index, entries in enumerate(group.gather(skipped.take_new())):

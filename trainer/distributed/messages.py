@@ -1,4 +1,7 @@
-"""JSON messages over one TCP connection: four bytes of length, then UTF-8.  Imports no TensorFlow."""
+"""JSON messages over one TCP connection: four bytes of length (big endian), then UTF-8.  Imports no TensorFlow.
+
+Does not own: what messages mean (``rendezvous.py``, ``process_group.py``).
+"""
 
 import contextlib
 import json
@@ -7,35 +10,36 @@ import struct
 import threading
 from typing import Any
 
-_MAX_BYTES = 64 * 1024 * 1024  # Far more than any message of this program; a stranger's bytes are cut off here.
+_MAX_BYTES = 64 * 1024 * 1024  # Far more than any message of this program; anything longer comes from a stranger.
 _HEADER = struct.Struct(">I")
 
 Message = dict[str, Any]
 
 
 class Closed(Exception):
-    """Say that the other end is gone, or sent something that is no message."""
+    """Raised when the other end is gone, or sent something that is not a message."""
 
 
 class Connection:
-    """One end; any thread may send, one thread receives."""
+    """One end of a connection: any thread may send, one thread receives."""
 
     def __init__(self, raw: socket.socket) -> None:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket, self._sending = raw, threading.Lock()
+        self._socket = raw
+        self._send_lock = threading.Lock()
 
     def send(self, kind: str, **values: Any) -> None:
-        """Send one message; nothing is raised if the other end is gone, because ``receive`` will tell."""
-        with self._sending:
+        """Send one message; does not raise if the other end is gone, because ``receive`` does."""
+        with self._send_lock:
             self._write({"kind": kind, **values})
 
     def send_unless_busy(self, kind: str) -> None:
-        """Send one short message, unless another thread is sending: it may be stuck at a peer that does not read."""
-        if self._sending.acquire(blocking=False):
+        """Send one short message, unless another thread is sending: a peer that does not read may be blocking it."""
+        if self._send_lock.acquire(blocking=False):
             try:
                 self._write({"kind": kind})
             finally:
-                self._sending.release()
+                self._send_lock.release()
 
     def _write(self, message: Message) -> None:
         content = json.dumps(message).encode()
@@ -46,24 +50,24 @@ class Connection:
         """Return the next message.
 
         Raises:
-            Closed: if there will be none.
-            TimeoutError: if none came in ``timeout`` seconds.
+            Closed: if no message can come any more.
+            TimeoutError: if none came within ``timeout`` seconds.
         """
         self._socket.settimeout(timeout)
         try:
-            (size,) = _HEADER.unpack(self._exactly(_HEADER.size))
+            (size,) = _HEADER.unpack(self._read(_HEADER.size))
             if size > _MAX_BYTES:
-                raise Closed(f"it sent {size} bytes, which is no message of this program")
-            message = json.loads(self._exactly(size))
+                raise Closed(f"it sent {size} bytes, which is not a message of this program")
+            message = json.loads(self._read(size))
         except TimeoutError:
             raise
         except (OSError, ValueError) as error:
             raise Closed(str(error)) from error
         if not isinstance(message, dict) or "kind" not in message:
-            raise Closed("it sent something that is no message of this program")
+            raise Closed("it sent something that is not a message of this program")
         return message
 
-    def _exactly(self, size: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         content = b""
         while len(content) < size:
             piece = self._socket.recv(size - len(content))
@@ -73,7 +77,7 @@ class Connection:
         return content
 
     def is_open(self) -> bool:
-        """Tell whether the other end still holds the connection; only while nothing is expected from it."""
+        """Return whether the other end still holds the connection; call it only while no message is expected."""
         self._socket.settimeout(0)
         try:
             return self._socket.recv(1, socket.MSG_PEEK) != b""

@@ -1,7 +1,8 @@
-"""How the processes of a job meet: each tells the chief who it is and what it was asked to do.
+"""Connect the processes of a job: each sends the chief its index, flags and versions.
 
-The chief names who has not come, and refuses processes that were started with other flags or versions.  It listens
-only until all are there.  Imports no TensorFlow.
+The chief names the processes that are missing, and refuses those that were started with other flags or versions.  It
+listens only until all are connected.  Imports no TensorFlow.
+Does not own: what is sent over the connections afterwards (``process_group.py``).
 """
 
 import contextlib
@@ -21,18 +22,18 @@ from trainer.distributed.messages import Closed, Connection, Message
 
 log = logging.getLogger(__name__)
 
-_HELLO_SECONDS = 10.0
-_REMIND_SECONDS = 15.0
-_BIND_SECONDS = 10.0
-_TELL_OTHERS_SECONDS = 15.0
-# Where a machine keeps the files may differ; that they are the same is checked by content.
+_HELLO_SECONDS = 10.0  # For the first message of a new connection.
+_REMIND_SECONDS = 15.0  # Between log lines about who is missing.
+_BIND_SECONDS = 10.0  # For a port that an earlier process still holds.
+_REFUSAL_SECONDS = 15.0  # For processes that have not connected yet to get the refusal as well.
+# Paths may differ between machines; that the files are the same is checked by content.
 _MAY_DIFFER = {"data_dir", "job_dir"}
 
 Facts = dict[str, dict[str, Any]]
 
 
 def facts_of(config: Config, cluster: Cluster) -> Facts:
-    """Return what all processes must have in common."""
+    """Return what must be the same on all processes: flags, versions and addresses."""
     settings = {f"--{name}": value for name, value in config.flat().items() if name not in _MAY_DIFFER}
     versions: dict[str, Any] = {"deepdetect": __version__, "python": "{}.{}".format(*sys.version_info)}
     for name in ("tensorflow", "keras", "numpy"):
@@ -46,12 +47,12 @@ def meet(cluster: Cluster, facts: Facts, timeout: float) -> dict[int, Connection
 
     Args:
         cluster: of several processes.
-        facts: ``facts_of`` this one.
+        facts: from ``facts_of`` this process.
         timeout: seconds to wait for the others.
 
     Raises:
-        RequestError: if the processes were not started alike.
-        StoppedEarly: if some never came, or a port is taken; a retry can help.
+        RequestError: if the processes were not started with the same flags and versions.
+        StoppedEarly: if some did not connect in time, or a port is taken; a retry can help.
     """
     _require_free(split_address(cluster.addresses[cluster.worker_index])[1])
     deadline = time.monotonic() + timeout
@@ -68,7 +69,7 @@ def _require_free(port: int) -> None:
 
 @contextlib.contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
-    """Listen on all addresses, waiting a moment for a process that is still ending."""
+    """Listen on all addresses; wait a moment if a process that is still ending holds the port."""
     deadline = time.monotonic() + _BIND_SECONDS
     while True:
         try:
@@ -86,22 +87,25 @@ def _listening(port: int) -> Iterator[socket.socket]:
 
 
 class _Chief:
-    """The chief while it waits."""
+    """The chief while it waits for the others."""
 
     def __init__(self, cluster: Cluster, facts: Facts, timeout: float) -> None:
-        self._cluster, self._facts, self._timeout = cluster, facts, timeout
-        self._here: dict[int, Connection] = {}
+        self._cluster = cluster
+        self._facts = facts
+        self._timeout = timeout
+        self._connections: dict[int, Connection] = {}
         self._refusal = ""
 
     def meet(self, deadline: float) -> dict[int, Connection]:
+        """Return a connection for each other process; see ``meet`` of the module."""
         reminder = time.monotonic() + _REMIND_SECONDS
         with _listening(self._cluster.peer_port) as server:
             server.settimeout(0.25)
             while self._missing():
                 self._accept(server)
                 now = time.monotonic()
-                if self._refusal:
-                    deadline = min(deadline, now + _TELL_OTHERS_SECONDS)
+                if self._refusal:  # Refuse those that connect soon, too, instead of leaving them waiting.
+                    deadline = min(deadline, now + _REFUSAL_SECONDS)
                 if now >= deadline:
                     break
                 if now >= reminder:
@@ -111,86 +115,87 @@ class _Chief:
             raise RequestError(self._refusal)
         if self._missing():
             self._give_up()
-        for connection in self._here.values():
+        for connection in self._connections.values():
             connection.send("welcome")
-        return self._here
+        return self._connections
 
     def _missing(self) -> list[int]:
-        return [index for index in range(1, self._cluster.num_workers) if index not in self._here]
+        return [index for index in range(1, self._cluster.num_workers) if index not in self._connections]
 
     def _names(self, indices: list[int]) -> str:
         return ", ".join(self._cluster.name(index) for index in indices)
 
     def _accept(self, server: socket.socket) -> None:
-        """Take at most one newcomer; one that died while it waited may come again."""
+        """Accept at most one connection; a process that died while it waited may connect again."""
         try:
             raw, address = server.accept()
         except TimeoutError:
             if not self._refusal:
-                self._here = {index: each for index, each in self._here.items() if each.is_open()}
+                self._connections = {index: peer for index, peer in self._connections.items() if peer.is_open()}
             return
         connection = Connection(raw)
         try:
             hello = connection.receive(_HELLO_SECONDS)
-            self._welcome(connection, hello)
+            self._register(connection, hello)
         except (Closed, TimeoutError, KeyError, TypeError, ValueError) as error:
-            log.warning("a stranger at %s was sent away: %s", address[0], error)
+            log.warning("refused a connection from %s: %s", address[0], error)
             connection.close()
 
-    def _welcome(self, connection: Connection, hello: Message) -> None:
+    def _register(self, connection: Connection, hello: Message) -> None:
+        """Keep a connection, and refuse all of them from the first difference on."""
         index = int(hello["index"])
         difference = self._difference(index, hello)
         if difference and not self._refusal:
             self._refusal = difference
-            for other in self._here.values():
+            for other in self._connections.values():
                 other.send("refused", message=self._refusal)
         if self._refusal:
             connection.send("refused", message=self._refusal)
         if 0 < index < self._cluster.num_workers:
-            self._here.setdefault(index, connection)
+            self._connections.setdefault(index, connection)
 
     def _difference(self, index: int, hello: Message) -> str:
-        """Return what is wrong with a newcomer; empty if nothing is."""
-        other = hello["facts"]
-        parts = []
-        for title, own in self._facts.items():
-            theirs = other.get(title, {})
-            parts += [
+        """Return what is wrong with a new process; empty if nothing is."""
+        differences = []
+        for section, own in self._facts.items():
+            theirs = hello["facts"].get(section, {})
+            differences += [
                 f"{name} (chief: {own.get(name)}, worker {index}: {theirs.get(name)})"
                 for name in sorted(own.keys() | theirs.keys())
                 if own.get(name) != theirs.get(name)
             ]
-        if parts:
+        if differences:
             return (
-                f"expected all processes to be started alike, received different values of {'; '.join(parts)}; start "
-                "all of them with the same flags, cluster and installation"
+                f"expected all processes to be started alike, received different values of {'; '.join(differences)}; "
+                "start all of them with the same flags, cluster and installation"
             )
         if not 0 < index < self._cluster.num_workers:
             return f"expected worker indices in 1..{self._cluster.num_workers - 1}, received {index}"
-        if index in self._here and self._here[index].is_open():
+        if index in self._connections and self._connections[index].is_open():
             return f"expected one process for each worker index, received two with index {index}; give each its own"
-        self._here.pop(index, None)
+        self._connections.pop(index, None)
         return ""
 
     def _give_up(self) -> None:
         reason = f"{self._names(self._missing())} did not come within {self._timeout:g} s"
-        for connection in self._here.values():
+        for connection in self._connections.values():
             connection.send("gave_up", message=reason)
         raise StoppedEarly(f"{reason} (--startup_timeout_seconds); nothing was lost: start all processes again")
 
 
 def _find_chief(cluster: Cluster, facts: Facts, timeout: float, deadline: float) -> Connection:
-    """Return the connection on which the chief said welcome."""
+    """Return a connection to the chief, once it has welcomed this process."""
     host, port = cluster.meeting_place
-    reminder, reason = time.monotonic() + _REMIND_SECONDS, ""
+    reminder = time.monotonic() + _REMIND_SECONDS
+    reason = ""
     while time.monotonic() < deadline:
         try:
             connection = Connection(socket.create_connection((host, port), timeout=5.0))
             connection.send("hello", index=cluster.worker_index, facts=facts)
-            # The chief's own deadline began at another moment, so it is the one to tell who is missing.
+            # The chief started its own deadline at another time.  Wait for its answer, which names the missing ones.
             answer = connection.receive(max(deadline - time.monotonic(), 0.0) + timeout)
             break
-        except (OSError, Closed) as error:  # Not there yet, not in the DNS yet, or ended while it waited.
+        except (OSError, Closed) as error:  # Not started, not in the DNS yet, or ended while it waited.
             reason = str(error)
             if time.monotonic() >= reminder:
                 log.info("waiting for %s at %s:%d: %s", cluster.name(0), host, port, reason)

@@ -1,4 +1,7 @@
-"""Devices, strategy, precision and determinism of this process."""
+"""Devices, strategy, precision and determinism of this process.
+
+Does not own: which process it is (``cluster.py``), patches of TensorFlow (``tf_private.py``).
+"""
 
 import dataclasses
 import functools
@@ -8,12 +11,10 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from tensorflow.python.data.ops import multi_device_iterator_ops as device_iterators  # See _tune_nothing.
-from tensorflow.python.distribute import collective_all_reduce_strategy as multi_worker  # See _multi_worker.
-from tensorflow.python.eager import context
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import RequestError
+from trainer.distributed import tf_private
 from trainer.distributed.cluster import Cluster
 
 _GRADIENT_PARTS = 4
@@ -21,17 +22,17 @@ _GRADIENT_PARTS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """What the process computes on, once ``setup`` has decided.
+    """What the process computes on and how, as ``setup`` decided.
 
     Attributes:
         strategy: the tf.distribute strategy.
-        precision: float32, mixed_float16 or mixed_bfloat16, never auto.
+        precision: float32, mixed_float16 or mixed_bfloat16; ``auto`` is already resolved.
         device_kind: GPU or CPU.
-        num_devices: replicas of all processes.
-        local_devices: replicas of this process.
-        first_device: number of this process's first replica.
-        gradient_shards: parts of a replica's batch whose gradients are computed apart, see ``gradient_shards``.
-        allreduce_dtype: of gradients on their way between replicas.
+        num_devices: number of replicas in all processes.
+        local_devices: number of replicas in this process.
+        first_device: index of this process's first replica among all.
+        gradient_shards: parts of a replica's batch whose gradients are computed separately, see ``gradient_shards``.
+        allreduce_dtype: of gradients while they are reduced over replicas.
     """
 
     strategy: tf.distribute.Strategy
@@ -52,18 +53,18 @@ class Runtime:
 def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster()) -> Runtime:  # noqa: B008  (frozen)
     """Choose devices and precision, and set them for the process.
 
-    Must come before the first op: logical devices cannot be made later.  Of several processes all must come here;
-    what they chose must be compared afterwards (``same_choice``).
+    Must be called before TensorFlow's first op, because logical devices cannot be made later, and by all processes of a
+    job.  Their choices must be compared afterwards (``consistency.require_same``).
 
     Raises:
-        RequestError: if the devices are not there, or the global batch does not divide among them.
+        RequestError: if the devices do not exist, or the global batch does not divide among them.
     """
-    os.environ.pop("TF_CONFIG", None)  # Known by now (``cluster.py``); MirroredStrategy would read it, too.
+    os.environ.pop("TF_CONFIG", None)  # ``cluster.py`` has read it; MirroredStrategy would read it as well.
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    _tune_nothing()
+    tf_private.switch_off_iterator_autotune()
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:  # Take memory as needed, so that an evaluation can share the card.
+    for gpu in gpus:  # Allocate memory as needed, so that an evaluation can share the card.
         tf.config.experimental.set_memory_growth(gpu, True)
     kind = "GPU" if gpus else "CPU"
     devices = _devices(config, kind, len(gpus))
@@ -76,7 +77,7 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
     precision = resolve_precision(config.precision, kind)
     keras.config.set_dtype_policy(precision)
     exact = kind == "CPU" or config.deterministic
-    wire = {"auto": "float64" if exact else "float32"}.get(config.allreduce_dtype, config.allreduce_dtype)
+    allreduce_dtype = {"auto": "float64" if exact else "float32"}.get(config.allreduce_dtype, config.allreduce_dtype)
     return Runtime(
         strategy=_multi_worker(cluster, tuple(devices)) if cluster.num_workers > 1 else _strategy(config, devices),
         precision=precision,
@@ -85,28 +86,15 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
         local_devices=len(devices),
         first_device=cluster.worker_index * len(devices),
         gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
-        allreduce_dtype=tf.dtypes.as_dtype(wire),
+        allreduce_dtype=tf.dtypes.as_dtype(allreduce_dtype),
     )
 
 
-@functools.cache
-def _tune_nothing() -> None:
-    """Take tf.data's autotune from the iterators that a strategy puts on its devices, whose options are not public.
-
-    TensorFlow 2.21 often loses the message that an iterator is given up, and whoever drops it waits until autotune's
-    thread looks again, after up to a minute: after each validation, and after SIGTERM.  There is nothing to tune.
-    """
-    create = device_iterators._create_device_dataset
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    device_iterators._create_device_dataset = lambda *arguments: create(*arguments).with_options(options)
-
-
 def gradient_shards(batch_size: int, replicas: int) -> int:
-    """Return into how many parts each replica cuts its batch, so that the number of devices changes no result.
+    """Return the number of parts of each replica's batch, chosen so that the number of devices changes no result.
 
-    A gradient's last bits depend on how its sum over examples is cut, and Adam's first steps blow them up: after ten
-    steps of the notebook's CNN the losses of one and of two devices differ by 1e-4.  So the global batch is cut into
+    A gradient's last bits depend on how its sum over examples is split, and Adam's first steps amplify them: after ten
+    steps of the notebook's CNN the losses of one and of two devices differ by 1e-4.  So the global batch is split into
     the same ``gcd(batch_size, 4)`` parts on 1, 2 and 4 devices, and ``train_step.py`` adds them in float64.
     """
     parts = math.gcd(batch_size, _GRADIENT_PARTS)
@@ -114,24 +102,24 @@ def gradient_shards(batch_size: int, replicas: int) -> int:
 
 
 def _devices(config: RuntimeConfig, kind: str, gpus: int) -> list[str]:
-    """Return the logical devices to compute on; on a CPU they are made here."""
-    wanted = 1 if config.strategy == "single" else config.num_devices or (gpus if kind == "GPU" else 1)
-    if kind == "GPU" and wanted > gpus:
-        raise RequestError(f"--num_devices: expected at most the {gpus} GPUs of this machine, received {wanted}")
-    if kind == "CPU" and wanted > 1:
-        make_logical_cpus(wanted)
-    return [f"{kind}:{number}" for number in range(wanted)]
+    """Return the names of the devices to compute on; makes logical devices on a CPU."""
+    count = 1 if config.strategy == "single" else config.num_devices or (gpus if kind == "GPU" else 1)
+    if kind == "GPU" and count > gpus:
+        raise RequestError(f"--num_devices: expected at most the {gpus} GPUs of this machine, received {count}")
+    if kind == "CPU" and count > 1:
+        make_logical_cpus(count)
+    return [f"{kind}:{number}" for number in range(count)]
 
 
 def make_logical_cpus(count: int) -> None:
-    """Divide the CPU into at least so many logical devices.
+    """Divide the CPU into at least ``count`` logical devices.
 
     Raises:
-        RequestError: if TensorFlow has started without them.
+        RequestError: if TensorFlow has already started with fewer.
     """
     cpu = tf.config.list_physical_devices("CPU")[0]
-    present = tf.config.get_logical_device_configuration(cpu)
-    if present is not None and len(present) >= count:
+    devices = tf.config.get_logical_device_configuration(cpu)
+    if devices is not None and len(devices) >= count:
         return
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
@@ -150,33 +138,20 @@ def _strategy(config: RuntimeConfig, devices: list[str]) -> tf.distribute.Strate
 
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    """Return the process's only MirroredStrategy of these devices.
+    """Return the process's only MirroredStrategy on these devices.
 
     TensorFlow 2.21 numbers the collectives of every new strategy from the same start, so a second job of the process
-    (a sweep's next trial) would meet the first one's collectives and fail for good.
+    (a sweep's next trial) would collide with the first one's collectives and fail every time.
     """
     return tf.distribute.MirroredStrategy(devices)
 
 
 @functools.cache
 def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    """Return the process's only MultiWorkerMirroredStrategy.
-
-    Three things of TensorFlow 2.21 are changed, for which it has no public switch:
-
-    - Its coordination service is off.  It takes SIGTERM away from the program ("preemption notifier"), and ends
-      processes by rules of its own; ``peers.py`` watches the others instead.
-    - So is the older health check, which would come in its place.
-    - A worker without GPU gets all its logical CPUs, not only the first.
-    """
-    extended = multi_worker.CollectiveAllReduceExtended
-    context.context().configure_coordination_service(service_type="")
-    extended._enable_check_health = False
+    """Return the process's only MultiWorkerMirroredStrategy; processes are watched by ``process_group.py`` alone."""
+    tf_private.switch_off_coordination_service()
     if devices[0].startswith("CPU"):
-        extended._initialize_local_devices = lambda self, resolver, worker: (
-            tuple(f"{worker}/device:{device}" for device in devices),
-            "CPU",
-        )
+        tf_private.use_logical_cpus(devices)
     gpus = len(devices) if devices[0].startswith("GPU") else 0
     kinds = tf.distribute.experimental.CommunicationImplementation
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
@@ -189,13 +164,13 @@ def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.S
         ),
         tf.distribute.experimental.CommunicationOptions(implementation=kinds.NCCL if gpus else kinds.RING),
     )
-    # Every worker has as many elements as all others; asking them before each batch would cost a message.
+    # All workers have the same number of elements; checking before each batch would cost a message.
     strategy.extended.experimental_enable_get_next_as_optional = False
     return strategy
 
 
 def resolve_precision(requested: str, kind: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the precision to compute in; ``auto`` takes the fastest that the hardware has."""
+    """Return the precision to compute in; ``auto`` is the fastest that the hardware supports."""
     if requested != "auto":
         return requested
     if kind == "GPU":
@@ -204,14 +179,14 @@ def resolve_precision(requested: str, kind: str, cpuinfo: Path = Path("/proc/cpu
 
 
 def _gpus_have_bfloat16() -> bool:
-    """Compute capability 8.0 (Ampere) is the first with bfloat16 tensor cores; all cards must have it."""
+    """Return whether every GPU has bfloat16 tensor cores: compute capability 8.0 (Ampere) or later."""
     details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
 
 
 def _cpu_has_bfloat16(cpuinfo: Path) -> bool:
     try:
-        words = set(cpuinfo.read_text().split())
+        features = set(cpuinfo.read_text().split())
     except OSError:  # Not Linux.
         return False
-    return bool(words & {"avx512_bf16", "amx_bf16"})
+    return bool(features & {"avx512_bf16", "amx_bf16"})

@@ -1,7 +1,7 @@
-"""A model in one file, for runtimes without TensorFlow: TFLite and ONNX.
+"""Convert a model to TFLite or ONNX, and compare each form with the SavedModel.
 
-Both take ``images [N, S, S, 3] uint8`` in [0, 255] and give ``probabilities [N, C] float32``.
-Owns: converting, and running what was converted.  Does not own: whether its answers are good enough (``export.py``).
+Both forms take ``images [N, S, S, 3] uint8`` in [0, 255] and return ``probabilities [N, C] float32``.
+Owns: conversion, running each form, the comparison.  Does not own: which checkpoint, forms and images.
 """
 
 import contextlib
@@ -22,13 +22,15 @@ from trainer.serving import exported_model
 
 QUANTIZE = ("none", "float16", "dynamic")
 
-_OPSET = 17  # Of ONNX; understood by runtimes since 2022.
+_OPSET = 17  # Of ONNX; runtimes have supported it since 2022.
+_LARGEST_DIFFERENCE = 1e-3  # Of a probability in float32; kernels differ in the order of their sums.
+_TIMED_SECONDS = 1.0
 
 Run = Callable[[Pixels], npt.NDArray[np.float32]]
 
 
 def require_onnx() -> None:
-    """Say how to get what ONNX needs, without importing it.
+    """Check that the packages for ONNX are installed, without importing them.
 
     Raises:
         RequestError: if tf2onnx or onnxruntime is not installed.
@@ -42,18 +44,18 @@ def require_onnx() -> None:
 
 def freeze(function: Any) -> Any:
     """Return a tf.function with its variables as constants; converters lose those of Keras 3 otherwise."""
-    from tensorflow.python.framework import convert_to_constants
+    from trainer.distributed import tf_private  # Late: it imports TensorFlow.
 
-    return convert_to_constants.convert_variables_to_constants_v2(function.get_concrete_function())
+    return tf_private.freeze(function)
 
 
 def to_tflite(frozen: Any, quantize: str) -> bytes:
     """Return a TFLite file.
 
     Args:
-        frozen: of ``freeze``.
-        quantize: none, float16 (weights in half precision), or dynamic (weights in 8 bits, arithmetic too where the
-            runtime can).
+        frozen: from ``freeze``.
+        quantize: none, float16 (weights in half precision), or dynamic (weights in 8 bits, and arithmetic too where
+            the runtime supports it).
     """
     import tensorflow as tf
 
@@ -67,19 +69,20 @@ def to_tflite(frozen: Any, quantize: str) -> bytes:
 
 
 def run_tflite(content: bytes) -> Run:
-    """Return a function that answers with a TFLite file, on all cores."""
+    """Return a function that runs a TFLite model on all cores."""
     import tensorflow as tf
 
     with _quiet():
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
-    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
 
     def run(images: Pixels) -> npt.NDArray[np.float32]:
-        interpreter.resize_tensor_input(taken, images.shape)
+        interpreter.resize_tensor_input(input_index, images.shape)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(taken, images)
+        interpreter.set_tensor(input_index, images)
         interpreter.invoke()
-        return np.asarray(interpreter.get_tensor(given))
+        return np.asarray(interpreter.get_tensor(output_index))
 
     return run
 
@@ -88,22 +91,23 @@ def to_onnx(frozen: Any) -> bytes:
     """Return an ONNX file of a frozen function of one input and one output."""
     import tf2onnx
 
-    taken, given = frozen.inputs[0].name, frozen.outputs[0].name
+    input_name, output_name = frozen.inputs[0].name, frozen.outputs[0].name
     with _quiet():
         model, _ = tf2onnx.convert.from_graph_def(
-            frozen.graph.as_graph_def(), input_names=[taken], output_names=[given], opset=_OPSET
+            frozen.graph.as_graph_def(), input_names=[input_name], output_names=[output_name], opset=_OPSET
         )
-    names = {taken: "images", given: "probabilities"}
+    # TensorFlow's names are of graph nodes; a caller needs names that stay.
+    names = {input_name: "images", output_name: "probabilities"}
     for value in (*model.graph.input, *model.graph.output):
         value.name = names.get(value.name, value.name)
     for node in model.graph.node:
-        for sides in (node.input, node.output):
-            sides[:] = [names.get(name, name) for name in sides]
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
     return bytes(model.SerializeToString())
 
 
 def run_onnx(content: bytes) -> Run:
-    """Return a function that answers with an ONNX file, on all cores."""
+    """Return a function that runs an ONNX model on all cores."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -112,9 +116,9 @@ def run_onnx(content: bytes) -> Run:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep advice about the converters' own future from the user, who cannot follow it."""
+    """Silence the converters' warnings about their own future, which a user cannot act on."""
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tf2onnx")]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -122,24 +126,20 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-_ALLOWED = 1e-3  # Difference of a probability in float32; kernels differ in how they add.
-_TIMED_SECONDS = 1.0
 
 
 def compare(
     runs: Mapping[str, tuple[Run, int]], images: Pixels, export: exported_model.ExportedModel, quantize: str
 ) -> dict[str, Any]:
-    """Return how far each form is from the SavedModel, and how fast.
+    """Return the difference of each form from the SavedModel, and its speed.
 
     Args:
-        runs: what runs each form, and its bytes; the one to compare with is ``savedmodel``.
+        runs: for each form, the function that runs it and its size in bytes; ``savedmodel`` is the reference.
         images: ``[n, S, S, 3]``, one batch.
         export: the SavedModel, which decides labels.
-        quantize: of the TFLite form.
+        quantize: how the TFLite form was quantized.
     """
     expected = runs["savedmodel"][0](images)
     labels = [export.decide(row) for row in expected]
@@ -159,36 +159,38 @@ def compare(
 
 
 def _rate(run: Run, images: Pixels) -> float:
-    """Return images a second of a form that has run once."""
-    begin, batches = time.perf_counter(), 0
+    """Return images per second of a form that has already run once."""
+    begin = time.perf_counter()
+    batches = 0
     while not batches or time.perf_counter() - begin < _TIMED_SECONDS:
         run(images)
         batches += 1
     return batches * len(images) / (time.perf_counter() - begin)
 
 
-def to_text(compared: dict[str, Any]) -> str:
-    """Return the comparison as a table for a person."""
+def to_text(comparison: dict[str, Any]) -> str:
+    """Return the comparison as a printed table."""
     lines = [f"{'form':<20}{'MB':>8}  {'max |dp|':>9}  {'labels changed':>14}  {'images/s':>9}"]
-    for form, figures in compared["forms"].items():
+    for form, figures in comparison["forms"].items():
         name = form if figures["quantize"] == "none" else f"{form} {figures['quantize']}"
         difference = figures["largest_difference"]
-        shown = "no number" if difference is None else f"{difference:.1e}"
+        shown = "NaN/inf" if difference is None else f"{difference:.1e}"
         lines.append(
             f"{name:<20}{figures['bytes'] / 1e6:>8.2f}  {shown:>9}"
             f"  {figures['labels_changed']:>14}  {figures['images_per_second']:>9.1f}"
         )
-    return "\n".join([*lines, f"on {compared['images']} images in one batch, on this machine's CPU or first GPU\n"])
+    return "\n".join([*lines, f"on {comparison['images']} images in one batch, on this machine's CPU or first GPU\n"])
 
 
-def refuse_others(compared: dict[str, Any]) -> None:
-    """Refuse a form that is not the model.
+def refuse_others(comparison: dict[str, Any]) -> None:
+    """Refuse a form that answers differently from the SavedModel.
 
     Raises:
-        JobFailed: naming it.
+        JobFailed: naming the form.
     """
-    for form, figures in compared["forms"].items():
-        difference, allowed = figures["largest_difference"], _ALLOWED if figures["quantize"] == "none" else 1.0
+    for form, figures in comparison["forms"].items():
+        difference = figures["largest_difference"]
+        allowed = _LARGEST_DIFFERENCE if figures["quantize"] == "none" else 1.0
         if difference is None or difference > allowed:
             raise JobFailed(
                 f"{form} does not answer as the SavedModel does: the largest difference of a probability is "

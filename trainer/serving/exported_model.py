@@ -1,7 +1,8 @@
-"""An export in use: find it, and read what it says of itself and how it decides.
+"""Find an export and read its metadata: classes, threshold and how it decides.
 
-Knows nothing of training: an export stands alone.  Does not own: loading and asking its model (``predictor.py``).
-Imports no TensorFlow, so a wrong ``--model_dir`` is answered at once.
+Needs nothing of training, because an export is self-contained.  Imports no TensorFlow, so that a wrong ``--model_dir``
+is refused at once.
+Does not own: loading and running the model (``predictor.py``).
 """
 
 import dataclasses
@@ -20,13 +21,13 @@ Probabilities = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class ExportedModel:
-    """What an export says of itself.
+    """The metadata of an export.
 
     Attributes:
         path: the version folder.
-        class_names: in the order of the probabilities' columns.
-        positive_class: the class that p_fake is the probability of.
-        threshold: of two classes, the positive one is answered from this p_fake up.
+        class_names: in the order of the columns of the probabilities.
+        positive_class: the class whose probability is p_fake.
+        threshold: with two classes, p_fake from which on the answer is the positive class.
         details: the whole ``deepdetect.json``.
     """
 
@@ -38,11 +39,11 @@ class ExportedModel:
 
     @property
     def positive(self) -> int:
-        """Column of the positive class."""
+        """The positive class's column."""
         return self.class_names.index(self.positive_class)
 
     def decide(self, probabilities: Probabilities, threshold: float = 0.0) -> str:
-        """Return the class that the export answers for ``probabilities [C]``, by another threshold if one is given."""
+        """Return the class for ``probabilities [C]``; ``threshold`` replaces the export's unless it is 0."""
         if len(self.class_names) > 2:
             return self.class_names[int(np.argmax(probabilities))]
         is_positive = probabilities[self.positive] >= np.float32(threshold or self.threshold)
@@ -53,7 +54,7 @@ def find_export(model_dir: str) -> ExportedModel:
     """Return the export in a version folder, or the newest version of a folder such as ``J/export/best``.
 
     Raises:
-        RequestError: if there is none, or it does not say what it is.
+        RequestError: if there is none, or its metadata is incomplete.
     """
     if not model_dir:
         raise RequestError("expected --model_dir, received none; give a job's export/best folder")
@@ -63,14 +64,15 @@ def find_export(model_dir: str) -> ExportedModel:
     for name in sorted(versions, key=int, reverse=True):
         if files.exists(files.join(model_dir, name, MODEL_FILE)):
             return _describe(files.join(model_dir, name))
-    found = "a folder without either" if files.is_dir(model_dir) else "no such folder"
+    finding = "a folder without either" if files.is_dir(model_dir) else "no such folder"
     raise RequestError(
         f"--model_dir: expected an exported model ({MODEL_FILE}) or a folder of numbered ones, such as "
-        f"J/export/best, received {model_dir!r} ({found}); train first, or check the path"
+        f"J/export/best, received {model_dir!r} ({finding}); train first, or check the path"
     )
 
 
 def _describe(path: str) -> ExportedModel:
+    """Read ``deepdetect.json`` of a version folder."""
     file = files.join(path, EXPORT_METADATA)
     problem = ""
     try:

@@ -1,6 +1,6 @@
-"""Heat maps as pictures that a person can read, with or without colour vision.
+"""Draw heat maps over their images, readable with or without colour vision.
 
-Owns: how a heat map lies over its image, and the names of such files.  Does not own: the map (``grad_cam.py``).
+Owns: the overlay and its file name.  Does not own: the map (``grad_cam.py``).
 """
 
 import hashlib
@@ -14,33 +14,33 @@ from PIL import Image
 from trainer.data.pixels import Pixels
 
 _LARGEST = 1024  # Pixels of the longer side of a picture.
-_STRENGTH = 0.65  # Share of the colour where the map is 1; the image must stay visible below it.
-_LINE = 0.5  # The value that the line runs along.
-_STEM = 60  # Characters of a file's name that are kept.
+_OPACITY = 0.65  # Of the colour where the map is 1; the image must stay visible below it.
+_CONTOUR = 0.5  # The value of the map along which a line is drawn.
+_STEM_LENGTH = 60  # Characters of the image's name in the file name.
 
 
 def overlay(image: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
-    """Return an image under its heat map, ``[h, w, 3]`` uint8.
+    """Return an image with its heat map drawn over it, ``[h, w, 3]`` uint8.
 
-    The colours are Matplotlib's inferno, which grows lighter from 0 to 1 and so reads the same in grey; the place that
-    is above half of the map's largest value has a line around it.
+    The colours are Matplotlib's inferno, which gets lighter from 0 to 1 and so reads the same in grey.  A line
+    surrounds the area above half of the map's maximum.
 
     Args:
         image: ``[H, W, 3]``; shrunk if a side is longer than 1024 pixels.
-        heat: ``[S, S]`` in [0, 1], stretched over the image as the image was squeezed for the model.
+        heat: ``[S, S]`` in [0, 1], stretched to the image's shape as the image was squeezed to the model's.
     """
     picture = Image.fromarray(image)
     picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     values = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR))
     values = values.clip(0.0, 1.0)
-    share = _STRENGTH * values[..., np.newaxis]
+    share = _OPACITY * values[..., np.newaxis]
     mixed = (1.0 - share) * np.asarray(picture, np.float32) + share * _inferno(values)
-    mixed[_border(values >= _LINE)] = 255.0
+    mixed[_border(values >= _CONTOUR)] = 255.0
     return (mixed + 0.5).astype(np.uint8)
 
 
 def _inferno(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    import matplotlib  # Late: it takes a while, and only pictures need it.
+    import matplotlib  # Late: the import is slow, and only pictures need it.
 
     table = matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
     colours: npt.NDArray[np.float32] = table[np.rint(values * 255).astype(int)].astype(np.float32)
@@ -48,7 +48,7 @@ def _inferno(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _border(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return the places inside that have a neighbour outside; beyond the image's edge is inside."""
+    """Return the pixels inside an area with a neighbour outside it; the image's edge is not a border."""
     padded = np.pad(inside, 1, mode="edge")
     middle = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inside & ~middle
@@ -62,7 +62,7 @@ def to_png(image: Pixels) -> bytes:
 
 
 def file_name(path: str) -> str:
-    """Return the name of an image's heat map: the image's, made safe everywhere, and a digest of its path."""
+    """Return a file name for an image's heat map: its name in portable characters, and a digest of its path."""
     stem = re.sub(r"[^A-Za-z0-9]+", "-", path.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]).strip("-")
     digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return f"{stem[:_STEM] or 'image'}-{digest}.png"
+    return f"{stem[:_STEM_LENGTH] or 'image'}-{digest}.png"

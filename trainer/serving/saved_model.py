@@ -1,8 +1,8 @@
-"""Weights -> a SavedModel that stands alone: decoding, resizing, scaling and class names inside.
+"""Write a self-contained SavedModel: decoding, resizing, scaling and class names are part of it.
 
-An export appears under its final name only after a fresh process, with nothing of this package, has loaded it and
-given the live model's probabilities.
-Owns: signatures and the JSON beside them.  Does not own: which weights are worth exporting.
+An export gets its final name only after a new process, which imports nothing of this package, has loaded it and
+reproduced the live model's probabilities.
+Owns: signatures and their metadata.  Does not own: which weights to export.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ MODEL_PREFIX = "model/"
 
 
 class ServingModel(tf.Module):  # type: ignore[misc]
-    """The signatures around a model.
+    """The signatures of an export around its model.
 
     All return ``probabilities [N, C] float32``, ``label [N] string`` and ``p_fake [N] float32``, the probability of
     the positive class.
@@ -50,14 +50,17 @@ class ServingModel(tf.Module):  # type: ignore[misc]
     ) -> None:
         super().__init__(name="deepdetect")
         self.model = model
-        self._names, self._binary = tf.constant(list(class_names)), len(class_names) == 2
-        self._positive, self._threshold, self._image_size = positive, threshold, image_size
+        self._names = tf.constant(list(class_names))
+        self._binary = len(class_names) == 2
+        self._positive = positive
+        self._threshold = threshold
+        self._image_size = image_size
         self._temperature = temperature
         self._looked_at = grad_cam.feature_layer(model)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Score encoded images of any format that ``decode`` takes."""
+        """Score encoded images of any format that ``decode`` supports."""
         return self._score(decode.decode_batch(image_bytes, self._image_size))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
@@ -67,7 +70,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Score encoded images, and add ``heatmap [N, S, S] float32`` in [0, 1]: what spoke for the label."""
+        """Score encoded images, and add ``heatmap [N, S, S] float32`` in [0, 1]: what contributed to the label."""
         images = decode.decode_batch(image_bytes, self._image_size)
         answers = self._score(images)
         of = tf.argmax(tf.equal(answers["label"][:, tf.newaxis], self._names), axis=1)
@@ -75,20 +78,20 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         return {**answers, "heatmap": grad_cam.grad_cam(self.model, self._looked_at, pixels, of, self._image_size)}
 
     def of_pixels(self) -> Any:
-        """Return a function of ``images [N, S, S, 3] uint8`` in [0, 255] that gives the probabilities alone."""
+        """Return a function of ``images [N, S, S, 3] uint8`` in [0, 255] that returns only the probabilities."""
         size = self._image_size
         signature = [tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")]
         return tf.function(self.probabilities, input_signature=signature, autograph=False)
 
     @property
     def signatures(self) -> dict[str, Any]:
-        """The functions by the names that they are served under; ``explain`` if the model has a feature map."""
+        """The functions by the names under which they are served; ``explain`` if the model has a feature map."""
         always = {"serving_default": self.serve_bytes, "serve_images": self.serve_images}
         return always if self._looked_at is None else {**always, "explain": self.explain}
 
     @property
     def explains(self) -> dict[str, str | None]:
-        """What ``deepdetect.json`` says of the heat maps."""
+        """The entry of ``deepdetect.json`` about heat maps."""
         if self._looked_at is None:
             return {"method": None, "because": "the model has no convolutional feature map"}
         return {"method": "Grad-CAM", "layer": self._looked_at.name, "of": "label"}
@@ -120,14 +123,14 @@ def write(
     image_size: int,
     card: str = "",
 ) -> float:
-    """Export weights into ``target`` (a version folder) and return the largest difference that the check saw.
+    """Export weights into ``target`` (a version folder) and return the largest difference that the check found.
 
     Args:
-        target: ``.../export/best/<step>``; replaced if it is there.
+        target: such as ``export/best/<step>``; replaced if it exists.
         arrays: a checkpoint's arrays; those under ``model/`` are used.
-        metadata: written beside the model; must hold ``class_names``, ``positive_class`` and ``threshold``; a
+        metadata: written next to the model; must hold ``class_names``, ``positive_class`` and ``threshold``; a
             ``temperature`` becomes part of the model.
-        samples: encoded images to compare on; undecodable ones are left out.
+        samples: encoded images for the comparison; undecodable ones are ignored.
         config: architecture.
         image_size: S.
         card: text of ``model_card.md``; empty: none is written.
@@ -139,8 +142,8 @@ def write(
     with tempfile.TemporaryDirectory() as scratch:
         built = os.path.join(scratch, "model")
         tf.saved_model.save(serving, built, signatures=serving.signatures)
-        described = {**metadata, "explain": serving.explains}
-        files.write_text(files.join(built, EXPORT_METADATA), json.dumps(described, indent=1))
+        content = json.dumps({**metadata, "explain": serving.explains}, indent=1)
+        files.write_text(files.join(built, EXPORT_METADATA), content)
         if card:
             files.write_text(files.join(built, EXPORT_CARD), card)
         difference = _check_in_fresh_process(built, serving, samples, image_size, scratch)
@@ -149,17 +152,18 @@ def write(
 
 
 def serving_model(arrays: Arrays, metadata: dict[str, Any], config: ModelConfig, image_size: int) -> ServingModel:
-    """Return what ``write`` exports, in memory; arguments as there."""
+    """Return the module that ``write`` exports; arguments as there."""
     names = metadata["class_names"]
     model = live_model(arrays, config, num_classes=len(names), image_size=image_size)
-    positive, temperature = names.index(metadata["positive_class"]), metadata.get("temperature", 1.0)
+    positive = names.index(metadata["positive_class"])
+    temperature = metadata.get("temperature", 1.0)
     return ServingModel(model, names, positive, metadata["threshold"], image_size, temperature)
 
 
 def live_model(arrays: Arrays, config: ModelConfig, *, num_classes: int, image_size: int) -> keras.Model:
     """Return the model with a checkpoint's weights, in float32 on the default device.
 
-    An export is float32 whatever the training precision: its weights are, and a CPU serves it faster.
+    An export is float32 whatever the training precision: the weights are float32, and a CPU serves float32 faster.
     """
     with _float32_policy():
         model = registry.build(config, num_classes=num_classes, image_size=image_size, seed=0)
@@ -170,28 +174,32 @@ def live_model(arrays: Arrays, config: ModelConfig, *, num_classes: int, image_s
 
 @contextlib.contextmanager
 def _float32_policy() -> Iterator[None]:
-    before = keras.config.dtype_policy()
+    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(policy)
 
 
 def _check_in_fresh_process(
     built: str, serving: ServingModel, samples: Sequence[bytes], image_size: int, scratch: str
 ) -> float:
-    """Run ``verify_export`` and return the largest difference of a probability."""
+    """Run ``verify_saved_model.py`` and return the largest difference of a probability.
+
+    Raises:
+        JobFailed: if it finds a difference, or the model does not load.
+    """
     loaded = decode_batch.load_batch(samples, image_size)
     good = [i for i in range(len(samples)) if i not in loaded.errors]
     images = loaded.images[good]
     with tf.device("/CPU:0"):
         expected = serving.probabilities(tf.constant(images)).numpy()
-    kept = os.path.join(scratch, "samples.npz")
+    samples_path = os.path.join(scratch, "samples.npz")
     encoded = _rows([samples[i] for i in good])
-    np.savez(kept, encoded=encoded, images=images, probabilities=expected)
-    # -I: neither the current folder nor the user's packages, so nothing of this package can help.
-    command = [sys.executable, "-I", verify_saved_model.__file__, built, kept]
+    np.savez(samples_path, encoded=encoded, images=images, probabilities=expected)
+    # -I: neither the current folder nor the user's packages are on the path, so this package cannot be imported.
+    command = [sys.executable, "-I", verify_saved_model.__file__, built, samples_path]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
@@ -200,7 +208,7 @@ def _check_in_fresh_process(
 
 
 def _rows(contents: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    """Store bytes of different lengths as rows: 8 bytes of length (little endian), the content, zeros."""
+    """Return bytes of different lengths as rows: 8 bytes of length (little endian), the content, zeros."""
     width = 8 + max(map(len, contents), default=0)
     rows = [len(content).to_bytes(8, "little") + content.ljust(width - 8, b"\0") for content in contents]
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(contents), width)

@@ -1,4 +1,4 @@
-"""Temperature scaling of probabilities (Guo et al. 2017)."""
+"""Temperature scaling of probabilities.  Does not own: the choice of the temperature (``calibration.py``)."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ SMALLEST = 1e-30  # Probabilities are clipped to this before the logarithm; floa
 def temper(probabilities: Floats, temperature: float) -> Floats:
     """Return ``softmax(log p / temperature)`` of rows ``[N, C]`` (Guo et al. 2017, arXiv:1706.04599, section 4.2).
 
-    The same as dividing the logits that gave p.  ``temper(temper(p, t), 1 / t)`` is p again.
+    This equals dividing the logits that gave p.  ``temper(temper(p, t), 1 / t)`` is p again.
     """
     if temperature == 1.0:
         return probabilities

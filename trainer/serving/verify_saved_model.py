@@ -1,8 +1,8 @@
-"""Prove that an exported model stands alone: load it with TensorFlow only and compare it with expected outputs.
+"""Check that an exported model is self-contained: load it with TensorFlow alone and compare it with expected outputs.
 
-Run as ``python -I verify_export.py MODEL_DIR SAMPLES.npz``; imports nothing of this package on purpose.  The
+Run as ``python -I verify_saved_model.py MODEL_DIR SAMPLES.npz``; on purpose, it imports nothing of this package.  The
 samples hold ``encoded [N]`` bytes, ``images [N, S, S, 3] uint8`` and ``probabilities [N, C]`` of the live model.
-Exits with 0 and prints the largest difference, or with 1 and says what is wrong.
+Prints the largest difference and exits with 0, or prints what is wrong and exits with 1.
 """
 
 import sys
@@ -10,14 +10,16 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-# The same float32 arithmetic on the same kind of device; oneDNN may pick another kernel for another batch shape.
+# Both sides compute in float32 on a CPU, but oneDNN may pick another kernel for another batch shape.
 TOLERANCE = 1e-4
 
 
 def main(model_dir: str, samples_path: str) -> int:
-    """Compare the signatures with the samples."""
+    """Compare every signature's probabilities with the samples'; return the exit code."""
     with np.load(samples_path, allow_pickle=False) as samples:
-        encoded, images, expected = samples["encoded"], samples["images"], samples["probabilities"]
+        encoded = samples["encoded"]
+        images = samples["images"]
+        expected = samples["probabilities"]
     signatures = tf.saved_model.load(model_dir).signatures
     outputs = {
         "serving_default": signatures["serving_default"](image_bytes=tf.constant(_contents(encoded))),
@@ -29,19 +31,19 @@ def main(model_dir: str, samples_path: str) -> int:
         if heat.shape != images.shape[:3] or not ((heat >= 0) & (heat <= 1)).all():
             print(f"signature explain gives a heatmap {heat.shape} that is not {images.shape[:3]} in [0, 1]")
             return 1
-    worst = 0.0
+    largest = 0.0
     for name, output in outputs.items():
         difference = float(np.max(np.abs(output["probabilities"].numpy() - expected)))
-        worst = max(worst, difference)
-        if not difference <= TOLERANCE:
+        largest = max(largest, difference)
+        if not difference <= TOLERANCE:  # So that NaN fails, too.
             print(f"signature {name} differs from the live model by {difference:.2e} (allowed: {TOLERANCE:.0e})")
             return 1
-    print(f"{worst:.2e}")
+    print(f"{largest:.2e}")
     return 0
 
 
 def _contents(encoded: np.ndarray) -> list[bytes]:
-    """Return the bytes of each sample; they are stored as one uint8 row each, with its length in front."""
+    """Return the bytes of each sample, stored as a uint8 row with the length in front (``saved_model.py``)."""
     return [row[8 : 8 + int(row[:8].view("<u8")[0])].tobytes() for row in encoded]
 
 

@@ -1,7 +1,7 @@
-"""Frames of a video file by OpenCV, a few at a time.
+"""Score videos: read and sample their frames with OpenCV, and combine the scores of the frames.
 
-Owns: opening, sampling, and telling a whole video from a broken one.  Does not own: what becomes of the frames.
-OpenCV is an optional extra and imported on use.
+Owns: opening, sampling, detecting a truncated video, the rows of a video and of its frames.  Does not own: the model
+(``predictor.py``), writing the rows (``tables.py``).  OpenCV is an optional extra, imported when it is needed.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.data.pixels import Pixels
 from trainer.serving import exported_model
-from trainer.serving.predictor import Predictor, first_line
+from trainer.serving.predictor import NOT_FINITE, Predictor, first_line
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
-_BATCH_BYTES = 32 * 2**20  # Decoded frames of one batch; a frame in 4K has 25 MB.
-_USUAL_RATE = 25.0  # Frames a second, for files that do not say.
-_ENOUGH = 0.9  # Of the frames that the header announces; some containers only estimate their number.
+_BATCH_BYTES = 32 * 2**20  # Decoded frames of one batch; a 4K frame has 25 MB.
+_DEFAULT_RATE = 25.0  # Frames per second, for files that do not state it.
+_COMPLETE_SHARE = 0.9  # Of the frames that the header states; some containers only estimate their number.
 
 
 def require_opencv() -> None:
-    """Import OpenCV, or say how to get it.
+    """Check that OpenCV is installed.
 
     Raises:
         RequestError: if it is not installed.
@@ -39,7 +39,7 @@ def require_opencv() -> None:
 
 
 def _opencv() -> Any:
-    # Before the import: no chatter of FFmpeg about every broken file, and nothing read that a file only refers to.
+    # Before the import: FFmpeg must not log about every broken file, nor read other files that a video refers to.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
@@ -56,8 +56,8 @@ class Video:
     """An open video file.
 
     Attributes:
-        rate: frames a second; 0.0 if the file does not say.
-        decoded: frames passed so far, sampled or not.
+        rate: frames per second; 0.0 if the file does not state it.
+        decoded: number of frames read so far, sampled or not.
     """
 
     def __init__(self, path: str, every: int, most: int) -> None:
@@ -65,14 +65,14 @@ class Video:
 
         Args:
             path: of the file.
-            every: take each so many-th frame, from the first on; 0: about one a second.
-            most: take at most so many; 0: all.
+            every: use every N-th frame, starting with the first; 0: about one per second.
+            most: use at most this many frames; 0: all.
 
         Raises:
-            OSError: if it is not there, or no video.
+            OSError: if the file does not exist or is not a video.
         """
         self._cv2 = _opencv()
-        with open(path, "rb"):  # OpenCV does not say what is wrong.
+        with open(path, "rb"):  # Raises the reason, which OpenCV does not report.
             pass
         try:
             self._capture = self._cv2.VideoCapture(path, self._cv2.CAP_FFMPEG)
@@ -83,26 +83,28 @@ class Video:
         rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
         self.rate = rate if math.isfinite(rate) and rate > 0 else 0.0
         self.decoded = 0
-        self._every, self._most = every or max(round(self.rate or _USUAL_RATE), 1), most
-        self._announced, self._ended = float(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)), False
+        self._every = every or max(round(self.rate or _DEFAULT_RATE), 1)
+        self._most = most
+        self._stated_frames = float(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
+        self._is_at_end = False
 
     @property
     def missing(self) -> str:
-        """What to say if the file ended long before its header lets expect; empty if it did not."""
-        if not self._ended or self.decoded >= _ENOUGH * self._announced:
+        """An error message if the file ended long before the end that its header states; empty otherwise."""
+        if not self._is_at_end or self.decoded >= _COMPLETE_SHARE * self._stated_frames:
             return ""
-        return f"ends after {self.decoded} of about {self._announced:.0f} frames"
+        return f"ends after {self.decoded} of about {self._stated_frames:.0f} frames"
 
     def batches(self, count: int) -> Iterator[tuple[list[int], Pixels]]:
-        """Yield sampled frames, in order: their numbers in the video, and ``[n, H, W, 3]`` RGB.
+        """Yield sampled frames in order: their numbers in the video, and ``[n, H, W, 3]`` RGB.
 
         Args:
-            count: frames of a batch; fewer if they are large, so that a batch has 32 MB or one frame.
+            count: largest number of frames in a batch; large frames come in batches of 32 MB, or one frame.
         """
         numbers: list[int] = []
         images: list[Pixels] = []
         for number, image in self._sampled():
-            if images and (image.shape != images[0].shape or len(images) == self._room(images[0], count)):
+            if images and (image.shape != images[0].shape or len(images) == self._batch_size(images[0], count)):
                 yield numbers, np.stack(images)
                 numbers, images = [], []
             numbers.append(number)
@@ -110,38 +112,41 @@ class Video:
         if images:
             yield numbers, np.stack(images)
 
-    def _room(self, image: Pixels, count: int) -> int:
+    def _batch_size(self, image: Pixels, count: int) -> int:
+        """Return the number of frames of this size in a batch."""
         return max(min(count, _BATCH_BYTES // image.nbytes), 1)
 
     def _sampled(self) -> Iterator[tuple[int, Pixels]]:
-        taken = 0
-        while not self._most or taken < self._most:
+        """Yield the sampled frames and their numbers; frames between them are skipped without decoding."""
+        samples = 0
+        while not self._most or samples < self._most:
             if not self._capture.grab():
-                self._ended = True
+                self._is_at_end = True
                 return
-            number, self.decoded = self.decoded, self.decoded + 1
+            number = self.decoded
+            self.decoded += 1
             if number % self._every:
                 continue
-            whole, frame = self._capture.retrieve()
-            if whole:
-                taken += 1
+            is_intact, frame = self._capture.retrieve()
+            if is_intact:
+                samples += 1
                 yield number, self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._capture.release()
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Which frames, and what is made of them.
+    """Which frames to score, and how to combine their scores.
 
     Attributes:
-        every: take each so many-th frame; 0: about one a second.
-        most: take at most so many; 0: all.
-        top: how many frames the second score is of: a number, or a share as "10%".
-        batch_size: frames scored at a time by each device.
-        threshold: another one than the export's; 0.0: the export's.
+        every: use every N-th frame; 0: about one per second.
+        most: use at most this many frames; 0: all.
+        top: number of frames behind the second score: a number, or a share such as "10%".
+        batch_size: frames that each device scores at a time.
+        threshold: replaces the export's; 0.0: the export's.
     """
 
     every: int
@@ -151,7 +156,7 @@ class Sampling:
     threshold: float
 
     def top_of(self, frames: int) -> int:
-        """Return how many of so many frames count for the top score, one at least.
+        """Return how many of a video's frames count for the top score, at least one.
 
         Raises:
             RequestError: if ``top`` is neither a number nor a share.
@@ -161,18 +166,19 @@ class Sampling:
             number = float(text.removesuffix("%")) if text.endswith("%") else int(text)
         except ValueError:
             number = 0
-        if not (0 < number <= 100 if text.endswith("%") else number > 0):
+        is_valid = 0 < number <= 100 if text.endswith("%") else number > 0
+        if not is_valid:
             raise RequestError(f"--top_k: expected a number of frames or a share such as 10%, received {self.top!r}")
         return min(max(math.ceil(number / 100 * frames) if text.endswith("%") else int(number), 1), frames)
 
 
 def predict(
-    export: exported_model.ExportedModel, scorer: Predictor, paths: Sequence[str], sampling: Sampling
+    export: exported_model.ExportedModel, predictor: Predictor, paths: Sequence[str], sampling: Sampling
 ) -> tuple[list[Row], list[Row]]:
-    """Return a row for each video, in order, and a row for each frame that was scored.
+    """Return a row for each video, in order, and a row for each scored frame.
 
-    A video that cannot be read has an ``error`` and None elsewhere; one that breaks off has an ``error`` beside what
-    the frames before it say.
+    A video that cannot be read has an ``error`` and None elsewhere.  One that ends early has an ``error`` and the
+    scores of the frames before its end.
 
     Raises:
         RequestError: if ``sampling.top`` is wrong.
@@ -182,16 +188,24 @@ def predict(
     frames: list[Row] = []
     with tqdm.tqdm(total=len(paths), unit="video", file=sys.stderr, disable=None, leave=False) as bar:
         for path in paths:
-            scored = _score(scorer, path, sampling)
-            rows.append(_row(export, path, scored, sampling))
-            frames += _frame_rows(export, path, scored, sampling)
+            scores = _score(predictor, path, sampling)
+            rows.append(_row(export, path, scores, sampling))
+            frames += _frame_rows(export, path, scores, sampling)
             bar.update()
     return rows, frames
 
 
 @dataclasses.dataclass
-class _Scored:
-    """What became of one video: numbers of frames, their ``[C]`` probabilities or None, length in seconds."""
+class _VideoScores:
+    """The scores of one video.
+
+    Attributes:
+        numbers: of the sampled frames.
+        probabilities: ``[C]`` of each scored frame, or None.
+        rate: frames per second; 0.0 if the file does not state it.
+        decoded: number of frames read.
+        error: what went wrong; empty if nothing did.
+    """
 
     numbers: list[int] = dataclasses.field(default_factory=list)
     probabilities: list[exported_model.Probabilities | None] = dataclasses.field(default_factory=list)
@@ -204,57 +218,59 @@ class _Scored:
         return [row for row in self.probabilities if row is not None]
 
     def seconds(self, frames: int) -> float | None:
-        """Return how long so many frames last; None if the file does not tell."""
+        """Return the duration of a number of frames; None if the file does not state its rate."""
         return round(frames / self.rate, 3) if self.rate else None
 
 
-def _score(scorer: Predictor, path: str, sampling: Sampling) -> _Scored:
-    scored = _Scored()
+def _score(predictor: Predictor, path: str, sampling: Sampling) -> _VideoScores:
+    scores = _VideoScores()
     try:
         with files.local_file(path) as local, contextlib.closing(Video(local, sampling.every, sampling.most)) as video:
-            scored.rate = video.rate
-            for answers in scorer.score_pixels(_pixels(video, scored.numbers, sampling.batch_size)):
-                scored.probabilities += [
+            scores.rate = video.rate
+            for answers in predictor.score_pixels(_pixels(video, scores.numbers, sampling.batch_size)):
+                scores.probabilities += [
                     None if n in answers.errors else row for n, row in enumerate(answers.probabilities)
                 ]
-            scored.decoded, scored.error = video.decoded, video.missing
+            scores.decoded, scores.error = video.decoded, video.missing
     except OSError as error:
-        scored.error = first_line(error)
-    if not scored.good and not scored.error:
-        scored.error = "no frame of it could be scored" if scored.numbers else "a video without frames"
-    return scored
+        scores.error = first_line(error)
+    if not scores.good and not scores.error:
+        scores.error = "no frame of it could be scored" if scores.numbers else "a video without frames"
+    return scores
 
 
 def _pixels(video: Video, numbers: list[int], count: int) -> Iterator[Any]:
-    """Yield the frames, and note their numbers."""
-    for part, images in video.batches(count):
-        numbers += part
+    """Yield the frames, and append their numbers to ``numbers``."""
+    for batch_numbers, images in video.batches(count):
+        numbers += batch_numbers
         yield images
 
 
-def _row(export: exported_model.ExportedModel, path: str, scored: _Scored, sampling: Sampling) -> Row:
+def _row(export: exported_model.ExportedModel, path: str, scores: _VideoScores, sampling: Sampling) -> Row:
     row: Row = {"path": files.printable(path), "label": None, "p_fake": None, "p_fake_top": None,
-                "frames": len(scored.good), "seconds": None, "error": scored.error or None}  # fmt: skip
+                "frames": len(scores.good), "seconds": None, "error": scores.error or None}  # fmt: skip
     mean = None
-    if scored.good:
-        every = np.stack(scored.good)
-        mean = every.mean(axis=0, dtype=np.float64).astype(np.float32)
-        p_fake = np.sort(every[:, export.positive])[::-1]
+    if scores.good:
+        probabilities = np.stack(scores.good)
+        mean = probabilities.mean(axis=0, dtype=np.float64).astype(np.float32)
+        p_fake = np.sort(probabilities[:, export.positive])[::-1]
         top = p_fake[: sampling.top_of(len(p_fake))]
         row |= {
             "label": export.decide(mean, sampling.threshold),
             "p_fake": _digits(mean[export.positive]),
             "p_fake_top": _digits(top.mean(dtype=np.float64)),
-            "seconds": scored.seconds(scored.decoded),
+            "seconds": scores.seconds(scores.decoded),
         }
     return row | _by_class(export, mean)
 
 
-def _frame_rows(export: exported_model.ExportedModel, path: str, scored: _Scored, sampling: Sampling) -> Iterator[Row]:
-    # A video that broke off while it was read may have numbers of frames that were not scored.
-    for number, probabilities in zip(scored.numbers, scored.probabilities, strict=False):
-        row: Row = {"path": files.printable(path), "frame": number, "seconds": scored.seconds(number),
-                    "label": None, "p_fake": None, "error": "the model's answer is not a number"}  # fmt: skip
+def _frame_rows(
+    export: exported_model.ExportedModel, path: str, scores: _VideoScores, sampling: Sampling
+) -> Iterator[Row]:
+    # If reading failed, the last frames have numbers but no scores.
+    for number, probabilities in zip(scores.numbers, scores.probabilities, strict=False):
+        row: Row = {"path": files.printable(path), "frame": number, "seconds": scores.seconds(number),
+                    "label": None, "p_fake": None, "error": NOT_FINITE}  # fmt: skip
         if probabilities is not None:
             label = export.decide(probabilities, sampling.threshold)
             row |= {"label": label, "p_fake": _digits(probabilities[export.positive]), "error": None}
@@ -269,5 +285,5 @@ def _by_class(export: exported_model.ExportedModel, probabilities: exported_mode
 
 
 def _digits(value: Any) -> float:
-    """Return a float32 with the nine digits that give it back exactly."""
+    """Return a float32 rounded to nine digits, which identify it exactly."""
     return float(f"{value:.9g}")

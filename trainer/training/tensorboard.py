@@ -25,6 +25,7 @@ from trainer.core.storage import files
 from trainer.data import preview
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
+from trainer.distributed import tf_private
 from trainer.training.observers import Observer, SavedCheckpoint, Start, Validation, Window
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class SummaryWriter(Observer):
             return
         log_start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
         event = tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=log_start).SerializeToString()
-        self.add(step, lambda: tf.raw_ops.ImportEvent(writer=writer._resource, event=event))
+        self.add(step, lambda: tf.raw_ops.ImportEvent(writer=tf_private.writer_resource(writer), event=event))
 
     def send(self) -> None:
         """Bring a gs:// folder up to date."""

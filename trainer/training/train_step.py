@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer.data import augment
+from trainer.distributed import tf_private
 from trainer.models import layers, preprocess, registry
 
 # Keras's LossScaleOptimizer starts here and doubles as often (the values of Micikevicius et al. 2018,
@@ -116,8 +117,8 @@ class TrainStep:
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
         self._shards = shards
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
-        # Gradients are reduced here, in buckets; keras 3.15 has no public way to tell its optimizers so.
-        optimizer._all_reduce_sum_gradients = _as_they_are
+        # Gradients are reduced here, in buckets.
+        tf_private.leave_gradients_as_they_are(optimizer)
         self._norms = layers.batch_norms(model)
         self._per_replica = batch_size // strategy.num_replicas_in_sync
 
@@ -255,10 +256,6 @@ class TrainStep:
         context.merge_call(_keep_if, args=(variables, before, finite))
         self._loss_scale.update(finite)
         return finite
-
-
-def _as_they_are(pairs: Any) -> Any:
-    return pairs
 
 
 def _keep_if(
