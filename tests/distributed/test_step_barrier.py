@@ -86,3 +86,15 @@ def test_a_later_request_is_an_event_of_its_own(seed):
     events = events_of(seed, {1: (2, Event("diverged", "first")), 2: (20, Event("stop", "second"))})
     assert events[1:] == events[:1] * 2
     assert [event.kind for _, event in events[0]] == ["diverged", "stop"]
+
+
+def test_a_request_of_an_earlier_round_is_ignored():
+    """It crossed with an event that every process has acted on since."""
+    lock, sent = threading.Condition(), []
+    chief = StepBarrier(0, 2, lock, lambda kind, **values: sent.append(kind))
+    request = {"kind": "wish", "event": {"kind": "stop", "reason": "SIGTERM of worker 1"}}
+    with lock:
+        chief.receive(1, {**request, "round": -1})
+        assert sent == []
+        chief.receive(1, {**request, "round": 0})
+    assert sent == ["freeze"]
