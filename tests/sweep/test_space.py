@@ -47,6 +47,7 @@ def test_the_built_in_space_is_frozen():
     assert (model.name, model.values[:2]) == ("model", ("cnn", "cnn_bn"))
     assert (augment.name, augment.values[:3]) == ("augment", ("notebook", "forensic", "none"))
     assert (optimizer.name, optimizer.values[:3]) == ("optimizer", ("adam", "adamw", "sgd"))
+    assert "rmsprop" not in optimizer.values
 
 
 def test_the_built_in_space_fits_the_settings():
