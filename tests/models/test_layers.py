@@ -54,3 +54,10 @@ def test_dropout_keeps_the_dtype_of_mixed_precision():
     layer = layers.SlotDropout(0.5, salt=0, dtype="mixed_float16")
     with layers.training_on(layers.Shard(tf.constant([0, 0], tf.int64), tf.constant(0), 2, tf.ones([2]))):
         assert layer(tf.ones([2, 4]), training=True).dtype == tf.float16
+
+
+def test_the_walk_finds_layers_in_lists_and_dictionaries_once():
+    first, second = layers.SlotDropout(0.1, salt=0), layers.SlotDropout(0.1, salt=1)
+    assert list(layers._layers_in([{"a": [first]}, (second,), "text", 3])) == [first, second]
+    first.partner, second.partner = second, first  # A circle.
+    assert list(layers.all_layers(first)) == [first, second]

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.core import config as config_lib
 from trainer.core.errors import RequestError
-from trainer.sweep import space
+from trainer.sweep import request, space
 
 
 def written(tmp_path, text):
@@ -47,6 +47,7 @@ def test_the_built_in_space_is_frozen():
     assert (model.name, model.values[:2]) == ("model", ("cnn", "cnn_bn"))
     assert (augment.name, augment.values[:3]) == ("augment", ("notebook", "forensic", "none"))
     assert (optimizer.name, optimizer.values[:3]) == ("optimizer", ("adam", "adamw", "sgd"))
+    assert "rmsprop" not in optimizer.values
 
 
 def test_the_built_in_space_fits_the_settings():
@@ -132,3 +133,15 @@ def test_a_grid_has_every_combination_once_and_leaves_out_what_does_not_count(tm
 def test_a_grid_over_whole_numbers_has_no_value_twice():
     (one,) = space.from_entries([{"name": "plateau_patience", "kind": "int", "range": [1, 2], "points": 5}])
     assert one.grid() == [1, 2]
+
+
+@pytest.mark.parametrize("model", ["{name: model, kind: choice, values: [cnn_bn]}", "{name: xla, kind: bool}"])
+def test_images_too_small_for_a_network_of_the_space_are_refused_before_a_trial(tmp_path, model):
+    words = ["--data_dir=D", f"--job_dir={tmp_path}/J"]
+    for smallest, message in ((45, "--image_size: expected a number at least 46 for --model=cnn"), (46, "")):
+        text = f"- {{name: image_size, kind: int, range: [{smallest}, 64]}}\n- {model}\n"
+        if not message:
+            assert request.parse([*words, f"--space={written(tmp_path, text)}"])
+            continue
+        with pytest.raises(RequestError, match=message):
+            request.parse([*words, f"--space={written(tmp_path, text)}"])

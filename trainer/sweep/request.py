@@ -229,6 +229,7 @@ def _check_together(request: Request, given: dict[str, Any]) -> None:
         raise RequestError(f"expected --{both[0]} as a flag or in --space, received both; leave one of them out")
     if not names:
         raise RequestError("expected settings that vary, received flags for all of them; give --space=space.yaml")
+    _check_image_sizes(request)
     if request.sweep.tuner == "grid":
         _check_grid(request)
     if request.sweep.tuner == "hyperband":
@@ -237,6 +238,14 @@ def _check_together(request: Request, given: dict[str, Any]) -> None:
         _check_prune(request, names)
     if request.base.loop.max_seconds:
         raise RequestError("expected no --max_seconds for a sweep, received it; stop a sweep by a signal instead")
+
+
+def _check_image_sizes(request: Request) -> None:
+    """Refuse a space whose smallest images are too small for one of its networks."""
+    varying = {one.name: one.grid() for one in request.space if not one.condition}
+    smallest = min(varying.get("image_size", [request.base.data.image_size]))
+    for network in varying.get("model", [request.base.model.model]):
+        request.base.replace(model=network, image_size=smallest)
 
 
 def _check_grid(request: Request) -> None:

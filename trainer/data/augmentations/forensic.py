@@ -26,7 +26,9 @@ def host(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
 
 
 def _augment(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Return one image ``[S, S, 3]`` uint8, changed as its draws ``[DRAWS]`` say."""
     image = tf.cond(draws[0] < BLUR_PROBABILITY, lambda: _blur(image, draws[1] * MAX_BLUR_SIGMA), lambda: image)
+    # Each draw decides one thing, whatever the others decide.
     low, high = JPEG_QUALITY
     quality = low + tf.cast(draws[3] * (high - low + 1), tf.int32)
     image = tf.cond(draws[2] < JPEG_PROBABILITY, lambda: _recompress(image, quality), lambda: image)
@@ -40,9 +42,11 @@ def _recompress(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
 
 def _blur(image: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blur ``[S, S, 3]`` uint8 with a separable Gaussian of ``sigma`` pixels; edges are mirrored."""
+    # A kernel for each sigma; a sigma of 0 leaves the middle tap alone.
     taps = tf.range(-_BLUR_RADIUS, _BLUR_RADIUS + 1, dtype=tf.float32)
     weights = tf.exp(-0.5 * tf.square(taps / tf.maximum(sigma, 1e-3)))
     kernel = tf.tile((weights / tf.reduce_sum(weights))[:, None, None, None], [1, 1, 3, 1])
+    # Rows, then columns, in float32; rounded back to grey levels.
     pad = [[_BLUR_RADIUS, _BLUR_RADIUS], [_BLUR_RADIUS, _BLUR_RADIUS], [0, 0]]
     padded = tf.pad(tf.cast(image, tf.float32), pad, mode="SYMMETRIC")[None]
     rows = tf.nn.depthwise_conv2d(padded, kernel, [1, 1, 1, 1], "VALID")

@@ -54,14 +54,18 @@ def affine_matrix(transform: dict[str, npt.NDArray[Any]], size: int) -> Floats:
     mirrored first.
     """
     theta, shear = (np.deg2rad(transform[name]) for name in ("theta", "shear"))
-    cos, sin, zx, zy = _each(math.cos, theta), _each(math.sin, theta), transform["zx"], transform["zy"]
+    cos, sin = _each(math.cos, theta), _each(math.sin, theta)
+    zx, zy = transform["zx"], transform["zy"]
     tx, ty = transform["tx"], transform["ty"]
     cos_shear, sin_shear = _each(math.cos, shear), _each(math.sin, shear)
+    # The linear part: rotation x shear x zoom.
     a, b = cos * zx, (-cos * sin_shear - sin * cos_shear) * zy
     c, d = sin * zx, (-sin * sin_shear + cos * cos_shear) * zy
+    # The offset keeps the centre in its place, then shifts.
     centre = size / 2 - 0.5
     offset_x = cos * tx - sin * ty + centre * (1.0 - a - b)
     offset_y = sin * tx + cos * ty + centre * (1.0 - c - d)
+    # The flip reads output column x at size - 1 - x.
     flip = transform["flip_horizontal"]
     row_x = np.stack([np.where(flip, -a, a), b, np.where(flip, offset_x + a * (size - 1), offset_x)], axis=1)
     row_y = np.stack([np.where(flip, -c, c), d, np.where(flip, offset_y + c * (size - 1), offset_y)], axis=1)
@@ -69,7 +73,7 @@ def affine_matrix(transform: dict[str, npt.NDArray[Any]], size: int) -> Floats:
 
 
 def _each(function: Callable[[float], float], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Apply a function to one value after the other.
+    """Apply a function to one value at a time.
 
     Vectorised sines may round differently in a batch of 32 and in two of 16, and training would notice.
     """
@@ -92,6 +96,7 @@ def device(images: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     Returns:
         [N, S, S, 3] float32 in [0, 255].
     """
+    # Where each output pixel comes from; outside the image the nearest pixel counts.
     size = images.shape[1]
     flat = tf.reshape(images, [-1, size * size, 3])
     grid = tf.range(size, dtype=tf.float32)
@@ -100,6 +105,7 @@ def device(images: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     limit = float(size - 1)
     source_x = tf.clip_by_value(part[:, 0, 0] * x + part[:, 0, 1] * y + part[:, 0, 2], 0.0, limit)
     source_y = tf.clip_by_value(part[:, 1, 0] * x + part[:, 1, 1] * y + part[:, 1, 2], 0.0, limit)
+    # Its four neighbours and their weights.
     left, top = tf.floor(source_x), tf.floor(source_y)
     right_weight, bottom_weight = (source_x - left)[..., None], (source_y - top)[..., None]
     left, top = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
