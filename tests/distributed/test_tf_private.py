@@ -10,7 +10,9 @@ import keras
 import pytest
 import tensorflow as tf
 
+from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import RequestError
+from trainer.distributed import strategy as strategy_lib
 from trainer.distributed import tf_private
 
 TRAINER = Path(__file__).resolve().parents[2] / "trainer"
@@ -120,7 +122,8 @@ def test_a_writer_without_a_handle_is_refused(writer):
 
 @pytest.mark.parametrize(("patched", "weight"), [(True, -1.0), (False, -2.0)])
 def test_an_optimizer_does_not_add_gradients_of_replicas_again(patched, weight):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # The process's only one: a second would number its collectives from the same start (``strategy.py``).
+    strategy = strategy_lib.setup(RuntimeConfig(num_devices=2, precision="float32"), DataConfig(batch_size=4)).strategy
     with strategy.scope():
         variable = keras.Variable(0.0)
         optimizer = keras.optimizers.SGD(1.0)
