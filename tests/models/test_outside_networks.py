@@ -207,10 +207,17 @@ def test_an_input_range_is_part_of_the_model(mylab):
 
 
 def test_a_network_outside_trains_resumes_exports_and_evaluates(mylab, image_set, tmp_path, capsys):
-    settings = {"model": "mylab.nets:build", "export": "best", "epochs": 2, "augment": "none", "image_size": 32}
+    settings = {
+        "model": "mylab.nets:build",
+        "export": "best",
+        "epochs": 2,
+        "augment": "none",
+        "image_size": 32,
+        "steps_per_epoch": 4,
+    }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run_job(image_set, whole, **{**settings, "export": "none"}) == 0
-    with sigterm_after(7):
+    with sigterm_after(5):
         assert run_job(image_set, cut, **settings) == 75
     assert run_job(image_set, cut, **settings) == 0
     assert result_of(cut)["weights_sha256"] == result_of(whole)["weights_sha256"]

@@ -12,7 +12,10 @@ import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
 
-_JPEG, _PNG, _GIF, _BMP = b"\xff\xd8\xff", b"\x89PN", b"GIF", b"BM"
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PN"
+_GIF = b"GIF"
+_BMP = b"BM"
 _HEADER = 32  # Bytes that hold the dimensions in every format but JPEG.
 
 # Where "Exif" stands if its segment is the first of a JPEG, or the first after JFIF's; a TIFF header follows.

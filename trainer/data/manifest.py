@@ -18,7 +18,9 @@ from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import tfrecord
 
-TRAIN, VALIDATION, TEST = "Train", "Validation", "Test"
+TRAIN = "Train"
+VALIDATION = "Validation"
+TEST = "Test"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

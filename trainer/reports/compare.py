@@ -60,8 +60,8 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
         lower={name for name, metric in figures.items() if metric.lower_is_better},
         values={name: [_value(run, name) for run in runs] for name in figures},
         differences={
-            run: {name: _cell(found[name], metric.is_share) for name, metric in figures.items()}
-            for run, found in compared["differences"].items()
+            run: {name: _cell(row[name], metric.is_share) for name, metric in figures.items()}
+            for run, row in compared["differences"].items()
         },
         undefined=_undefined(runs, figures),
         drawings=_drawings(compared, evaluations),
@@ -89,11 +89,11 @@ def _sentences(compared: Mapping[str, Any]) -> list[str]:
         f"{compared['images']:,} images are in all of the {len(compared['runs'])} evaluations; "
         f"{compared['answered_differently']:,} of them get different answers."
     ]
-    for run, found in compared["differences"].items():
+    for run, row in compared["differences"].items():
         for name in _MAIN:
             metric = metrics.all_metrics()[name]
-            cell = _cell(found[name], metric.is_share)
-            if found[name]["verdict"]:
+            cell = _cell(row[name], metric.is_share)
+            if row[name]["verdict"]:
                 how = f"{cell['value']}; 95% interval {cell['note']}"
                 sentences.append(f"{metric.title} of {run} against {first}: {cell['verdict']} ({how}).")
     return sentences
@@ -128,11 +128,11 @@ def _undefined(runs: Sequence[Mapping[str, Any]], figures: Mapping[str, Metric])
     return list(dict.fromkeys(reasons))
 
 
-def _cell(found: Mapping[str, Any], share: bool) -> dict[str, str]:
-    if found["difference"] is None:
+def _cell(difference: Mapping[str, Any], share: bool) -> dict[str, str]:
+    if difference["difference"] is None:
         return {"value": "undefined", "note": "", "verdict": ""}
-    note = " to ".join(_signed(end, share) for end in found["ci95"]) if found["ci95"] else ""
-    return {"value": _signed(found["difference"], share), "note": note, "verdict": found["verdict"] or ""}
+    note = " to ".join(_signed(end, share) for end in difference["ci95"]) if difference["ci95"] else ""
+    return {"value": _signed(difference["difference"], share), "note": note, "verdict": difference["verdict"] or ""}
 
 
 def _signed(value: float, share: bool) -> str:

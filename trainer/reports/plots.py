@@ -21,7 +21,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from trainer.data.pixels import Pixels
 from trainer.evaluation.training_curves import Curve, Curves
 
-INK, MUTED, LINE, WARM, COOL = "#1b1f24", "#6a737d", "#d5dae0", "#c2410c", "#0b5fa5"
+INK = "#1b1f24"
+MUTED = "#6a737d"
+LINE = "#d5dae0"
+WARM = "#c2410c"
+COOL = "#0b5fa5"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", WARM: "warm", COOL: "cool"}
 SIZE = (4.2, 3.4)  # Inches; about a phone's width, so that text stays readable there.
 _PAIRS_ABREAST = 8

@@ -259,7 +259,9 @@ def _check_config(run: RunFlags, config: Config) -> None:
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")
-    runtime, batch, gpus = config.runtime, config.data.batch_size, run.gpus_per_model
+    runtime = config.runtime
+    batch = config.data.batch_size
+    gpus = run.gpus_per_model
     if runtime.num_devices not in (0, run.gpus):
         raise RequestError(
             f"expected --num_devices to be a machine's GPUs ({run.gpus}), received {runtime.num_devices}; leave it out"

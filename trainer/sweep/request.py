@@ -209,22 +209,22 @@ def parse(argv: Sequence[str]) -> Request:
     """
     own = flags.fields_of(SweepConfig)
     sections = {"Sweep": list(own), **flags.train_sections()}
-    given, rest = flags.parse(argv, {**own, **flags.train_fields()}, usage=USAGE, sections=sections)
+    values, rest = flags.parse(argv, {**own, **flags.train_fields()}, usage=USAGE, sections=sections)
     flags.refuse_words(rest)
-    sweep = SweepConfig(**{name: given.pop(name) for name in list(given) if name in own})  # type: ignore[arg-type]
+    sweep = SweepConfig(**{name: values.pop(name) for name in list(values) if name in own})  # type: ignore[arg-type]
     parameters = space.read(sweep.space) if sweep.space else space.built_in()
-    given = flags.given_settings(given)
+    values = flags.given_settings(values)
     if not sweep.space:  # A flag overrides the built-in space; together with a file it is a contradiction.
-        parameters = tuple(one for one in parameters if one.name not in given)
+        parameters = tuple(one for one in parameters if one.name not in values)
     defaults: dict[str, Value] = {"monitor": f"val_{sweep.objective.removeprefix('val_')}", "keep_checkpoints": 1}
-    request = Request(sweep, flags.config_of(defaults | given), parameters)
-    _check_together(request, given)
+    request = Request(sweep, flags.config_of(defaults | values), parameters)
+    _check_together(request, values)
     return request
 
 
-def _check_together(request: Request, given: dict[str, Any]) -> None:
+def _check_together(request: Request, values: dict[str, Any]) -> None:
     names = [one.name for one in request.space]
-    both = [name for name in names if name in given]
+    both = [name for name in names if name in values]
     if both:
         raise RequestError(f"expected --{both[0]} as a flag or in --space, received both; leave one of them out")
     if not names:

@@ -48,7 +48,9 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
             stop: polled between trials, and forwarded to a trial's own process.
             reachable: waits for the chief; returns False once the sweep is over.
         """
-        self._request, self._stop, self._reachable = request, stop, reachable
+        self._request = request
+        self._stop = stop
+        self._reachable = reachable
         super().__init__(oracle, directory=request.base.loop.job_dir, project_name=".", overwrite=False)
         self.tuner_id = trial.worker_name()
 

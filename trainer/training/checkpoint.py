@@ -23,7 +23,9 @@ from trainer.core.storage import files
 
 log = logging.getLogger(__name__)
 
-_ARRAYS, _STATE, _COMMIT = "arrays.npz", "state.json", "COMMIT.json"
+_ARRAYS = "arrays.npz"
+_STATE = "state.json"
+_COMMIT = "COMMIT.json"
 
 
 class DamagedCheckpoint(Exception):

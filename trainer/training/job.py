@@ -174,7 +174,9 @@ def build(request: Request) -> Job:
         JobFailed: if the job was restarted too often without progress.
     """
     started = time.monotonic()
-    config, paths, is_chief = request.config, request.paths, request.is_chief
+    config = request.config
+    paths = request.paths
+    is_chief = request.is_chief
     # Devices and precision first: variables are created in the strategy's scope.
     runtime = _same_runtime(config, request.cluster, request.group)
     bad_images = BadImages(paths.skipped, config.data.max_bad_fraction, write=is_chief)

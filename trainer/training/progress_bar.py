@@ -14,12 +14,12 @@ from trainer.training.observers import End, Observer, Start, Step, Validation, W
 class ProgressBar(Observer):
     """Shows the steps of one process; silent where ``show`` is False."""
 
-    def __init__(self, plan: Plan, *, show: bool, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, plan: Plan, *, show: bool, stream: TextIO | None = None) -> None:
         """Bind the plan; nothing is shown before the first step."""
         self._plan = plan
         self._show = show
-        self._stream = stream
-        self._is_terminal = show and stream.isatty()
+        self._stream = stream or sys.stderr  # Not a default argument: others may replace and close sys.stderr.
+        self._is_terminal = show and self._stream.isatty()
         self._started = time.monotonic()
         self._start_step = 0
         self._done = 0

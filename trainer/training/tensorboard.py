@@ -166,7 +166,9 @@ class TensorBoardReporter(Observer):
 
     def on_validation(self, validation: Validation) -> None:
         """Show the precision-recall curve of a validation, and the worst errors."""
-        step, images, probabilities = validation.step, validation.images, validation.probabilities
+        step = validation.step
+        images = validation.images
+        probabilities = validation.probabilities
         if np.isfinite(probabilities).all():
             self._safely(step, lambda: self._write_curve(step, images, probabilities))
             self._safely(step, lambda: self._write_worst(images, probabilities))

@@ -105,7 +105,9 @@ def _convert(field: "dataclasses.Field[Any]", value: Any) -> Value:
 
 
 def _check_range(field: "dataclasses.Field[Any]", value: float) -> None:
-    low, high, exclusive = field.metadata["minimum"], field.metadata["maximum"], field.metadata["exclusive"]
+    low = field.metadata["minimum"]
+    high = field.metadata["maximum"]
+    exclusive = field.metadata["exclusive"]
     inside = low < value < high if exclusive else low <= value <= high
     if inside and math.isfinite(value):
         return

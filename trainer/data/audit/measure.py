@@ -68,7 +68,9 @@ _QUALITIES = np.arange(1, 101)
 _SCALES = np.where(_QUALITIES < 50, 5000 // _QUALITIES, 200 - 2 * _QUALITIES)
 _TABLES = ((_LUMINANCE * _SCALES[:, None] + 50) // 100).clip(1, 255)
 
-_LOW, _DCT_SIDE, _HASH_BITS = 8, 32, 64
+_LOW = 8
+_DCT_SIDE = 32
+_HASH_BITS = 64
 _ANGLES = np.pi * (2 * np.arange(_DCT_SIDE) + 1) * np.arange(_LOW)[:, None] / (2 * _DCT_SIDE)
 _DCT = np.cos(_ANGLES)  # The 8 lowest rows of the DCT-II of 32 samples, not normalised.
 # Amplitudes of natural images fall as 1 / frequency (Field 1987).  Weighted by the frequency, all count alike and the

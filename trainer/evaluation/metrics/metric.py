@@ -36,7 +36,7 @@ class Resamples:
 
     def __init__(
         self, predictions: Predictions, counts: Floats, per_image: dict[Callable[..., Any], Any] | None = None
-    ):
+    ) -> None:
         """Wrap one block of resamples; ``per_image``, shared by all blocks, keeps what ``of_images`` has computed."""
         self.predictions = predictions
         self.counts = counts
