@@ -206,6 +206,7 @@ def test_an_input_range_is_part_of_the_model(mylab):
 # --- used by flag ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_network_outside_trains_resumes_exports_and_evaluates(mylab, image_set, tmp_path, capsys):
     settings = {
         "model": "mylab.nets:build",

@@ -7,9 +7,9 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from trainer.core import storage
 from trainer.core.config import Config, Value, flags, setting
 from trainer.core.errors import RequestError
-from trainer.core.storage import gcs_client
 from trainer.submit import platforms
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
@@ -20,7 +20,6 @@ PLATFORMS = platforms.names()
 _LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
 _LONGEST_SWEEP_NAME = 26
-_BUCKET_PATH = re.compile(rf"gs://{gcs_client.BUCKET_NAME.pattern}(/[^\s]*)?")
 _REPOSITORY = r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
 _IMAGE = re.compile(
     rf"{_REPOSITORY}(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
@@ -193,7 +192,7 @@ def _check_image(run: RunFlags) -> None:
 
 
 def _check_bucket_path(flag: str, path: str) -> None:
-    if _BUCKET_PATH.fullmatch(path):
+    if storage.is_shared(path) and not re.search(r"\s", path):
         return
     advice = (
         "a bucket's name has 3 to 222 small letters, digits, -, _ and ., and a path no spaces"
