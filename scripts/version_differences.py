@@ -28,6 +28,8 @@ VARYING = {
     "version": "of deepdetect",
     "versions": "of deepdetect and its libraries",
 }
+# Lists that are written from a set, so that their order changes with every process.
+UNORDERED = {"tried_so_far"}
 # Both sides write absolute paths; they are compared below this word.
 ROOT = "ROOT"
 # Files whose bytes are compared; of other files only the names (reports and model cards hold words and times).
@@ -92,6 +94,8 @@ def json_differences(base: Any, current: Any, where: str) -> Iterator[str]:
         for name in itertools.chain(base, (name for name in current if name not in base)):
             if name not in base or name not in current:
                 yield f"{where}.{name} is {'new' if name not in base else 'gone'}"
+            elif name in UNORDERED:
+                yield from json_differences(sorted(base[name]), sorted(current[name]), f"{where}.{name}")
             elif name not in VARYING:
                 yield from json_differences(base[name], current[name], f"{where}.{name}")
     elif isinstance(base, list) and isinstance(current, list):

@@ -76,6 +76,12 @@ def test_a_checkpoint_line_may_come_earlier_but_not_change():
     assert len(list(differences.line_differences(late, text([*LINES, {**checkpoint, "step": 4}]), "m"))) == 1
 
 
+def test_a_set_has_no_order():
+    before, after = {"tried_so_far": ["a", "b"]}, {"tried_so_far": ["b", "a"]}
+    assert list(differences.json_differences(before, after, "oracle")) == []
+    assert len(list(differences.json_differences(before, {"tried_so_far": ["a", "c"]}, "oracle"))) == 1
+
+
 def test_only_some_kinds_of_lines():
     assert line_differences(lambda lines: lines.pop(0), kinds=("train", "validation")) == []
     assert len(line_differences(lambda lines: lines.pop(1), kinds=("train",))) == 1
