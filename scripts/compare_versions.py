@@ -151,7 +151,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--only: expected names of {', '.join(JOBS)}, received {arguments.only!r}")
     if arguments.keep and Path(arguments.keep).exists():
         parser.error(f"--keep: expected a new folder, received {arguments.keep!r}, which exists")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # So that nothing is left behind.
     with tempfile.TemporaryDirectory() as temporary, base_tree(arguments.base, Path(temporary) / "base") as tree:
         work = Path(arguments.keep or Path(temporary) / "work").absolute()
         data = draw_data(work / "data")
@@ -380,4 +379,5 @@ JOBS = {
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # So that nothing is left behind.
     sys.exit(main())
