@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from trainer.core import errors
 from trainer.core.config import flags
+from trainer.core.storage import transient
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -48,6 +49,11 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
         return errors.EXIT_FAILED
     except errors.StoppedEarly as stop:
         print(f"stopped: {stop}", file=sys.stderr)
+        return errors.EXIT_STOPPED
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or not transient.is_transient(error):
+            raise
+        print(f"stopped: {error}; this may pass: rerun the same command", file=sys.stderr)
         return errors.EXIT_STOPPED
 
 

@@ -21,7 +21,7 @@ class StoppedEarly(Exception):
 
 
 class StorageDown(StoppedEarly):
-    """A remote storage did not answer despite retries; a later start can succeed."""
+    """A storage, remote or mounted, did not answer despite retries; a later start can succeed."""
 
 
 class Diverged(Exception):

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.core.storage.base import Storage, held_by
+from trainer.core.storage.transient import retry
 
 
 class LocalStorage(Storage):
-    """Paths without a scheme."""
+    """Paths without a scheme.  Reads and listings retry what may pass by itself, then raise StorageDown."""
 
     form = "a local path"
     shared = False
@@ -33,7 +34,7 @@ class LocalStorage(Storage):
 
     def list_names(self, path: str) -> list[str]:
         """Return the sorted names inside a folder."""
-        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+        return sorted(retry(path, lambda: os.listdir(path))) if os.path.isdir(path) else []
 
     def list_below(self, path: str, *, hidden: bool) -> Iterator[str]:
         """Yield the names of all files below a folder; symbolic links to folders are not followed."""
@@ -46,13 +47,17 @@ class LocalStorage(Storage):
 
     def read(self, path: str) -> bytes:
         """Return the content of a file."""
-        return Path(path).read_bytes()
+        return retry(path, Path(path).read_bytes)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Return up to ``length`` bytes from ``offset`` on."""
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(length)
+
+        def attempt() -> bytes:
+            with open(path, "rb") as file:
+                file.seek(offset)
+                return file.read(length)
+
+        return retry(path, attempt)
 
     def write(self, path: str, content: bytes) -> None:
         """Write to a temporary name, flush to disk, then rename."""
