@@ -1,0 +1,1 @@
+"""Faults injected into whole commands: exit code, message and weights."""
