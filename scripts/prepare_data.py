@@ -9,4 +9,4 @@ from trainer import prepare_data
 from trainer.core import cli
 
 if __name__ == "__main__":
-    sys.exit(cli.run_command(prepare_data.main))
+    cli.console(prepare_data.main)

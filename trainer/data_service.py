@@ -5,24 +5,28 @@
 
 Start one dispatcher and enough workers to decode fast enough, and train with --data_service=grpc://HOST:5050.  The
 servers are TensorFlow's.  They run what a trainer sends them and authenticate nobody: let only trainers reach them.
-SIGTERM and Ctrl-C end a server at once; nothing is lost, because trainers then decode themselves.
+SIGTERM, Ctrl-C and the like end a server at once; nothing is lost, because trainers then decode themselves.
 """
 
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Sequence
 
-from trainer.core.errors import EXIT_DONE, EXIT_REQUEST, RequestError
+from trainer.core import cli, signals
+from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.distributed.cluster import split_address
 
 _HEARTBEAT_MS = 5_000
 _DISPATCHER_TIMEOUT_MS = 600_000  # How long to wait for a dispatcher to start.
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal arrives."""
+def main(argv: Sequence[str]) -> int:
+    """Serve until a signal arrives.
+
+    Raises:
+        RequestError: if a flag is wrong.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m trainer.data_service", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,17 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="localhost", help="host name by which trainers reach this worker")
     parser.add_argument("--state_dir", default="", help="folder with the state that a restarted dispatcher needs")
     arguments = parser.parse_args(argv)
-    try:
-        if not 0 < arguments.port < 2**16:
-            raise RequestError(f"--port: expected a port in 1..65535, received {arguments.port}")
-        if arguments.dispatcher:
-            split_address(arguments.dispatcher, "--dispatcher")
-    except RequestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_REQUEST
+    if not 0 < arguments.port < 2**16:
+        raise RequestError(f"--port: expected a port in 1..65535, received {arguments.port}")
+    if arguments.dispatcher:
+        split_address(arguments.dispatcher, "--dispatcher")
     # The servers' threads never return to Python, where an ordinary handler would run.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(EXIT_DONE))
+    signals.end_at_once(EXIT_DONE)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # It decodes on the CPU, and must leave GPUs to trainers.
     serve(arguments.port, arguments.dispatcher, arguments.host, arguments.state_dir)
     return EXIT_DONE
@@ -75,4 +74,4 @@ def serve(port: int, dispatcher: str, host: str, state_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.console(main)

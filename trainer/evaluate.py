@@ -1,6 +1,5 @@
 """The command ``python -m trainer.evaluate``: measure an exported model on a split, or compare evaluations."""
 
-import sys
 from collections.abc import Sequence
 
 from trainer.core import cli
@@ -47,7 +46,7 @@ def _compare(request: EvaluateFlags) -> int:
 
 def console() -> None:
     """Entry point of ``deepdetect-evaluate``."""
-    sys.exit(cli.run_command(main))
+    cli.console(main)
 
 
 if __name__ == "__main__":

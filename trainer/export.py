@@ -1,6 +1,5 @@
 """The command ``python -m trainer.export``: export a job's checkpoint again."""
 
-import sys
 from collections.abc import Sequence
 
 from trainer.core import cli
@@ -27,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> None:
     """Entry point of ``deepdetect-export``."""
-    sys.exit(cli.run_command(main))
+    cli.console(main)
 
 
 if __name__ == "__main__":

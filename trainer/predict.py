@@ -47,7 +47,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
 
 def console() -> None:
     """Entry point of ``deepdetect-predict``."""
-    sys.exit(cli.run_command(main))
+    cli.console(main)
 
 
 if __name__ == "__main__":

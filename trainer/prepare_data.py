@@ -72,4 +72,4 @@ def _refuse_packed(data_dir: str, remedy: str = "") -> None:
 COMMANDS = {"audit": audit, "pack": pack}
 
 if __name__ == "__main__":
-    sys.exit(cli.run_command(main))
+    cli.console(main)

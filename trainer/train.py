@@ -1,6 +1,5 @@
 """The command ``python -m trainer.train``: flags -> ``training.run`` -> what is printed."""
 
-import sys
 from collections.abc import Sequence
 
 from trainer.core import cli
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> None:
     """Entry point of ``deepdetect-train``."""
-    sys.exit(cli.run_command(main))
+    cli.console(main)
 
 
 if __name__ == "__main__":

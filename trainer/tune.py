@@ -4,7 +4,6 @@ What can be refused without TensorFlow is refused before it is loaded.
 """
 
 import os
-import sys
 from collections.abc import Sequence
 
 from trainer.core import cli
@@ -22,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> None:
     """Entry point of ``deepdetect-tune``."""
-    sys.exit(cli.run_command(main))
+    cli.console(main)
 
 
 if __name__ == "__main__":

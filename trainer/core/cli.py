@@ -1,37 +1,46 @@
 """How a command starts and ends: its log on stderr, and errors as one line and an exit code.
 
-Owns: exit codes of exceptions, closed pipes, log formats.  Does not own: flags (``config/flags.py``).
-Imports no TensorFlow.
+Owns: exit codes of exceptions, log formats, the environment that TensorFlow and Keras start in.  Does not own: flags
+(``config/flags.py``), closed outputs (``streams.py``), signals (``signals.py``).  Imports no TensorFlow.
 """
 
 import datetime
 import json
 import logging
 import os
-import select
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from trainer.core import errors
+from trainer.core import errors, signals, streams
 from trainer.core.config import flags
 from trainer.core.storage import transient
+
+
+def console(command: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Be the process of a command: run it on the process's words, and exit with its code."""
+    try:
+        code = run_command(command)
+    finally:
+        signals.end_at_once()
+    sys.exit(code)
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command on the words after the program's name and return its exit code.
 
-    A wrong request becomes one line on stderr and code 2, never a traceback; any other exception stays loud.
+    A wrong request becomes one line on stderr and code 2, never a traceback; so does a signal, with code 75.  Any other
+    exception stays loud.
     """
-    _show_log()
-    code = errors.EXIT_DONE
-    try:
-        code = _exit_code(command, sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # Not at the end of the process, where Python reports a closed pipe with a traceback.
-    except BrokenPipeError:
-        if not _reader_is_gone():
-            raise
-        return code or errors.EXIT_FAILED
-    return code
+    with streams.unbreakable():
+        _show_log()
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # Keras reads it when it is imported.
+        try:
+            with signals.interruptible():
+                return _exit_code(command, sys.argv[1:] if argv is None else argv)
+        except KeyboardInterrupt as interrupt:
+            print(f"stopped: {interrupt or 'SIGINT'}; rerun the same command", file=sys.stderr)
+            return errors.EXIT_STOPPED
 
 
 def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -55,22 +64,6 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
             raise
         print(f"stopped: {error}; this may pass: rerun the same command", file=sys.stderr)
         return errors.EXIT_STOPPED
-
-
-def _reader_is_gone() -> bool:
-    """Return whether the reader of standard output, perhaps ``head``, has closed the pipe.
-
-    If so, what is still buffered is sent nowhere, so that the end of the process stays quiet.
-    """
-    try:
-        watch = select.poll()
-        watch.register(sys.stdout, 0)
-    except (OSError, ValueError):  # Not a stream of the operating system.
-        return False
-    if not any(events & select.POLLERR for _, events in watch.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
 
 
 def _show_log() -> None:

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 # Runs main(), after asking Linux to end the process with the sweep: prctl(PR_SET_PDEATHSIG, SIGKILL).  Not with
 # preexec_fn, which is not safe with the threads of gRPC and TensorFlow.
 _CHILD = (
-    "import ctypes, sys; ctypes.CDLL(None).prctl(1, 9); from trainer.core import cli; from trainer.sweep import trial; "
-    "sys.exit(cli.run_command(trial.main))"
+    "import ctypes; ctypes.CDLL(None).prctl(1, 9); from trainer.core import cli; from trainer.sweep import trial; "
+    "cli.console(trial.main)"
 )
 _KEPT_LINES = 400
 _OUT_OF_MEMORY = (

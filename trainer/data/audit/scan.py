@@ -4,6 +4,7 @@ Owns: processes, the progress bar, and that a bad file never ends the scan.  Doe
 (``measure.py``).
 """
 
+import ctypes
 import dataclasses
 import functools
 import os
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tqdm
 
+from trainer.core import signals
 from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.core.errors import JobFailed
 from trainer.core.storage import files
@@ -106,7 +108,7 @@ def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Tab
         yield from map(work, chunks)
         return
     # Spawned, because a fork of a process with threads (TensorFlow's, a test's) can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_parent)
     try:
         yield from pool.map(work, chunks)
     except BrokenProcessPool as error:
@@ -118,8 +120,11 @@ def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Tab
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _follow_parent() -> None:
+    """Leave signals to the parent, and end with it: nobody would take the next task from a worker's queue."""
+    signals.ignore()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.
 
 
 def _measure_files(paths: list[str], max_image_pixels: int) -> tuple[Table, dict[int, str]]:
