@@ -64,12 +64,16 @@ def test_a_warning_that_others_use_or_ignore_is_left_to_them(number, handler):
 
 @pytest.mark.parametrize("made", [RequestError("damaged"), ImportError("half an import"), None])
 def test_a_stop_at_once_survives_code_that_takes_it_for_something_else(made):
-    with pytest.raises(StoppedEarly, match="SIGUSR1 at start-up"), signals.stop_requests() as stop:
-        stop.at_once = "at start-up"
-        try:
-            send(signal.SIGUSR1)
-        except Exception:
-            raise made or ValueError("a bare one") from None
+    def run():
+        with signals.stop_requests() as stop:
+            stop.at_once = "at start-up"
+            try:
+                send(signal.SIGUSR1)
+            except Exception:
+                raise made or ValueError("a bare one") from None
+
+    with pytest.raises(StoppedEarly, match="SIGUSR1 at start-up"):
+        run()
 
 
 def test_a_signal_at_the_end_of_a_block_is_for_whoever_comes_next(monkeypatch):
@@ -164,8 +168,8 @@ def run_shell(tmp_path, redirection):
     script = tmp_path / "prints.py"
     script.write_text(_PRINTS)
     line = f'"{sys.executable}" "{script}" word {redirection}'
-    done = subprocess.run(["sh", "-c", line], env=os.environ | {"PYTHONPATH": str(faults.ROOT)}, cwd=tmp_path, text=True,
-                          capture_output=True, check=False)  # fmt: skip
+    env = os.environ | {"PYTHONPATH": str(faults.ROOT)}
+    done = subprocess.run(["sh", "-c", line], env=env, cwd=tmp_path, text=True, capture_output=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -205,7 +209,7 @@ def test_a_result_that_does_not_fit_on_the_disk_is_a_failure(capsys, monkeypatch
 
     def command(_):
         print("the result")
-        with pytest.raises(JobFailed, match="could not be written .No space"):
+        with pytest.raises(JobFailed, match=r"could not be written \(No space"):
             streams.require_printed()
         return 3
 
