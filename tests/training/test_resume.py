@@ -1,17 +1,20 @@
 """Invariant 6: the same command resumes a job; a different one is refused, and nothing is ever deleted."""
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import faults
 from trainer.core import config as config_lib
 from trainer.core.config import from_flat
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
 from trainer.training import resume
+from trainer.training.checkpoint import Checkpoint, CheckpointStore
 
 # What a job that continues may change; everything else decides its result.  A literal list on purpose.
 FREE = {
@@ -42,10 +45,13 @@ def request(tmp_path, **values):
     return config, JobPaths(config.loop.job_dir)
 
 
-def prepare(tmp_path, **values):
+IMAGES = {"train images": "a", "validation images": "b"}
+
+
+def prepare(tmp_path, images=IMAGES, **values):
     config, paths = request(tmp_path, **values)
     Path(paths.job_dir).mkdir(exist_ok=True)
-    resume.prepare(config, paths)
+    resume.prepare(config, paths, images)
     resume.keep_settings(config, paths)
 
 
@@ -158,6 +164,81 @@ def test_never_twice_in_a_second_still_deletes_nothing(tmp_path):
 def test_never_on_an_empty_or_absent_folder_moves_nothing(tmp_path):
     prepare(tmp_path, resume="never")
     assert os.listdir(tmp_path / "job") == ["config.json"]
+
+
+def save(tmp_path, step, **inputs):
+    """Save a checkpoint that was made from these inputs."""
+    store = CheckpointStore(str(tmp_path / "job" / "checkpoints"), keep=3)
+    store.save(Checkpoint(step, {}, {"inputs": {**IMAGES, **inputs}}))
+
+
+def asides(tmp_path):
+    return [path.name for path in (tmp_path / "job").glob("before-*")]
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_never_starts_over_once_and_then_continues(tmp_path, package_log, is_saved):
+    prepare(tmp_path, seed=1)
+    for start in range(4):  # As a scheduler repeats a command.
+        prepare(tmp_path, seed=2, resume="never")
+        assert len(asides(tmp_path)) == 1
+        if is_saved and not start:
+            save(tmp_path, 4)
+    assert (tmp_path / "job" / "checkpoints").exists() == is_saved
+    assert package_log.text.count("continuing the unfinished job") == 3
+    (tmp_path / "job" / "config.json").unlink()  # What the log says.
+    prepare(tmp_path, seed=2, resume="never")
+    assert len(asides(tmp_path)) == 1 + is_saved
+
+
+@pytest.mark.parametrize("change", ["finished", "a flag", "a free flag", "other images", "no config", "begun without"])
+def test_never_starts_over_from_a_job_that_it_did_not_begin_or_that_is_done(tmp_path, change):
+    values = {"seed": 2, "resume": "never"}
+    prepare(tmp_path, **values | ({"resume": "auto"} if change == "begun without" else {}))
+    save(tmp_path, 4)
+    if change == "finished":
+        (tmp_path / "job" / "result.json").write_text("{}")
+    elif change == "no config":
+        (tmp_path / "job" / "config.json").write_text("torn")
+    values |= {"a flag": {"seed": 3}, "a free flag": {"max_seconds": 9.0}}.get(change, {})
+    prepare(tmp_path, images={**IMAGES, "train images": "c"} if change == "other images" else IMAGES, **values)
+    assert len(asides(tmp_path)) == 1
+    assert not (tmp_path / "job" / "checkpoints").exists()
+
+
+def test_never_is_safe_to_kill_while_it_moves(tmp_path):
+    """Each start is killed one rename later than the one before; none continues the finished job."""
+    values = {"seed": 2, "resume": "never"}
+    prepare(tmp_path, **values)
+    save(tmp_path, 4)
+    (tmp_path / "job" / "result.json").write_text("{}")
+    before = everything(tmp_path / "job")
+    with faults.injected(event="os.rename", path="*/job/*", first=2, count=0, number=errno.EACCES):
+        for _ in range(2):
+            with pytest.raises(OSError, match="Permission"):
+                prepare(tmp_path, **values)
+    prepare(tmp_path, **values)
+    assert not (tmp_path / "job" / "checkpoints").exists()
+    moved = {name.split("/", 1)[1]: content for name, content in everything(tmp_path / "job").items() if "/" in name}
+    assert moved == before
+
+
+def test_a_refusal_says_how_to_start_over(tmp_path):
+    config, paths = request(tmp_path, resume="never")
+    save(tmp_path, 4)
+    match = r"damaged .*to start over, remove .*config.json"
+    with pytest.raises(RequestError, match=match), resume.explained(config, paths):
+        raise RequestError("damaged")
+
+
+def test_the_inputs_of_the_newest_checkpoint_that_can_be_read(tmp_path):
+    _, paths = request(tmp_path)
+    assert resume.checkpoint_inputs(paths) == {}
+    save(tmp_path, 4, precision="float32")
+    save(tmp_path, 8, precision="mixed_bfloat16")
+    assert resume.checkpoint_inputs(paths) == {**IMAGES, "precision": "mixed_bfloat16"}
+    (tmp_path / "job" / "checkpoints" / f"{8:010d}" / "state.json").write_text("torn")
+    assert resume.checkpoint_inputs(paths)["precision"] == "float32"
 
 
 @pytest.mark.parametrize("below", ["file", "file/x"])

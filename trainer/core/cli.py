@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from trainer.core import errors, signals, streams
+from trainer.core import errors, keras_environment, signals, streams
 from trainer.core.config import flags
 from trainer.core.storage import transient
 
@@ -32,9 +32,8 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     A wrong request becomes one line on stderr and code 2, never a traceback; so does a signal, with code 75.  Any other
     exception stays loud.
     """
-    with streams.unbreakable():
+    with streams.unbreakable(), keras_environment.safe():
         _show_log()
-        os.environ["KERAS_BACKEND"] = "tensorflow"  # Keras reads it when it is imported.
         try:
             with signals.interruptible():
                 return _exit_code(command, sys.argv[1:] if argv is None else argv)

@@ -5,6 +5,7 @@ Does not own: which process it is (``cluster.py``), patches of TensorFlow (``tf_
 
 import dataclasses
 import functools
+import logging
 import math
 import os
 from pathlib import Path
@@ -13,9 +14,11 @@ import keras
 import tensorflow as tf
 
 from trainer.core.config import DataConfig, RuntimeConfig
-from trainer.core.errors import RequestError
+from trainer.core.errors import JobFailed, RequestError
 from trainer.distributed import tf_private
 from trainer.distributed.cluster import Cluster
+
+log = logging.getLogger(__name__)
 
 _GRADIENT_PARTS = 4
 
@@ -50,14 +53,23 @@ class Runtime:
         return self.precision == "mixed_float16" or self.allreduce_dtype == tf.float16
 
 
-def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster()) -> Runtime:  # noqa: B008  (frozen)
+def setup(
+    config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster(), *, kept_precision: str = ""  # noqa: B008
+) -> Runtime:  # fmt: skip
     """Choose devices and precision, and set them for the process.
 
     Must be called before TensorFlow's first op, because logical devices cannot be made later, and by all processes of a
     job.  Their choices must be compared afterwards (``consistency.require_same``).
 
+    Args:
+        config: settings of devices and precision.
+        data: for the batch size.
+        cluster: who this process is.
+        kept_precision: of the job's checkpoints, which ``--precision=auto`` takes; empty: there are none.
+
     Raises:
         RequestError: if the devices do not exist, or the global batch does not divide among them.
+        JobFailed: if this machine lacks the checkpoints' precision.
     """
     os.environ.pop("TF_CONFIG", None)  # ``cluster.py`` has read it; MirroredStrategy would read it as well.
     if config.deterministic:
@@ -74,7 +86,7 @@ def setup(config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster())
             f"expected a batch_size that divides among {replicas} devices, received {data.batch_size}; use "
             f"--batch_size={-(-data.batch_size // replicas) * replicas} or --num_devices"
         )
-    precision = resolve_precision(config.precision, kind)
+    precision = continued_precision(kept_precision, kind) or resolve_precision(config.precision, kind)
     keras.config.set_dtype_policy(precision)
     exact = kind == "CPU" or config.deterministic
     allreduce_dtype = {"auto": "float64" if exact else "float32"}.get(config.allreduce_dtype, config.allreduce_dtype)
@@ -176,6 +188,23 @@ def resolve_precision(requested: str, kind: str, cpuinfo: Path = Path("/proc/cpu
     if kind == "GPU":
         return "mixed_bfloat16" if _gpus_have_bfloat16() else "mixed_float16"
     return "mixed_bfloat16" if _cpu_has_bfloat16(cpuinfo) else "float32"
+
+
+def continued_precision(kept: str, kind: str) -> str:
+    """Return the precision that a job began with, whatever ``auto`` would be on this machine.
+
+    Raises:
+        JobFailed: if this machine lacks it.
+    """
+    if kept == "mixed_bfloat16" and kind == "GPU" and not _gpus_have_bfloat16():
+        raise JobFailed(
+            "the job began with mixed_bfloat16, which needs GPUs of compute capability 8.0 or later, and this machine "
+            "has older ones; continue it on such a machine, or train with another --job_dir"
+        )
+    here = resolve_precision("auto", kind)
+    if kept not in ("", here):
+        log.warning("precision: %s, with which the job began; --precision=auto is %s on this machine", kept, here)
+    return kept
 
 
 def _gpus_have_bfloat16() -> bool:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data.pixels import Pixels
+from trainer.models import keras_settings
 from trainer.serving.exported_model import ExportedModel, Probabilities
 
 NOT_FINITE = "the model's answer is NaN or infinite"  # Why an image has no probabilities.
@@ -215,6 +216,7 @@ def _devices(tf: Any, requested: int) -> list[str]:
     if count == 1:
         return [""]
     if not gpus:
+        keras_settings.load()
         from trainer.distributed import strategy
 
         strategy.make_logical_cpus(count)

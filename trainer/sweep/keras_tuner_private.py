@@ -4,11 +4,9 @@ Owns: each use of a private attribute or module, as a function that first checks
 renames one must fail here, by name, and not change a sweep in silence.  Does not own: the oracles (``oracles.py``).
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 import keras_tuner as kt
 import numpy as np
 

@@ -9,23 +9,19 @@ own trial back.  Owns: that state.  Does not own: how a trial is run (``trial.py
 import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras_tuner as kt
 from threadpoolctl import threadpool_limits
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.sweep import keras_tuner_private as private
 from trainer.sweep import space
 from trainer.sweep.request import Request, settings_of
-
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-import keras_tuner as kt
-
-from trainer.sweep import keras_tuner_private as private
 
 log = logging.getLogger(__name__)
 

@@ -143,6 +143,15 @@ class Request:
         """Write the request, so that a later command can be compared with it."""
         files.write_text(self.paths.request, json.dumps(self._as_json(), indent=1) + "\n")
 
+    def is_begun(self) -> bool:
+        """Return whether the folder holds an unfinished sweep of this very request, which a scheduler repeats."""
+        if files.exists(self.paths.done) or not files.exists(self.paths.request):
+            return False
+        try:
+            return bool(self._read() == json.loads(json.dumps(self._as_json())))
+        except RequestError:
+            return False
+
     def refuse_another(self) -> None:
         """Compare with the request that the sweep in this folder was started with.
 

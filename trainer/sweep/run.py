@@ -13,6 +13,7 @@ from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
 from trainer.data import manifest
 from trainer.distributed import cluster as cluster_lib
+from trainer.models import keras_settings
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
 from trainer.training import resume
@@ -83,6 +84,7 @@ def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None
     files.require_writable(paths.job_dir, "job_dir")
     with lock.hold(paths):
         _prepare_folder(request, paths)
+        keras_settings.load()
         from trainer.sweep import chief  # KerasTuner and TensorFlow are loaded here.
 
         best = chief.serve(request, stop) if serve else chief.search(request, stop)
@@ -95,8 +97,8 @@ def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None
 
 def _prepare_folder(request: Request, paths: JobPaths) -> None:
     """Start over, or make sure that the folder holds this sweep; then record the request."""
-    if request.base.checkpoint.resume == "never":
-        resume.prepare(request.base, paths)
+    if request.base.checkpoint.resume == "never" and not request.is_begun():
+        resume.move_aside(paths)
     if request.base.checkpoint.resume == "required" and not files.exists(request.paths.oracle):
         raise RequestError(f"--resume=required: expected a sweep in {paths.job_dir!r}, received none")
     request.refuse_another()
@@ -106,6 +108,7 @@ def _prepare_folder(request: Request, paths: JobPaths) -> None:
 
 
 def _work(request: Request, stop: signals.StopRequest) -> None:
+    keras_settings.load()
     from trainer.sweep import chief
 
     chief.work(request, stop)

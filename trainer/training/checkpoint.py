@@ -128,6 +128,17 @@ class CheckpointStore:
         except Exception as error:  # Damaged bytes can raise anything in a parser.
             raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
 
+    def read_inputs(self, step: int) -> dict[str, str]:
+        """Return what a checkpoint was made from besides the settings, without its arrays.
+
+        Raises:
+            DamagedCheckpoint: if its state cannot be read.
+        """
+        try:
+            return dict(json.loads(files.read_text(files.join(self.path(step), _STATE)))["inputs"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
+
     def _prune(self, protect: int | None) -> None:
         for step in self.steps()[: -self._keep]:
             if step != protect:

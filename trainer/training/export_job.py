@@ -21,6 +21,7 @@ from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
 from trainer.core.storage import files
 from trainer.data.manifest import positive_class_index, read_train_and_validation
+from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from trainer.training.export_request import ExportFlags, parse_formats
@@ -43,7 +44,8 @@ def run(request: ExportFlags) -> dict[str, Any]:
     metadata = describe(request.job_dir, job, checkpoint)
     contents = read_samples(request, job)
     files.require_writable(request.out, "out")
-    comparison = write(request, forms, job, checkpoint, metadata, contents)
+    with keras_settings.pinned():
+        comparison = write(request, forms, job, checkpoint, metadata, contents)
     files.write_text(files.join(request.out, "comparison.json"), json.dumps(comparison, indent=1) + "\n")
     return comparison
 

@@ -178,7 +178,7 @@ def build(request: Request) -> Job:
     paths = request.paths
     is_chief = request.is_chief
     # Devices and precision first: variables are created in the strategy's scope.
-    runtime = _same_runtime(config, request.cluster, request.group)
+    runtime = _same_runtime(request)
     bad_images = BadImages(paths.skipped, config.data.max_bad_fraction, write=is_chief)
     state = TrainState.fresh(
         config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps
@@ -253,13 +253,17 @@ def _make_train_step(config: Config, runtime: strategy_lib.Runtime, state: Train
     )
 
 
-def _same_runtime(config: Config, cluster: Cluster, group: SingleProcess) -> strategy_lib.Runtime:
-    """Set up this process's devices and precision, which must be those of all processes.
+def _same_runtime(request: Request) -> strategy_lib.Runtime:
+    """Set up this process's devices and precision, which must be those of all processes and of the checkpoints.
 
     Raises:
         RequestError: if they are not, or do not fit the request.
+        JobFailed: if the checkpoints' precision cannot be used on this machine.
     """
-    runtime = strategy_lib.setup(config.runtime, config.data, cluster)
+    config, group = request.config, request.group
+    kept = resume.checkpoint_inputs(request.paths) if request.is_chief and config.runtime.precision == "auto" else {}
+    precision: str = group.broadcast(kept.get("precision", "") if request.is_chief else None)
+    runtime = strategy_lib.setup(config.runtime, config.data, request.cluster, kept_precision=precision)
     choice = {name: getattr(runtime, name) for name in ("precision", "device_kind", "local_devices")}
     consistency.require_same(group, choice, "name it with --precision or --num_devices, or use equal machines")
     return runtime

@@ -3,23 +3,42 @@
 Does not own: the checkpoint that it continues from (``checkpoint_manager.py``).  Imports no TensorFlow.
 """
 
+import contextlib
 import json
+import logging
 import time
+from collections.abc import Iterator, Mapping
 
 from trainer.core import config as config_lib
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths, SweepPaths
 from trainer.core.storage import files
+from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint
+
+log = logging.getLogger(__name__)
+
+_SETTINGS = ("config.json", "sweep.json")
 
 
-def prepare(config: config_lib.Config, paths: JobPaths) -> None:
+def prepare(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str]) -> None:
     """Prepare a writable job_dir for this request.
+
+    With ``--resume=never`` it starts over once: a scheduler repeats the command, which then continues what it began.
+
+    Args:
+        config: of the job.
+        paths: of the job.
+        images: fingerprints of its images, by the name that a checkpoint has for them.
 
     Raises:
         RequestError: if job_dir holds a sweep, or a job with other settings that decide its result.
     """
     if config.checkpoint.resume == "never":
-        _move_aside(paths)
+        if _is_begun(config, paths, images):
+            log.warning("--resume=never: continuing the unfinished job that the same command began; to start over, "
+                        "remove %s", paths.config)  # fmt: skip
+        else:
+            move_aside(paths)
     elif files.exists(paths.config):
         refuse_other_settings(config, _read_settings(paths.config), paths.job_dir)
     elif files.exists(SweepPaths(paths.job_dir).request):
@@ -27,6 +46,45 @@ def prepare(config: config_lib.Config, paths: JobPaths) -> None:
             f"--job_dir: expected the folder of a job or a new one, received {paths.job_dir!r}, which holds a sweep of "
             "trainer.tune; use another --job_dir"
         )
+
+
+def _is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str]) -> bool:
+    """Return whether job_dir holds an unfinished job of this very request and these images."""
+    if files.exists(paths.result) or not files.exists(paths.config):
+        return False
+    try:
+        before = _read_settings(paths.config)
+    except RequestError:
+        return False
+    kept = checkpoint_inputs(paths)
+    return before == config.flat() and all(kept.get(name, value) == value for name, value in images.items())
+
+
+def checkpoint_inputs(paths: JobPaths) -> dict[str, str]:
+    """Return what the newest checkpoint was made from besides the settings; empty if there is none."""
+    store = CheckpointStore(paths.checkpoints, keep=1)
+    for step in reversed(store.steps()):
+        with contextlib.suppress(DamagedCheckpoint):  # Whoever restores it names it.
+            return store.read_inputs(step)
+    return {}
+
+
+@contextlib.contextmanager
+def explained(config: config_lib.Config, paths: JobPaths) -> Iterator[None]:
+    """Say how to start over, if a job that ``--resume=never`` began is refused.
+
+    Raises:
+        RequestError: instead of another one.
+    """
+    try:
+        yield
+    except RequestError as error:
+        if config.checkpoint.resume != "never" or not files.exists(paths.checkpoints):
+            raise
+        raise RequestError(
+            f"{error} (--resume=never continues the unfinished job that the same command began; to start over, remove "
+            f"{paths.config!r})"
+        ) from error
 
 
 def keep_settings(config: config_lib.Config, paths: JobPaths) -> None:
@@ -65,8 +123,8 @@ def _read_settings(path: str) -> dict[str, config_lib.Value]:
         ) from error
 
 
-def _move_aside(paths: JobPaths) -> None:
-    """Move an earlier job in this folder into ``before-<time>/``; nothing is deleted."""
+def move_aside(paths: JobPaths) -> None:
+    """Move an earlier job or sweep in this folder into ``before-<time>/``; nothing is deleted."""
     lock = paths.lock.rsplit("/", 1)[-1]  # Held by this very process.
     names = [name for name in files.list_names(paths.job_dir) if not name.startswith("before-") and name != lock]
     if not names:
@@ -78,7 +136,9 @@ def _move_aside(paths: JobPaths) -> None:
         number += 1
         target = files.join(paths.job_dir, f"{base}-{number}")
     files.make_dirs(target)
-    for name in names:
+    log.info("--resume=never: starting over; what %s held is in %s", paths.job_dir, target)
+    # The settings first: without them, what a kill leaves is no unfinished job that a restart would continue.
+    for name in sorted(names, key=lambda name: (name not in _SETTINGS, name)):
         files.rename(files.join(paths.job_dir, name), files.join(target, name))
 
 

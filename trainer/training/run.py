@@ -7,7 +7,7 @@ Does not own: the job itself (``job.py``).
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.core import result, signals
@@ -18,6 +18,7 @@ from trainer.core.storage import files, lock
 from trainer.data import manifest
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
+from trainer.models import keras_settings
 from trainer.training import resume
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
@@ -64,18 +65,20 @@ def _run(
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
     with _own_job_dir(paths) if cluster.is_chief else contextlib.nullcontext():
-        finished = group.broadcast(_prepare(config, plan, paths) if cluster.is_chief else None)
+        finished = group.broadcast(_prepare(config, plan, paths, fingerprints) if cluster.is_chief else None)
         if finished is not None:
             return result.Result(**finished)
-        from trainer.training import job  # TensorFlow is loaded here: what can be refused without it was refused.
+        with keras_settings.pinned():  # TensorFlow is loaded here: what can be refused without it was refused.
+            from trainer.training import job
 
-        with job.failing_together(group):
-            request = job.Request(config=config, cluster=cluster, plan=plan, train=train, validation=validation,
-                                  stop=stop, group=group, pruner=pruner, observers=observers)  # fmt: skip
-            start = job.build(request)
-            if cluster.is_chief:
-                resume.keep_settings(config, paths)
-            return start.run()
+            with job.failing_together(group):
+                request = job.Request(config=config, cluster=cluster, plan=plan, train=train, validation=validation,
+                                      stop=stop, group=group, pruner=pruner, observers=observers)  # fmt: skip
+                with resume.explained(config, paths):
+                    start = job.build(request)
+                if cluster.is_chief:
+                    resume.keep_settings(config, paths)
+                return start.run()
 
 
 @contextlib.contextmanager
@@ -87,9 +90,9 @@ def _own_job_dir(paths: JobPaths) -> Iterator[None]:
         yield
 
 
-def _prepare(config: Config, plan: Plan, paths: JobPaths) -> dict[str, Any] | None:
+def _prepare(config: Config, plan: Plan, paths: JobPaths, images: Mapping[str, str]) -> dict[str, Any] | None:
     """Prepare job_dir; return its result if there is nothing left to do."""
-    resume.prepare(config, paths)
+    resume.prepare(config, paths, images)
     finished = result.read(paths.result)
     if finished is None or not is_complete(finished, config, plan):
         return None

@@ -18,6 +18,7 @@ from typing import Any
 from trainer.core.config import flags, setting
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.core.storage import files
+from trainer.models import keras_settings
 
 USAGE = """\
 Check GPUs, driver, CUDA, cuDNN, NCCL, memory, the bucket and write access for a training job.
@@ -98,6 +99,7 @@ def _driver() -> str:
 
 def _tensorflow() -> str:
     # Two logical CPUs, so that the all-reduce has something to reduce without a GPU; must precede the first op.
+    keras_settings.load()
     import keras
     import tensorflow as tf
 
