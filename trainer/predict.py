@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from trainer.core import cli, errors, tables
-from trainer.core.storage import files
+from trainer.core import cli, errors
 from trainer.core.tables import Row
 from trainer.serving import predict_files, predict_request, video
 from trainer.serving.predict_request import PredictFlags
+from trainer.serving.row_writer import RowWriter
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,15 +15,19 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         RequestError: if flags, model or paths are wrong.
+        StoppedEarly: after a signal, or if a storage does not answer; the rows so far are kept.
     """
     request, words = predict_request.parse(argv)
-    rows = predict_files.run(request, words, sys.stdin)
-    text = tables.renderer(request.out, "out")(rows)
-    if request.out:
-        files.write_text(request.out, text)
-    else:
-        print(text, end="")
-    return _conclude(rows, request)
+    writer = RowWriter(request.out, "out")
+    try:
+        predict_files.run(request, words, sys.stdin, writer.add)
+    except (KeyboardInterrupt, errors.StoppedEarly) as stop:
+        writer.finish(is_interrupted=True)
+        where = f" are in {request.out}" if request.out else " are printed"
+        kept = f"the first {len(writer.rows)} rows{where}" if writer.rows else "before the first row"
+        raise errors.StoppedEarly(f"{stop or 'SIGINT'}; {kept}; rerun the same command to score all") from stop
+    writer.finish()
+    return _conclude(writer.rows, request)
 
 
 def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:

@@ -25,13 +25,14 @@ def renderer(out: str, flag: str) -> Callable[[Sequence[Row]], str]:
     return renderers.get(extension, to_table)
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Row], *, header: bool = True) -> str:
     """Return rows as CSV with a header; None becomes an empty cell.  Without rows the text is empty."""
     if not rows:
         return ""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 

@@ -1,31 +1,33 @@
 """Score the files of a request: images, with heat maps if requested, or videos.
 
-Does not own: which files words name (``globs.py``), the model (``predictor.py``), videos (``video.py``), the form of a
-table (``tables.py``).
+Does not own: which files words name (``globs.py``), the model (``predictor.py``), videos (``video.py``), where rows go
+(``row_writer.py``).
 """
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 
-from trainer.core import config, globs, tables
+from trainer.core import config, globs
 from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.serving import exported_model, heatmap, video
 from trainer.serving.predict_request import PredictFlags, check_threshold
 from trainer.serving.predictor import PredictionBatch, Predictor
+from trainer.serving.row_writer import RowWriter
 
 
-def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str]) -> list[Row]:
-    """Score all files that the words name; write heat maps and frames, and return a row for each file.
+def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep: Callable[[list[Row]], None]) -> None:
+    """Score all files that the words name; write heat maps and frames.
 
     Args:
         request: the checked flags.
         words: images or videos, folders, globs; ``-`` reads paths from ``stdin``.
         stdin: lines with a path each.
+        keep: called with a row for each file, as they come.
 
     Raises:
         RequestError: if the model or a path is wrong, or an output cannot be written.
@@ -40,17 +42,25 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str]) -> li
     if request.explain:
         files.require_writable(request.explain, "explain")
     if not request.video:
-        return predict_images(export, paths, request)
+        for rows in predict_images(export, paths, request):
+            keep(rows)
+        return
     predictor = Predictor(export, num_devices=request.num_devices)
-    rows, frames = video.predict(export, predictor, paths, request.sampling)
-    if request.frames_out:
-        render = tables.renderer(request.frames_out, "frames_out")
-        files.write_text(request.frames_out, render(frames))
-    return rows
+    frames = RowWriter(request.frames_out, "frames_out") if request.frames_out else None
+    try:
+        for row, of_frames in video.predict(export, predictor, paths, request.sampling):
+            if frames:
+                frames.add(of_frames)
+            keep([row])
+    finally:
+        if frames:
+            frames.finish()
 
 
-def predict_images(export: exported_model.ExportedModel, paths: Sequence[str], request: PredictFlags) -> list[Row]:
-    """Return a row for each path, in order: a prediction, or an ``error`` and None elsewhere.
+def predict_images(
+    export: exported_model.ExportedModel, paths: Sequence[str], request: PredictFlags
+) -> Iterator[list[Row]]:
+    """Yield a row for each path, in order, by batches: a prediction, or an ``error`` and None elsewhere.
 
     Raises:
         RequestError: if the model does not load, or heat maps are requested and it has none.
@@ -64,14 +74,12 @@ def predict_images(export: exported_model.ExportedModel, paths: Sequence[str], r
             contents[number] = content
         return content
 
-    rows: list[Row] = []
     with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
         for batch in predictor.score(len(paths), read, request.batch_size):
             numbers = range(batch.start, batch.start + len(batch.labels))
             pictures = _draw(request.explain, paths, batch, {n: contents.pop(n) for n in numbers if n in contents})
-            rows += [_row(export, paths[n], batch, n, request, pictures) for n in numbers]
+            yield [_row(export, paths[n], batch, n, request, pictures) for n in numbers]
             bar.update(len(numbers))
-    return rows
 
 
 def _draw(folder: str, paths: Sequence[str], batch: PredictionBatch, contents: Mapping[int, bytes]) -> dict[int, str]:

@@ -174,8 +174,8 @@ class Sampling:
 
 def predict(
     export: exported_model.ExportedModel, predictor: Predictor, paths: Sequence[str], sampling: Sampling
-) -> tuple[list[Row], list[Row]]:
-    """Return a row for each video, in order, and a row for each scored frame.
+) -> Iterator[tuple[Row, list[Row]]]:
+    """Yield for each video, in order, its row and a row for each scored frame.
 
     A video that cannot be read has an ``error`` and None elsewhere.  One that ends early has an ``error`` and the
     scores of the frames before its end.
@@ -184,15 +184,11 @@ def predict(
         RequestError: if ``sampling.top`` is wrong.
     """
     sampling.top_of(1)
-    rows: list[Row] = []
-    frames: list[Row] = []
     with tqdm.tqdm(total=len(paths), unit="video", file=sys.stderr, disable=None, leave=False) as bar:
         for path in paths:
             scores = _score(predictor, path, sampling)
-            rows.append(_row(export, path, scores, sampling))
-            frames += _frame_rows(export, path, scores, sampling)
+            yield _row(export, path, scores, sampling), list(_frame_rows(export, path, scores, sampling))
             bar.update()
-    return rows, frames
 
 
 @dataclasses.dataclass

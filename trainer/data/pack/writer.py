@@ -9,8 +9,9 @@ import dataclasses
 import io
 import json
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import Any
 
 import joblib
@@ -121,32 +122,38 @@ def _make(shards: Sequence[_Shard], request: PackFlags, key: str) -> dict[str, _
         tqdm.tqdm(total=total, unit="image", desc="packing", file=sys.stderr, disable=None) as bar,
         ThreadPoolExecutor(request.workers or joblib.cpu_count()) as pool,
     ):
-        futures = {pool.submit(_make_one, shard, request, key): shard for shard in shards}
+        stop = threading.Event()
+        futures = {pool.submit(_make_one, shard, request, key, stop): shard for shard in shards}
         try:
             for future in as_completed(futures):
                 shard = futures[future]
                 notes[shard.path] = future.result()
                 bar.update(shard.stop - shard.start)
         except BaseException:
+            stop.set()  # A rerun makes unfinished shards again; a large one would take minutes now.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return notes
 
 
-def _make_one(shard: _Shard, request: PackFlags, key: str) -> _Note:
+def _make_one(shard: _Shard, request: PackFlags, key: str, stop: threading.Event) -> _Note:
     note_path = files.join(request.out, NOTES, f"{shard.title}-{key}.npz")
     shard_path = files.join(request.out, shard.path)
     if files.exists(note_path) and files.exists(shard_path):  # Written before an earlier kill.
         return _read_note(files.read_bytes(note_path))
-    content, note = _build(shard, request)
+    content, note = _build(shard, request, stop)
     # The note comes second, so that it never describes a shard that is missing.
     files.write_bytes(shard_path, content)
     files.write_bytes(note_path, _note_bytes(note))
     return note
 
 
-def _build(shard: _Shard, request: PackFlags) -> tuple[bytes, _Note]:
-    """Return a shard's bytes and the note of its contents."""
+def _build(shard: _Shard, request: PackFlags, stop: threading.Event) -> tuple[bytes, _Note]:
+    """Return a shard's bytes and the note of its contents.
+
+    Raises:
+        CancelledError: once ``stop`` is set.
+    """
     split = shard.split
     reader = readers.open_reader(split)
     records = io.BytesIO()
@@ -155,6 +162,8 @@ def _build(shard: _Shard, request: PackFlags) -> tuple[bytes, _Note]:
     bad: dict[str, str] = {}
     converted = 0
     for start in range(shard.start, shard.stop, _READ_AT_ONCE):
+        if stop.is_set():
+            raise CancelledError
         index = np.arange(start, min(start + _READ_AT_ONCE, shard.stop))
         for i, content in zip(index.tolist(), reader.read(index), strict=True):
             image, reason = convert(content, request)
