@@ -1,5 +1,6 @@
 """The command ``python -m trainer.train``: flags -> ``training.run`` -> what is printed."""
 
+import logging
 from collections.abc import Sequence
 
 from trainer.core import cli
@@ -8,6 +9,8 @@ from trainer.core.errors import EXIT_DONE
 from trainer.core.job_dir import JobPaths
 from trainer.distributed import cluster as cluster_lib
 from trainer.training import run as training_run
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,6 +21,9 @@ def main(argv: Sequence[str]) -> int:
         return selftest.main([word for word in argv if word != "--selftest"])
     config = flags.train_config(argv)
     cluster = cluster_lib.from_environment(strategy=config.runtime.strategy)
+    if cluster.num_workers > 1:
+        log.info("cluster: %s says that this is process %d of %d; unset it if this process is to train alone",
+                 cluster.source, cluster.worker_index, cluster.num_workers)  # fmt: skip
     outcome = training_run.run(config, cluster)
     if not cluster.is_chief:
         return EXIT_DONE

@@ -164,6 +164,7 @@ def test_a_slurm_job_without_a_step_is_a_cluster_when_asked_for():
     }
     described = cluster.from_environment(environment, "multi_worker")
     assert (described.addresses, described.worker_index) == (("a:8888", "b:8888"), 1)
+    assert described.source == "SLURM_NTASKS"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,8 @@ def test_a_slurm_job_without_a_step_is_a_cluster_when_asked_for():
         (slurm(nodes="a[1-"), "expected a list of nodes such as node[01-03,7], received 'a[1-'"),
         (slurm(nodes="a[x]"), "expected a list of nodes"),
         (slurm(per_node="1(y3)"), "expected numbers of tasks"),
-        (slurm(per_node="2(x3)"), "expected 3 tasks on the nodes"),
+        (slurm(per_node="2(x3)"), "SLURM_STEP_NUM_TASKS: expected 3 tasks on the nodes"),
+        (slurm(per_node="1"), "unset SLURM_STEP_NUM_TASKS if this process is to train alone, as in srun --pty"),
         (slurm(per_node="1(x2)"), "expected 3 tasks on the nodes"),
         (slurm(nodes="a,a,b"), "received 'a:8888' twice"),
     ],

@@ -29,6 +29,7 @@ _SLURM_PORT = 8888
 _PEER_PORT_OFFSET = 1000
 _LAST_PORT = 65535
 _MAX_WORKERS = 10_000
+_SLURM_TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
 
 Environment = Mapping[str, str]
 
@@ -104,7 +105,7 @@ def _read(environment: Environment, *, explicit: bool) -> Cluster:
         addresses, index = _kubernetes(environment)
     # In a batch script, outside of srun, Slurm's variables describe tasks that have not been started.
     elif environment.get("SLURM_STEP_NUM_TASKS", "1") != "1" or (explicit and "SLURM_PROCID" in environment):
-        source = "SLURM_STEP_NUM_TASKS"
+        source = _first_set(environment, *_SLURM_TASKS)
         addresses, index = _slurm(environment)
     else:
         return Cluster()
@@ -248,18 +249,20 @@ def _own_pattern(environment: Environment, index: int) -> str:
     return f"{stem}-{{index}}.{subdomain}"
 
 
+def _first_set(environment: Environment, *names: str) -> str:
+    """Return the first of the variables that is set; if none is, the first one."""
+    return next((name for name in names if environment.get(name)), names[0])
+
+
 def _slurm(environment: Environment) -> tuple[tuple[str, ...], int]:
     """Return addresses and index from what srun sets; the first task of each node has the first port."""
-
-    def first_of(*names: str) -> str:
-        return next((name for name in names if environment.get(name)), names[0])
-
-    count = _count(environment, first_of("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"))
+    count_name = _first_set(environment, *_SLURM_TASKS)
+    count = _count(environment, count_name)
     index = _whole_number(environment, "SLURM_PROCID")
     port = _whole_number(environment, "DEEPDETECT_PORT", _SLURM_PORT)
-    nodes_name = first_of("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
+    nodes_name = _first_set(environment, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
     nodes = list(slurm.expand_nodes(environment.get(nodes_name, ""), nodes_name))
-    tasks_name = first_of("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+    tasks_name = _first_set(environment, "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
     if environment.get(tasks_name):
         tasks = list(slurm.expand_tasks(environment[tasks_name], tasks_name))
     elif nodes and count % len(nodes) == 0:
@@ -268,8 +271,9 @@ def _slurm(environment: Environment) -> tuple[tuple[str, ...], int]:
         tasks = []
     if len(tasks) != len(nodes) or sum(tasks) != count:
         raise RequestError(
-            f"Slurm: expected {count} tasks on the nodes {environment.get(nodes_name, '')!r}, received "
-            f"{environment.get(tasks_name, '')!r} tasks a node ({tasks_name}); start with srun"
+            f"{count_name}: expected {count} tasks on the nodes {environment.get(nodes_name, '')!r}, received "
+            f"{environment.get(tasks_name, '')!r} tasks a node ({tasks_name}); start with srun, or unset {count_name} "
+            "if this process is to train alone, as in srun --pty"
         )
     if environment.get("SLURM_DISTRIBUTION", "").startswith("cyclic"):
         slots = [(node, slot) for slot in range(max(tasks)) for node, n in zip(nodes, tasks, strict=True) if slot < n]

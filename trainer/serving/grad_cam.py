@@ -30,7 +30,8 @@ def feature_layer(model: keras.Model) -> keras.layers.Layer | None:
     for layer in _flat(model):
         kind = type(layer).__name__
         after_convolution = after_convolution or "Conv" in kind
-        shape: Any = getattr(layer.output, "shape", ()) if after_convolution else ()
+        has_one_output = after_convolution and isinstance(layer.output, keras.KerasTensor)
+        shape: Any = layer.output.shape if has_one_output else ()
         is_skipped = any(word in kind for word in _SKIPPED_LAYERS)
         # A nested model may take images of any size: an unknown dimension counts as more than one position.
         if len(shape) == 4 and (shape[1] or 2) * (shape[2] or 2) > 1 and not is_skipped:
