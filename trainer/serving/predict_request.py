@@ -25,8 +25,8 @@ more than two.
 With --video PATHs are videos (.mp4, .avi, .mov, .mkv and .webm in folders and globs); p_fake is the mean of their
 frames, p_fake_top the mean of the highest ones, seconds the length that was read.
 
-Exit codes: 0 every image was scored; 1 some were not, their rows say why; 2 the request is wrong; 75 gs:// did not
-answer, try later."""
+Exit codes: 0 every image was scored; 1 some were not, their rows say why; 2 the request is wrong; 75 stopped by a
+signal, or gs:// did not answer: the rows so far are kept, rerun it."""
 
 
 @dataclasses.dataclass(frozen=True)

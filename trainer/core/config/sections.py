@@ -206,7 +206,7 @@ class RuntimeConfig:
     precision: str = setting(
         "auto",
         "auto: mixed_bfloat16 where the hardware has it (GPU compute capability 8.0 up, CPU with avx512_bf16 or "
-        "amx_bf16), else mixed_float16 on a GPU, else float32.",
+        "amx_bf16), else mixed_float16 on a GPU, else float32; a job that continues keeps that of its checkpoints.",
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     strategy: str = setting(
@@ -274,7 +274,8 @@ class CheckpointConfig:
     resume: str = setting(
         "auto",
         "auto: resume from job_dir's newest valid checkpoint, or start. never: move what job_dir holds aside "
-        "(nothing is deleted) and start over. required: refuse a job_dir without a checkpoint.",
+        "(nothing is deleted) and start over, once: the same command again continues until the job is done. required: "
+        "refuse a job_dir without a checkpoint.",
         choices=("auto", "never", "required"),
         fixed=False,
     )
