@@ -282,6 +282,22 @@ def test_a_sweep_and_a_job_are_kept_out_of_each_others_folder(tmp_path, capsys):
         path.unlink()
 
 
+def test_never_in_a_repeated_command_starts_a_sweep_over_once(tmp_path):
+    def start(*words):
+        asked = request_lib.parse([f"--data_dir={tmp_path}", f"--job_dir={tmp_path / 'j'}", "--max_trials=2", *words])
+        sweep_run._prepare_folder(asked, JobPaths(asked.base.loop.job_dir))
+        (tmp_path / "j" / "oracle.json").touch()
+        return len(list((tmp_path / "j").glob("before-*")))
+
+    assert start() == 0
+    assert [start("--resume=never") for _ in range(3)] == [1, 1, 1]
+    assert start("--resume=never", "--max_trials=3") == 2
+    (tmp_path / "j" / "sweep_result.json").touch()
+    assert start("--resume=never", "--max_trials=3") == 3
+    (tmp_path / "j" / "sweep.json").write_text("torn")
+    assert start("--resume=never", "--max_trials=3") == 4
+
+
 def test_a_request_that_is_none_any_more_is_refused_in_one_line(tmp_path):
     for text in ("", "3", '{"sweep": {}}'):
         (tmp_path / "sweep.json").write_text(text)
