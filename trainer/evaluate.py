@@ -6,9 +6,6 @@ from trainer.core import cli
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.evaluation.request import USAGE, EvaluateFlags
-from trainer.reports import console as console_lib
-from trainer.reports import evaluate
-from trainer.serving import exported_model
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,6 +17,11 @@ def main(argv: Sequence[str]) -> int:
     request = flags.parse_request(argv, EvaluateFlags, usage=USAGE)
     if request.compare:
         return _compare(request)
+    # Late: they load scikit-learn for seconds, in which ``cli.run_command`` already answers signals.
+    from trainer.reports import console as console_lib
+    from trainer.reports import evaluate
+    from trainer.serving import exported_model
+
     figures = evaluate.evaluate(request)
     print(console_lib.summary(figures, request.out))
     if request.update_card:
