@@ -4,6 +4,8 @@ import csv
 import itertools
 import json
 import signal
+import threading
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -12,6 +14,9 @@ from tests.helpers.commands import answer
 from tests.helpers.jobs import result_of, run_job
 from tests.helpers.tiny_export import write_export, write_image
 from trainer import evaluate, predict, prepare_data
+from trainer.data import manifest
+from trainer.data.pack import writer
+from trainer.data.pack.request import PackFlags
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 COUNT = 8  # Images of a class.
@@ -115,6 +120,16 @@ def test_pack_continues_what_was_interrupted_at_each_write(capsys, data, tmp_pat
     assert code == 0
     assert first > 4
     assert tree(out) == tree(tmp_path / "one")
+
+
+def test_pack_leaves_a_shard_unfinished_after_a_signal(data, tmp_path):
+    request = PackFlags(data_dir=str(data), out=str(tmp_path))
+    (shard, *_) = writer._shards(manifest.read_all_splits(str(data)), 4)
+    stop = threading.Event()
+    assert writer._build(shard, request, stop)[1].names
+    stop.set()
+    with pytest.raises(CancelledError):
+        writer._build(shard, request, stop)
 
 
 @pytest.mark.slow
