@@ -159,8 +159,9 @@ def test_nothing_that_a_strategy_iterates_over_has_autotune(split, monkeypatch):
     datasets, create = [], iterators._create_device_dataset
     monkeypatch.setattr(iterators, "_create_device_dataset", kept)
     datasets.append(
-        pipeline.batches(split, ImageSource(split, DataConfig(image_size=SIZE)), Order(30, 8), None,
-                         augmentation="none", share=ReplicaShare(), start_step=0, stop_step=2)
+        pipeline.batches(split, ImageSource(split, DataConfig(image_size=SIZE)), Order(30, 8),
+                         BadImages(os.devnull, 0.0, write=False), augmentation="none", share=ReplicaShare(),
+                         start_step=0, stop_step=2)
     )  # fmt: skip
     for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), tf.distribute.MirroredStrategy(["CPU:0"])):
         assert len(list(strategy.distribute_datasets_from_function(lambda _: datasets[0]))) == 2

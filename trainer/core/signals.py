@@ -20,12 +20,14 @@ class StopRequest:
 
     Attributes:
         reason: name of the signal; empty before the first.
+        noticed: the same, but set even while the main thread waits inside a TensorFlow operation.
         at_once: if not empty, a signal raises StoppedEarly with these words wherever the main thread is, because
             everything is saved and there is no step to finish.
     """
 
     def __init__(self) -> None:
         self.reason = ""
+        self.noticed = ""
         self.at_once = ""
 
     def __call__(self) -> bool:
@@ -96,5 +98,6 @@ def _watch(receiver: socket.socket, request: StopRequest) -> None:
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
                 count += 1
+                request.noticed = signal.Signals(number).name
                 if count > 1:
                     os._exit(128 + number)

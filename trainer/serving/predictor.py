@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.data.interruptible import DaemonPool
 from trainer.data.pixels import Pixels
 from trainer.serving.exported_model import ExportedModel, Probabilities
 
@@ -104,21 +105,22 @@ class Predictor:
 
         Args:
             count: number of images.
-            read: returns the encoded image of an index below ``count``, or raises OSError.
+            read: returns the encoded image of an index below ``count``, or raises OSError for its own fault; any other
+                error ends the scoring.
             batch_size: images scored at a time.
         """
-        with ThreadPoolExecutor(_READERS) as pool:
-            try:
-                yield from self._in_order(
-                    functools.partial(
-                        self._predict_files,
-                        start=start,
-                        contents=[pool.submit(read, index) for index in range(start, min(start + batch_size, count))],
-                    )
-                    for start in range(0, count, batch_size)
+        pool = DaemonPool(_READERS)
+        try:
+            yield from self._in_order(
+                functools.partial(
+                    self._predict_files,
+                    start=start,
+                    contents=[pool.submit(read, index) for index in range(start, min(start + batch_size, count))],
                 )
-            finally:  # A caller that stops early must not wait for files that are no longer needed.
-                pool.shutdown(wait=False, cancel_futures=True)
+                for start in range(0, count, batch_size)
+            )
+        finally:  # A caller that stops early must not wait for files that are no longer needed, nor for one that hangs.
+            pool.shutdown(cancel_futures=True)
 
     def score_pixels(self, batches: Iterator[Pixels]) -> Iterator[PredictionBatch]:
         """Yield the answers to batches of ``[n, H, W, 3]`` RGB images, in order; only a few are taken in advance.
@@ -143,7 +145,7 @@ class Predictor:
     def _in_order(self, jobs: Iterator[Callable[[int], PredictionBatch]]) -> Iterator[PredictionBatch]:
         """Yield the results of jobs in order; each is called with a device's index, and few are taken in advance."""
         # One thread per device keeps a device's batches in sequence; the queue keeps the results in order.
-        pools = [ThreadPoolExecutor(1) for _ in self._devices]
+        pools = [DaemonPool(1) for _ in self._devices]
         pending: collections.deque[Future[PredictionBatch]] = collections.deque()
         try:
             for number, job in enumerate(jobs):
@@ -155,7 +157,7 @@ class Predictor:
                 yield pending.popleft().result()
         finally:
             for pool in pools:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
 
     def _predict_files(self, device: int, *, start: int, contents: Sequence["Future[bytes]"]) -> PredictionBatch:
         count = len(contents)
@@ -164,7 +166,7 @@ class Predictor:
         for position, content in enumerate(contents):
             try:
                 encoded[position] = content.result()
-            except (OSError, self._tf.errors.OpError) as error:
+            except OSError as error:
                 answers.errors[position] = first_line(error)
         self._predict_encoded(device, encoded, answers)
         return answers
@@ -177,9 +179,9 @@ class Predictor:
         try:
             contents = self._tf.constant(list(encoded.values()), self._tf.string)
             output = self._on_device(device, self._models[device].signatures[self._signature], image_bytes=contents)
-        except self._tf.errors.ResourceExhaustedError:
-            raise  # The batch does not fit into memory; halving it would blame an image.
-        except self._tf.errors.OpError as error:
+        except (
+            self._tf.errors.InvalidArgumentError
+        ) as error:  # Others, such as too little memory, are no image's fault.
             if len(positions) == 1:
                 answers.errors[positions[0]] = first_line(error)
                 return
