@@ -14,6 +14,9 @@ import tensorflow as tf
 from tests.helpers import faults
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import checkpoints_of, float32_policy, result_of, run_job, sigterm_after  # noqa: F401
+from tests.helpers.tiny_export import write_export
+from trainer import evaluate, predict
+from trainer.core import cli
 from trainer.core.config import DataConfig
 from trainer.core.errors import StorageDown
 from trainer.core.storage import transient
@@ -22,6 +25,8 @@ from trainer.data.audit import scan
 from trainer.data.image_source import ImageSource
 from trainer.data.pack import writer
 from trainer.data.pack.request import PackFlags
+from trainer.serving import exported_model
+from trainer.serving.predictor import Predictor
 
 PASSES = sorted(transient.TRANSIENT)
 OWN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -202,6 +207,66 @@ def test_pack_retries_too_and_blames_no_file(data, packed, tmp_path):
         done = writer.pack(flags, manifest.read_all_splits(data))
     assert done["bad"] == {}
     assert done["splits"] == json.loads(Path(packed, "pack.json").read_text())["splits"]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    return write_export(tmp_path_factory.mktemp("export") / "1", ["Fake", "Real"])
+
+
+def command(main, *words):
+    return cli.run_command(main, [str(word) for word in words])
+
+
+@pytest.mark.slow
+def test_predict_retries_too_and_blames_no_file(data, export, tmp_path, capsys):
+    words = (f"{data}/Train", f"--model_dir={export}", f"--out={tmp_path / 'rows.jsonl'}")
+    with faults.injected(path="*/Train/*.jpg", first=5, count=2, number=errno.ENOMEM):
+        assert command(predict.main, *words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["error"] for row in rows] == [None] * 16
+    with faults.injected(path="*/Train/*.jpg", first=5, count=0, number=errno.EIO):
+        assert command(predict.main, *words) == 75
+    assert "stopped: " in capsys.readouterr().err.splitlines()[-1]
+    with faults.injected(path="*/Train/Real/00002.jpg", count=0, number=errno.EACCES):
+        assert command(predict.main, *words) == 1
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["error"] for row in rows] == [None] * 10 + ["Permission denied"] + [None] * 5
+
+
+@pytest.mark.slow
+def test_evaluate_retries_too_and_blames_no_file(data, packed, export, tmp_path, capsys, monkeypatch):
+    words = (f"--model_dir={export}", "--split=Train", f"--out={tmp_path}", "--bootstrap=0", "--max_bad_fraction=1")
+    with faults.injected(path="*/Train/*.jpg", first=5, count=0, number=errno.ESTALE):
+        assert command(evaluate.main, f"--data_dir={data}", *words) == 75
+    monkeypatch.setattr(os, "pread", failing(os.pread, itertools.repeat(errno.EIO)))
+    assert command(evaluate.main, f"--data_dir={packed}", *words) == 75
+    assert not (tmp_path / "skipped.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), tf.errors.UnknownError(None, None, "EIO")]
+)
+def test_a_model_that_cannot_be_read_now_is_no_wrong_request(export, monkeypatch, error):
+    monkeypatch.setattr(tf.saved_model, "load", failing_with(error))
+    with pytest.raises(StorageDown, match="could not be loaded"):
+        Predictor(exported_model.find_export(export))
+
+
+def test_a_model_that_fails_blames_no_image(export, data, monkeypatch):
+    predictor = Predictor(exported_model.find_export(export))
+    failed = failing_with(tf.errors.InternalError(None, None, "the device is lost"))
+    monkeypatch.setattr(predictor, "_on_device", failed)
+    reader = readers.open_reader(manifest.read_split(data, "Train"))
+    with pytest.raises(tf.errors.InternalError):
+        list(predictor.score(16, reader.read_one, 8))
+
+
+def failing_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def test_the_key_of_a_cache_is_the_same_in_trouble(data):

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.core.errors import RequestError
-from trainer.core.storage import files
+from trainer.core.errors import RequestError, StorageDown
+from trainer.core.storage import files, transient
 from trainer.data.interruptible import DaemonPool
 from trainer.data.pixels import Pixels
 from trainer.serving.exported_model import ExportedModel, Probabilities
@@ -73,6 +73,7 @@ class Predictor:
         Raises:
             NoHeatMaps: if the export cannot make the requested heat maps.
             RequestError: if the model does not load, or there are fewer GPUs.
+            StorageDown: if its files cannot be read, for a reason that may pass.
         """
         import tensorflow as tf  # Late: wrong requests must be answered without it.
 
@@ -86,6 +87,10 @@ class Predictor:
             signatures = self._models[0].signatures
             _ = signatures["serving_default"]
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            if transient.is_transient(error) or isinstance(error, _may_pass(tf)):
+                raise StorageDown(
+                    f"{export.path!r} could not be loaded ({first_line(error)}); this may pass: rerun the same command"
+                ) from error
             raise RequestError(
                 f"--model_dir: expected a SavedModel with the signature serving_default in {export.path!r}, "
                 f"received {first_line(error)}; export the model again"
@@ -202,6 +207,13 @@ class Predictor:
                 answers.errors[position] = NOT_FINITE
         if "heatmap" in output:
             answers.heatmaps.update(zip(positions, output["heatmap"].numpy(), strict=True))
+
+
+def _may_pass(tf: Any) -> tuple[type[Exception], ...]:
+    """Return the errors that TensorFlow makes of transient errnos and a lack of memory, never of a damaged file."""
+    errors = tf.errors
+    return (errors.ResourceExhaustedError, errors.DeadlineExceededError, errors.UnavailableError, errors.AbortedError,
+            errors.UnknownError)  # fmt: skip
 
 
 def _devices(tf: Any, requested: int) -> list[str]:
