@@ -42,6 +42,11 @@ class StopController:
         self._divergence: Diverged | None = None  # Reported in this process, not yet agreed on.
         self.cause = ""  # Of the stop that all have agreed on: a signal's name or "--max_seconds", and whose.
 
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that saves."""
+        return self._group.index == 0
+
     def poll(self) -> bool:
         """Return whether all processes stop here; all must call it at the same point.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.core.errors import Diverged, StoppedEarly
+from trainer.core.errors import Diverged, JobFailed, StoppedEarly
 from trainer.training import loop
 from trainer.training.checkpoint_manager import CheckpointManager
 from trainer.training.distributed_input import Batches, DistributedInput, InputDown
@@ -106,14 +106,24 @@ class Trainer:
             yield
         except InputDown as down:
             if self._saved_step != self.state.step:
-                with contextlib.suppress(Diverged):  # The next start repeats these steps and recovers from it.
-                    self._log(self.state.step, force=True)
-                    self.checkpoints.save(must=True)
-                self.checkpoints.finish()
-                self.checkpoints.refuse_unsaved_end()
-            raise StoppedEarly(
-                f"{down}; stopped at step {self.state.step} of {self.plan.total_steps} with everything saved"
-            ) from down
+                self._save_alone()
+            saved = " with everything saved" if self.stop.is_chief else "; the next start continues from a checkpoint"
+            raise StoppedEarly(f"{down}; stopped at step {self.state.step} of {self.plan.total_steps}{saved}") from down
+
+    def _save_alone(self) -> None:
+        """Save the last finished step without asking other processes.
+
+        Raises:
+            StoppedEarly: if that fails: what is in trouble may be more than the images, and may pass all the same.
+        """
+        with contextlib.suppress(Diverged):  # The next start repeats these steps and recovers from it.
+            self._log(self.state.step, force=True)
+            self.checkpoints.save(must=True)
+        self.checkpoints.finish()
+        try:
+            self.checkpoints.refuse_unsaved_end()
+        except JobFailed as failure:
+            raise StoppedEarly(str(failure)) from failure
 
     def _train(self, batches: Batches, step: int) -> None:
         """Do the step with this number, from 0; its numbers stay on the device."""
