@@ -1,11 +1,13 @@
 """Cached pixels are the decoded ones, now and after a restart, and damage or a full disk costs time, not truth."""
 
+import errno
 import os
 import shutil
 
 import numpy as np
 import pytest
 
+from tests.helpers import faults
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import float32_policy, result_of, run_job  # noqa: F401
 from trainer.core.config import DataConfig
@@ -142,6 +144,32 @@ def test_a_full_disk_ends_the_caching_only(data_dir, plain, tmp_path, monkeypatc
     for _ in range(2):
         assert np.array_equal(pixels(cached), plain)
     assert package_log.text.count("No space left") == 1
+
+
+def test_a_cache_that_cannot_be_read_makes_no_bad_images(data_dir, plain, tmp_path, monkeypatch, package_log):
+    pixels(images(data_dir, tmp_path / "cache"))
+    cached, real = images(data_dir, tmp_path / "cache"), os.preadv
+
+    def preadv(descriptor, buffers, offset):
+        if offset % (2 * BYTES):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    for _ in range(2):
+        loaded = cached.load(ALL)
+        assert not loaded.errors
+        assert np.array_equal(loaded.images, plain)
+    assert package_log.text.count("Input/output error; images are decoded again while it cannot be read") == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_disk_in_trouble_at_the_start_costs_the_cache_and_not_the_job(data_dir, plain, tmp_path, package_log, number):
+    for event in ("os.mkdir", "open"):
+        with faults.injected(event=event, path="*/cache*", count=0, number=number):
+            cached = images(data_dir, tmp_path / "cache")
+        assert np.array_equal(pixels(cached), plain)
+    assert package_log.text.count("this start decodes the images of Train every time") == 2
 
 
 def test_a_folder_that_cannot_be_used_is_refused(data_dir, tmp_path):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,34 @@ def test_a_wrong_request_is_one_line_and_code_2(words, named):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {named}: expected ")
+
+
+def test_a_service_that_is_away_costs_one_thread_and_not_one_per_validation(data, monkeypatch):
+    monkeypatch.setattr(service_client, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(service_client, "_END_SECONDS", 0.0)
+    (port,) = free_ports(1)
+    split = manifest.read_split(str(data), "Validation", ["Fake", "Real"])
+    images, order, health = ImageSource(split, DataConfig(image_size=64)), Order(6, 6, shuffle=False), ServiceHealth()
+    slots = functools.partial(ReplicaShare().slots, order)
+    ready = threading.Event()
+
+    def wait_for_the_service(self, start):
+        ready.wait()
+
+    monkeypatch.setattr(service_client.DataServiceClient, "_receive", wait_for_the_service)
+    others, receivers = set(threading.enumerate()), set()  # Of earlier tests, whose servers are gone.
+    for _ in range(4):
+        stream = service_client.DataServiceClient(f"grpc://localhost:{port}", health, split, images, slots, 6, 1)
+        loaded = stream.load(0, np.arange(6))
+        assert np.array_equal(loaded.images, images.load(np.arange(6)).images)
+        receivers |= {thread for thread in threading.enumerate() if thread.name == "data-service"} - others
+        stream.close()
+    assert len(receivers) == 1
+    # Once the service is back, that thread ends and the next stream has one of its own.
+    ready.set()
+    (thread,) = receivers
+    thread.join()
+    stream = service_client.DataServiceClient(f"grpc://localhost:{port}", health, split, images, slots, 6, 1)
+    stream.load(0, np.arange(6))
+    stream.close()
+    assert stream._thread is not None

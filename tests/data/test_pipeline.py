@@ -1,5 +1,6 @@
 """Batches from files: every image once, bad ones masked and named, any step alike from any start, any topology."""
 
+import errno
 import importlib
 import io
 import json
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.helpers import faults
 from trainer.core.config import DataConfig
 from trainer.core.errors import RequestError
 from trainer.data import augment, decode_batch, manifest, pipeline
@@ -159,8 +161,9 @@ def test_nothing_that_a_strategy_iterates_over_has_autotune(split, monkeypatch):
     datasets, create = [], iterators._create_device_dataset
     monkeypatch.setattr(iterators, "_create_device_dataset", kept)
     datasets.append(
-        pipeline.batches(split, ImageSource(split, DataConfig(image_size=SIZE)), Order(30, 8), None,
-                         augmentation="none", share=ReplicaShare(), start_step=0, stop_step=2)
+        pipeline.batches(split, ImageSource(split, DataConfig(image_size=SIZE)), Order(30, 8),
+                         BadImages(os.devnull, 0.0, write=False), augmentation="none", share=ReplicaShare(),
+                         start_step=0, stop_step=2)
     )  # fmt: skip
     for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), tf.distribute.MirroredStrategy(["CPU:0"])):
         assert len(list(strategy.distribute_datasets_from_function(lambda _: datasets[0]))) == 2
@@ -266,6 +269,85 @@ def test_a_process_that_is_not_the_chief_writes_nothing_but_refuses_alike(tmp_pa
     with pytest.raises(RequestError):
         skipped.check_limit()
     assert not (tmp_path / "s.jsonl").exists()
+
+
+def test_an_image_that_decodes_again_leaves_the_list_and_the_file(damaged, tmp_path):
+    file = tmp_path / "skipped.jsonl"
+    skipped = BadImages(str(file), 0.1)
+    elements(damaged, Order(30, 8, seed=2), skipped)
+    skipped.check_limit()
+    skipped.take_new()
+    intact = Path(damaged.path(3)).read_bytes()
+    Path(damaged.path(17)).write_bytes(intact)
+    again = BadImages(str(file), 0.1)
+    batches = elements(damaged, Order(30, 8, seed=2), again)
+    assert together(batches, "weight").sum() == 29
+    assert again.count("Validation") == 1
+    assert again.check_limit() == [f"no longer skipped, as it decodes again: {damaged.names[17]}"]
+    assert [entry["path"] for entry in lines(file)] == [damaged.names[2]]
+    assert [entry["path"] for entry in again.take_new()] == [damaged.names[17]]
+    assert again.check_limit() == []
+    Path(damaged.path(17)).write_bytes(b"not an image at all")  # And back onto it.
+    elements(damaged, Order(30, 8, seed=2), again)
+    again.check_limit()
+    assert {entry["path"] for entry in lines(file)} == {damaged.names[2], damaged.names[17]}
+
+
+def test_other_processes_take_it_off_their_lists_too(tmp_path):
+    chief, other = BadImages(str(tmp_path / "s.jsonl"), 0.5), BadImages(str(tmp_path / "s.jsonl"), 0.5, write=False)
+    other.report("Train", 8, "Train/Fake/a", "bad")
+    other.report("Train", 8, "Train/Fake/b", "bad")
+    chief.merge(other.take_new())
+    chief.check_limit()
+    chief.report_good("Train", ["Train/Fake/a", "Train/Fake/c"])
+    chief.report_good("Validation", ["Train/Fake/b"])
+    other.merge(chief.take_new())
+    chief.check_limit()
+    other.check_limit()
+    assert chief.count("Train") == other.count("Train") == 1
+    assert [entry["path"] for entry in lines(tmp_path / "s.jsonl")] == ["Train/Fake/b"]
+
+
+@pytest.mark.parametrize(
+    "torn", ['{"split": "Train", "pa', "\0\0\0", '{"split": "Train", "path": "a"', "[]", "7", '{"a": 1}']
+)
+def test_a_torn_line_is_dropped_and_later_ones_are_not_glued_to_it(tmp_path, torn, package_log):
+    file = tmp_path / "s.jsonl"
+    first = BadImages(str(file), 0.5)
+    first.report("Train", 8, "Train/Fake/a", "bad")
+    first.check_limit()
+    with file.open("a") as end:
+        end.write(torn)
+    for again in (BadImages(str(file), 0.5), BadImages(str(file), 0.5, write=False)):
+        assert again.count("Train") == 1
+    again = BadImages(str(file), 0.5)
+    again.report("Train", 8, "Train/Fake/a", "bad")
+    again.report("Train", 8, "Train/Fake/b", "bad")
+    again.check_limit()
+    assert [entry["path"] for entry in lines(file)] == ["Train/Fake/a", "Train/Fake/b"]
+    assert "never finished: dropped" in package_log.text
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
+    file = tmp_path / "s.jsonl"
+    file.write_text('{"split": "Train", "path": "a", "reason": "bad"}')
+    skipped = BadImages(str(file), 0.5)
+    skipped.report("Train", 8, "b", "bad")
+    skipped.check_limit()
+    assert [entry["path"] for entry in lines(file)] == ["a", "b"]
+
+
+def test_a_full_disk_keeps_the_old_file_and_the_list_is_written_later(tmp_path):
+    file = tmp_path / "s.jsonl"
+    skipped = BadImages(str(file), 0.5)
+    skipped.report("Train", 8, "a", "bad")
+    skipped.check_limit()
+    skipped.report_good("Train", ["a"])
+    with faults.injected(path="*s.jsonl*", count=0, number=errno.ENOSPC, mode="w"):
+        skipped.check_limit()
+        assert len(lines(file)) == 1
+    skipped.check_limit()
+    assert lines(file) == []
 
 
 def test_a_file_that_vanishes_is_a_bad_image(damaged, tmp_path):

@@ -28,12 +28,14 @@ class StopRequest:
 
     Attributes:
         reason: name of the signal; empty before the first.
+        noticed: the same, but set even while the main thread waits inside a TensorFlow operation.
         at_once: if not empty, a signal raises StoppedEarly with these words wherever the main thread is, because
             everything is saved and there is no step to finish.
     """
 
     def __init__(self) -> None:
         self.reason = ""
+        self.noticed = ""
         self.at_once = ""
 
     def __call__(self) -> bool:
@@ -194,8 +196,12 @@ def _watch(receiver: socket.socket, request: StopRequest | None) -> None:
         if not numbers:
             return
         for number in numbers:
-            count += number in (*_ORDERS, *_WARNINGS)
+            if not isinstance(signal.getsignal(number), _Handler):  # Somebody else's: a notebook may use SIGUSR1.
+                continue
+            count += 1
             orders += number in _ORDERS
+            if request is not None:
+                request.noticed = request.noticed or signal.Signals(number).name
             if orders > 1:
                 os._exit(128 + number)
 

@@ -6,6 +6,7 @@ damaged one is decoded again.
 Owns: room, keys, checksums.  Does not own: decoding (``decode_batch.py``).  Imports no TensorFlow.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.core.errors import RequestError
-from trainer.core.storage import files
+from trainer.core.storage import files, transient
 from trainer.data import readers, tfrecord
 from trainer.data.manifest import Split
 from trainer.data.pixels import aligned_empty
@@ -92,9 +93,16 @@ class _Disk(Cache):
         self._verified = np.zeros(count, bool)
         self._bytes = int(np.prod(self._shape))
         self._full = threading.Event()
+        self._unreadable = threading.Event()
 
     def _load(self, i: int, image: Array) -> bool:
-        count = os.preadv(self._pixels, [image.data], i * self._bytes)
+        try:
+            count = os.preadv(self._pixels, [image.data], i * self._bytes)
+        except OSError as error:  # It may pass; until then the image itself can still be read.
+            if not self._unreadable.is_set():
+                log.warning("--cache: %s; images are decoded again while it cannot be read", error)
+            self._unreadable.set()
+            return False
         if not self._verified[i]:
             good = count == self._bytes and tfrecord.checksum(image.tobytes()) + _PRESENT == int(self._sums[i])
             self._verified[i], self._has[i] = good, good
@@ -137,25 +145,36 @@ def open_cache(kind: str, limit: int, split: Split, size: int, max_pixels: int) 
         size: pixels per side.
         max_pixels: larger images are not decoded.
 
+    A disk that is full or in trouble, or memory that is short, costs the cache and not the job.
+
     Raises:
         RequestError: if the folder cannot be used, or the listing of the files does not identify their content.
     """
     if kind == NONE:
         return None
-    image_bytes = 3 * size * size
-    if kind == MEMORY:
-        room = limit or int(_MEMORY_SHARE * _free_memory())
-        return _Memory(_count(split, room, image_bytes, "memory"), size)
-    folder = Path(kind) / f"{split.name}-{size}-{_key(split, size, max_pixels)}"
+    folder = Path() if kind == MEMORY else Path(kind) / f"{split.name}-{size}-{_key(split, size, max_pixels)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        used = os.stat(folder / "pixels").st_blocks * 512 if (folder / "pixels").exists() else 0
-        room = limit or int(_DISK_SHARE * (shutil.disk_usage(folder).free + used))
-        return _Disk(folder, _count(split, room, image_bytes, str(folder)), size)
-    except OSError as error:
+        return _open_memory(split, limit, size) if kind == MEMORY else _open_disk(folder, split, limit, size)
+    except (OSError, MemoryError) as error:
+        if transient.is_transient(error) or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
+            log.warning("--cache: %s; this start decodes the images of %s every time", error, split.name)
+            return None
         raise RequestError(
-            f"--cache: expected none, memory or a folder that can be written, received {kind!r}: {error.strerror}"
+            f"--cache: expected none, memory or a folder that can be written, received {kind!r}: "
+            f"{transient.reason(error)}"
         ) from error
+
+
+def _open_memory(split: Split, limit: int, size: int) -> Cache:
+    room = limit or int(_MEMORY_SHARE * _free_memory())
+    return _Memory(_count(split, room, 3 * size * size, "memory"), size)
+
+
+def _open_disk(folder: Path, split: Split, limit: int, size: int) -> Cache:
+    folder.mkdir(parents=True, exist_ok=True)
+    used = os.stat(folder / "pixels").st_blocks * 512 if (folder / "pixels").exists() else 0
+    room = limit or int(_DISK_SHARE * (shutil.disk_usage(folder).free + used))
+    return _Disk(folder, _count(split, room, 3 * size * size, str(folder)), size)
 
 
 def _count(split: Split, room: int, image_bytes: int, where: str) -> int:

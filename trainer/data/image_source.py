@@ -4,11 +4,13 @@ Does not own: which image is read when (``order.py``), what happens to a bad one
 """
 
 import numpy as np
+import tensorflow as tf
 
 from trainer.core.config import DataConfig
 from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.storage import transient
 from trainer.data import cache as cache_lib
-from trainer.data import decode_batch, readers
+from trainer.data import decode, decode_batch, interruptible, readers
 from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
 from trainer.data.readers import Content
@@ -31,6 +33,7 @@ class ImageSource:
             RequestError: if the cache cannot be used.
         """
         self.failure: Exception | None = None  # First storage error, kept because TensorFlow preserves only its text.
+        self._split = split
         self.size = size or config.image_size
         self.max_pixels = config.max_image_pixels
         self._reader = readers.open_reader(split)
@@ -49,13 +52,15 @@ class ImageSource:
         """Return images ``index [n] int64``.
 
         Raises:
-            StoppedEarly: if the storage does not answer; kept in ``failure``, as RequestError is.
+            StoppedEarly: if the storage does not answer or memory is short for long, or if the job is to stop and a
+                read hangs; kept in ``failure``, as RequestError is.
             RequestError: if the storage refuses access.
         """
         try:
-            return self._load(index)
+            # The first failure is the job's, so nobody waits for what other threads are still trying.
+            return interruptible.run(lambda: self._load(index), is_void=lambda: self.failure is not None)
         except (StoppedEarly, RequestError) as failure:
-            self.failure = failure
+            self.failure = self.failure or failure
             raise
 
     def _load(self, index: Array) -> DecodedBatch:
@@ -72,7 +77,7 @@ class ImageSource:
         return DecodedBatch(images, {int(missing[position]): why for position, why in decoded.errors.items()})
 
     def encoded(self, index: Array) -> list[Content]:
-        """Return the stored bytes of each image, or the error of reading it."""
+        """Return the stored bytes of each image, or the error of reading it; see ``Reader.read``."""
         return self._reader.read(index)
 
     def prefetch(self, index: Array) -> None:
@@ -80,4 +85,12 @@ class ImageSource:
         self._reader.prefetch(index)
 
     def _decode(self, index: Array) -> DecodedBatch:
-        return decode_batch.load_batch(self.encoded(index), self.size, self.max_pixels)
+        contents = self.encoded(index)
+
+        def attempt() -> DecodedBatch:
+            try:
+                return decode_batch.load_batch(contents, self.size, self.max_pixels)
+            except tf.errors.ResourceExhaustedError as error:  # Of this process, not of an image.
+                raise MemoryError(decode.reason(error)) from error
+
+        return transient.retry(self._split.path(int(index[0])) if len(index) else "", attempt)

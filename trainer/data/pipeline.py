@@ -164,6 +164,9 @@ class _Source:
             slot = real[position]
             good[slot] = 0.0
             self.bad_images.report(self.split.name, len(self.split), self.split.names[int(index[slot])], reason)
+        if self.bad_images.has_any(self.split.name):  # Some may decode again.
+            names = [self.split.names[i] for i in index[good > 0.0].tolist()]
+            self.bad_images.report_good(self.split.name, names)
         images = loaded.images
         if len(real) < len(index):  # Padding stands at the end of a pass's last batch.
             images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])

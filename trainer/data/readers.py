@@ -6,6 +6,8 @@ Does not own: which image is read when (``order.py``), decoding (``decode.py``).
 """
 
 import collections
+import errno
+import functools
 import hashlib
 import os
 import threading
@@ -15,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from trainer.core.storage import files
-from trainer.data import tfrecord
+from trainer.core.storage import files, transient
+from trainer.data import image_files, slow_reads, tfrecord
 from trainer.data.manifest import Split
 from trainer.data.tfrecord import Array, Records
 
@@ -36,7 +38,11 @@ class Reader:
     looks_ahead = False  # Whether ``prefetch`` has any effect.
 
     def read(self, index: Array) -> list[Content]:
-        """Return the bytes of each image ``index [n] int64``, or the error of reading it."""
+        """Return the bytes of each image ``index [n] int64``, or the error of reading it, if that is its own fault.
+
+        Raises:
+            StorageDown: if trouble of another kind does not pass.
+        """
         raise NotImplementedError
 
     def read_one(self, number: int) -> bytes:
@@ -72,8 +78,9 @@ def stamp(split: Split) -> str:
         return ""
     digest = hashlib.sha256()
     for i in range(len(split)):
+        path = split.path(i)
         try:
-            stat = os.stat(split.path(i))
+            stat = transient.retry(path, functools.partial(os.stat, path))
         except OSError:
             continue
         digest.update(f"{i} {stat.st_size} {stat.st_mtime_ns}\n".encode())
@@ -89,15 +96,15 @@ class _Folder(Reader):
         self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if files.is_remote(split.root) else None
 
     def read(self, index: Array) -> list[Content]:
-        paths = [self._split.path(i) for i in index.tolist()]
-        return list(self._pool.map(_read_file, paths) if self._pool else map(_read_file, paths))
+        numbers = index.tolist()
+        return list(self._pool.map(self._read, numbers) if self._pool else map(self._read, numbers))
 
-
-def _read_file(path: str) -> Content:
-    try:
-        return files.read_bytes(path)
-    except OSError as error:
-        return error
+    def _read(self, number: int) -> Content:
+        split = self._split
+        try:
+            return image_files.read(split.path(number), image_files.class_folder(split.root, split.names[number]))
+        except OSError as error:
+            return error
 
 
 class _LocalShards(Reader):
@@ -116,17 +123,39 @@ class _LocalShards(Reader):
         return [self._read(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def _read(self, shard: int, length: int, offset: int, crc: int) -> Content:
+        path = self._records.shards[shard]
         try:
-            content = os.pread(self._open.get(shard) or self._descriptor(shard), length, offset)
+            with slow_reads.watched(path):
+                content = transient.retry(path, lambda: self._read_once(shard, length, offset))
         except OSError as error:
             return error
-        return _checked(content, crc, self._records.shards[shard])
+        return _checked(content, crc, path)
+
+    def _read_once(self, shard: int, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._open.get(shard) or self._descriptor(shard), length, offset)
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # The server knows the open file no more, perhaps only the name.
+                self._reopen(shard)
+            raise
 
     def _descriptor(self, shard: int) -> int:
         with self._lock:
             if shard not in self._open:
-                self._open[shard] = os.open(self._records.shards[shard], os.O_RDONLY)
+                self._open[shard] = self._opened(shard)
             return self._open[shard]
+
+    def _opened(self, shard: int) -> int:
+        path = self._records.shards[shard]
+        return image_files.open_regular(path, os.path.dirname(path))
+
+    def _reopen(self, shard: int) -> None:
+        """Open a shard again under the descriptor that it has, which other threads may be using."""
+        with self._lock:
+            if shard in self._open:
+                descriptor = self._opened(shard)
+                os.dup2(descriptor, self._open[shard], inheritable=False)
+                os.close(descriptor)
 
 
 def _close(descriptors: dict[int, int]) -> None:

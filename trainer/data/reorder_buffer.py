@@ -14,9 +14,11 @@ class ServiceHealth:
 
     Attributes:
         silent: whether one of them has waited too long for an element.
+        abandoned: thread that still waits for the service although nobody takes elements from its buffer any more.
     """
 
     silent: bool = False
+    abandoned: threading.Thread | None = None
 
 
 class ReorderBuffer(Generic[Element]):

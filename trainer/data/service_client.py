@@ -30,6 +30,7 @@ from trainer.data.tfrecord import Array
 log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 20.0
+_END_SECONDS = 1.0  # For the thread to end when the stream is closed, as it does unless the service is away.
 _RETRY_SECONDS = 5.0  # Before the next request to the service after an error.
 _BUFFER_BYTES = 512 * 2**20  # For elements that arrived out of sequence.
 _MIN_BUFFERED, _MAX_BUFFERED = 8, 64  # Elements.
@@ -88,12 +89,8 @@ class DataServiceClient:
 
     def load(self, number: int, index: Array) -> DecodedBatch:
         """Return images ``index [n] int64``, the first slots of element ``number``; see ``ImageSource.load``."""
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._receive, args=(number,), name="data-service", daemon=True)
-                self._thread.start()
         was_silent = self._health.silent
-        element = self._buffer.take(number)
+        element = self._buffer.take(number) if self._is_receiving(number) else None
         if element is None:  # Lost or late: the same images, decoded here.
             if self._health.silent and not was_silent:
                 log.warning("--data_service: %s has sent nothing for %.0f s; decoding here until it does",
@@ -112,10 +109,24 @@ class DataServiceClient:
         pixels[missing] = local.images
         return DecodedBatch(pixels, {int(missing[place]): why for place, why in local.errors.items()})
 
+    def _is_receiving(self, number: int) -> bool:
+        """Return whether the thread runs that receives elements; start it with element ``number`` if it may."""
+        with self._starting:
+            if self._thread is None:
+                # A wait for a service that is away cannot be cancelled, so there is at most one that nobody needs.
+                if self._health.abandoned is not None and self._health.abandoned.is_alive():
+                    return False
+                self._thread = threading.Thread(target=self._receive, args=(number,), name="data-service", daemon=True)
+                self._thread.start()
+            return True
+
     def close(self) -> None:
         """Stop receiving, and log where the images were decoded."""
         self._buffer.end()
         if self._thread is not None:
+            self._thread.join(_END_SECONDS)
+            self._health.abandoned = self._thread
+        if self._decoded_there or self._decoded_here:
             log.info("--data_service: %s: %d images decoded there, %d here", self._split.name, self._decoded_there,
                      self._decoded_here)  # fmt: skip
 

@@ -108,28 +108,50 @@ def read_manifest(data_dir: str) -> dict[str, Any] | None:
     """
     path = files.join(data_dir, MANIFEST)
     try:
-        manifest = dict(json.loads(files.read_text(path)))
+        manifest = json.loads(files.read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise RequestError(f"expected {path} to be a packed set's manifest, received {error}; pack again") from error
+    if not isinstance(manifest, dict):
+        raise RequestError(f"expected {path} to be a packed set's manifest, received no JSON object; pack again")
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise RequestError(
             f"expected {path} to say format {FORMAT!r} and version {VERSION}, received {manifest.get('format')!r} and "
             f"{manifest.get('version')!r}; pack again with this version"
         )
+    if not _has_shape(manifest):
+        raise RequestError(f"expected {path} to be a packed set's manifest, received other keys or types; pack again")
     return manifest
+
+
+def _has_shape(manifest: dict[str, Any]) -> bool:
+    """Return whether a manifest holds what readers need."""
+    try:
+        named = all(isinstance(name, str) for name in manifest["class_names"])
+        entries = manifest["splits"].values()
+        shards = [shard["path"] for entry in entries for shard in entry["shards"]]
+        names = [*(entry["index"] for entry in entries), *shards]
+        sums = [entry["index_crc32c"] for entry in entries]
+        return named and all(isinstance(n, str) for n in names) and all(isinstance(n, int) for n in sums)
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def read_packed(data_dir: str, split: str, manifest: dict[str, Any]) -> PackedSplit:
     """Read the index of a split that ``manifest`` names.
 
     Raises:
-        RequestError: if the index is damaged.
+        RequestError: if the index is missing or damaged.
     """
     entry = manifest["splits"][split]
     path = files.join(data_dir, entry["index"])
-    content = files.read_bytes(path)
+    try:
+        content = files.read_bytes(path)
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"expected {path}, which {MANIFEST} names, received no such file; copy or pack again"
+        ) from error
     if checksum(content) != entry["index_crc32c"]:
         raise RequestError(
             f"expected {path} with the checksum of {MANIFEST}, received other content; copy or pack again"

@@ -14,6 +14,7 @@ import tqdm
 from trainer.core import config, globs
 from trainer.core.storage import files
 from trainer.core.tables import Row
+from trainer.data import image_files
 from trainer.serving import exported_model, heatmap, video
 from trainer.serving.predict_request import PredictFlags, check_threshold
 from trainer.serving.predictor import PredictionBatch, Predictor
@@ -69,7 +70,7 @@ def predict_images(
     contents: dict[int, bytes] = {}  # Of the images whose heat maps are not drawn yet.
 
     def read(number: int) -> bytes:
-        content = files.read_bytes(paths[number])
+        content = image_files.read(paths[number])
         if request.explain:
             contents[number] = content
         return content

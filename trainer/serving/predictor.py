@@ -10,14 +10,15 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.core.errors import RequestError
-from trainer.core.storage import files
+from trainer.core.errors import RequestError, StorageDown
+from trainer.core.storage import files, transient
+from trainer.data.interruptible import DaemonPool
 from trainer.data.pixels import Pixels
 from trainer.models import keras_settings
 from trainer.serving.exported_model import ExportedModel, Probabilities
@@ -73,6 +74,7 @@ class Predictor:
         Raises:
             NoHeatMaps: if the export cannot make the requested heat maps.
             RequestError: if the model does not load, or there are fewer GPUs.
+            StorageDown: if its files cannot be read, for a reason that may pass.
         """
         import tensorflow as tf  # Late: wrong requests must be answered without it.
 
@@ -86,6 +88,10 @@ class Predictor:
             signatures = self._models[0].signatures
             _ = signatures["serving_default"]
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            if transient.is_transient(error) or isinstance(error, _may_pass(tf)):
+                raise StorageDown(
+                    f"{export.path!r} could not be loaded ({first_line(error)}); this may pass: rerun the same command"
+                ) from error
             raise RequestError(
                 f"--model_dir: expected a SavedModel with the signature serving_default in {export.path!r}, "
                 f"received {first_line(error)}; export the model again"
@@ -105,21 +111,22 @@ class Predictor:
 
         Args:
             count: number of images.
-            read: returns the encoded image of an index below ``count``, or raises OSError.
+            read: returns the encoded image of an index below ``count``, or raises OSError for its own fault; any other
+                error ends the scoring.
             batch_size: images scored at a time.
         """
-        with ThreadPoolExecutor(_READERS) as pool:
-            try:
-                yield from self._in_order(
-                    functools.partial(
-                        self._predict_files,
-                        start=start,
-                        contents=[pool.submit(read, index) for index in range(start, min(start + batch_size, count))],
-                    )
-                    for start in range(0, count, batch_size)
+        pool = DaemonPool(_READERS)
+        try:
+            yield from self._in_order(
+                functools.partial(
+                    self._predict_files,
+                    start=start,
+                    contents=[pool.submit(read, index) for index in range(start, min(start + batch_size, count))],
                 )
-            finally:  # A caller that stops early must not wait for files that are no longer needed.
-                pool.shutdown(wait=False, cancel_futures=True)
+                for start in range(0, count, batch_size)
+            )
+        finally:  # A caller that stops early must not wait for files that are no longer needed, nor for one that hangs.
+            pool.shutdown(cancel_futures=True)
 
     def score_pixels(self, batches: Iterator[Pixels]) -> Iterator[PredictionBatch]:
         """Yield the answers to batches of ``[n, H, W, 3]`` RGB images, in order; only a few are taken in advance.
@@ -144,7 +151,7 @@ class Predictor:
     def _in_order(self, jobs: Iterator[Callable[[int], PredictionBatch]]) -> Iterator[PredictionBatch]:
         """Yield the results of jobs in order; each is called with a device's index, and few are taken in advance."""
         # One thread per device keeps a device's batches in sequence; the queue keeps the results in order.
-        pools = [ThreadPoolExecutor(1) for _ in self._devices]
+        pools = [DaemonPool(1) for _ in self._devices]
         pending: collections.deque[Future[PredictionBatch]] = collections.deque()
         try:
             for number, job in enumerate(jobs):
@@ -156,7 +163,7 @@ class Predictor:
                 yield pending.popleft().result()
         finally:
             for pool in pools:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
 
     def _predict_files(self, device: int, *, start: int, contents: Sequence["Future[bytes]"]) -> PredictionBatch:
         count = len(contents)
@@ -165,7 +172,7 @@ class Predictor:
         for position, content in enumerate(contents):
             try:
                 encoded[position] = content.result()
-            except (OSError, self._tf.errors.OpError) as error:
+            except OSError as error:
                 answers.errors[position] = first_line(error)
         self._predict_encoded(device, encoded, answers)
         return answers
@@ -178,9 +185,9 @@ class Predictor:
         try:
             contents = self._tf.constant(list(encoded.values()), self._tf.string)
             output = self._on_device(device, self._models[device].signatures[self._signature], image_bytes=contents)
-        except self._tf.errors.ResourceExhaustedError:
-            raise  # The batch does not fit into memory; halving it would blame an image.
-        except self._tf.errors.OpError as error:
+        except (
+            self._tf.errors.InvalidArgumentError
+        ) as error:  # Others, such as too little memory, are no image's fault.
             if len(positions) == 1:
                 answers.errors[positions[0]] = first_line(error)
                 return
@@ -201,6 +208,13 @@ class Predictor:
                 answers.errors[position] = NOT_FINITE
         if "heatmap" in output:
             answers.heatmaps.update(zip(positions, output["heatmap"].numpy(), strict=True))
+
+
+def _may_pass(tf: Any) -> tuple[type[Exception], ...]:
+    """Return the errors that TensorFlow makes of transient errnos and a lack of memory, never of a damaged file."""
+    errors = tf.errors
+    return (errors.ResourceExhaustedError, errors.DeadlineExceededError, errors.UnavailableError, errors.AbortedError,
+            errors.UnknownError)  # fmt: skip
 
 
 def _devices(tf: Any, requested: int) -> list[str]:

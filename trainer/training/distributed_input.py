@@ -2,12 +2,13 @@
 
 import functools
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 
 import tensorflow as tf
 
 from trainer.core.config import DataConfig
-from trainer.data import pipeline
+from trainer.core.errors import StoppedEarly
+from trainer.data import interruptible, pipeline
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -21,6 +22,13 @@ from trainer.distributed.strategy import Runtime
 log = logging.getLogger(__name__)
 
 Batches = Generator[pipeline.Batch, None, None]  # Close it if you stop early.
+
+
+class InputDown(StoppedEarly):
+    """The next batch does not come: the storage is away, or a read hangs in a job that is to stop.
+
+    It is raised between two steps, so the state is that of the last finished one.
+    """
 
 
 class DistributedInput:
@@ -68,7 +76,7 @@ class DistributedInput:
 
     def _distribute(self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int) -> Batches:
         if split not in self._images:  # Kept, because a cache lives in it.
-            self._images[split] = ImageSource(split, self._config)
+            self._images[split] = _with_own_stop(lambda: ImageSource(split, self._config))
         images, share = self._images[split], self._share
         remote = self._remote(split, order, stop_step * share.local) if self._config.data_service else None
         dataset = pipeline.batches(
@@ -102,7 +110,21 @@ def _with_own_errors(
     except tf.errors.OpError as error:
         if images.failure is None:
             raise
+        if isinstance(images.failure, StoppedEarly):
+            raise InputDown(str(images.failure)) from images.failure
         raise images.failure from error
     finally:
         if remote is not None:
             remote.close()
+
+
+def _with_own_stop(open_images: Callable[[], ImageSource]) -> ImageSource:
+    """Open a split's images, which reads from a cache or asks for every file's time and so may hang.
+
+    Raises:
+        InputDown: if that does not end although the job is to stop, or the storage is away.
+    """
+    try:
+        return interruptible.run(open_images)
+    except StoppedEarly as stop:
+        raise InputDown(str(stop)) from stop

@@ -11,7 +11,7 @@ import logging
 import math
 import types
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import joblib
@@ -23,6 +23,7 @@ import tensorflow as tf
 from trainer.core.config import DataConfig
 from trainer.core.errors import Diverged, RequestError
 from trainer.data.image_source import ImageSource
+from trainer.data.interruptible import DaemonPool
 from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
 from trainer.evaluation import metrics
@@ -163,7 +164,8 @@ def _batches(images: ImageSource, count: int) -> Iterator[tuple[npt.NDArray[np.i
     """Yield positions and pixels of batches; each core reads one ahead while the model works."""
     cores = joblib.cpu_count()
     queue: collections.deque[tuple[npt.NDArray[np.int64], Future[DecodedBatch]]] = collections.deque()
-    with ThreadPoolExecutor(cores) as readers:
+    readers = DaemonPool(cores)
+    try:
         for start in range(0, count, _BATCH):
             index = np.arange(start, min(start + _BATCH, count))
             queue.append((index, readers.submit(images.load, index)))
@@ -172,3 +174,5 @@ def _batches(images: ImageSource, count: int) -> Iterator[tuple[npt.NDArray[np.i
                 yield index, batch.result()
         for index, batch in queue:
             yield index, batch.result()
+    finally:  # Whoever stops early does not wait for a read that hangs.
+        readers.shutdown(cancel_futures=True)

@@ -19,6 +19,7 @@ from trainer.core.config import Config
 from trainer.core.errors import StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
+from trainer.data import interruptible
 from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split, positive_class_index
 from trainer.distributed import consistency
@@ -130,7 +131,8 @@ class Job:
         stop, trainer = self.request.stop, self.trainer
         _log_devices_and_batch(self.request, self.runtime)
         stop.at_once = ""  # From here on a step is finished and saved first.
-        reason = trainer.run()
+        with interruptible.stopped_by(trainer.stop.reason):
+            reason = trainer.run()
         if reason is loop.StopReason.STOP_REQUEST:
             raise StoppedEarly(
                 f"{trainer.stop.cause} at step {trainer.state.step} of {trainer.plan.total_steps}, state "

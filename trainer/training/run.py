@@ -6,16 +6,17 @@ Does not own: the job itself (``job.py``).
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.core import result, signals
 from trainer.core.config import Config
-from trainer.core.errors import RequestError
+from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
-from trainer.data import manifest
+from trainer.data import image_files, manifest
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
@@ -57,6 +58,8 @@ def _run(
     paths = JobPaths(config.loop.job_dir)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
         files.require_writable(paths.job_dir, "job_dir")
+    if files.exists(paths.config) and not files.exists(paths.result):
+        _require_mounted(config, paths)
     train, validation = manifest.read_train_and_validation(
         config.data.data_dir, config.data.validation_fraction, config.loop.seed
     )
@@ -79,6 +82,23 @@ def _run(
                 if cluster.is_chief:
                     resume.keep_settings(config, paths)
                 return start.run()
+
+
+def _require_mounted(config: Config, paths: JobPaths) -> None:
+    """Check that the images of an unfinished job are still there; a folder that never was is a wrong request instead.
+
+    Raises:
+        StoppedEarly: if data_dir, from which this job has read, is missing or empty.
+    """
+    with contextlib.suppress(ValueError, TypeError):  # Settings that cannot be read are refused elsewhere.
+        data_dir = config.data.data_dir
+        if dict(json.loads(files.read_text(paths.config))).get("data_dir") != data_dir:
+            return
+        if problem := image_files.missing_folder(data_dir, manifest.TRAIN):
+            raise StoppedEarly(
+                f"{problem}, but {paths.job_dir!r} was started with the images there; mount or restore it, then rerun "
+                "the same command"
+            )
 
 
 @contextlib.contextmanager

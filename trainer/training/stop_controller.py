@@ -42,6 +42,11 @@ class StopController:
         self._divergence: Diverged | None = None  # Reported in this process, not yet agreed on.
         self.cause = ""  # Of the stop that all have agreed on: a signal's name or "--max_seconds", and whose.
 
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that saves."""
+        return self._group.index == 0
+
     def poll(self) -> bool:
         """Return whether all processes stop here; all must call it at the same point.
 
@@ -57,6 +62,14 @@ class StopController:
             self.cause = event.reason
         return bool(self.cause)
 
+    def reason(self) -> str:
+        """Return why this process alone would stop, such as "SIGTERM"; empty if it would not.
+
+        Callable from any thread, also while the main thread waits for a batch inside TensorFlow.
+        """
+        timed_out = 0 < self._max_seconds <= time.monotonic() - self._started
+        return self._stop.reason or self._stop.noticed or ("--max_seconds" if timed_out else "")
+
     def report_divergence(self, divergence: Diverged) -> None:
         """End the loop for a divergence: at once in a single process, otherwise at the step that all agree on.
 
@@ -71,7 +84,6 @@ class StopController:
         """Return what this process alone would do now."""
         if self._divergence is not None:
             return Event("diverged", str(self._divergence))
-        timed_out = 0 < self._max_seconds <= time.monotonic() - self._started
-        reason = self._stop.reason or ("--max_seconds" if timed_out else "")
+        reason = self.reason()
         where = f" of worker {self._group.index}" if self._group.size > 1 else ""
         return Event("stop", reason + where) if reason else None

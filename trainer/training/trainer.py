@@ -8,15 +8,15 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from trainer.core.errors import Diverged
+from trainer.core.errors import Diverged, JobFailed, StoppedEarly
 from trainer.training import loop
 from trainer.training.checkpoint_manager import CheckpointManager
-from trainer.training.distributed_input import Batches, DistributedInput
+from trainer.training.distributed_input import Batches, DistributedInput, InputDown
 from trainer.training.evaluator import Evaluator
 from trainer.training.observers import End, Observer, SavedCheckpoint, Start, Step
 from trainer.training.step_stats import StepStatistics
@@ -44,6 +44,7 @@ class Trainer:
     checkpoints: CheckpointManager
     stop: StopController
     observers: Observer
+    _saved_step: int = 0  # Last step whose state a save began to write, and was not allowed to skip.
 
     def run(self) -> loop.StopReason:
         """Train until there is a reason to stop, with everything saved.
@@ -74,9 +75,12 @@ class Trainer:
                 self._announce_start(rollback=True)
 
     def _run_loop(self) -> loop.StopReason:
-        start = self.state.step
+        start = self._saved_step = self.state.step  # Whatever it starts from is saved, or nothing was done.
         self.statistics.resume_clock()
-        with contextlib.closing(self.inputs.training(start, self.plan.total_steps)) as batches:
+        with (
+            self._saving_without_input(),
+            contextlib.closing(self.inputs.training(start, self.plan.total_steps)) as batches,
+        ):
             return loop.run(
                 self.plan,
                 start,
@@ -88,6 +92,38 @@ class Trainer:
                 # A stop request can interrupt a validation; it is made up for before the next step.
                 validate_first=self.plan.ends_epoch(start) and self.state.validated < start,
             )
+
+    @contextlib.contextmanager
+    def _saving_without_input(self) -> Iterator[None]:
+        """Save the last finished step if the next batch does not come.
+
+        The other processes of a group are not asked: they may wait for this one inside a step.
+
+        Raises:
+            StoppedEarly: after that.
+        """
+        try:
+            yield
+        except InputDown as down:
+            if self._saved_step != self.state.step:
+                self._save_alone()
+            saved = " with everything saved" if self.stop.is_chief else "; the next start continues from a checkpoint"
+            raise StoppedEarly(f"{down}; stopped at step {self.state.step} of {self.plan.total_steps}{saved}") from down
+
+    def _save_alone(self) -> None:
+        """Save the last finished step without asking other processes.
+
+        Raises:
+            StoppedEarly: if that fails: what is in trouble may be more than the images, and may pass all the same.
+        """
+        with contextlib.suppress(Diverged):  # The next start repeats these steps and recovers from it.
+            self._log(self.state.step, force=True)
+            self.checkpoints.save(must=True)
+        self.checkpoints.finish()
+        try:
+            self.checkpoints.refuse_unsaved_end()
+        except JobFailed as failure:
+            raise StoppedEarly(str(failure)) from failure
 
     def _train(self, batches: Batches, step: int) -> None:
         """Do the step with this number, from 0; its numbers stay on the device."""
@@ -124,6 +160,7 @@ class Trainer:
             self.inputs.check_bad_images(merge=True)
         try:
             self.checkpoints.save(must=must)
+            self._saved_step = done if must else self._saved_step
         except Diverged as divergence:
             if must:  # All processes are here and raise it together.
                 raise

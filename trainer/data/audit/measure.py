@@ -116,7 +116,7 @@ def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
             image.load()
             _measure_container(row, image)
             _measure_pixels(row, rgb(image))
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
         raise BadImage("not an image in a known format") from None

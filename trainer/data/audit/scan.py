@@ -4,6 +4,7 @@ Owns: processes, the progress bar, and that a bad file never ends the scan.  Doe
 (``measure.py``).
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -25,8 +26,9 @@ import tqdm
 
 from trainer.core import signals
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.core.errors import JobFailed
-from trainer.core.storage import files
+from trainer.core.errors import JobFailed, StoppedEarly
+from trainer.core.storage import files, transient
+from trainer.data import image_files
 from trainer.data.audit import measure
 from trainer.data.manifest import Split
 
@@ -83,12 +85,13 @@ def scan(
 
     Raises:
         JobFailed: if the operating system kills a worker, as it does when memory runs out.
+        StorageDown: if the images cannot be read for a reason that is not theirs and does not pass.
     """
     paths = [split.path(index) for split in splits for index in range(len(split))]
     table = np.zeros(len(paths), measure.IMAGE)
     reasons: dict[int, str] = {}
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    work = functools.partial(_measure_files, max_image_pixels=max_image_pixels)
+    work = functools.partial(_measure_files, root=splits[0].root, max_image_pixels=max_image_pixels)
     start = 0
     with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=quiet or None, leave=False) as bar:
         for part, bad in _map(work, chunks, workers or joblib.cpu_count()):
@@ -111,7 +114,7 @@ def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Tab
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_parent)
     try:
         yield from pool.map(work, chunks)
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, MemoryError) as error:
         raise JobFailed(
             "expected the worker processes to live, received the end of one, probably for lack of memory; use fewer "
             "--workers or a smaller --max_image_pixels"
@@ -127,7 +130,7 @@ def _follow_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.
 
 
-def _measure_files(paths: list[str], max_image_pixels: int) -> tuple[Table, dict[int, str]]:
+def _measure_files(paths: list[str], root: str, max_image_pixels: int) -> tuple[Table, dict[int, str]]:
     """Return the records of some files, and the reasons for those that are bad, by position."""
     table = np.zeros(len(paths), measure.IMAGE)
     bad: dict[int, str] = {}
@@ -136,28 +139,34 @@ def _measure_files(paths: list[str], max_image_pixels: int) -> tuple[Table, dict
             row: Any = table[position]
             row["extension"] = files.printable(PurePosixPath(path).suffix.lower())
             try:
-                measure.measure(row, _read(path), max_image_pixels)
+                measure.measure(row, _read(path, root), max_image_pixels)
             except measure.BadImage as error:
                 bad[position] = files.printable(str(error))
     return table, bad
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, root: str) -> bytes:
     """Return a file's content.
 
     Raises:
         measure.BadImage: if it cannot be read, or (on a local disk) is a pipe, a device or larger than a GiB.
+        StorageDown: if trouble of another kind does not pass.
     """
     try:
         if not files.is_remote(path):
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise measure.BadImage("not a regular file")
-            if status.st_size > _MAX_FILE_BYTES:
-                raise measure.BadImage(f"{status.st_size:,} bytes are too many for an image; not read")
-        return files.read_bytes(path)
-    except measure.BadImage:
+            _check_kind_and_size(path)
+        return image_files.read(path, image_files.class_folder(root, path.removeprefix(root).lstrip("/")))
+    except (measure.BadImage, StoppedEarly, MemoryError):
         raise
     except Exception as error:  # Storages and the operating system raise unrelated types for the same failure.
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
         raise measure.BadImage(f"cannot be read: {reason}") from error
+
+
+def _check_kind_and_size(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # Reading it tells more.
+        status = transient.retry(path, functools.partial(os.stat, path))
+        if not stat.S_ISREG(status.st_mode):
+            raise measure.BadImage("not a regular file")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise measure.BadImage(f"{status.st_size:,} bytes are too many for an image; not read")
