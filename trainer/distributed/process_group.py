@@ -284,7 +284,7 @@ def join(cluster: Cluster, config: Config) -> Iterator[SingleProcess]:
         yield SingleProcess()
         return
     runtime = config.runtime
-    facts = rendezvous.facts_of(config, cluster)
+    facts = rendezvous.facts_of(config)
     connections = rendezvous.meet(cluster, facts, runtime.startup_timeout_seconds)
     log.info("%s: all %d processes are here", cluster.name(cluster.worker_index), cluster.num_workers)
     group = ProcessGroup(cluster, connections, runtime.peer_timeout_seconds)
