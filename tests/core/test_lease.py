@@ -28,7 +28,8 @@ with lock.hold(JobPaths(sys.argv[1])):
 
 
 def lease(bucket):
-    return Lease(f"{bucket}/lock", protects=bucket, heartbeat=BEAT)
+    path = f"{bucket}/lock"
+    return Lease(gcs_objects.ObjectRecord(path), path, protects=bucket, heartbeat=BEAT)
 
 
 def take(bucket):

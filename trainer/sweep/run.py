@@ -80,8 +80,12 @@ def _refuse_what_no_trial_can(request: Request) -> None:
 def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None:
     """Hold the sweep's state, and run its trials or let workers run them."""
     paths = JobPaths(request.base.loop.job_dir)
-    files.require_writable(paths.job_dir, "job_dir")
+    is_remote = files.is_remote(paths.job_dir)
+    if is_remote:
+        files.require_writable(paths.job_dir, "job_dir")
     with lock.hold(paths):
+        if not is_remote:  # Only now, because a live sweep in it explains why it cannot be written.
+            files.require_writable(paths.job_dir, "job_dir")
         _prepare_folder(request, paths)
         from trainer.sweep import chief  # KerasTuner and TensorFlow are loaded here.
 

@@ -124,6 +124,28 @@ def read_with_generation(path: str) -> tuple[bytes, int] | None:
             continue
 
 
+class ObjectRecord:
+    """A lease's record in an object, see ``lease.Record``; locks themselves need no lock."""
+
+    def __init__(self, path: str) -> None:
+        """Use the object of this name."""
+        self._path = path
+
+    def read(self) -> tuple[bytes, int] | None:
+        """See ``read_with_generation``."""
+        return read_with_generation(self._path)
+
+    def take(self, content: bytes, generation: int) -> int | None:
+        """See ``write_if``."""
+        return write_if(self._path, content, generation, fenced=False)
+
+    renew = take
+
+    def release(self, generation: int) -> None:
+        """Remove the object if it has still that generation."""
+        remove(self._path, generation=generation, fenced=False)
+
+
 def stat(path: str) -> Any:
     """Return an object's metadata, or None if there is no object."""
     return call(path, lambda bucket, name: bucket.get_blob(name, retry=None, timeout=timeout()) if name else None)
