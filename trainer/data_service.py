@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from trainer.core import proxies
 from trainer.core.errors import EXIT_DONE, EXIT_REQUEST, RequestError
 from trainer.distributed.cluster import split_address
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not 0 < arguments.port < 2**16:
             raise RequestError(f"--port: expected a port in 1..65535, received {arguments.port}")
         if arguments.dispatcher:
-            split_address(arguments.dispatcher, "--dispatcher")
+            proxies.go_past([split_address(arguments.dispatcher, "--dispatcher")[0]])
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REQUEST

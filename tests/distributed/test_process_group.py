@@ -46,6 +46,10 @@ def polls(group, count, wish_at=None, kind="stop"):
                 break
     return events
 
+def limited(group, seconds):
+    with group.time_limit(0.5, "the collective is stuck"):
+        time.sleep(seconds)
+
 def fail(kind):
     raise getattr(errors, kind)("on purpose")
 
@@ -185,6 +189,15 @@ def test_all_end_as_the_first_one_does(kind, code):
     for index in (0, 2):
         assert "worker 1 (127.0.0.1:" in ended[index][2]
         assert f"ended with code {code}: on purpose" in ended[index][2]
+
+
+@pytest.mark.slow
+def test_a_block_with_a_time_limit_ends_all_if_it_is_stuck():
+    ended = finish(start(2, ["time.sleep(100)"], ["limited(group, 0)", "time.sleep(1)", "limited(group, 100)"]))
+    assert ended[1][1] == [None, None]  # A block that ends in time ends nobody.
+    assert [one[0] for one in ended] == [75, 75]
+    assert "stopped: the collective is stuck" in ended[1][2]
+    assert "lost worker 1" in ended[0][2]
 
 
 @pytest.mark.slow

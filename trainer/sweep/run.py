@@ -4,10 +4,11 @@ Owns: the role, the checks before any trial, the lock on the sweep's folder.  Do
 Imports no TensorFlow until the search begins.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.core import signals
+from trainer.core import proxies, signals
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
@@ -110,6 +111,7 @@ def _prepare_folder(request: Request, paths: JobPaths) -> None:
 
 
 def _work(request: Request, stop: signals.StopRequest) -> None:
+    proxies.go_past([os.environ["KERASTUNER_ORACLE_IP"]])
     from trainer.sweep import chief
 
     chief.work(request, stop)
