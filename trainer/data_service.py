@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from trainer.core import cli, signals
+from trainer.core import cli, proxies, signals
 from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.distributed.cluster import split_address
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     if not 0 < arguments.port < 2**16:
         raise RequestError(f"--port: expected a port in 1..65535, received {arguments.port}")
     if arguments.dispatcher:
-        split_address(arguments.dispatcher, "--dispatcher")
+        proxies.go_past([split_address(arguments.dispatcher, "--dispatcher")[0]])
     # The servers' threads never return to Python, where an ordinary handler would run.
     signals.end_at_once(EXIT_DONE)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # It decodes on the CPU, and must leave GPUs to trainers.

@@ -28,7 +28,8 @@ with lock.hold(JobPaths(sys.argv[1])):
 
 
 def lease(bucket):
-    return Lease(f"{bucket}/lock", protects=bucket, heartbeat=BEAT)
+    path = f"{bucket}/lock"
+    return Lease(gcs_objects.ObjectRecord(path), path, protects=bucket, heartbeat=BEAT)
 
 
 def take(bucket):
@@ -170,6 +171,48 @@ def test_without_an_answer_a_holder_in_doubt_does_not_write(bucket, gcs_server, 
             mine.check()
     mine.check()  # Back again, and nobody has taken over.
     mine.release()
+
+
+@pytest.mark.parametrize("how", ["write", "create", "append", "remove"])
+def test_a_request_that_was_held_up_changes_nothing_of_the_next_holder(bucket, monkeypatch, how):
+    """The process is suspended between its look at the lease and its request, and wakes up as another one writes."""
+    path = f"{bucket}/job/result.json"
+    with lock.hold(JobPaths(f"{bucket}/job")):
+        if how != "create":
+            files.write_text(path, "old")
+        real = gcs_client.FENCES.check
+        requests = []
+
+        def suspend(*arguments):
+            real()
+            if not requests:  # Once; others then write what the request is about.
+                requests.append("held up")
+                monkeypatch.setattr(gcs_client.FENCES, "check", real)
+                generation = (gcs_objects.read_with_generation(path) or ("", 0))[1]
+                gcs_objects.write_if(path, b"of the next holder", generation, fenced=False)
+
+        if how == "append":  # Not before its part, which has a name of its own.
+            monkeypatch.setattr(gcs_objects, "write", lambda path, content, write=gcs_objects.write: (
+                write(path, content), monkeypatch.setattr(gcs_client.FENCES, "check", suspend)))  # fmt: skip
+        else:
+            monkeypatch.setattr(gcs_client.FENCES, "check", suspend)
+        if how == "remove":
+            files.remove(path)
+        else:
+            with pytest.raises(StoppedEarly, match="another process changed it"):
+                (files.append_text if how == "append" else files.write_text)(path, "mine")
+        assert requests
+    assert files.read_text(path) == "of the next holder"
+
+
+def test_a_write_whose_answer_got_lost_is_none_of_another_process(bucket, gcs_server, monkeypatch):
+    monkeypatch.setattr(gcs_client, "_FIRST_DELAY", 0.02)
+    path = f"{bucket}/job/result.json"
+    with lock.hold(JobPaths(f"{bucket}/job")):
+        for content in ("first", "second"):
+            with gcs_server.fault(match="POST.*ifGeneration", reset=True, after=True, times=1) as hit:
+                files.write_text(path, content)
+            assert (hit.hits, files.read_text(path)) == (1, content)
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ def test_what_is_not_a_cluster_is_refused(text):
         (tf_config({"worker": ["a:1", "a:1"]}), "received 'a:1' twice"),
         (tf_config({"worker": ["a:1", "b"]}), "received 'b'"),
         (tf_config({"worker": ["a:1", "b:0"]}), "received 'b:0'"),
+        (tf_config({"worker": ["a:1", "::1:5"]}), "host:port or [IPv6]:port with a port in 1..65535, received '::1:5'"),
         (tf_config({"worker": ["a:1", "b:99999"]}), "received 'b:99999'"),
         ({"TF_CONFIG": json.dumps({"cluster": {"worker": ["a:1", "b:1"]}})}, "received None"),
     ],
@@ -106,6 +107,8 @@ def test_an_indexed_job_and_a_jobset():
     assert cluster.from_environment(own).addresses == ("faces-workers-0-0.faces:4000", "faces-workers-0-1.faces:4000")
     listed = kubernetes(2, "0", DEEPDETECT_WORKER_HOSTS="a, b:9")
     assert cluster.from_environment(listed).addresses == ("a:2222", "b:9")
+    ipv6 = kubernetes(3, "0", DEEPDETECT_WORKER_HOSTS="fd00::1, [fd00::2], [fd00::3]:9")
+    assert cluster.from_environment(ipv6).addresses == ("[fd00::1]:2222", "[fd00::2]:2222", "[fd00::3]:9")
     assert cluster.from_environment(kubernetes(1, "0", DEEPDETECT_WORKER_HOSTS="a")).num_workers == 1
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer.core import storage
+from trainer.core import proxies, storage
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import decode, tfrecord
@@ -71,6 +71,7 @@ class DataServiceClient:
                 f"--data_service: expected images that TensorFlow can read, received {split.root!r}; leave "
                 "--data_service out, or copy them to another storage"
             )
+        proxies.go_past([address.removeprefix("grpc://").rpartition(":")[0].strip("[]")])
         self._address = address
         self._health = health
         self._split = split

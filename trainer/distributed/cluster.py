@@ -15,7 +15,9 @@ connect to it on one more port: DEEPDETECT_PEER_PORT, or 1000 above the chief's 
 Does not own: connecting (``rendezvous.py``), Slurm's compressed lists (``slurm.py``).
 """
 
+import contextlib
 import dataclasses
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -131,8 +133,11 @@ def split_address(address: str, source: str = "address") -> tuple[str, int]:
         RequestError: naming the source, if the address has another form.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
-        raise RequestError(f"{source}: expected addresses as host:port with a port in 1..65535, received {address!r}")
+    is_bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not host or is_bare_ipv6 or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
+        raise RequestError(
+            f"{source}: expected addresses as host:port or [IPv6]:port with a port in 1..65535, received {address!r}"
+        )
     return host.strip("[]"), int(port)
 
 
@@ -211,7 +216,14 @@ def _kubernetes(environment: Environment) -> tuple[tuple[str, ...], int]:
     index = _whole_number(environment, "JOB_COMPLETION_INDEX")
     port = _whole_number(environment, "DEEPDETECT_PORT", _KUBERNETES_PORT)
     hosts = _kubernetes_hosts(environment, count, index)
-    return tuple(host if ":" in host else f"{host}:{port}" for host in hosts), index
+    return tuple(_with_port(host, port) for host in hosts), index
+
+
+def _with_port(host: str, port: int) -> str:
+    """Return host and port of a name with or without a port, or of an IPv6 address, which has colons itself."""
+    with contextlib.suppress(ValueError):
+        return f"[{ipaddress.IPv6Address(host)}]:{port}"
+    return host if ":" in host.rpartition("]")[2] else f"{host}:{port}"
 
 
 def _kubernetes_hosts(environment: Environment, count: int, index: int) -> list[str]:

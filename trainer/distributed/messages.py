@@ -8,9 +8,11 @@ import json
 import socket
 import struct
 import threading
+import time
 from typing import Any
 
 _MAX_BYTES = 64 * 1024 * 1024  # Far more than any message of this program; anything longer comes from a stranger.
+_PIECE_BYTES = 2**16  # Memory grows with what arrives, not with what a header promises.
 _HEADER = struct.Struct(">I")
 
 Message = dict[str, Any]
@@ -46,41 +48,53 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.sendall(_HEADER.pack(len(content)) + content)
 
-    def receive(self, timeout: float | None = None) -> Message:
+    def receive(self, timeout: float | None = None, limit: int = _MAX_BYTES) -> Message:
         """Return the next message.
+
+        Args:
+            timeout: seconds for the whole message, however slowly its bytes come; None: wait for ever.
+            limit: bytes that it may have.
 
         Raises:
             Closed: if no message can come any more.
             TimeoutError: if none came within ``timeout`` seconds.
         """
-        self._socket.settimeout(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            (size,) = _HEADER.unpack(self._read(_HEADER.size))
-            if size > _MAX_BYTES:
-                raise Closed(f"it sent {size} bytes, which is not a message of this program")
-            message = json.loads(self._read(size))
-        except TimeoutError:
-            raise
-        except (OSError, ValueError) as error:
-            raise Closed(str(error)) from error
+            (size,) = _HEADER.unpack(self._read(_HEADER.size, deadline))
+            if size > limit:
+                raise Closed(f"it sent a length of {size} bytes, which is not a message of this program")
+            message = json.loads(self._read(size, deadline))
+        except TimeoutError as error:
+            if deadline is None:  # The operating system gave the connection up, as keepalive does.
+                raise Closed(str(error)) from error
+            raise TimeoutError(f"it sent no whole message within {timeout:g} s") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise Closed(f"it sent something that is not a message of this program ({error})") from error
+        finally:
+            with contextlib.suppress(OSError):  # A timeout would also hold for ``send``, in other threads.
+                self._socket.settimeout(None)
         if not isinstance(message, dict) or "kind" not in message:
             raise Closed("it sent something that is not a message of this program")
         return message
 
-    def _read(self, size: int) -> bytes:
-        content = b""
+    def _read(self, size: int, deadline: float | None) -> bytes:
+        content = bytearray()
         while len(content) < size:
-            piece = self._socket.recv(size - len(content))
+            if deadline is not None:
+                self._socket.settimeout(max(deadline - time.monotonic(), 1e-3))
+            piece = self._socket.recv(min(size - len(content), _PIECE_BYTES))
             if not piece:
                 raise Closed("its connection closed")
             content += piece
-        return content
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError
+        return bytes(content)
 
     def is_open(self) -> bool:
         """Return whether the other end still holds the connection; call it only while no message is expected."""
-        self._socket.settimeout(0)
         try:
-            return self._socket.recv(1, socket.MSG_PEEK) != b""
+            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
             return True
         except OSError:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from trainer.core import proxies
 from trainer.core.config import Config
 from trainer.core.errors import (
     EXIT_DONE,
@@ -28,7 +29,7 @@ from trainer.core.errors import (
     StoppedEarly,
 )
 from trainer.distributed import rendezvous
-from trainer.distributed.cluster import Cluster
+from trainer.distributed.cluster import Cluster, split_address
 from trainer.distributed.messages import Closed, Connection, Message
 from trainer.distributed.step_barrier import Event, StepBarrier
 
@@ -64,6 +65,11 @@ class SingleProcess:
 
     def mark_training_done(self) -> None:
         """Declare that this process no longer needs the others."""
+
+    @contextlib.contextmanager
+    def time_limit(self, seconds: float, line: str) -> Iterator[None]:
+        """End all processes with code 75 and these words if the block, stuck in a collective, takes longer."""
+        yield
 
     def on_abort(self, action: Callable[[float], None]) -> None:
         """Register a callback to run before this process aborts; its argument is how many seconds it may take."""
@@ -143,6 +149,17 @@ class ProcessGroup(SingleProcess):
     def mark_training_done(self) -> None:
         """See ``SingleProcess``: from now on, the chief continues if a peer is lost."""
         self._training_done = True
+
+    @contextlib.contextmanager
+    def time_limit(self, seconds: float, line: str) -> Iterator[None]:
+        """See ``SingleProcess``."""
+        timer = threading.Timer(seconds, self._abort, (EXIT_STOPPED, line, 0.0))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def on_abort(self, action: Callable[[float], None]) -> None:
         """See ``SingleProcess``."""
@@ -283,8 +300,9 @@ def join(cluster: Cluster, config: Config) -> Iterator[SingleProcess]:
     if cluster.num_workers == 1:
         yield SingleProcess()
         return
+    proxies.go_past(split_address(address)[0] for address in cluster.addresses)
     runtime = config.runtime
-    facts = rendezvous.facts_of(config, cluster)
+    facts = rendezvous.facts_of(config)
     connections = rendezvous.meet(cluster, facts, runtime.startup_timeout_seconds)
     log.info("%s: all %d processes are here", cluster.name(cluster.worker_index), cluster.num_workers)
     group = ProcessGroup(cluster, connections, runtime.peer_timeout_seconds)

@@ -181,6 +181,19 @@ def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.S
     return strategy
 
 
+def connect(runtime: Runtime) -> None:
+    """Add up a number over all replicas, for which TensorFlow's servers connect to each other.
+
+    Without it they would do so in the middle of creating variables, where nobody can say what is taking so long.
+    """
+
+    @tf.function
+    def total() -> tf.Tensor:
+        return runtime.strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("sum", tf.ones([])))
+
+    total()
+
+
 def resolve_precision(requested: str, kind: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return the precision to compute in; ``auto`` is the fastest that the hardware supports."""
     if requested != "auto":

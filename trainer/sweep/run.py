@@ -4,10 +4,11 @@ Owns: the role, the checks before any trial, the lock on the sweep's folder.  Do
 Imports no TensorFlow until the search begins.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.core import signals
+from trainer.core import proxies, signals
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
@@ -81,8 +82,12 @@ def _refuse_what_no_trial_can(request: Request) -> None:
 def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None:
     """Hold the sweep's state, and run its trials or let workers run them."""
     paths = JobPaths(request.base.loop.job_dir)
-    files.require_writable(paths.job_dir, "job_dir")
+    is_remote = files.is_remote(paths.job_dir)
+    if is_remote:
+        files.require_writable(paths.job_dir, "job_dir")
     with lock.hold(paths):
+        if not is_remote:  # Only now, because a live sweep in it explains why it cannot be written.
+            files.require_writable(paths.job_dir, "job_dir")
         _prepare_folder(request, paths)
         keras_settings.load()
         from trainer.sweep import chief  # KerasTuner and TensorFlow are loaded here.
@@ -109,6 +114,7 @@ def _prepare_folder(request: Request, paths: JobPaths) -> None:
 
 def _work(request: Request, stop: signals.StopRequest) -> None:
     keras_settings.load()
+    proxies.go_past([os.environ["KERASTUNER_ORACLE_IP"]])
     from trainer.sweep import chief
 
     chief.work(request, stop)

@@ -258,6 +258,8 @@ def _make_train_step(config: Config, runtime: strategy_lib.Runtime, state: Train
 def _same_runtime(request: Request) -> strategy_lib.Runtime:
     """Set up this process's devices and precision, which must be those of all processes and of the checkpoints.
 
+    All processes are connected after it.
+
     Raises:
         RequestError: if they are not, or do not fit the request.
         JobFailed: if the checkpoints' precision cannot be used on this machine.
@@ -268,7 +270,19 @@ def _same_runtime(request: Request) -> strategy_lib.Runtime:
     runtime = strategy_lib.setup(config.runtime, config.data, request.cluster, kept_precision=precision)
     choice = {name: getattr(runtime, name) for name in ("precision", "device_kind", "local_devices")}
     consistency.require_same(group, choice, "name it with --precision or --num_devices, or use equal machines")
+    if request.cluster.num_workers > 1:
+        seconds = config.runtime.startup_timeout_seconds
+        with group.time_limit(seconds, _not_connected(request.cluster, seconds)):
+            strategy_lib.connect(runtime)
     return runtime
+
+
+def _not_connected(cluster: Cluster, seconds: float) -> str:
+    return (
+        f"TensorFlow's servers ({', '.join(cluster.addresses)}) did not connect to each other within {seconds:g} s "
+        "(--startup_timeout_seconds): make sure that each machine reaches these ports of all others, through no "
+        "firewall and no proxy; nothing was lost: start all processes again"
+    )
 
 
 def _checkpoint_inputs(request: Request, runtime: strategy_lib.Runtime) -> dict[str, str]:

@@ -103,10 +103,10 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
 
 @contextlib.contextmanager
 def _own_job_dir(paths: JobPaths) -> Iterator[None]:
-    """Check that job_dir can be written, and lock it for the block."""
-    if not files.is_remote(paths.job_dir):
-        files.require_writable(paths.job_dir, "job_dir")
+    """Lock job_dir for the block, then check that it can be written: a live job in it explains why it cannot."""
     with lock.hold(paths):
+        if not files.is_remote(paths.job_dir):
+            files.require_writable(paths.job_dir, "job_dir")
         yield
 
 

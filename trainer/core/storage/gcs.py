@@ -8,9 +8,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from trainer.core.storage import gcs_client, gcs_objects
+from trainer.core.storage import gcs_client, gcs_objects, lease
 from trainer.core.storage.base import Storage
-from trainer.core.storage.lease import Lease
 
 _THREADS = 16  # For operations on many objects.
 _APPEND_SECONDS = 10.0  # An append takes three requests, some tenths of a second.
@@ -86,16 +85,10 @@ class GcsStorage(Storage):
         path = path.rstrip("/")
         _for_each(gcs_objects.remove, [path, *(f"{path}/{name}" for name in self.list_below(path, hidden=True))])
 
-    @contextlib.contextmanager
-    def hold(self, path: str, *, protects: str) -> Iterator[None]:
+    def hold(self, path: str, *, protects: str) -> contextlib.AbstractContextManager[None]:
         """Hold a lease: while the block runs, no object is written unless the lease is still ours."""
-        lease = Lease(path, protects=protects)
-        lease.take()
-        try:
-            with gcs_client.fence(lease.check):
-                yield
-        finally:
-            lease.release()
+        record = gcs_objects.ObjectRecord(path)
+        return lease.held(record, path, protects=protects, fences=gcs_client.FENCES)
 
 
 def _prefix(path: str) -> str:

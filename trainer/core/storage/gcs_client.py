@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from trainer.core.errors import RequestError, StorageDown
+from trainer.core.storage.fences import Fences
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +30,8 @@ BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # https://cloud
 
 FORM = "gs://BUCKET/PATH (bucket names are lower case)"
 
-# Called before each attempt to change an object; each raises if this process may no longer write (``lease.py``).  The
-# first one belongs to the outermost lock: a sweep's, around its trial's.
-_fences: list[Callable[[], None]] = []
-
-
-@contextlib.contextmanager
-def fence(check: Callable[[], None]) -> Iterator[None]:
-    """Call ``check`` before each attempt to change an object while the block runs."""
-    _fences.append(check)
-    try:
-        yield
-    finally:
-        _fences.remove(check)
+# Asked before each attempt to change an object.
+FENCES = Fences()
 
 
 class Changed(Exception):
@@ -180,8 +170,7 @@ def call(path: str, action: Callable[[Any, str], T], *, writes: bool = False) ->
 
     def attempt() -> T:
         if writes:
-            for check in _fences:
-                check()
+            FENCES.check()
         return action(client().bucket(bucket), name)
 
     with explained(path):

@@ -16,7 +16,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainer.core.errors import StoppedEarly
-from trainer.core.storage.gcs_client import Changed, call, client, explained, no_bucket, retry_policy, split, timeout
+from trainer.core.storage.gcs_client import (
+    FENCES,
+    Changed,
+    call,
+    client,
+    explained,
+    no_bucket,
+    retry_policy,
+    split,
+    timeout,
+)
 
 
 def read(path: str) -> bytes:
@@ -66,8 +76,40 @@ def _require_bucket(path: str) -> None:
 
 
 def write(path: str, content: bytes) -> None:
-    """Write an object, replacing an older one; it appears only when the upload is complete."""
-    _upload(path, content, None)
+    """Write an object, replacing an older one; it appears only when the upload is complete.
+
+    Raises:
+        StoppedEarly: if this process holds a lock, but another one changed the object meanwhile.
+    """
+    with _answers_may_get_lost(path, lambda: _crc(content)):
+        _upload(path, content, _generation_to_change(path))
+
+
+def _generation_to_change(path: str) -> int | None:
+    """Return the generation that a process with a lock may change (0: none); None for one without a lock.
+
+    The fences are asked after this, and before the request.  If the process is suspended in between, and wakes up when
+    another one has its lock, then it changes nothing that the other one wrote.
+    """
+    if not FENCES:
+        return None
+    blob = stat(path)
+    return 0 if blob is None else int(blob.generation)
+
+
+@contextlib.contextmanager
+def _answers_may_get_lost(path: str, checksum: Callable[[], str]) -> Iterator[None]:
+    """Tell another process's change from an own one whose answer got lost, which left this checksum.
+
+    Raises:
+        StoppedEarly: for another process's change.
+    """
+    try:
+        yield
+    except Changed as error:
+        after = stat(path)
+        if after is None or after.crc32c != checksum():
+            raise _changed_by_another(path) from error
 
 
 def write_if(path: str, content: bytes, generation: int, *, fenced: bool = True) -> int | None:
@@ -124,6 +166,28 @@ def read_with_generation(path: str) -> tuple[bytes, int] | None:
             continue
 
 
+class ObjectRecord:
+    """A lease's record in an object, see ``lease.Record``; locks themselves need no lock."""
+
+    def __init__(self, path: str) -> None:
+        """Use the object of this name."""
+        self._path = path
+
+    def read(self) -> tuple[bytes, int] | None:
+        """See ``read_with_generation``."""
+        return read_with_generation(self._path)
+
+    def take(self, content: bytes, generation: int) -> int | None:
+        """See ``write_if``."""
+        return write_if(self._path, content, generation, fenced=False)
+
+    renew = take
+
+    def release(self, generation: int) -> None:
+        """Remove the object if it has still that generation."""
+        remove(self._path, generation=generation, fenced=False)
+
+
 def stat(path: str) -> Any:
     """Return an object's metadata, or None if there is no object."""
     return call(path, lambda bucket, name: bucket.get_blob(name, retry=None, timeout=timeout()) if name else None)
@@ -165,6 +229,10 @@ def append(path: str, content: bytes) -> None:
         remove(part)
 
 
+def _crc(content: bytes) -> str:
+    return _crc_of_both("AAAAAA==", content)  # CRC32C of nothing is 0.
+
+
 def _crc_of_both(crc: str, content: bytes) -> str:
     """Return the CRC32C of an object after appending, in base64 as Google reports it."""
     import google_crc32c
@@ -203,7 +271,14 @@ def list_objects(
 
 
 def remove(path: str, *, generation: int | None = None, fenced: bool = True) -> None:
-    """Remove an object; does nothing if it does not exist or has another generation than the given one."""
+    """Remove an object; does nothing if it does not exist or has another generation than the given one.
+
+    Without one, a process that holds a lock removes what it sees now, and nothing that another one writes meanwhile.
+    """
+    if generation is None and fenced:
+        generation = _generation_to_change(path)
+        if generation == 0:
+            return
 
     def delete(bucket: Any, name: str) -> None:
         bucket.blob(name).delete(if_generation_match=generation, retry=None, timeout=timeout())
@@ -213,14 +288,22 @@ def remove(path: str, *, generation: int | None = None, fenced: bool = True) -> 
 
 
 def copy(source: str, target: str) -> None:
-    """Copy an object inside the storage."""
+    """Copy an object inside the storage.
+
+    Raises:
+        StoppedEarly: if this process holds a lock, but another one changed the target meanwhile.
+    """
+    generation = _generation_to_change(target)
 
     def rewrite(bucket: Any, name: str) -> None:
         original = client().bucket(split(source)[0]).blob(split(source)[1])
         token = None
         while True:  # A large object is copied in several requests.
-            token, _, _ = bucket.blob(name).rewrite(original, token=token, retry=None, timeout=timeout())
+            token, _, _ = bucket.blob(name).rewrite(
+                original, token=token, if_generation_match=generation, retry=None, timeout=timeout()
+            )
             if token is None:
                 return
 
-    call(target, rewrite, writes=True)
+    with _answers_may_get_lost(target, lambda: str(stat(source).crc32c)):
+        call(target, rewrite, writes=True)

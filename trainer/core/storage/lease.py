@@ -1,12 +1,14 @@
-"""A lock on gs://: an object that its holder rewrites at every heartbeat, with generation preconditions.
+"""A lock that its holder rewrites at every heartbeat: on gs://, and on file systems that cannot lock.
 
-A process that finds the object watches it by its own clock, so clocks need not agree.  If the object changes, the
+A process that finds the record watches it by its own clock, so clocks need not agree.  If the record changes, the
 holder is alive.  If it does not change for ``_BEATS_TO_DEATH`` heartbeats, the holder is dead.  Then exactly one of the
 watchers takes over, because only one can replace the generation that they all saw.  A holder that could not confirm its
 lease for ``_BEATS_TO_DOUBT`` heartbeats, which is fewer, must confirm it before it writes anything else.
-Does not own: what the lease protects.  Imports no TensorFlow.
+Does not own: how a record is kept (``gcs_objects.ObjectRecord``, ``file_lease.FileRecord``), what the lease protects.
+Imports no TensorFlow.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -14,11 +16,12 @@ import socket
 import threading
 import time
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from trainer.core.errors import StoppedEarly
-from trainer.core.storage import gcs_objects
 from trainer.core.storage.base import held_by
+from trainer.core.storage.fences import Fences
 
 log = logging.getLogger(__name__)
 
@@ -26,25 +29,67 @@ HEARTBEAT_SECONDS = 10.0  # DEEPDETECT_LOCK_HEARTBEAT_SECONDS, if set, replaces 
 _BEATS_TO_DEATH, _BEATS_TO_DOUBT = 6, 4
 
 
-class Lease:
-    """The right of one process to write below a gs:// path."""
+class Record(Protocol):
+    """Where a lease is kept.  Each change gives it another generation, a number above 0."""
 
-    def __init__(self, path: str, *, protects: str, heartbeat: float | None = None) -> None:
+    def read(self) -> tuple[bytes, int] | None:
+        """Return content and generation; None if nobody holds the lease."""
+
+    def take(self, content: bytes, generation: int) -> int | None:
+        """Replace another holder's generation, or 0 (none); return the new one, or None if it is another by now."""
+
+    def renew(self, content: bytes, generation: int) -> int | None:
+        """Replace the own generation; return the new one, or None if it is another by now."""
+
+    def release(self, generation: int) -> None:
+        """Leave the lease to others, unless the generation is another by now."""
+
+
+@contextlib.contextmanager
+def held(record: Record, path: str, *, protects: str, fences: Fences) -> Iterator[None]:
+    """Hold a lease while the block runs, in which each write that asks ``fences`` makes sure that it is still ours.
+
+    Raises:
+        StoppedEarly: if a live process holds it.
+    """
+    lease = Lease(record, path, protects=protects)
+    lease.take()
+    try:
+        with fences.added(lease.check):
+            yield
+    finally:
+        lease.release()
+
+
+def _awake_seconds() -> float:
+    """Return a clock that goes on while the machine is suspended, when others may take over; Linux has one."""
+    try:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):
+        return time.monotonic()
+
+
+class Lease:
+    """The right of one process to write below a path."""
+
+    def __init__(self, record: Record, path: str, *, protects: str, heartbeat: float | None = None) -> None:
         """Describe a lease; ``take`` acquires it.
 
         Args:
-            path: gs:// object.
+            record: where it is kept.
+            path: of the record, for messages.
             protects: what is leased, for messages.
             heartbeat: seconds between two beats; None reads the environment.
         """
         default = os.environ.get("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
+        self._record = record
         self._path = path
         self._protects = protects
         self._heartbeat = float(default if heartbeat is None else heartbeat)
-        self._token = uuid.uuid4().hex  # Recognises our own object after a lost answer.
+        self._token = uuid.uuid4().hex  # Recognises our own record after a lost answer.
         self._beats = 0
-        self._generation = 0  # Of the object as we last wrote it.
-        self._confirmed = 0.0  # When a request that confirmed the lease was sent, on the monotonic clock.
+        self._generation = 0  # Of the record as we last wrote it.
+        self._confirmed = 0.0  # When a request that confirmed the lease was sent, by ``_awake_seconds``.
         self._lost = ""  # Why the lease is no longer ours.
         self._mutex = threading.Lock()
         self._ending = threading.Event()
@@ -59,11 +104,12 @@ class Lease:
         watched_generation = 0  # Of another holder; 0: none was seen yet.
         watched_since = 0.0
         while True:
-            now = time.monotonic()
+            # By a clock that stands still in a suspended machine: there the holder may have been suspended as well.
+            now, before = time.monotonic(), _awake_seconds()
             record, generation = self._read()
             if generation and record.get("token") == self._token:  # Our own attempt, or one whose answer got lost.
                 self._generation = generation
-                self._confirmed = now
+                self._confirmed = before
                 break
             owner = str(record.get("owner", "unknown"))
             patience = _BEATS_TO_DEATH * float(record.get("heartbeat_seconds", self._heartbeat))
@@ -80,14 +126,14 @@ class Lease:
         self._thread.start()
 
     def _read(self) -> tuple[dict[str, Any], int]:
-        """Return what the object says and its generation; an empty record and 0 if there is no object."""
-        answer = gcs_objects.read_with_generation(self._path)
+        """Return what the record says and its generation; an empty record and 0 if there is none."""
+        answer = self._record.read()
         return (_record(answer[0]), answer[1]) if answer else ({}, 0)
 
     def _try_to_write(self, generation: int) -> None:
         """Replace a generation (0: none) by our own; the next read shows whether that succeeded."""
         self._beats += 1
-        gcs_objects.write_if(self._path, self._content(), generation, fenced=False)
+        self._record.take(self._content(), generation)
 
     def _content(self) -> bytes:
         record = {
@@ -113,7 +159,7 @@ class Lease:
             raise StoppedEarly(self._lost)
 
     def _in_doubt(self) -> bool:
-        return time.monotonic() - self._confirmed > _BEATS_TO_DOUBT * self._heartbeat
+        return _awake_seconds() - self._confirmed > _BEATS_TO_DOUBT * self._heartbeat
 
     def _keep_beating(self) -> None:
         while not self._ending.wait(self._heartbeat) and not self._lost:
@@ -124,10 +170,10 @@ class Lease:
                 log.warning("%s could not be refreshed: %s", self._path, error)
 
     def _beat(self) -> None:
-        """Rewrite the object if it is as we left it; record if it is no longer ours."""
-        now = time.monotonic()
+        """Rewrite the record if it is as we left it; record if it is no longer ours."""
+        now = _awake_seconds()
         self._beats += 1
-        generation = gcs_objects.write_if(self._path, self._content(), self._generation, fenced=False)
+        generation = self._record.renew(self._content(), self._generation)
         if generation is None:  # Someone else wrote, or our last beat arrived and its answer got lost.
             record, generation = self._read()
             if not generation or record.get("token") != self._token:
@@ -147,9 +193,9 @@ class Lease:
             return
         try:
             if not self._lost and not self._in_doubt():
-                gcs_objects.remove(self._path, generation=self._generation, fenced=False)
+                self._record.release(self._generation)
         except Exception as error:  # Must not hide the error that ended the job.
-            log.warning("%s could not be removed (%s); it expires by itself", self._path, error)
+            log.warning("%s could not be released (%s); it expires by itself", self._path, error)
         finally:
             self._mutex.release()
 

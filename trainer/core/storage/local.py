@@ -1,15 +1,28 @@
 """Files on a disk of this machine, or on a file system that is mounted here.  Imports no TensorFlow."""
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from trainer.core.storage import file_lease, lease
 from trainer.core.storage.base import Storage, held_by
+from trainer.core.storage.fences import Fences
 from trainer.core.storage.transient import retry
+
+log = logging.getLogger(__name__)
+
+# What flock(2) answers on Lustre without ``-o flock``, NFS without a lock service, and some FUSE file systems.
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+
+# Asked before each write of this process to a local path; empty unless a lease stands in for a lock.
+FENCES = Fences()
 
 
 class LocalStorage(Storage):
@@ -61,16 +74,19 @@ class LocalStorage(Storage):
 
     def write(self, path: str, content: bytes) -> None:
         """Write to a temporary name, flush to disk, then rename."""
+        FENCES.check()
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         temporary = f"{path}.tmp-{os.getpid()}"
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        FENCES.check()  # Writing took time.
         os.replace(temporary, path)
 
     def append(self, path: str, content: bytes) -> None:
         """Append to a file; a write that fails halfway is cut off again."""
+        FENCES.check()
         with open(path, "ab", buffering=0) as file:
             size = file.tell()
             try:
@@ -82,30 +98,58 @@ class LocalStorage(Storage):
 
     def make_dirs(self, path: str) -> None:
         """Create a folder and its parents."""
+        FENCES.check()
         os.makedirs(path, exist_ok=True)
 
     def rename(self, source: str, target: str) -> None:
         """Rename a file or folder."""
+        FENCES.check()
         os.replace(source, target)
 
     def remove(self, path: str) -> None:
         """Remove a file."""
+        FENCES.check()
         Path(path).unlink(missing_ok=True)
 
     def remove_tree(self, path: str) -> None:
         """Remove a folder with everything in it."""
+        FENCES.check()
         shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def hold(self, path: str, *, protects: str) -> Iterator[None]:
-        """Hold a lock of the operating system, which drops it when the process dies; the file itself stays."""
-        with open(path, "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise held_by(file.read().strip() or "unknown", protects) from error
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+        """Hold a lock of the operating system, which drops it when the process dies; the file itself stays.
+
+        Where the file system cannot lock, a lease stands in, as on gs://; also where a lease is held already.
+        """
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "a+b", buffering=0) as file, contextlib.ExitStack() as stack:
+            refusal = _flock(file, protects)
+            if refusal:
+                log.warning("%s cannot be locked on this file system (%s): a lease in files beside it stands in for "
+                            "the lock; after a kill the next start waits until it expires", path, refusal)  # fmt: skip
+            if refusal or file_lease.exists(path):
+                record = file_lease.FileRecord(path)
+                stack.enter_context(lease.held(record, path, protects=protects, fences=FENCES))
+            with contextlib.suppress(OSError):  # For people; a full disk must not keep a job from ending.
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             yield
+
+
+def _flock(file: BinaryIO, protects: str) -> str:
+    """Lock a file for this process; return why the file system cannot lock, if it cannot.
+
+    Raises:
+        StoppedEarly: if another live process holds the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # NFS may answer EACCES for a lock that is held.
+        file.seek(0)
+        raise held_by(file.read().decode(errors="replace").strip() or "unknown", protects) from error
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        return error.strerror or str(error)
+    return ""

@@ -4,15 +4,25 @@ Does not own: how a storage locks (``Storage.hold``).  Imports no TensorFlow.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 from trainer.core import storage
 from trainer.core.job_dir import JobPaths
+from trainer.core.storage import files
 
 
-def hold(paths: JobPaths) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def hold(paths: JobPaths) -> Iterator[None]:
     """Hold the job_dir while the block runs; a trial of a sweep holds its own inside the sweep's.
 
     Raises:
         StoppedEarly: if another live process holds it; a later retry can succeed.
+        RequestError: if files cannot be written there.
     """
-    return storage.for_path(paths.job_dir).hold(paths.lock, protects=paths.job_dir)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(storage.for_path(paths.job_dir).hold(paths.lock, protects=paths.job_dir))
+        except OSError:
+            files.require_writable(paths.job_dir, "job_dir")  # Says it in the user's words.
+            raise
+        yield
