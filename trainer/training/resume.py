@@ -8,7 +8,7 @@ import time
 
 from trainer.core import config as config_lib
 from trainer.core.errors import JobFailed, RequestError
-from trainer.core.job_dir import JobPaths, SweepPaths
+from trainer.core.job_dir import MODEL_FILE, JobPaths, SweepPaths
 from trainer.core.storage import files
 
 
@@ -18,6 +18,8 @@ def prepare(config: config_lib.Config, paths: JobPaths) -> None:
     Raises:
         RequestError: if job_dir holds a sweep, or a job with other settings that decide its result.
     """
+    for folder in (paths.job_dir, paths.report, paths.tensorboard):
+        files.remove_leftovers(folder)
     if config.checkpoint.resume == "never":
         _move_aside(paths)
     elif files.exists(paths.config):
@@ -80,6 +82,18 @@ def _move_aside(paths: JobPaths) -> None:
     files.make_dirs(target)
     for name in names:
         files.rename(files.join(paths.job_dir, name), files.join(target, name))
+
+
+def unfinished_exports(paths: JobPaths) -> list[str]:
+    """Return the folders below ``export/`` that a kill left: staging folders, and versions without a model."""
+    unfinished = []
+    for kind in ("best", "last"):
+        for name in files.list_names(paths.exports(kind)):
+            folder = files.join(paths.exports(kind), name)
+            is_version = name.isdecimal() and not files.exists(files.join(folder, MODEL_FILE))
+            if is_version or name.endswith(files.STAGING):
+                unfinished.append(folder)
+    return unfinished
 
 
 def count_start(paths: JobPaths, step: int, limit: int) -> None:

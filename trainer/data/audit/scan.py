@@ -23,8 +23,9 @@ import numpy.typing as npt
 import tqdm
 
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.core.errors import JobFailed
+from trainer.core.errors import JobFailed, StoppedEarly
 from trainer.core.storage import files
+from trainer.core.storage.transient import is_transient
 from trainer.data.audit import measure
 from trainer.data.manifest import Split
 
@@ -151,8 +152,10 @@ def _read(path: str) -> bytes:
             if status.st_size > _MAX_FILE_BYTES:
                 raise measure.BadImage(f"{status.st_size:,} bytes are too many for an image; not read")
         return files.read_bytes(path)
-    except measure.BadImage:
+    except (measure.BadImage, StoppedEarly):
         raise
     except Exception as error:  # Storages and the operating system raise unrelated types for the same failure.
+        if is_transient(error):
+            raise
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
         raise measure.BadImage(f"cannot be read: {reason}") from error
