@@ -96,6 +96,7 @@ def _prepare(config: Config, plan: Plan, paths: JobPaths) -> dict[str, Any] | No
     missing = [*finished.unmade, *resume.unfinished_exports(paths)]
     if missing:
         log.info("trained already, but not made: %s; trying again", ", ".join(missing))
+        files.remove(paths.restarts)  # However often that fails, the training has succeeded.
         return None
     log.info("already done: %s ended at step %d by %s", paths.job_dir, finished.step, finished.stopped_by)
     return dataclasses.asdict(finished)

@@ -202,7 +202,12 @@ def _replace(folder: str, target: str) -> None:
     remove_tree(older)
     if exists(target):
         rename(target, older)
-    rename(folder, target)
+    try:
+        rename(folder, target)
+    except BaseException:
+        if exists(older) and not exists(target):
+            rename(older, target)
+        raise
     remove_tree(older)
 
 

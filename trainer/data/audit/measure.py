@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from trainer.core.errors import StoppedEarly
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 FINGERPRINT_SIDE = 16
 
@@ -118,7 +116,7 @@ def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
             image.load()
             _measure_container(row, image)
             _measure_pixels(row, rgb(image))
-    except (BadImage, StoppedEarly):
+    except BadImage:
         raise
     except UnidentifiedImageError:
         raise BadImage("not an image in a known format") from None
@@ -155,8 +153,6 @@ def _measure_container(row: Any, image: Image.Image) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         value = int(image.getexif().get(_ORIENTATION, 1))
-    except StoppedEarly:
-        raise
     except Exception:  # A damaged EXIF block does not make the picture bad.
         return 1
     return value if 1 <= value <= 8 else 1
