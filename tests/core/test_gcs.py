@@ -340,7 +340,7 @@ def test_a_failed_append_leaves_no_part(bucket, gcs_server, fast):
     path = f"{bucket}/job/m.jsonl"
     files.append_text(path, "old\n")
     refused = gcs_server.fault(match="compose", status=403, message=FORBIDDEN)
-    with refused, pytest.raises(RequestError, match="storage.objects.create"):
+    with refused, pytest.raises(RequestError, match=r"storage\.objects\.create"):
         files.append_text(path, "new\n")
     assert (files.read_text(path), objects(bucket)) == ("old\n", ["job/m.jsonl"])
 
