@@ -334,3 +334,47 @@ def test_lines_wait_on_a_bucket_until_they_are_asked_for(bucket):
     assert not files.exists(f"{bucket}/l")
     lines.flush()
     assert files.read_text(f"{bucket}/l") == "a\nb\n"
+
+
+def test_a_failed_append_leaves_no_part(bucket, gcs_server, fast):
+    path = f"{bucket}/job/m.jsonl"
+    files.append_text(path, "old\n")
+    refused = gcs_server.fault(match="compose", status=403, message=FORBIDDEN)
+    with refused, pytest.raises(RequestError, match=r"storage\.objects\.create"):
+        files.append_text(path, "new\n")
+    assert (files.read_text(path), objects(bucket)) == ("old\n", ["job/m.jsonl"])
+
+
+def test_a_part_is_removed_although_the_lock_was_lost_meanwhile(bucket):
+    path = f"{bucket}/job/m.jsonl"
+    files.append_text(path, "old\n")
+    answers = iter([None, StoppedEarly("this job lost its lock")])
+
+    def check():
+        answer = next(answers)
+        if answer:
+            raise answer
+
+    with gcs_client.fence(check), pytest.raises(StoppedEarly, match="lost its lock"):
+        files.append_text(path, "new\n")
+    assert (files.read_text(path), objects(bucket)) == ("old\n", ["job/m.jsonl"])
+
+
+def test_a_part_that_an_outage_left_is_removed_by_the_next_start(bucket, gcs_server, fast, impatient):
+    path = f"{bucket}/job/m.jsonl"
+    files.append_text(path, "old\n")
+    with gcs_server.fault(match="compose|DELETE", status=503) as fault, pytest.raises(StorageDown):
+        files.append_text(path, "new\n")
+    assert fault.hits
+    assert len(objects(bucket)) == 2
+    files.remove_leftovers(f"{bucket}/job")
+    assert (files.read_text(path), objects(bucket)) == ("old\n", ["job/m.jsonl"])
+
+
+def test_a_folder_that_cannot_be_published_leaves_no_part(bucket, tmp_path, gcs_server, fast):
+    for name in ("saved_model.pb", "variables/v", "z"):
+        files.write_text(str(tmp_path / name), name)
+    refused = gcs_server.fault(match="POST .*upload", every=2, status=403, message=FORBIDDEN)
+    with refused, pytest.raises(RequestError):
+        files.publish(str(tmp_path), f"{bucket}/e/1", "saved_model.pb")
+    assert objects(bucket) == []

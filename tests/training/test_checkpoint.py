@@ -215,9 +215,96 @@ def test_a_kill_while_saving_leaves_the_one_before(store, folder, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             store.save(make(2))
         monkeypatch.setattr(files, "write_bytes", write)
+        assert store.steps() == [1], count  # The marker comes last.
         assert same(store.newest(), make(1)), count
     store.save(make(2))
     assert same(store.newest(), make(2))
+
+
+def test_a_step_that_is_saved_again_keeps_the_old_one_until_the_new_one_is_complete(store, folder, monkeypatch):
+    from trainer.core.storage import files
+
+    write = files.write_bytes
+    for round_ in range(3):  # The names alternate.
+        store.save(make(1, round=round_))
+        assert same(store.newest(), make(1, round=round_))
+        assert len(os.listdir(folder / "0000000001")) == 3
+
+        def full(path, content):
+            if "COMMIT" in path:
+                raise OSError(28, "No space left on device")
+            write(path, content)
+
+        monkeypatch.setattr(files, "write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            store.save(make(1, round=9))
+        monkeypatch.setattr(files, "write_bytes", write)
+        assert same(store.newest(), make(1, round=round_))
+        assert len(os.listdir(folder / "0000000001")) == 3  # Nothing of the failed one is left.
+
+
+def test_a_marker_that_appeared_although_its_write_failed_keeps_its_files(store, monkeypatch):
+    """As when flushing the folder fails after the rename."""
+    from trainer.core.storage import files
+
+    store.save(make(1))
+    write = files.write_bytes
+
+    def failing(path, content):
+        write(path, content)
+        if "COMMIT" in path:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "write_bytes", failing)
+    for step in (1, 2):
+        with pytest.raises(OSError, match="Input/output"):
+            store.save(make(step, new=True))
+        assert same(store.newest(), make(step, new=True))
+
+
+def test_logs_are_on_the_disk_before_the_marker(folder, tmp_path, monkeypatch):
+    log_file = tmp_path / "metrics.jsonl"
+    log_file.write_text("{}\n")
+    store = CheckpointStore(str(folder), keep=3, logs=[str(log_file), str(tmp_path / "not there yet")])
+    flushed, real = [], os.fsync
+
+    def fsync(descriptor):
+        flushed.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).split(".tmp-")[0])
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.save(make(1))
+    assert flushed.index("metrics.jsonl") < flushed.index("COMMIT.json")
+    assert flushed[-1] == "0000000001"  # The folder, with the marker's name.
+
+
+def test_a_checkpoint_is_removed_marker_first(store, folder, monkeypatch):
+    from trainer.core.storage import files
+
+    for step in (1, 2, 3):
+        store.save(make(step))
+    monkeypatch.setattr(files, "remove_tree", lambda path: None)  # Killed before.
+    store.save(make(4))
+    assert store.steps() == [2, 3, 4]
+    monkeypatch.undo()
+    store.remove_leftovers()
+    assert sorted(os.listdir(folder)) == ["0000000002", "0000000003", "0000000004"]
+
+
+def test_leftovers_of_a_dead_process_are_removed_and_nothing_else(store, folder, package_log):
+    store.save(make(1))
+    store.save(make(2))
+    file_of(folder, 1, "again-arrays.npz").write_bytes(b"of a save that was killed")
+    file_of(folder, 2, "state.json.tmp-0123456789abcdef").write_bytes(b"torn")
+    file_of(folder, 2, "COMMIT.json").write_text("torn")  # A person may want to look at that one.
+    (folder / "0000000003").mkdir()
+    file_of(folder, 3, "arrays.npz").write_bytes(b"unfinished")
+    (folder / "notes.txt").write_text("mine")
+    store.remove_leftovers()
+    assert sorted(os.listdir(folder)) == ["0000000001", "0000000002", "notes.txt"]
+    assert sorted(os.listdir(folder / "0000000001")) == ["COMMIT.json", "arrays.npz", "state.json"]
+    assert file_of(folder, 2, "arrays.npz").exists()
+    assert "0000000003 was never finished: removed" in package_log.text
 
 
 def test_a_digest_of_arrays_tells_every_change():

@@ -1,12 +1,13 @@
 """Which checkpoint a start or a rollback continues from, and what may become one; with a state of one array."""
 
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from trainer.core.config import from_flat
-from trainer.core.errors import Diverged, JobFailed, RequestError
+from trainer.core.errors import Diverged, JobFailed, RequestError, StoppedEarly, StorageDown
 from trainer.distributed.process_group import SingleProcess
 from trainer.training.checkpoint import Checkpoint, CheckpointStore
 from trainer.training.checkpoint_manager import CheckpointManager
@@ -136,6 +137,22 @@ def test_every_rollback_goes_further_back_with_a_lower_rate(tmp_path):
         job.manager.roll_back(Diverged("the loss"))
 
 
+def test_a_rollback_removes_the_abandoned_course_and_keeps_the_lower_rate(tmp_path):
+    job = Job(tmp_path, on_divergence="rollback")
+    job.save(1, 2, 3)
+    job.manager.collect_saved()
+    for rollbacks, step in ((1, 3), (2, 2)):
+        job.manager.roll_back(Diverged("the loss"))
+        assert job.store.steps() == list(range(1, step + 1))
+        later = Job(tmp_path, on_divergence="rollback")  # As if killed right now.
+        later.manager.restore()
+        assert (later.state.step, later.state.schedule.rollbacks) == (step, rollbacks)
+    assert job.manager.collect_saved() == []  # Nothing that an observer should announce.
+    job.save(3)
+    job.manager.roll_back(Diverged("the loss"))  # One further back than the last time, though 3 was saved again.
+    assert (job.state.step, job.store.steps()) == (1, [1])
+
+
 def test_no_rollback_unless_it_is_enabled_and_possible(tmp_path):
     with pytest.raises(JobFailed, match="the loss"):
         Job(tmp_path, on_divergence="rollback").manager.roll_back(Diverged("the loss"))
@@ -143,6 +160,42 @@ def test_no_rollback_unless_it_is_enabled_and_possible(tmp_path):
     job.save(1)
     with pytest.raises(JobFailed, match="the loss"):
         job.manager.roll_back(Diverged("the loss"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (OSError(28, "No space left on device"), JobFailed),
+        (OSError(5, "Input/output error"), StorageDown),
+        (StorageDown("gs://bucket"), StorageDown),
+    ],
+    ids=repr,
+)
+def test_a_last_state_that_could_not_be_written_asks_for_another_start_if_that_can_help(tmp_path, failure, kind):
+    job = Job(tmp_path)
+    job.store.save = mock.Mock(side_effect=failure)
+    job.save(1)
+    with pytest.raises(kind, match="step 1 could not be saved"):
+        job.manager.refuse_unsaved_end()
+    assert job.manager.collect_saved() == []
+
+
+def test_a_lost_lock_ends_the_job(tmp_path):
+    job = Job(tmp_path)
+    job.store.save = mock.Mock(side_effect=StoppedEarly("this job lost its lock"))
+    job.save(1)
+    with pytest.raises(StoppedEarly, match="lost its lock"):
+        job.manager.collect_saved()
+
+
+def test_a_start_removes_what_a_dead_one_left(tmp_path):
+    Job(tmp_path).save(1)
+    unfinished = tmp_path / "checkpoints" / "0000000002"
+    unfinished.mkdir()
+    Job(tmp_path, Worker()).manager.restore()  # Only the chief removes.
+    assert unfinished.exists()
+    Job(tmp_path).manager.restore()
+    assert not unfinished.exists()
 
 
 def test_a_last_state_that_is_not_on_the_disk_is_an_error(tmp_path):

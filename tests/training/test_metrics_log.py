@@ -3,13 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from trainer.core.job_dir import JobPaths
 from trainer.training import metrics_log
 from trainer.training.loop import Plan
 from trainer.training.metrics_log import MetricsLog
-from trainer.training.observers import SavedCheckpoint, Start, TrainLine, Window
+from trainer.training.observers import SavedCheckpoint, Start, TrainLine, Validation, Window
 
 PLAN = Plan(total_steps=8, steps_per_epoch=4)
 MACHINE = {"version": "1", "precision": "float32"}
@@ -23,6 +24,10 @@ def paths(tmp_path):
 def lines(paths):
     with open(paths.metrics) as file:
         return [json.loads(line) for line in file]
+
+
+def validation(step, loss):
+    return Validation(step, {"val_loss": loss}, np.zeros(0, np.int64), np.zeros([0, 2], np.float32))
 
 
 def window(*steps, loss=0.5):
@@ -47,7 +52,37 @@ def test_lines_of_steps_that_come_again_are_dropped_and_a_rollback_writes_no_sta
     assert lines(paths)[-1]["seconds"] == 1.235
 
 
-@pytest.mark.parametrize("torn", ['{"kind": "train", "st', '{"kind": "train", "step": 2}', "3\n"])
+def test_the_end_of_an_earlier_start_is_dropped(paths):
+    log = MetricsLog(paths, PLAN, write=True)
+    log.on_window(window(4))
+    log.write_line("end", 4, status="done")
+    MetricsLog(paths, PLAN, write=True).on_start(Start(4, 12, MACHINE))
+    assert [line["kind"] for line in lines(paths)] == ["train", "start"]
+
+
+def test_a_validation_that_comes_again_replaces_its_line(paths):
+    """A kill came between a validation, before the first step of a start, and its checkpoint."""
+    first = MetricsLog(paths, PLAN, write=True)
+    first.on_window(window(4))
+    first.on_validation(validation(4, 0.5))
+    log = MetricsLog(paths, PLAN, write=True)
+    log.on_start(Start(4, 8, MACHINE))
+    log.on_validation(validation(4, 0.25))
+    log.on_validation(validation(8, 0.125))
+    assert [(line["step"], line["val_loss"]) for line in lines(paths) if line["kind"] == "validation"] == [
+        (4, 0.25), (8, 0.125),
+    ]  # fmt: skip
+
+
+def test_a_validation_in_the_checkpoint_keeps_its_line(paths):
+    MetricsLog(paths, PLAN, write=True).on_validation(validation(4, 0.5))
+    log = MetricsLog(paths, PLAN, write=True)
+    log.on_start(Start(4, 8, MACHINE))
+    log.on_validation(validation(8, 0.125))
+    assert [line["step"] for line in lines(paths) if line["kind"] == "validation"] == [4, 8]
+
+
+@pytest.mark.parametrize("torn", ["\0\0\0\0\n", '{"kind": "train", "st', '{"kind": "train", "step": 2}', "3\n"])
 def test_a_last_line_that_a_kill_cut_off_is_dropped(paths, torn):
     log = MetricsLog(paths, PLAN, write=True)
     log.on_window(window(1))

@@ -105,7 +105,7 @@ class StderrHandler(logging.Handler):
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
-        except RecursionError:
+        except (RecursionError, errors.StoppedEarly):
             raise
         except Exception:
             self.handleError(record)

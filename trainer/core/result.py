@@ -32,6 +32,7 @@ class Result:
         thresholds: of each export, by kind.
         decided_by: the settings behind the thresholds; None in results of older versions.
         reason: of the pruner; empty unless pruned.
+        unmade: parts that failed although training did not, such as the report; the next start tries again.
     """
 
     status: str
@@ -54,6 +55,7 @@ class Result:
     thresholds: dict[str, float] = dataclasses.field(default_factory=dict)
     decided_by: dict[str, Any] | None = None
     reason: str = ""
+    unmade: list[str] = dataclasses.field(default_factory=list)
 
     def write(self, path: str) -> None:
         """Write the JSON file."""

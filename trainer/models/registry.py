@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from trainer.core import registry
 from trainer.core.config import NETWORKS, ModelConfig
-from trainer.core.errors import RequestError
+from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.storage.transient import is_transient
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +57,11 @@ def _outside(name: str) -> Network:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
+    except StoppedEarly:
+        raise
     except Exception as error:  # The module is not ours: importing it can fail in any way.
+        if is_transient(error):
+            raise
         raise RequestError(
             f"--model={name}: expected a module that can be imported, received {error!r}; start in its folder or set "
             "PYTHONPATH"

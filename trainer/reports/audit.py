@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
+from trainer.core.storage.transient import is_transient
 from trainer.data.audit import cues, digest, duplicates, measure, scan
 from trainer.data.audit import summary as summaries
 from trainer.data.audit.cues import FILE, PICTURE, Finding
@@ -168,7 +170,11 @@ def _picture(records: Records, index: int) -> html.Picture | None:
             image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
             small = measure.rgb(image).copy()  # Load the pixels before the file is closed.
             small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    except Exception:  # It was good when it was scanned; the page is useful without it.
+    except StoppedEarly:
+        raise
+    except Exception as error:  # It was good when it was scanned; the page is useful without it.
+        if is_transient(error):
+            raise
         return None
     name = files.printable(records.names[index])
     row = records.table[index]

@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import __version__
+from trainer.core.errors import StoppedEarly
 from trainer.core.job_dir import EXPORT_CARD
 from trainer.core.storage import files
+from trainer.core.storage.transient import may_pass
 from trainer.evaluation import calibration, metrics, sources
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import console, evaluation_sections, html, metric_titles
@@ -176,10 +178,17 @@ def _made(metadata: Mapping[str, Any], facts: CardFacts) -> dict[str, Any]:
 
 
 def attempt(make: Callable[[], str]) -> str:
-    """Return a card; log an error and return "" if it fails, because a card must not cost a trained model."""
+    """Return a card; log an error and return "" if it fails, because a card must not cost a trained model.
+
+    What the next start may find in order, a storage that is away or a full disk, is not caught, nor is a stop request.
+    """
     try:
         return make()
-    except Exception:
+    except StoppedEarly:
+        raise
+    except Exception as error:
+        if may_pass(error):
+            raise
         log.exception("the model card could not be made")
         return ""
 

@@ -23,9 +23,10 @@ import yaml
 
 from trainer.core import config as config_lib
 from trainer.core.config import Value
-from trainer.core.errors import RequestError
+from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.registry import Registry
 from trainer.core.storage import files
+from trainer.core.storage.transient import is_transient
 
 KINDS = ("float", "int", "choice", "bool")
 _KEYS = ("name", "kind", "range", "values", "log", "condition", "points")
@@ -117,7 +118,11 @@ def read(path: str) -> Space:
     """
     try:
         entries = yaml.safe_load(path if path.startswith("[") else files.read_text(path))
+    except StoppedEarly:
+        raise
     except Exception as error:  # Local, remote and YAML errors have no common type.
+        if is_transient(error):
+            raise
         raise RequestError(f"--space: expected a readable YAML or JSON file, received {path!r}: {error}") from error
     try:
         return from_entries(entries)

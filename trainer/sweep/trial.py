@@ -20,6 +20,7 @@ from trainer.core.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, Re
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
 from trainer.core.storage import files
+from trainer.core.storage.transient import is_transient
 from trainer.distributed.cluster import Cluster
 from trainer.sweep import pruning
 from trainer.sweep.pruning import MedianPruner
@@ -66,6 +67,8 @@ def run_here(config: Config, pruner: MedianPruner | None = None) -> result.Resul
         refuse_full_disk([str(error)])
         raise TrialFailed(" ".join(str(error).split())) from error
     except Exception as error:
+        if isinstance(error, OSError) and is_transient(error):  # Nor is this the trial's fault.
+            raise
         words = f"{type(error).__name__}: {error}"
         refuse_full_disk([words])
         if is_out_of_memory(words):

@@ -2,7 +2,8 @@
 
 A folder ``checkpoints/<step>/`` holds ``arrays.npz`` (weights, optimizer, loss scale), ``state.json`` (everything
 else that decides the future) and ``COMMIT.json`` (sizes and SHA-256 of both), which is written last.  Without it, or
-with a file that does not match it, the checkpoint does not exist.
+with a file that does not match it, the checkpoint does not exist.  A step that is saved again gets files of other names
+(``file`` in the marker), so that the marker, which is replaced in one step, always describes files that are there.
 Owns: that format.  Does not own: what is in the state, or when to save (``checkpoint_manager.py``).
 """
 
@@ -11,21 +12,23 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.core.arrays import Arrays
-from trainer.core.errors import RequestError
+from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import files
+from trainer.core.storage.transient import is_transient, reason
 
 log = logging.getLogger(__name__)
 
 _ARRAYS = "arrays.npz"
 _STATE = "state.json"
 _COMMIT = "COMMIT.json"
+_AGAIN = "again-"  # Of a step that is saved again, in turn with the plain names.
 
 
 class DamagedCheckpoint(Exception):
@@ -44,10 +47,17 @@ class Checkpoint:
 class CheckpointStore:
     """The checkpoints of one job, oldest first by step."""
 
-    def __init__(self, folder: str, keep: int) -> None:
-        """Open a folder, which need not exist yet; a save keeps the ``keep`` newest checkpoints."""
+    def __init__(self, folder: str, keep: int, *, logs: Sequence[str] = ()) -> None:
+        """Open a folder, which need not exist yet.
+
+        Args:
+            folder: of the checkpoints.
+            keep: number of newest checkpoints that a save keeps.
+            logs: files that must not know fewer steps than a checkpoint, even after a power cut.
+        """
         self._folder = folder
         self._keep = keep
+        self._logs = logs
 
     def steps(self) -> list[int]:
         """Return the steps that have a commit marker, in ascending order."""
@@ -57,29 +67,84 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint, *, protect: int | None = None) -> str:
         """Write a checkpoint, prune old ones, and return its folder.
 
+        Until the new one is complete, an older one of the same step stays.  A failure leaves nothing of the new one.
+
         Args:
-            checkpoint: what to write; an unfinished or older folder of the same step is replaced.
+            checkpoint: what to write.
             protect: step of a checkpoint that is kept although it is old (the best one).
         """
-        # An older folder of this step may hold a marker: remove it before any file changes.
         path = self.path(checkpoint.step)
-        files.remove_tree(path)
+        older = self._committed(path)
+        if not older:  # At most what a kill left, or a damaged marker.
+            self._remove(path)
         # Serialize in memory, so that sizes and digests are those of what is written, not of what was read back.
         buffer = io.BytesIO()
         np.savez(buffer, **checkpoint.arrays)  # type: ignore[arg-type]
-        contents = {
-            _ARRAYS: buffer.getvalue(),
-            _STATE: json.dumps(checkpoint.state, indent=1, sort_keys=True).encode(),
-        }
-        # Write the contents; a kill from here to the marker leaves an unfinished checkpoint, which readers skip.
-        for name, content in contents.items():
-            files.write_bytes(files.join(path, name), content)
-        # Commit: the marker appears whole or not at all, and makes the checkpoint exist.
-        marks = {name: {"bytes": len(content), "sha256": _digest(content)} for name, content in contents.items()}
-        files.write_text(files.join(path, _COMMIT), json.dumps({"step": checkpoint.step, "files": marks}, indent=1))
+        state = json.dumps(checkpoint.state, indent=1, sort_keys=True).encode()
+        prefix = _AGAIN if _ARRAYS in older else ""
+        contents = {prefix + _ARRAYS: buffer.getvalue(), prefix + _STATE: state}
+        try:
+            self._write(path, checkpoint.step, contents)
+        except StoppedEarly:  # The storage is away, or no longer ours: the next start removes it.
+            raise
+        except Exception:
+            self._discard(path, contents)
+            raise
+        for name in older:
+            files.remove(files.join(path, name))
         # Delete old checkpoints only now, when a newer one is complete.
         self._prune(protect)
         return path
+
+    def _write(self, path: str, step: int, contents: Mapping[str, bytes]) -> None:
+        """Write the files, and last the marker, which makes the checkpoint exist."""
+        marks = {}
+        for name, content in contents.items():
+            files.write_bytes(files.join(path, name), content)
+            mark = {"bytes": len(content), "sha256": _digest(content)}
+            plain = name.removeprefix(_AGAIN)
+            marks[plain] = mark if name == plain else {**mark, "file": name}
+        for log_file in self._logs:
+            files.sync(log_file)
+        files.write_text(files.join(path, _COMMIT), json.dumps({"step": step, "files": marks}, indent=1))
+
+    def _discard(self, path: str, names: Iterable[str]) -> None:
+        """Remove the files that a failed save has written, unless the marker already describes them."""
+        described = self._committed(path)
+        for name in set(names) - set(described):
+            files.remove(files.join(path, name))
+        if not described:
+            files.remove_tree(path)
+
+    def _committed(self, path: str) -> list[str]:
+        """Return the names of the files that a folder's marker describes; none if there is no marker or it is torn."""
+        marker = files.join(path, _COMMIT)
+        if not files.exists(marker):
+            return []
+        try:
+            return [mark.get("file", name) for name, mark in json.loads(files.read_bytes(marker))["files"].items()]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return []
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, whose course a rollback has abandoned; the newest first."""
+        for later in reversed(self.steps()):
+            if later > step:
+                log.warning("checkpoint %s belongs to the abandoned course: removed", self.path(later))
+                self._remove(self.path(later))
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed saves left; only for the process that alone writes here."""
+        for name in files.list_names(self._folder):
+            folder = files.join(self._folder, name)
+            if not name.isdigit():
+                continue
+            if not files.exists(files.join(folder, _COMMIT)):
+                log.warning("checkpoint %s was never finished: removed", folder)
+                files.remove_tree(folder)
+            elif described := self._committed(folder):  # A torn marker stays for a person to look at.
+                for other in set(files.list_names(folder)) - {_COMMIT, *described}:
+                    files.remove(files.join(folder, other))
 
     def newest(self, *, skip: int = 0) -> Checkpoint | None:
         """Return the newest complete checkpoint; damaged and unfinished ones are logged and skipped.
@@ -119,13 +184,20 @@ class CheckpointStore:
         try:
             # Verify every byte before any of it is parsed.
             marks = json.loads(files.read_text(files.join(path, _COMMIT)))["files"]
-            contents = {name: _verified(files.join(path, name), mark) for name, mark in marks.items()}
+            contents = {name: _verified(files.join(path, mark.get("file", name)), mark) for name, mark in marks.items()}
             with np.load(io.BytesIO(contents[_ARRAYS]), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             return Checkpoint(step, arrays, json.loads(contents[_STATE]))
-        except DamagedCheckpoint:
+        except (DamagedCheckpoint, StoppedEarly):
             raise
+        except PermissionError as error:
+            raise RequestError(
+                f"expected the checkpoint {path!r} to be readable, received: {reason(error)}; give this user the right "
+                "to read it"
+            ) from error
         except Exception as error:  # Damaged bytes can raise anything in a parser.
+            if is_transient(error):
+                raise
             raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from error
 
     def read_inputs(self, step: int) -> dict[str, str]:
@@ -142,7 +214,12 @@ class CheckpointStore:
     def _prune(self, protect: int | None) -> None:
         for step in self.steps()[: -self._keep]:
             if step != protect:
-                files.remove_tree(self.path(step))
+                self._remove(self.path(step))
+
+    def _remove(self, path: str) -> None:
+        """Remove a checkpoint, its marker first: a kill in between leaves an unfinished one, not a damaged one."""
+        files.remove(files.join(path, _COMMIT))
+        files.remove_tree(path)
 
     def path(self, step: int) -> str:
         """Return the folder of a step's checkpoint, whether it exists or not."""

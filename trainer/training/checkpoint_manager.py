@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from trainer.core.config import Config
-from trainer.core.errors import Diverged, JobFailed, RequestError
+from trainer.core.errors import Diverged, JobFailed, RequestError, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.distributed.process_group import SingleProcess
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
@@ -51,6 +51,7 @@ class CheckpointManager:
         self._before_save = before_save
         self._paths = JobPaths(config.loop.job_dir)
         self._writer = AsyncCheckpointWriter(store)
+        self._abandoned: set[int] = set()  # Steps whose checkpoints rollbacks removed, and that were not saved again.
         group.on_abort(self._writer.finish)
 
     def restore(self) -> None:
@@ -61,6 +62,8 @@ class CheckpointManager:
         """
         # All processes read the step that the chief chose, even if they see a newer one.
         checkpoint = newest_checkpoint(self._group, self._store)
+        if self._group.index == 0:  # It holds the lock: whatever is unfinished was left by a dead process.
+            self._store.remove_leftovers()
         if checkpoint is None:
             if self._config.checkpoint.resume == "required":
                 raise RequestError(
@@ -85,7 +88,8 @@ class CheckpointManager:
         # A write that still runs may be of the newest checkpoint.
         self._writer.finish()
         is_enabled = self._config.loop.on_divergence == "rollback"
-        checkpoint = newest_checkpoint(self._group, self._store, skip=rollbacks - 1) if is_enabled else None
+        skip = rollbacks - 1 - len(self._abandoned)
+        checkpoint = newest_checkpoint(self._group, self._store, skip=max(skip, 0)) if is_enabled else None
         if checkpoint is None or rollbacks > _MAX_ROLLBACKS:
             raise JobFailed(str(divergence)) from divergence
         self._apply(checkpoint)
@@ -94,6 +98,21 @@ class CheckpointManager:
             self._state.schedule.lower()
         log.warning("%s; back to step %d, learning rate now %.1e",
                     divergence, checkpoint.step, self._state.schedule.rate(checkpoint.step))  # fmt: skip
+        self._group.gather(None)  # All have read the checkpoint, whose files are replaced now.
+        self._abandon_later_course(checkpoint.step)
+
+    def _abandon_later_course(self, step: int) -> None:
+        """Make the rollback to a step last: a later start must neither take a newer checkpoint nor forget the count.
+
+        The lower rate is saved first: a kill before the removal makes the next start diverge and roll back once more.
+        """
+        if self._group.index != 0:
+            return
+        self._writer.save(self._snapshot(), best_step=self._state.stopping.best_step, wait=True)
+        self._writer.finish()
+        self._writer.collect()  # The later ones are void, and this one is announced already.
+        self._abandoned |= {later for later in self._store.steps() if later > step}
+        self._store.remove_after(step)
 
     def save(self, *, must: bool) -> None:
         """Start to write the state as it is.
@@ -111,13 +130,21 @@ class CheckpointManager:
         if not must and self._group.index != 0:
             return
         # A copy in host memory, which training does not change while it is written.
-        checkpoint = self._state.snapshot(inputs=self._inputs, journal=self._statistics.state())
+        checkpoint = self._snapshot()
         _refuse_non_finite(checkpoint)
         if self._group.index == 0:
+            self._abandoned.discard(checkpoint.step)
             self._writer.save(checkpoint, best_step=self._state.stopping.best_step, wait=must)
 
+    def _snapshot(self) -> Checkpoint:
+        return self._state.snapshot(inputs=self._inputs, journal=self._statistics.state())
+
     def collect_saved(self) -> list[Saved]:
-        """Return the checkpoints that reached the disk since the last call."""
+        """Return the checkpoints that reached the disk since the last call.
+
+        Raises:
+            StoppedEarly: if this job may no longer write.
+        """
         return [saved for saved in self._writer.collect() if not saved.error]
 
     def announce_stop(self, reason: str) -> None:
@@ -135,10 +162,12 @@ class CheckpointManager:
 
         Raises:
             JobFailed: if so; in the chief.
+            StorageDown: if so, and the cause may pass by itself.
         """
         last = self._writer.last
         if last is not None and (last.error or last.step != self._state.step):
-            raise JobFailed(
+            kind = StorageDown if last.may_pass else JobFailed
+            raise kind(
                 f"the state of step {self._state.step} could not be saved ({last.error or 'not written'}); free space "
                 "or repair the folder, then rerun the same command: it continues from the newest complete checkpoint"
             )

@@ -2,6 +2,7 @@
 
 Owns: when a write runs, and its outcome.  Does not own: the format (``checkpoint.py``).
 A failed write is reported and does not end training: older checkpoints stay intact, and the next save tries again.
+Only a job that has lost its lock ends, as another one may write the same files.
 """
 
 import dataclasses
@@ -9,6 +10,8 @@ import logging
 import threading
 import time
 
+from trainer.core.errors import StoppedEarly, StorageDown
+from trainer.core.storage.transient import is_transient
 from trainer.training.checkpoint import Checkpoint, CheckpointStore
 
 log = logging.getLogger(__name__)
@@ -23,12 +26,14 @@ class Saved:
         path: its folder.
         seconds: that the thread took.
         error: why it failed; empty if it succeeded.
+        may_pass: whether that may pass by itself.
     """
 
     step: int
     path: str
     seconds: float
     error: str = ""
+    may_pass: bool = False
 
 
 class AsyncCheckpointWriter:
@@ -40,6 +45,7 @@ class AsyncCheckpointWriter:
         self._thread: threading.Thread | None = None
         self._done: list[Saved] = []
         self._retry: Checkpoint | None = None  # The best epoch's state, if its write failed.
+        self._lost: StoppedEarly | None = None
         self.last: Saved | None = None
 
     def save(self, checkpoint: Checkpoint, *, best_step: int, wait: bool) -> bool:
@@ -62,7 +68,13 @@ class AsyncCheckpointWriter:
         return True
 
     def collect(self) -> list[Saved]:
-        """Return the writes that ended since the last call."""
+        """Return the writes that ended since the last call.
+
+        Raises:
+            StoppedEarly: if one of them found that this job may no longer write.
+        """
+        if self._lost is not None:
+            raise self._lost
         done, self._done = self._done, []
         return done
 
@@ -84,11 +96,14 @@ class AsyncCheckpointWriter:
 
     def _try(self, checkpoint: Checkpoint, best_step: int) -> Saved:
         started = time.monotonic()
-        error = ""
+        error, may_pass = "", False
         try:
             self._store.save(checkpoint, protect=best_step)
         except Exception as failure:  # Disks and buckets raise unrelated types; none may end training.
             error = f"{type(failure).__name__}: {failure}"
+            may_pass = isinstance(failure, StorageDown) or is_transient(failure)
+            if isinstance(failure, StoppedEarly) and not may_pass:
+                self._lost = failure
             log.warning("the checkpoint of step %d could not be written (%s): older ones stay, the next save tries "
                         "again", checkpoint.step, error)  # fmt: skip
-        return Saved(checkpoint.step, self._store.path(checkpoint.step), time.monotonic() - started, error)
+        return Saved(checkpoint.step, self._store.path(checkpoint.step), time.monotonic() - started, error, may_pass)

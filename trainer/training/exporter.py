@@ -19,6 +19,7 @@ from trainer.core.errors import JobFailed, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.result import Result
 from trainer.core.storage import files
+from trainer.core.storage.transient import may_pass
 from trainer.data import preview
 from trainer.data.audit import digest
 from trainer.data.image_source import ImageSource
@@ -28,7 +29,7 @@ from trainer.evaluation import calibration
 from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
-from trainer.training import evaluator
+from trainer.training import evaluator, resume
 from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.training.loop import Plan, StopReason
 from trainer.training.metrics_log import utc_now
@@ -59,6 +60,7 @@ class Exporter:
         self._train = train
         self._validation = validation
         self._paths = JobPaths(config.loop.job_dir)
+        self._unmade: list[str] = []  # Parts of the result that failed; the next start tries again.
 
     def result(self, reason: StopReason, *, images_per_second: float, skipped: dict[str, int]) -> Result:
         """Export, write the report, and return the result (which is not written yet).
@@ -67,8 +69,10 @@ class Exporter:
             JobFailed: if an export differs from the live model, or its checkpoint is damaged.
         """
         state, runtime = self._state, self._runtime
+        self._remove_unfinished()
         exports, thresholds = self._export(skipped)
-        self._write_report()
+        if not self._write_report():
+            self._unmade.append("report")
         return Result(
             status="done",
             stopped_by=reason.value,
@@ -90,7 +94,14 @@ class Exporter:
             thresholds=thresholds,
             decided_by=self._config.export.decision,
             reason=state.pruned_because,
+            unmade=self._unmade,
         )
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a kill left of earlier exports."""
+        for folder in resume.unfinished_exports(self._paths):
+            log.warning("export %s was never finished: removed", folder)
+            files.remove_tree(folder)
 
     def _export(self, skipped: dict[str, int]) -> tuple[dict[str, str], dict[str, float]]:
         steps = {"best": self._state.stopping.best_step, "last": self._state.step}
@@ -108,6 +119,9 @@ class Exporter:
             predictions = scores[steps[kind]]
             decisions[kind] = self._decide(*predictions)
             metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
+            card = model_card.attempt(functools.partial(self._card, arrays, metadata, *predictions, skipped))
+            if not card:
+                self._unmade.append(f"model card of {kind}")
             # Write, reload in a fresh process, and compare with the live model.
             difference = saved_model.write(
                 target,
@@ -116,7 +130,7 @@ class Exporter:
                 self._samples(),
                 config=self._config.model,
                 image_size=self._config.data.image_size,
-                card=model_card.attempt(functools.partial(self._card, arrays, metadata, *predictions, skipped)),
+                card=card,
             )
             log.info("exported %s: %s (reloaded in a fresh process, differs by at most %.1e)", kind, target, difference)
             exports[kind] = target
@@ -198,8 +212,12 @@ class Exporter:
         contents = ImageSource(self._validation, self._config.data, cached=False).encoded(positions)
         return [content for content in contents if isinstance(content, bytes)]
 
-    def _write_report(self) -> None:
-        """Write the training report; a plot that fails must not cost a trained model, so it is logged instead."""
+    def _write_report(self) -> bool:
+        """Write the training report; a plot that fails must not cost a trained model, so it is logged instead.
+
+        Returns:
+            Whether it was written.
+        """
         try:
             seed = self._config.loop.seed
             batch = preview.of_batch(
@@ -211,8 +229,12 @@ class Exporter:
             )
         except StoppedEarly:
             raise
-        except Exception:
+        except Exception as error:
+            if may_pass(error):
+                raise
             log.exception("the training report could not be drawn")
+            return False
+        return True
 
 
 def _summary(values: dict[str, Any]) -> dict[str, float | None]:

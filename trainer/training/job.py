@@ -16,9 +16,10 @@ import tensorflow as tf
 from trainer import __version__
 from trainer.core import result as result_lib
 from trainer.core.config import Config
-from trainer.core.errors import StoppedEarly
+from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
+from trainer.core.storage import transient
 from trainer.data import interruptible
 from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split, positive_class_index
@@ -145,7 +146,15 @@ class Job:
         """Export in the chief; the other processes wait for the result."""
         group = self.request.group
         group.mark_training_done()
-        values = dataclasses.asdict(self._make_result(reason)) if self.request.is_chief else None
+        try:
+            values = dataclasses.asdict(self._make_result(reason)) if self.request.is_chief else None
+        except OSError as error:
+            if not transient.may_pass(error):
+                raise
+            raise StorageDown(
+                f"the export could not be written ({error}); all training state is saved: free space or repair the "
+                "file system, then rerun the same command"
+            ) from error
         return result_lib.Result(**group.broadcast(values))
 
     def _make_result(self, reason: loop.StopReason) -> result_lib.Result:
@@ -191,7 +200,8 @@ def build(request: Request) -> Job:
     observers = Observers([metrics_log, writer, *_more_observers(request, writer, state)])
     # Restore before anything reads the state's step.
     statistics = StepStatistics(request.plan)
-    store = CheckpointStore(paths.checkpoints, config.checkpoint.keep_checkpoints)
+    logs = (paths.metrics, paths.skipped)
+    store = CheckpointStore(paths.checkpoints, config.checkpoint.keep_checkpoints, logs=logs)
     checkpoints = CheckpointManager(
         config, request.group, store, state, statistics, _checkpoint_inputs(request, runtime),
         before_save=(metrics_log.flush, writer.send, bad_images.flush),

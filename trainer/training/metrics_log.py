@@ -8,6 +8,7 @@ Imports no TensorFlow.
 import datetime
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from trainer.core.job_dir import JobPaths
@@ -32,6 +33,7 @@ class MetricsLog(Observer):
         self._plan = plan
         self._write = write
         self._lines = BufferedLines(paths.metrics)
+        self._validated = -1  # Step of a validation whose line an earlier start wrote; -1: none.
 
     def on_start(self, start: Start) -> None:
         """Drop the lines of steps that will be done again; write the "start" line unless this is a rollback."""
@@ -44,7 +46,10 @@ class MetricsLog(Observer):
         self._append([self._record("train", line.step, dict(line.values)) for line in window.lines])
 
     def on_validation(self, validation: Validation) -> None:
-        """Write the line of a validation."""
+        """Write the line of a validation, in place of one whose outcome a kill kept out of the checkpoint."""
+        if validation.step == self._validated:
+            self._keep(lambda record: record["kind"] != "validation" or record["step"] != validation.step)
+            self._validated = -1
         self.write_line("validation", validation.step, **validation.values)
 
     def on_checkpoint(self, checkpoint: SavedCheckpoint) -> None:
@@ -62,13 +67,20 @@ class MetricsLog(Observer):
 
     def _drop_after(self, step: int) -> None:
         """Remove the lines of later steps, the "end" line, and a last line that a kill cut off."""
+        records = self._keep(lambda record: record["step"] <= step and record["kind"] != "end")
+        validated = {record["step"] for record in records if record["kind"] == "validation"}
+        self._validated = step if step in validated else -1
+
+    def _keep(self, is_valid: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Rewrite the file without the lines that are not valid, if there are any; return the others' records."""
         self._lines.flush()
         if not self._write or not files.exists(self._paths.metrics):
-            return
-        lines = files.read_text(self._paths.metrics).splitlines(keepends=True)
-        kept = [line for line in lines if _is_complete(line) and _is_valid_at(json.loads(line), step)]
-        if kept != lines:
-            files.write_text(self._paths.metrics, "".join(kept))
+            return []
+        lines = files.read_bytes(self._paths.metrics).decode("utf-8", "replace").splitlines(keepends=True)
+        kept = [(line, record) for line in lines if (record := _record_of(line)) and is_valid(record)]
+        if len(kept) < len(lines):
+            files.write_text(self._paths.metrics, "".join(line for line, _ in kept))
+        return [record for _, record in kept]
 
     def _record(self, kind: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
         values = {name: round_rate(value) if name == "learning_rate" else value for name, value in values.items()}
@@ -94,14 +106,10 @@ def _is_not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _is_valid_at(record: dict[str, Any], step: int) -> bool:
-    """Return whether a line is still true when the job continues after ``step``."""
-    return bool(record["step"] <= step and record["kind"] != "end")
-
-
-def _is_complete(line: str) -> bool:
-    """Return whether a line was written to its end; a kill can cut the last one."""
+def _record_of(line: str) -> dict[str, Any] | None:
+    """Return a line's record; None if it was not written to its end, as a kill can cut the last one."""
     try:
-        return line.endswith("\n") and isinstance(json.loads(line), dict)
+        record = json.loads(line) if line.endswith("\n") else None
     except json.JSONDecodeError:
-        return False
+        return None
+    return record if isinstance(record, dict) and {"kind", "step"} <= record.keys() else None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from trainer.core import config as config_lib
 from trainer.core.errors import JobFailed, RequestError
-from trainer.core.job_dir import JobPaths, SweepPaths
+from trainer.core.job_dir import MODEL_FILE, JobPaths, SweepPaths
 from trainer.core.storage import files
 from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint
 
@@ -33,6 +33,8 @@ def prepare(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str
     Raises:
         RequestError: if job_dir holds a sweep, or a job with other settings that decide its result.
     """
+    for folder in (paths.job_dir, paths.report, paths.tensorboard):
+        files.remove_leftovers(folder)
     if config.checkpoint.resume == "never":
         if _is_begun(config, paths, images):
             log.warning("--resume=never: continuing the unfinished job that the same command began; to start over, "
@@ -140,6 +142,18 @@ def move_aside(paths: JobPaths) -> None:
     # The settings first: without them, what a kill leaves is no unfinished job that a restart would continue.
     for name in sorted(names, key=lambda name: (name not in _SETTINGS, name)):
         files.rename(files.join(paths.job_dir, name), files.join(target, name))
+
+
+def unfinished_exports(paths: JobPaths) -> list[str]:
+    """Return the folders below ``export/`` that a kill left: staging folders, and versions without a model."""
+    unfinished = []
+    for kind in ("best", "last"):
+        for name in files.list_names(paths.exports(kind)):
+            folder = files.join(paths.exports(kind), name)
+            is_version = name.isdecimal() and not files.exists(files.join(folder, MODEL_FILE))
+            if is_version or name.endswith(files.STAGING):
+                unfinished.append(folder)
+    return unfinished
 
 
 def count_start(paths: JobPaths, step: int, limit: int) -> None:

@@ -116,6 +116,11 @@ def _prepare(config: Config, plan: Plan, paths: JobPaths, images: Mapping[str, s
     finished = result.read(paths.result)
     if finished is None or not is_complete(finished, config, plan):
         return None
+    missing = [*finished.unmade, *resume.unfinished_exports(paths)]
+    if missing:
+        log.info("trained already, but not made: %s; trying again", ", ".join(missing))
+        files.remove(paths.restarts)  # However often that fails, the training has succeeded.
+        return None
     log.info("already done: %s ended at step %d by %s", paths.job_dir, finished.step, finished.stopped_by)
     return dataclasses.asdict(finished)
 

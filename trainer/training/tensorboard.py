@@ -22,6 +22,7 @@ from trainer.core import config as config_lib
 from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import files
+from trainer.core.storage.transient import is_transient
 from trainer.data import preview
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -180,7 +181,9 @@ class TensorBoardReporter(Observer):
             self._writer.add(step, write)
         except StoppedEarly:
             raise
-        except Exception:
+        except Exception as error:
+            if is_transient(error):
+                raise
             self._enabled = False
             log.exception("--tensorboard=all: nothing is written from now on, training continues")
 
@@ -252,5 +255,9 @@ def write(job_dir: str, trial_id: str, values: Mapping[str, Any], metric: str, s
             own = summary_pb2.Summary.FromString(proto)
             writer.add_event(event_pb2.Event(wall_time=time.time(), step=0, summary=own))
         writer.close()
+    except StoppedEarly:
+        raise
     except Exception as error:  # A full disk, say; the type depends on the storage.
+        if is_transient(error):
+            raise
         log.warning("TensorBoard HParams cannot be written: %s", error)

@@ -74,6 +74,10 @@ class Storage(Protocol):
     def append(self, path: str, content: bytes) -> None:
         """Append to a file, creating it if needed; after an error the file is unchanged."""
 
+    def sync(self, path: str) -> None:
+        """Make sure that a file's content survives a power cut, if ``append`` does not; nothing if there is no file."""
+        return  # Most storages have stored what ``append`` returned for.
+
     def make_dirs(self, path: str) -> None:
         """Create a folder and its parents; does nothing if it exists or the storage has no folders."""
 

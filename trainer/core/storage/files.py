@@ -7,22 +7,31 @@ Imports no TensorFlow.
 
 import contextlib
 import os
+import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from trainer.core import storage
-from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.errors import RequestError, StoppedEarly, StorageDown
 from trainer.core.storage import for_path, is_remote
+from trainer.core.storage.transient import may_pass, reason
 
 __all__ = [
     "absolute", "append_bytes", "append_text", "exists", "is_dir", "is_remote", "join", "list_below", "list_names",
     "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes", "read_range", "read_text", "remove",
-    "remove_tree", "rename", "require_form", "require_writable", "write_bytes", "write_text",
+    "remove_leftovers", "remove_tree", "rename", "require_form", "require_writable", "sync", "write_bytes",
+    "write_text",
 ]  # fmt: skip
 
 _THREADS = 16
 _PART_BYTES = 16 * 2**20  # Of a large object that is downloaded in parts.
+
+STAGING = ".tmp"  # Ending of a folder that is being published.
+
+# What a killed process leaves: files that are being written, parts of an object that grows, and probes.
+_LEFTOVER = re.compile(r"(?!\.write-probe).*\.(tmp|part)-[0-9a-f]+|\.write-probe-[0-9a-f]+")
 
 
 def require_form(path: str, flag: str) -> None:
@@ -118,6 +127,11 @@ def append_text(path: str, content: str) -> None:
     append_bytes(path, content.encode("utf-8"))
 
 
+def sync(path: str) -> None:
+    """Make sure that appended text survives a power cut; does nothing if there is no such file."""
+    for_path(path).sync(path)
+
+
 def make_dirs(path: str) -> None:
     """Create a folder and its parents; does nothing if it exists, or in a bucket, which has no folders."""
     for_path(path).make_dirs(path)
@@ -138,26 +152,63 @@ def remove_tree(path: str) -> None:
     for_path(path).remove_tree(path)
 
 
+def remove_leftovers(folder: str) -> None:
+    """Remove what killed processes left right in a folder; only for who alone writes there.
+
+    The temporary file of another process's probe stays, as that process is about to rename it.
+    """
+    for name in list_names(folder):
+        if _LEFTOVER.fullmatch(name):
+            remove(join(folder, name))
+
+
 def publish(folder: str, target: str, last: str) -> None:
     """Copy a finished local folder to ``target``, replacing it, so that no reader takes a partial copy for the whole.
 
     Where folders can be renamed in one step, the copy is renamed into place.  Elsewhere the file ``last``, by which
-    readers recognise the folder, is removed first and uploaded last.
+    readers recognise the folder, is removed first and uploaded last.  A failure leaves no partial copy.
     """
-    staging = f"{target}.tmp" if for_path(target).renames_atomically else target
+    staging = target + STAGING if for_path(target).renames_atomically else target
     remove(join(staging, last))
     remove_tree(staging)
+    try:
+        _copy(folder, staging, last)
+        if staging != target:
+            _replace(staging, target)
+    except StorageDown:  # Nothing can be removed either; the next call or start does that.
+        raise
+    except BaseException:
+        with contextlib.suppress(OSError, StoppedEarly):
+            remove(join(staging, last))
+            remove_tree(staging)
+        raise
+
+
+def _copy(folder: str, target: str, last: str) -> None:
+    """Copy all files of a local folder, the one named ``last`` last."""
     names = sorted(list_below(folder, hidden=True), key=lambda name: name == last)
 
     def copy(name: str) -> None:
-        write_bytes(join(staging, name), read_bytes(join(folder, name)))
+        write_bytes(join(target, name), read_bytes(join(folder, name)))
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(copy, names[:-1]))
     copy(names[-1])
-    if staging != target:
-        remove_tree(target)
-        rename(staging, target)
+
+
+def _replace(folder: str, target: str) -> None:
+    """Rename a folder to ``target``; an older one there is moved aside first, so that the gap is one rename long."""
+    older = f"{target}.old{STAGING}"
+    remove_tree(older)
+    if exists(target):
+        rename(target, older)
+    try:
+        rename(folder, target)
+    except BaseException:
+        if exists(older) and not exists(target):
+            rename(older, target)
+        raise
+    remove_tree(older)
 
 
 @contextlib.contextmanager
@@ -197,15 +248,23 @@ def require_writable(path: str, flag: str) -> None:
     Raises:
         RequestError: naming the flag, if the folder cannot be created or written; also for a missing bucket or
             permission.
+        StorageDown: if that may pass by itself, as a full disk does.
     """
-    probe = join(path, f".write-probe-{os.getpid()}")
+    # Several processes may check a folder at once, each the first process of its container.
+    probe = join(path, f".write-probe-{uuid.uuid4().hex[:16]}")
     try:
         with _about(flag):
             make_dirs(path)
             write_bytes(probe, b"")
             remove(probe)
-    except (RequestError, StoppedEarly):
-        raise
-    except Exception as error:  # Libraries and the operating system raise unrelated types for the same refusal.
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"--{flag}: expected a folder that can be written, received {path!r}: {reason}") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, RequestError):
+            raise
+        if may_pass(error):
+            raise StorageDown(
+                f"--{flag}: {path!r} cannot be written ({reason(error)}); free space or repair the file system, then "
+                "rerun the same command"
+            ) from error
+        raise RequestError(
+            f"--{flag}: expected a folder that can be written, received {path!r}: {reason(error)}"
+        ) from error

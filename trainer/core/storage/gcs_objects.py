@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainer.core.errors import StoppedEarly
+from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.storage.gcs_client import (
     FENCES,
     Changed,
@@ -210,7 +210,6 @@ def append(path: str, content: bytes) -> None:
         return
     # The new bytes become an object of their own, which the storage then joins to the old one.
     part = f"{path}.part-{uuid.uuid4().hex}"
-    write(part, content)
 
     def compose(bucket: Any, name: str) -> None:
         whole = bucket.blob(name)
@@ -218,15 +217,29 @@ def append(path: str, content: bytes) -> None:
         sources = [bucket.blob(name), bucket.blob(split(part)[1])]
         whole.compose(sources, if_generation_match=int(before.generation), retry=None, timeout=timeout())
 
+    with _removed_afterwards(part):
+        write(part, content)
+        try:
+            call(path, compose, writes=True)
+        except Changed as error:
+            # Either another process wrote, or an earlier attempt of ours did and its answer got lost.
+            after = stat(path)
+            if after is None or after.crc32c != _crc_of_both(before.crc32c, content):
+                raise _changed_by_another(path) from error
+
+
+@contextlib.contextmanager
+def _removed_afterwards(part: str) -> Iterator[None]:
+    """Remove an object, which only this call knows, after the block, also if a lock was lost meanwhile."""
     try:
-        call(path, compose, writes=True)
-    except Changed as error:
-        # Either another process wrote, or an earlier attempt of ours did and its answer got lost.
-        after = stat(path)
-        if after is None or after.crc32c != _crc_of_both(before.crc32c, content):
-            raise _changed_by_another(path) from error
-    finally:
-        remove(part)
+        yield
+    except StorageDown:  # It cannot be removed either: the job's next start does that.
+        raise
+    except BaseException:
+        with contextlib.suppress(StoppedEarly):
+            remove(part, fenced=False)
+        raise
+    remove(part, fenced=False)
 
 
 def _crc(content: bytes) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,8 @@ _CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, err
 
 # Asked before each write of this process to a local path; empty unless a lease stands in for a lock.
 FENCES = Fences()
+# With these a file system says that it cannot flush a folder, or need not.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
 
 
 class LocalStorage(Storage):
@@ -73,16 +76,23 @@ class LocalStorage(Storage):
         return retry(path, attempt)
 
     def write(self, path: str, content: bytes) -> None:
-        """Write to a temporary name, flush to disk, then rename."""
+        """Write to a temporary name, flush to disk, then rename; a failure leaves nothing behind."""
         FENCES.check()
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        temporary = f"{path}.tmp-{os.getpid()}"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        FENCES.check()  # Writing took time.
-        os.replace(temporary, path)
+        self.make_dirs(os.path.dirname(path) or ".")
+        # Process numbers would not do: in every container the first process is number 1.
+        temporary = f"{path}.tmp-{uuid.uuid4().hex[:16]}"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            FENCES.check()  # Writing took time.
+            os.replace(temporary, path)
+        except BaseException:  # A stop request, too; a full disk must not get fuller.
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_parent(path)
 
     def append(self, path: str, content: bytes) -> None:
         """Append to a file; a write that fails halfway is cut off again."""
@@ -92,24 +102,42 @@ class LocalStorage(Storage):
             try:
                 while content:
                     content = content[file.write(content) :]
-            except OSError:  # A full disk may have accepted half of it.
+            except BaseException:  # A full disk may have accepted half of it, and so may a write that a signal ended.
                 file.truncate(size)
                 raise
 
+    def sync(self, path: str) -> None:
+        """Flush a file and its name to disk; does nothing if it does not exist."""
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            os.fsync(file.fileno())
+            _sync_parent(path)
+
     def make_dirs(self, path: str) -> None:
-        """Create a folder and its parents."""
+        """Create a folder and its parents, and flush their names to disk."""
         FENCES.check()
+        created = []
+        above = path
+        while above and not os.path.isdir(above):
+            created.append(above)
+            above = os.path.dirname(above.rstrip("/"))
         os.makedirs(path, exist_ok=True)
+        for folder in reversed(created):
+            _sync_parent(folder)
 
     def rename(self, source: str, target: str) -> None:
         """Rename a file or folder."""
         FENCES.check()
         os.replace(source, target)
+        _sync_parent(target)
 
     def remove(self, path: str) -> None:
         """Remove a file."""
         FENCES.check()
-        Path(path).unlink(missing_ok=True)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        _sync_parent(path)
 
     def remove_tree(self, path: str) -> None:
         """Remove a folder with everything in it."""
@@ -153,3 +181,21 @@ def _flock(file: BinaryIO, protects: str) -> str:
             raise
         return error.strerror or str(error)
     return ""
+
+
+def _sync_parent(path: str) -> None:
+    """Flush the names in the folder of ``path`` to disk, as after a power cut a new file may lack its name.
+
+    Some file systems refuse that, and a folder may be writable but not readable: then nothing more can be done.
+    """
+    try:
+        descriptor = os.open(os.path.dirname(path.rstrip("/")) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

@@ -28,6 +28,8 @@ TRANSIENT = frozenset({
     errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS,
 })  # fmt: skip
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 RETRY_SECONDS = 90.0  # DEEPDETECT_FILE_RETRY_SECONDS, if set, replaces it.
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # Seconds; each delay is drawn from [limit / 2, limit], and the limit doubles.
 _WARNING_SECONDS = 10.0  # Between two warnings about failed attempts.
@@ -38,6 +40,11 @@ _last_warning = -_WARNING_SECONDS  # Seconds, on the monotonic clock.
 def is_transient(error: BaseException) -> bool:
     """Return whether an error may pass by itself and says nothing about the file that it names."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in TRANSIENT)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether what failed may succeed in a later start: a file system may return, or get room again."""
+    return isinstance(error, OSError) and error.errno in TRANSIENT | FULL
 
 
 def retry(path: str, action: Callable[[], T]) -> T:

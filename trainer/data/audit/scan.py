@@ -159,6 +159,8 @@ def _read(path: str, root: str) -> bytes:
     except (measure.BadImage, StoppedEarly, MemoryError):
         raise
     except Exception as error:  # Storages and the operating system raise unrelated types for the same failure.
+        if transient.is_transient(error):
+            raise
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
         raise measure.BadImage(f"cannot be read: {reason}") from error
 
