@@ -29,7 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True, help="port to listen on")
     parser.add_argument("--dispatcher", default="", metavar="HOST:PORT", help="run a worker of this dispatcher")
     parser.add_argument("--host", default="localhost", help="host name by which trainers reach this worker")
-    parser.add_argument("--state_dir", default="", help="folder with the state that a restarted dispatcher needs")
+    parser.add_argument(
+        "--state_dir",
+        type=os.path.expanduser,
+        default="",
+        help="folder with the state that a restarted dispatcher needs",
+    )
     arguments = parser.parse_args(argv)
     try:
         if not 0 < arguments.port < 2**16:

@@ -89,6 +89,7 @@ class Predictor:
                 f"--model_dir: expected a SavedModel with the signature serving_default in {export.path!r}, "
                 f"received {first_line(error)}; export the model again"
             ) from error
+        _refuse_other_classes(export, signatures["serving_default"])
         if self._signature not in signatures:
             because = (export.details.get("explain") or {}).get("because", "it was written by an older version")
             raise NoHeatMaps(export.path, because)
@@ -200,6 +201,16 @@ class Predictor:
                 answers.errors[position] = NOT_FINITE
         if "heatmap" in output:
             answers.heatmaps.update(zip(positions, output["heatmap"].numpy(), strict=True))
+
+
+def _refuse_other_classes(export: ExportedModel, signature: Any) -> None:
+    """Refuse metadata that name more or fewer classes than the model answers with."""
+    shape = signature.structured_outputs["probabilities"].shape
+    if shape.rank == 2 and shape[1] not in (None, len(export.class_names)):
+        raise RequestError(
+            f"--model_dir: expected {export.path!r} to name the {shape[1]} classes of its model in deepdetect.json, "
+            f"received {len(export.class_names)} ({', '.join(export.class_names)}); export the model again"
+        )
 
 
 def _devices(tf: Any, requested: int) -> list[str]:

@@ -15,7 +15,8 @@ from trainer.core.config import Config
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
-from trainer.data import manifest
+from trainer.data import manifest, positive_class, split_report
+from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.training import resume
@@ -56,10 +57,8 @@ def _run(
     paths = JobPaths(config.loop.job_dir)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
         files.require_writable(paths.job_dir, "job_dir")
-    train, validation = manifest.read_train_and_validation(
-        config.data.data_dir, config.data.validation_fraction, config.loop.seed
-    )
-    manifest.positive_class_index(train.class_names, config.export.positive_class)
+    train, validation = _read_splits(config, group, paths)
+    config = _with_positive_class(config, train, group, paths)
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
@@ -75,7 +74,38 @@ def _run(
             start = job.build(request)
             if cluster.is_chief:
                 resume.keep_settings(config, paths)
+                data = config.data  # Reported once nothing can refuse the request, whose one line shall stand alone.
+                fraction, seed = data.validation_fraction, config.loop.seed
+                log.info("%s", split_report.of_training(data.data_dir, train, validation, fraction, seed))
             return start.run()
+
+
+def _read_splits(config: Config, group: process_group.SingleProcess, paths: JobPaths) -> tuple[Split, Split]:
+    """Return Train and Validation; with the litter in them if the job in job_dir began with it as images."""
+
+    def read(*, keep_litter: bool) -> tuple[Split, Split]:
+        return manifest.read_train_and_validation(
+            config.data.data_dir, config.data.validation_fraction, config.loop.seed, keep_litter=keep_litter
+        )
+
+    splits = read(keep_litter=False)
+    keeps = False
+    if group.index == 0 and any(split.left_out.litter for split in splits) and config.checkpoint.resume != "never":
+        before = resume.images_of(paths)
+        keeps = before is not None and before == [split.fingerprint for split in read(keep_litter=True)]
+    if not group.broadcast(keeps):
+        return splits
+    log.info("files of other programs count as images, as they did when this job began")
+    return read(keep_litter=True)
+
+
+def _with_positive_class(config: Config, train: Split, group: process_group.SingleProcess, paths: JobPaths) -> Config:
+    """Return the settings with the positive class that the job in job_dir began with, or that the class names say."""
+    setting = ""
+    if group.index == 0:
+        before = None if config.checkpoint.resume == "never" else resume.positive_class_of(paths.config)
+        setting = positive_class.settle(train.class_names, config.export.positive_class, before)
+    return config.replace(positive_class=group.broadcast(setting))
 
 
 @contextlib.contextmanager
