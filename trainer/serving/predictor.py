@@ -76,6 +76,7 @@ class Predictor:
         import tensorflow as tf  # Late: wrong requests must be answered without it.
 
         self._tf = tf
+        self._export = export
         self._num_classes = len(export.class_names)
         self._devices = _devices(tf, num_devices)
         self._signature = "explain" if explain else "serving_default"
@@ -194,6 +195,8 @@ class Predictor:
         for position, probabilities, label in zip(
             positions, output["probabilities"].numpy(), output["label"].numpy(), strict=True
         ):
+            if label.decode() not in self._export.class_names:
+                raise _other_classes(self._export, f"whose answer is {label.decode()!r}")
             if np.isfinite(probabilities).all():
                 answers.probabilities[position] = probabilities
                 answers.labels[position] = label.decode()
@@ -205,12 +208,16 @@ class Predictor:
 
 def _refuse_other_classes(export: ExportedModel, signature: Any) -> None:
     """Refuse metadata that name more or fewer classes than the model answers with."""
-    shape = signature.structured_outputs["probabilities"].shape
-    if shape.rank == 2 and shape[1] not in (None, len(export.class_names)):
-        raise RequestError(
-            f"--model_dir: expected {export.path!r} to name the {shape[1]} classes of its model in deepdetect.json, "
-            f"received {len(export.class_names)} ({', '.join(export.class_names)}); export the model again"
-        )
+    output = signature.structured_outputs.get("probabilities")
+    if output is not None and output.shape.rank == 2 and output.shape[1] not in (None, len(export.class_names)):
+        raise _other_classes(export, f"which has {output.shape[1]}")
+
+
+def _other_classes(export: ExportedModel, model: str) -> RequestError:
+    return RequestError(
+        f"--model_dir: expected deepdetect.json of {export.path!r} to name the classes of its model, {model}, received "
+        f"{', '.join(export.class_names)}; restore the file, or export the model again"
+    )
 
 
 def _devices(tf: Any, requested: int) -> list[str]:

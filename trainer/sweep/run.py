@@ -12,7 +12,7 @@ from typing import Literal
 from trainer.core import signals
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.core.storage import files, lock
+from trainer.core.storage import files, lock, transient
 from trainer.data import manifest, positive_class, split_report
 from trainer.distributed import cluster as cluster_lib
 from trainer.sweep.records import Record
@@ -43,6 +43,8 @@ def run(request: Request, role: Role) -> None:
             else:
                 _search(request, splits, stop, serve=role == "chief")
     except OSError as error:
+        if transient.is_transient(error):
+            raise  # Exit code 75.
         place = f" ({error.filename})" if error.filename else ""
         raise JobFailed(
             f"a file could not be written or read{place}: {error.strerror or error}; repair that, then rerun the same "
