@@ -22,7 +22,7 @@ from trainer.serving import exported_model
 from trainer.sweep import records
 from trainer.training import resume
 
-float32_policy = jobs.float32_policy
+float32_policy = jobs.float32_policy  # Autouse.
 
 NO_OBJECTS = [b"", b"{", b"\xff\xfe\x00", b"[1]", b"3", b"null", b'"text"', b"[" * 100_000, b'{"step": 1']
 
