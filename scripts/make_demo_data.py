@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", default="demo_data", help="folder to write to, new or empty (default: %(default)s)")
+    about_out = "folder to write to, new or empty (default: %(default)s)"
+    add("--out", type=os.path.expanduser, default="demo_data", help=about_out)
     add("--train_per_class", type=int, default=750, metavar="N", help="default: %(default)s")
     add("--validation_per_class", type=int, default=150, metavar="N", help="default: %(default)s")
     add("--test_per_class", type=int, default=250, metavar="N", help="default: %(default)s")

@@ -33,7 +33,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, required=True, help="port to listen on")
     parser.add_argument("--dispatcher", default="", metavar="HOST:PORT", help="run a worker of this dispatcher")
     parser.add_argument("--host", default="localhost", help="host name by which trainers reach this worker")
-    parser.add_argument("--state_dir", default="", help="folder with the state that a restarted dispatcher needs")
+    parser.add_argument(
+        "--state_dir",
+        type=os.path.expanduser,
+        default="",
+        help="folder with the state that a restarted dispatcher needs",
+    )
     arguments = parser.parse_args(argv)
     if not 0 < arguments.port < 2**16:
         raise RequestError(f"--port: expected a port in 1..65535, received {arguments.port}")

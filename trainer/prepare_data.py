@@ -6,17 +6,20 @@
 ``python scripts/prepare_data.py COMMAND --help`` explains a command.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 
-from trainer.core import cli
+from trainer.core import cli, placement
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.core.storage import files
-from trainer.data import tfrecord
+from trainer.data import split_report, tfrecord
 from trainer.data.audit import request as audit_request
 from trainer.data.manifest import read_all_splits
 from trainer.data.pack import request as pack_request
+
+log = logging.getLogger("trainer.prepare_data")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,8 +42,10 @@ def audit(argv: Sequence[str]) -> int:
         argv, audit_request.AuditFlags, usage=audit_request.USAGE, required=("data_dir", "out")
     )
     _refuse_packed(request.data_dir, "; audit the folder that it was packed from")
+    placement.refuse_among_images("out", request.out, request.data_dir)
     splits = read_all_splits(request.data_dir)
     files.require_writable(request.out, "out")
+    log.info("%s", split_report.of_splits(request.data_dir, splits))
     from trainer.reports import audit as audit_report  # Late: slow to import, and a wrong flag is answered at once.
 
     summary = audit_report.audit(splits, request)
@@ -52,8 +57,10 @@ def pack(argv: Sequence[str]) -> int:
     """Pack a folder of images into TFRecord shards and return the exit code."""
     request = flags.parse_request(argv, pack_request.PackFlags, usage=pack_request.USAGE, required=("data_dir", "out"))
     _refuse_packed(request.data_dir)
+    placement.refuse_among_images("out", request.out, request.data_dir)
     splits = read_all_splits(request.data_dir)
     files.require_writable(request.out, "out")
+    log.info("%s", split_report.of_splits(request.data_dir, splits))
     from trainer.data.pack import writer  # Late: TensorFlow is loaded here.
 
     dropped = writer.leaks(splits, request) if request.drop_leaks else set()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -211,6 +212,19 @@ def test_damaged_exports(exports, tmp_path):
     (broken / "assets.extra" / "deepdetect.json").write_text('{"class_names": ["Fake", "Real"]}')
     with pytest.raises(RequestError, match="positive_class"):
         exported_model.find_export(str(broken))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["Fake", "Real", "Drawn"], "which has 2, received"), (["Fake", "Photo"], "whose answer is 'Real'")],
+)
+def test_class_names_that_are_not_those_of_the_model(exports, images, tmp_path, capsys, names, said):
+    shutil.copytree(exports / "120", tmp_path / "1")
+    path = tmp_path / "1" / "assets.extra" / "deepdetect.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"class_names": names}))
+    line = refusal(capsys, predict.main, f"--model_dir={tmp_path / '1'}", images)
+    assert "name the classes of its model" in line
+    assert said in line
 
 
 def test_wrong_requests_are_answered_before_tensorflow():

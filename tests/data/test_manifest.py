@@ -1,12 +1,13 @@
 """What images there are, listed the same by every process, and every folder that cannot be trained on refused."""
 
 import os
+import socket
 
 import numpy as np
 import pytest
 
 from trainer.core.errors import RequestError
-from trainer.data import manifest
+from trainer.data import class_folders, manifest, tfrecord
 
 
 def touch(root, *names):
@@ -250,10 +251,54 @@ def test_take(tmp_path):
     assert len(split.select([], "None")) == 0
 
 
-def test_the_positive_class():
-    assert manifest.positive_class_index(("Fake", "Real"), "") == 0
-    assert manifest.positive_class_index(("A", "Fake"), "") == 1
-    assert manifest.positive_class_index(("A", "B"), "") == 0
-    assert manifest.positive_class_index(("Fake", "Real"), "Real") == 1
-    with pytest.raises(RequestError, match=r"--positive_class: expected one of Fake, Real; received 'fake'"):
-        manifest.positive_class_index(("Fake", "Real"), "fake")
+@pytest.mark.parametrize("packed", [False, True])
+def test_litter_is_neither_an_image_nor_a_class(tmp_path, packed):
+    images = ("Train/Fake/a.jpg", "Train/Real/b.jpg", "Train/Real/deep/c.jpg")
+    litter = ("Train/Fake/Thumbs.db", "Train/Real/deep/desktop.ini", "Train/Real/Icon\r", "Train/Fake/__MACOSX/._a.jpg",
+              "Train/Fake/__MACOSX/a.jpg", "Train/__MACOSX/Fake/a.jpg")  # fmt: skip
+    root = touch(tmp_path, *images, *litter)
+    split = manifest.read_split(root, "Train")
+    if packed:  # By an older version, which took litter for images.
+        old = class_folders.read(str(tmp_path / "Train"), keep_litter=True)
+        names = sorted(f"Train/{name}/{one}" for name in ("Fake", "Real") for one in old.classes[name])
+        labels = np.array([name.startswith("Train/Real") for name in names], np.int32)
+        records = tfrecord.Records(("s",), labels, *(np.arange(len(names)) for _ in range(3)))
+        packed_split = tfrecord.PackedSplit(("Fake", "Real"), tfrecord.Names.of(names), labels, records)
+        split, left_out = manifest._without_litter(packed_split)
+        assert len(left_out.litter) == 4
+        assert len(split.records.offset) == 3
+    else:
+        assert set(split.left_out.litter) == {
+            "Train/Fake/Thumbs.db", "Train/Real/deep/desktop.ini", "Train/Real/Icon\r", "Train/Fake/__MACOSX/",
+            "Train/__MACOSX/",
+        }  # fmt: skip
+        assert split.select([0], "Train").left_out == split.left_out
+    assert split.class_names == ("Fake", "Real")
+    assert tuple(split.names) == images
+    assert split.labels.tolist() == [0, 1, 1]
+
+
+def test_an_older_listing_took_litter_for_images(tmp_path):
+    root = touch(tmp_path, *numbered("Train", "Fake", 4), *numbered("Train", "Real", 4), "Train/Fake/Thumbs.db")
+    kept, validation = manifest.read_train_and_validation(root, 0.25, 0, keep_litter=True)
+    assert "Train/Fake/Thumbs.db" in (*kept.names, *validation.names)
+    assert len(kept) + len(validation) == 9
+    assert not kept.left_out.litter
+
+
+def test_only_regular_files_are_listed(tmp_path):
+    root = touch(tmp_path, "Train/Fake/a.jpg", "Train/Real/b.jpg")
+    os.mkfifo(tmp_path / "Train/Fake/pipe.jpg")
+    (tmp_path / "Train/Real/link.jpg").symlink_to(tmp_path / "Train/Fake/pipe.jpg")
+    (tmp_path / "Train/Real/gone.jpg").symlink_to(tmp_path / "nowhere")  # A bad image, which its reading names.
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "Train/Fake/s"))
+        split = manifest.read_split(root, "Train")
+    assert split.names == ("Train/Fake/a.jpg", "Train/Real/b.jpg", "Train/Real/gone.jpg")
+    assert split.left_out.special == ("Train/Fake/pipe.jpg", "Train/Fake/s", "Train/Real/link.jpg")
+
+
+def test_a_missing_split_names_the_folders_that_are_there(tmp_path):
+    touch(tmp_path, "train/Fake/a.jpg", "val/Fake/b.jpg")
+    with pytest.raises(RequestError, match=r"no folder .*Train'; check the path \(it holds train, val\)"):
+        manifest.read_split(str(tmp_path), "Train")

@@ -146,7 +146,10 @@ def test_three_classes_in_another_order(tmp_path, capsys):
         (lambda e: write_evaluation(e, PATHS, 1 - made(1)[0], of_fake(made(1)[1])), "the same true classes"),
         (lambda e: write_evaluation(e, PATHS, made(1)[0], of_fake(made(1)[1]), ("Fake", "Drawn")), "the classes of"),
         (lambda e: None, "expected metrics.json in"),
-        (lambda e: write_evaluation(e, PATHS, made(1)[0], of_fake(made(1)[1]), drawn="?", class_names=3), "do not fit"),
+        (
+            lambda e: write_evaluation(e, PATHS, made(1)[0], of_fake(made(1)[1]), drawn="?", class_names=3),
+            "two or more different names as 'class_names', received 3",
+        ),
     ],
 )
 def test_what_cannot_be_compared(tmp_path, capsys, change, said):

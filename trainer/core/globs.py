@@ -3,13 +3,18 @@
 Owns: expansion and order.  Does not own: whether a file is an image.  Imports no TensorFlow.
 """
 
+import collections
 import fnmatch
-import glob
+import logging
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 
 from trainer.core.errors import RequestError
-from trainer.core.storage import files
+from trainer.core.litter import LeftOut, is_litter, is_litter_folder
+from trainer.core.storage import files, listing
+
+log = logging.getLogger(__name__)
 
 _WILDCARDS = "*?["
 
@@ -18,12 +23,13 @@ def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] 
     """Return the paths that the words name, each once, in the order of the words and sorted within each.
 
     A folder stands for all files below it, a glob for everything that it matches (of folders all files below; ``**``
-    crosses folders), and "-" for the lines of ``stdin``, unchanged.  Hidden files and folders are left out unless they
-    are named.  With ``endings``, so are files whose lower-case name has none of them.  A word that matches nothing is
-    returned unchanged, so that reading it raises the error that names it.
+    crosses folders), and "-" for the lines of ``stdin``, unchanged.  ``~`` is a home folder.  Hidden files and folders
+    are left out unless they are named, as are litter (``litter.py``), pipes and devices.  With ``endings``, so are
+    files whose lower-case name has none of them.  A word that matches nothing is returned unchanged, so that reading it
+    raises the error that names it.
 
     Raises:
-        RequestError: if there are no words, or none of them names anything.
+        RequestError: if there are no words, none of them names anything, or a folder may not be listed.
     """
     if not words:
         raise RequestError('expected a PATH (file, folder, glob, or "-" for a list on stdin), received none')
@@ -46,37 +52,129 @@ def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] 
 
 
 def _expand_word(word: str, endings: tuple[str, ...]) -> Iterator[str]:
-    if files.exists(word) and not files.is_dir(word):
+    if _is_file(word):
         yield word
-    else:
-        yield from (path for path in _matching(word) if not endings or path.lower().endswith(endings))
+        return
+    word = files.expand_home(word)
+    yield from (path for path in _matching(word) if not endings or path.lower().endswith(endings))
+
+
+def _is_file(word: str) -> bool:
+    """Return whether a word names a file; reading it tells what is wrong with one that this account may not see."""
+    try:
+        return files.exists(word) and not files.is_dir(word)
+    except RequestError:
+        return not files.is_remote(word)
 
 
 def _matching(word: str) -> Iterator[str]:
-    """Yield the files of a folder or a glob."""
+    """Yield the files of a folder or a glob; log in one line how many were left out."""
+    left_out = LeftOut()
+    for paths, others in _matches_of(word):
+        left_out += others
+        yield from paths
+    if left_out.describe():
+        log.info("%s", left_out.describe())
+
+
+def _matches_of(word: str) -> Iterator[tuple[list[str], LeftOut]]:
+    """Yield the files of each match, and what was left out."""
     if files.is_dir(word):
-        yield from _below(word)
-    elif files.is_remote(word) and any(sign in word for sign in _WILDCARDS):
-        yield from _remote_glob(word)
+        yield _below(word)
+    elif files.is_remote(word):
+        if any(sign in word for sign in _WILDCARDS):
+            yield _remote_glob(word)
     else:
-        for match in glob.iglob(os.path.expanduser(word), recursive=True):
-            yield from _below(match) if os.path.isdir(match) else [match]
+        for match in _local_glob("/" if word.startswith("/") else "", [part for part in word.split("/") if part]):
+            yield _below(match) if files.is_dir(match) else _file(match)
 
 
-def _below(folder: str) -> Iterator[str]:
-    """Yield the files below a folder that are not hidden; linked folders are left out, because they can loop."""
-    return (files.join(folder, name) for name in files.list_below(folder) if not name.endswith("/"))
+def _file(path: str) -> tuple[list[str], LeftOut]:
+    """Return a match that is no folder, or why it is left out."""
+    if is_litter(path.rpartition("/")[2]):
+        return [], LeftOut(litter=(path,))
+    result = listing.status(path)
+    if result is not None and not stat.S_ISREG(result.st_mode):
+        return [], LeftOut(special=(path,))
+    return [path], LeftOut()
 
 
-def _remote_glob(pattern: str) -> Iterator[str]:
-    """Match below the last folder without a wildcard."""
+def _below(folder: str) -> tuple[list[str], LeftOut]:
+    """Return the files below a folder that are not hidden, and what was left out.
+
+    Linked folders are left out, because they can loop.
+    """
+    if files.is_remote(folder):
+        paths = [name for name in files.list_below(folder) if not name.endswith("/")]
+        litter = [name for name in paths if is_litter(name)]
+        return [files.join(folder, name) for name in paths if not is_litter(name)], LeftOut(tuple(litter))
+    names: list[str] = []
+    litter = []
+    special: list[str] = []
+
+    def enters(path: str) -> bool:
+        if is_litter_folder(path):
+            litter.append(f"{path}/")
+        return not listing.is_hidden(path) and not is_litter_folder(path)
+
+    for name, kind in listing.walk(folder, follow_links=False, enters=enters):
+        if not listing.is_hidden(name):
+            (litter if is_litter(name) else names if kind is listing.Kind.FILE else special).append(name)
+    return [files.join(folder, name) for name in names], LeftOut(tuple(litter), tuple(special))
+
+
+def _local_glob(base: str, parts: Sequence[str]) -> Iterator[str]:
+    """Yield what the parts of a pattern match below ``base`` ("" for the current folder), as ``glob.glob`` does.
+
+    That one takes a folder that cannot be listed for an empty one.
+    """
+    if not parts:
+        yield base
+    elif parts[0] == "**":
+        for folder in ["", *_folders_below(base or ".")]:
+            yield from _local_glob(os.path.join(base, folder), parts[1:]) if parts[1:] else _files_in(base, folder)
+    elif not any(sign in parts[0] for sign in _WILDCARDS):
+        path = os.path.join(base, parts[0])
+        if listing.status(path) is not None or os.path.islink(path):
+            yield from _local_glob(path, parts[1:])
+    else:
+        for entry in listing.entries(base or "."):
+            is_meant = parts[0].startswith(".") or not listing.is_hidden(entry.name)
+            is_folder = entry.kind is listing.Kind.FOLDER
+            is_way = not is_litter_folder(entry.name) if is_folder else len(parts) == 1
+            if is_meant and is_way and fnmatch.fnmatchcase(entry.name, parts[0]):
+                yield from _local_glob(os.path.join(base, entry.name), parts[1:])
+
+
+def _files_in(base: str, folder: str) -> Iterator[str]:
+    path = os.path.join(base, folder)
+    members = listing.entries(path or ".")
+    return (os.path.join(path, one.name) for one in members
+            if one.kind is not listing.Kind.FOLDER and not listing.is_hidden(one.name))  # fmt: skip
+
+
+def _folders_below(base: str) -> list[str]:
+    """Return the folders below ``base`` that are neither hidden nor litter, links followed, each once."""
+    folders: list[str] = []
+
+    def enters(path: str) -> bool:
+        if listing.is_hidden(path) or is_litter_folder(path):
+            return False
+        folders.append(path)
+        return True
+
+    collections.deque(listing.walk(base, follow_links=True, enters=enters), maxlen=0)
+    return folders
+
+
+def _remote_glob(pattern: str) -> tuple[list[str], LeftOut]:
+    """Return what matches below the last folder without a wildcard, and what was left out there."""
     scheme, rest = pattern.split("://", 1)
     parts = rest.split("/")
     fixed = next(i for i, part in enumerate(parts) if any(sign in part for sign in _WILDCARDS))
     base = f"{scheme}://{'/'.join(parts[:fixed])}"
-    for path in _below(base):
-        if _matches(path[len(base) :].strip("/").split("/"), parts[fixed:]):
-            yield path
+    paths, left_out = _below(base)
+    return [path for path in paths if _matches(path[len(base) :].strip("/").split("/"), parts[fixed:])], left_out
 
 
 def _matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -2,9 +2,24 @@
 
 import dataclasses
 import json
+import logging
 from typing import Any
 
+from trainer.core import checked_json
+from trainer.core.checked_json import COUNT, NUMBER, OBJECT, TEXT, nullable, optional
 from trainer.core.storage import files
+
+log = logging.getLogger(__name__)
+
+_FIELDS = {
+    "status": TEXT, "stopped_by": TEXT, "step": COUNT, "epoch": COUNT, "best_step": COUNT, "best_epoch": COUNT,
+    "monitor": TEXT, "validation": OBJECT, "last_validation": OBJECT, "images_per_second": NUMBER,
+    "weights_sha256": TEXT, "exports": OBJECT, "precision": TEXT, "num_devices": COUNT, "device_kind": TEXT,
+    "images": OBJECT, "skipped": OBJECT, "thresholds": optional(OBJECT), "decided_by": optional(nullable(OBJECT)),
+    "reason": optional(TEXT),
+}  # fmt: skip
+
+_REMEDY = "the job's end is made again from its newest checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +78,15 @@ class Result:
 
 
 def read(path: str) -> Result | None:
-    """Return the result of a finished job, or None."""
+    """Return the result of a finished job, or None; a damaged file counts as none, as the job can write it again."""
     if not files.exists(path):
         return None
-    values: dict[str, Any] = json.loads(files.read_text(path))
+    try:
+        values = checked_json.read(path, _FIELDS, remedy=_REMEDY, what="a job's result")
+    except FileNotFoundError:
+        return None
+    except checked_json.Malformed as error:
+        log.warning("%s", error)
+        return None
     names = {field.name for field in dataclasses.fields(Result)}  # A newer version may write further ones.
     return Result(**{name: value for name, value in values.items() if name in names})

@@ -84,7 +84,7 @@ class _Disk(Cache):
 
     def __init__(self, folder: Path, count: int, size: int) -> None:
         super().__init__(count, size)
-        folder.mkdir(parents=True, exist_ok=True)
+        transient.retry(str(folder), lambda: folder.mkdir(parents=True, exist_ok=True))
         self._pixels = os.open(folder / "pixels", os.O_RDWR | os.O_CREAT, 0o644)
         self._table = os.open(folder / "table", os.O_RDWR | os.O_CREAT, 0o644)
         table = os.pread(self._table, 8 * count, 0).ljust(8 * count, b"\0")[: 8 * count]

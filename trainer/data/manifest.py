@@ -1,26 +1,29 @@
 """The images of each split: files and labels, in an order that is the same in every process.
 
-Owns: listing, class names, the held-out share of Train.  Does not own: reading images (``readers.py``).
+Owns: labels, order, the held-out share of Train.  Does not own: which files there are (``class_folders.py``), reading
+images (``readers.py``).
 Imports no TensorFlow.
 """
 
 import dataclasses
 import functools
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.core.errors import RequestError
+from trainer.core.litter import NOTHING, LeftOut
+from trainer.core.placement import TEST, TRAIN, VALIDATION
 from trainer.core.storage import files
-from trainer.data import tfrecord
+from trainer.data import class_folders, tfrecord
 
-TRAIN = "Train"
-VALIDATION = "Validation"
-TEST = "Test"
+__all__ = ["TEST", "TRAIN", "VALIDATION", "Split", "has_split", "hold_out", "read_all_splits", "read_split",
+           "read_train_and_validation"]  # fmt: skip
+
+_EXAMPLES = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +31,8 @@ class Split:
     """The images of one split, sorted by class and then by file name.
 
     ``names[i]`` is relative to ``root`` (such as ``Train/Fake/a.jpg``); ``labels[i]`` indexes ``class_names``.
-    In a packed set ``records`` locates their bytes; the names are those of the files that were packed.
+    In a packed set ``records`` locates their bytes; the names are those of the files that were packed.  ``left_out``
+    names what else the listing saw, relative to ``root``.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Split:
     names: Sequence[str]
     labels: npt.NDArray[np.int32]
     records: tfrecord.Records | None = None
+    left_out: LeftOut = NOTHING
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,7 +70,7 @@ class Split:
         numbers = np.asarray(indices, np.int64)
         records = self.records.select(numbers) if self.records else None
         names = tuple(self.names[i] for i in numbers.tolist())
-        return Split(name, self.root, self.class_names, names, self.labels[numbers], records)
+        return Split(name, self.root, self.class_names, names, self.labels[numbers], records, self.left_out)
 
 
 def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = None) -> Split:
@@ -83,25 +88,27 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
     return _read_split(data_dir, tfrecord.read_manifest(data_dir), split, class_names)
 
 
-def _read_split(data_dir: str, pack: dict[str, Any] | None, split: str, class_names: Sequence[str] | None) -> Split:
+def _read_split(
+    data_dir: str, pack: dict[str, Any] | None, split: str, class_names: Sequence[str] | None, keep_litter: bool = False
+) -> Split:
     """List a split as ``read_split`` does; ``pack`` is the folder's ``pack.json``, None if it has none."""
     if pack is not None:
-        return _read_packed_split(data_dir, split, class_names, pack)
+        return _read_packed_split(data_dir, split, class_names, pack, keep_litter)
     root = files.join(data_dir, split)
-    listing = _list_remote(root) if files.is_remote(root) else _list_local(root)
+    listing = class_folders.read(root, keep_litter=keep_litter)
     if listing is None:
         raise RequestError(
             f"--data_dir: expected {data_dir!r} to hold {split}/<class>/* images, received no folder {root!r}; "
-            "check the path"
+            f"check the path{_folders_there(data_dir)}"
         )
-    folders = sorted(listing)
+    folders = sorted(listing.classes)
     classes = tuple(folders if class_names is None else class_names)
     _check_classes(root, folders, classes, must_fill=class_names is None)
     # Sorted by class and then by name, so that every process and every file system gives the same order.
     names: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
-        members = sorted(listing.get(class_name, ()))
+        members = sorted(listing.classes.get(class_name, ()))
         if not members and class_names is None:
             raise RequestError(
                 f"expected images in every class, received an empty class {files.join(root, class_name)!r}; "
@@ -109,25 +116,48 @@ def _read_split(data_dir: str, pack: dict[str, Any] | None, split: str, class_na
             )
         names += [f"{split}/{class_name}/{name}" for name in members]
         labels += [label] * len(members)
-    return Split(split, data_dir, classes, tuple(names), np.asarray(labels, np.int32))
+    left_out = listing.left_out.below(split)
+    return Split(split, data_dir, classes, tuple(names), np.asarray(labels, np.int32), left_out=left_out)
 
 
-def _read_packed_split(data_dir: str, split: str, class_names: Sequence[str] | None, pack: dict[str, Any]) -> Split:
+def _folders_there(data_dir: str) -> str:
+    names = [name for name in files.list_names(data_dir) if not name.startswith(".")]
+    return f" (it holds {', '.join(names[:_EXAMPLES])}{', ...' if names[_EXAMPLES:] else ''})" if names else ""
+
+
+def _read_packed_split(
+    data_dir: str, split: str, class_names: Sequence[str] | None, pack: dict[str, Any], keep_litter: bool
+) -> Split:
     if split not in pack["splits"]:
         raise RequestError(
             f"expected the packed set {data_dir!r} to hold {split}, received {', '.join(pack['splits'])}; pack again "
             "from a folder that has it"
         )
     packed = tfrecord.read_packed(data_dir, split, pack)
+    if not keep_litter:
+        packed, left_out = _without_litter(packed)
+    else:
+        left_out = LeftOut()
     classes = tuple(packed.class_names if class_names is None else class_names)
     present = [name for name, count in zip(packed.class_names, np.bincount(packed.labels), strict=False) if count]
     _check_classes(files.join(data_dir, split), present, classes, must_fill=class_names is None)
     if classes != packed.class_names:  # An export may have them in another order: renumber and sort by class again.
         new_label = np.array([classes.index(name) if name in classes else -1 for name in packed.class_names], np.int32)
         order = np.argsort(new_label[packed.labels], kind="stable")
-        whole = Split(split, data_dir, classes, packed.names, new_label[packed.labels], packed.records)
+        whole = Split(split, data_dir, classes, packed.names, new_label[packed.labels], packed.records, left_out)
         return whole.select(order, split)
-    return Split(split, data_dir, classes, packed.names, packed.labels, packed.records)
+    return Split(split, data_dir, classes, packed.names, packed.labels, packed.records, left_out)
+
+
+def _without_litter(packed: tfrecord.PackedSplit) -> tuple[tfrecord.PackedSplit, LeftOut]:
+    """Leave out the litter that an older version packed."""
+    litter = class_folders.litter_among(packed.names)
+    if not litter:
+        return packed, LeftOut()
+    kept = np.setdiff1d(np.arange(len(packed.names)), litter)
+    names = tfrecord.Names.of([packed.names[i] for i in kept.tolist()])
+    without = dataclasses.replace(packed, names=names, labels=packed.labels[kept], records=packed.records.select(kept))
+    return without, LeftOut(litter=tuple(packed.names[i] for i in litter))
 
 
 def has_split(data_dir: str, split: str) -> bool:
@@ -153,47 +183,6 @@ def _check_classes(root: str, folders: Sequence[str], classes: Sequence[str], *,
         )
 
 
-def _list_local(root: str) -> dict[str, list[str]] | None:
-    """Return the files below each class folder, relative to it; None if there is no folder ``root``."""
-    if not os.path.isdir(root):
-        return None
-    folders = {name: files.join(root, name) for name in os.listdir(root) if not _hidden(name)}
-    return {name: list(_walk(folder)) for name, folder in folders.items() if os.path.isdir(folder)}
-
-
-def _list_remote(root: str) -> dict[str, list[str]] | None:
-    """Do the same in a bucket, in one pass over all objects; the mark of an empty folder counts as an empty class."""
-    listing: dict[str, list[str]] = {}
-    empty = True
-    for path in files.list_below(root):
-        empty = False
-        class_name, slash, name = path.partition("/")
-        if slash:
-            members = listing.setdefault(class_name, [])
-            if name and not name.endswith("/"):
-                members.append(name)
-    return None if empty else listing
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """Yield file names relative to ``folder``, nested folders included; each folder once, so links cannot loop."""
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        stat = os.stat(parent)
-        if (stat.st_dev, stat.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        relative = os.path.relpath(parent, folder)
-        prefix = "" if relative == "." else relative + "/"
-        yield from (prefix + name for name in names if not _hidden(name))
-
-
 def read_all_splits(data_dir: str) -> list[Split]:
     """Return Train, and Validation and Test if they exist, with the classes of Train.
 
@@ -206,19 +195,21 @@ def read_all_splits(data_dir: str) -> list[Split]:
     return [train, *(_read_split(data_dir, pack, name, train.class_names) for name in others)]
 
 
-def read_train_and_validation(data_dir: str, validation_fraction: float, seed: int) -> tuple[Split, Split]:
+def read_train_and_validation(
+    data_dir: str, validation_fraction: float, seed: int, *, keep_litter: bool = False
+) -> tuple[Split, Split]:
     """Return Train and Validation; without a Validation folder a stratified share of Train is held out for it.
 
-    Test is never read.
+    Test is never read.  With ``keep_litter`` files of other programs count as images, as in older versions.
 
     Raises:
         RequestError: as ``read_split``, or if a class is too small to be split.
     """
     pack = tfrecord.read_manifest(data_dir)
-    train = _read_split(data_dir, pack, TRAIN, None)
+    train = _read_split(data_dir, pack, TRAIN, None, keep_litter)
     if not _has_split(data_dir, pack, VALIDATION):
         return hold_out(train, validation_fraction, seed)
-    validation = _read_split(data_dir, pack, VALIDATION, train.class_names)
+    validation = _read_split(data_dir, pack, VALIDATION, train.class_names, keep_litter)
     empty = [name for name, count in validation.counts.items() if count == 0]
     if empty:
         raise RequestError(
@@ -247,16 +238,3 @@ def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         held_out += sorted(sample.tolist())
     kept = np.setdiff1d(np.arange(len(train)), held_out)
     return train.select(kept, TRAIN), train.select(held_out, VALIDATION)
-
-
-def positive_class_index(class_names: Sequence[str], positive_class: str) -> int:
-    """Return the label whose probability is ``p_fake``: of the given class, else of Fake, else the first.
-
-    Raises:
-        RequestError: if the given class does not exist.
-    """
-    if not positive_class:
-        return list(class_names).index("Fake") if "Fake" in class_names else 0
-    if positive_class not in class_names:
-        raise RequestError(f"--positive_class: expected one of {', '.join(class_names)}; received {positive_class!r}")
-    return list(class_names).index(positive_class)

@@ -8,19 +8,23 @@ Owns: the format and its checksums.  Does not own: reading images (``readers.py`
 import dataclasses
 import functools
 import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.core import checked_json
+from trainer.core.checked_json import CLASSES, COUNT, OBJECT, OBJECTS, TEXT
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 
 MANIFEST = "pack.json"
 FORMAT = "deepdetect-pack"
 VERSION = 1
+
+_MANIFEST_FIELDS = {"class_names": CLASSES, "splits": OBJECT}
+_SPLIT_FIELDS = {"index": TEXT, "index_crc32c": COUNT, "shards": OBJECTS}
 
 _RECORD_HEADER = 12  # A TFRecord's length and its checksum, before the data.
 
@@ -44,6 +48,11 @@ class Names(Sequence[str]):
     def arrays(self) -> dict[str, Array]:
         """Return the constructor's arguments as they are stored, by key of the archive."""
         return {"names": np.frombuffer(self._blob, np.uint8), "name_ends": self._ends}
+
+    def have_any_of(self, words: Iterable[str]) -> bool:
+        """Return whether any of these lower-case words is somewhere in the names, in upper or lower case."""
+        text = self._blob.lower()
+        return any(word.encode() in text for word in words)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -107,35 +116,24 @@ def read_manifest(data_dir: str) -> dict[str, Any] | None:
         RequestError: if this version cannot read it.
     """
     path = files.join(data_dir, MANIFEST)
+    remedy = "copy or pack the set again"
     try:
-        manifest = json.loads(files.read_text(path))
+        manifest = checked_json.read(path, {}, remedy=remedy, what="a packed set's manifest")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise RequestError(f"expected {path} to be a packed set's manifest, received {error}; pack again") from error
-    if not isinstance(manifest, dict):
-        raise RequestError(f"expected {path} to be a packed set's manifest, received no JSON object; pack again")
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise RequestError(
             f"expected {path} to say format {FORMAT!r} and version {VERSION}, received {manifest.get('format')!r} and "
             f"{manifest.get('version')!r}; pack again with this version"
         )
-    if not _has_shape(manifest):
-        raise RequestError(f"expected {path} to be a packed set's manifest, received other keys or types; pack again")
+    name = f"expected {path!r}"
+    checked_json.check(manifest, _MANIFEST_FIELDS, name=name, remedy=remedy)
+    for split, entry in manifest["splits"].items():
+        checked_json.check({split: entry}, {split: OBJECT}, name=name, remedy=remedy)
+        checked_json.check(entry, _SPLIT_FIELDS, name=f"{name} ({split})", remedy=remedy)
+        for shard in entry["shards"]:
+            checked_json.check(shard, {"path": TEXT}, name=f"{name} (shards of {split})", remedy=remedy)
     return manifest
-
-
-def _has_shape(manifest: dict[str, Any]) -> bool:
-    """Return whether a manifest holds what readers need."""
-    try:
-        named = all(isinstance(name, str) for name in manifest["class_names"])
-        entries = manifest["splits"].values()
-        shards = [shard["path"] for entry in entries for shard in entry["shards"]]
-        names = [*(entry["index"] for entry in entries), *shards]
-        sums = [entry["index_crc32c"] for entry in entries]
-        return named and all(isinstance(n, str) for n in names) and all(isinstance(n, int) for n in sums)
-    except (KeyError, TypeError, AttributeError):
-        return False
 
 
 def read_packed(data_dir: str, split: str, manifest: dict[str, Any]) -> PackedSplit:

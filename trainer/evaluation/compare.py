@@ -9,13 +9,14 @@ Owns: reading evaluations, choosing the images, differences.  Does not own: metr
 import csv
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.core import checked_json
+from trainer.core.checked_json import CLASSES, COUNT, PROBABILITY, TEXT
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.evaluation import bootstrap, metrics, sources
@@ -24,6 +25,7 @@ from trainer.evaluation.predictions import Predictions
 
 FEWEST = 10  # Images in common; a difference on fewer means nothing.
 _DISAGREEMENTS = 50
+_FIELDS = {"class_names": CLASSES, "positive_class": TEXT, "threshold": PROBABILITY, "n": COUNT}  # Of metrics.json.
 _FROM_METRICS = ("split", "data_dir", "model", "threshold", "n", "drawn")
 
 Floats = npt.NDArray[np.float64]
@@ -85,8 +87,11 @@ def _read(name: str, folder: str, first: Evaluation | None) -> Evaluation:
             raise RequestError(
                 f"--compare: expected {file} in {folder!r}, as trainer.evaluate writes it, received {error}"
             ) from error
+    metrics_file = files.join(folder, "metrics.json")
+    details = checked_json.parse(
+        texts[0], _FIELDS, name=f"--compare: expected {metrics_file!r}", remedy="evaluate again"
+    )
     try:
-        details = json.loads(texts[0])
         names, positive = details["class_names"], details["positive_class"]
         same = not first or (set(names), positive) == (
             set(first.predictions.class_names),

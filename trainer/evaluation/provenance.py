@@ -13,6 +13,7 @@ from typing import Any
 
 from trainer import __version__
 from trainer.core import result
+from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
 from trainer.evaluation.training_curves import last_start
@@ -64,10 +65,10 @@ def trained(job_dir: str, details: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _result(job_dir: str) -> result.Result | None:
-    """Return the job's result; None if there is none, or the file is not a result."""
+    """Return the job's result; None if there is none, or this account may not read it."""
     try:
         return result.read(JobPaths(job_dir).result)
-    except (ValueError, TypeError, AttributeError):
+    except RequestError:
         return None
 
 

@@ -24,11 +24,11 @@ class EvaluateFlags:
     """Settings of one evaluation."""
 
     model_dir: str = config.setting(
-        "", "Exported model: a job's export/best (its newest version is used) or one version of it."
+        "", "Exported model: a job's export/best (its newest version is used) or one version of it.", path=config.PATH
     )
-    data_dir: str = config.setting("", "Folder or gs:// path that holds the split.")
+    data_dir: str = config.setting("", "Folder or gs:// path that holds the split.", path=config.PATH)
     split: str = config.setting("Test", "Folder below data_dir, with a folder of images for each class.")
-    out: str = config.setting("", "Folder or gs:// path for the results.")
+    out: str = config.setting("", "Folder or gs:// path for the results.", path=config.PATH)
     batch_size: int = config.setting(64, "Images scored at a time.", unit="images", minimum=1)
     bootstrap: int = config.setting(
         1000, "Bootstrap resamples for the 95% intervals; 0: no intervals.", unit="resamples", minimum=0, maximum=1e6
@@ -43,6 +43,7 @@ class EvaluateFlags:
         "",
         "CSV with the header path,<column>...: metrics for each value of each column. Paths are as in predictions.csv; "
         "images without a row are in the group (none).",
+        path=config.PATH,
     )
     threshold: str = config.setting(
         "", "For two classes, answer the positive one from this probability up (0 to 1); empty: the export's threshold."
@@ -62,6 +63,7 @@ class EvaluateFlags:
         "",
         "audit.json of scripts/prepare_data.py audit, or the folder that holds it: report and model card show its "
         "findings. Empty: data_dir/audit.json, else the one in the model's job_dir, if it exists.",
+        path=config.PATH,
     )
     update_card: bool = config.setting(
         False, "Also add the metrics to the export's model_card.md, replacing earlier ones of the split."
@@ -70,6 +72,7 @@ class EvaluateFlags:
         "",
         "Folders of finished evaluations, separated by commas: metrics on the images that all have, and differences "
         "from the first one. Nothing is scored; only out, bootstrap, seed, groups and group_by apply as well.",
+        path=config.PATHS,
     )
     max_bad_fraction: float = config.setting(
         0.05,

@@ -178,5 +178,13 @@ def _read_table(path: str) -> tuple[list[str], list[dict[str, str]]]:
             f"--groups: expected a CSV with the header path,<column>..., received {','.join(header) or 'nothing'} in "
             f"{path!r}"
         )
-    rows = [dict(zip(header, [*map(str.strip, row), *[""] * len(header)], strict=False)) for row in cells if any(row)]
+    rows = []
+    for number, row in enumerate(cells, start=2):
+        if any(row[len(header) :]):
+            raise RequestError(
+                f"--groups: expected at most {len(header)} cells in each row of {path!r}, as its header has, received "
+                f"{len(row)} in row {number}; write cells that hold a comma in double quotes"
+            )
+        if any(row):  # Absent cells at the end are empty.
+            rows.append(dict(zip(header, [*map(str.strip, row), *[""] * len(header)], strict=False)))
     return [name for name in header if name != "path"], rows

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from trainer.core import config
+from trainer.core import checked_json, config
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
 
@@ -49,7 +49,7 @@ def read_curves(job_dir: str) -> Curves | None:
     validation = [line for line in lines if line.get("kind") == "validation"]
     if not train and not validation:
         return None
-    settings = json.loads(files.read_text(paths.config)) if files.exists(paths.config) else {}
+    settings = _settings(paths.config)
     monitor = str(settings.get("monitor", config.LoopConfig().monitor))
     after = {name: _last(validation, name) for name in ("val_loss", "val_accuracy", "val_auc")}
     return Curves(
@@ -60,6 +60,14 @@ def read_curves(job_dir: str) -> Curves | None:
         best_epoch=_best(after[monitor], lower_is_better=monitor == "val_loss"),
         restarts=_restarts(lines, settings.get("epochs")),
     )
+
+
+def _settings(path: str) -> dict[str, Any]:
+    """Return a job's settings; none if the file is absent or damaged, as curves only want names from it."""
+    try:
+        return checked_json.read(path, {}, remedy="") if files.exists(path) else {}
+    except (FileNotFoundError, checked_json.Malformed):
+        return {}
 
 
 def last_start(job_dir: str) -> dict[str, Any] | None:
@@ -86,7 +94,8 @@ def _records(text: str) -> Iterable[dict[str, Any]]:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        yield record
+        if isinstance(record, dict):
+            yield record
 
 
 def _mean(lines: Iterable[dict[str, Any]], name: str) -> Curve:

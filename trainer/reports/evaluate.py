@@ -4,16 +4,21 @@ Owns: the checks and the order of work.  Does not own: scoring (``predict_split.
 """
 
 import dataclasses
+import logging
 from typing import Any
 
+from trainer.core import placement
 from trainer.core.config import flags
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.data import split_report
 from trainer.data.audit import digest
 from trainer.data.manifest import Split, read_split
 from trainer.evaluation import predict_split, provenance, sources
 from trainer.evaluation.request import EvaluateFlags
 from trainer.serving import exported_model
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(request: EvaluateFlags) -> dict[str, Any]:
@@ -24,6 +29,7 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
     """
     # Everything that can be wrong with the request is checked before the model is loaded.
     flags.require(request, ("model_dir", "data_dir", "split", "out"))
+    placement.refuse_among_images("out", request.out, request.data_dir, (*placement.SPLITS, request.split))
     if files.is_remote(request.out):  # Before a large bucket is listed for minutes; it leaves nothing behind.
         files.require_writable(request.out, "out")
     export = with_threshold(exported_model.find_export(request.model_dir), request.threshold)
@@ -35,6 +41,7 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
     if request.update_card:
         files.require_writable(export.path, "update_card")
 
+    log.info("%s", split_report.of_one(split))
     split_predictions = predict_split.predict_split(export, split, request)
     # Bad images were skipped: keep the groups and sources of the others.
     numbers = split_predictions.numbers

@@ -6,17 +6,26 @@ Does not own: loading and running the model (``predictor.py``).
 """
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.core import checked_json
+from trainer.core.checked_json import CLASSES, COUNT, OBJECT, POSITIVE, PROBABILITY, TEXT, nullable, optional
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
 
 Probabilities = npt.NDArray[np.float32]
+
+# What readers rely on; versions add fields, so only the first three are always there.
+_FIELDS = {
+    "class_names": CLASSES, "positive_class": TEXT, "threshold": PROBABILITY, "temperature": optional(POSITIVE),
+    "image_size": optional(COUNT), "step": optional(COUNT), "config": optional(OBJECT), "versions": optional(OBJECT),
+    "listings": optional(nullable(OBJECT)), "validation": optional(OBJECT), "explain": optional(nullable(OBJECT)),
+    "calibration": optional(nullable(OBJECT)), "threshold_choice": optional(nullable(OBJECT)),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,25 +83,18 @@ def find_export(model_dir: str) -> ExportedModel:
 def _describe(path: str) -> ExportedModel:
     """Read ``deepdetect.json`` of a version folder."""
     file = files.join(path, EXPORT_METADATA)
-    problem = ""
+    remedy = "restore the file, or export the model again"
     try:
-        details = json.loads(files.read_text(file))
-        export = ExportedModel(
-            path,
-            tuple(str(name) for name in details["class_names"]),
-            str(details["positive_class"]),
-            float(details["threshold"]),
-            details,
-        )
-        if len(export.class_names) < 2 or export.positive_class not in export.class_names:
-            problem = f"classes {export.class_names} with the positive class {export.positive_class!r}"
-    except KeyError as error:
-        problem = f"no {error} in it"
-    except (OSError, ValueError, TypeError) as error:
-        problem = str(error)
-    if problem:
+        details = checked_json.read(file, _FIELDS, remedy=remedy, flag="model_dir")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RequestError(
-            f"--model_dir: expected {file} to name classes, positive class and threshold, received "
-            f"{problem}; export the model again"
+            f"--model_dir: expected {file!r} to name classes, positive class and threshold, received no such file; "
+            f"{remedy}"
+        ) from error
+    names, positive = tuple(details["class_names"]), details["positive_class"]
+    if positive not in names:
+        raise RequestError(
+            f"--model_dir: expected {file!r} to name one of its classes {', '.join(names)} as 'positive_class', "
+            f"received {positive!r}; {remedy}"
         )
-    return export
+    return ExportedModel(path, names, positive, float(details["threshold"]), details)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from trainer.core import tables
-from trainer.core.config import Value, flags, setting
+from trainer.core.config import PATH, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.serving import exported_model
@@ -34,9 +34,9 @@ class PredictFlags:
     """Settings of one prediction."""
 
     model_dir: str = setting(
-        "", "Exported model: a job's export/best (its newest version is used) or one version of it."
+        "", "Exported model: a job's export/best (its newest version is used) or one version of it.", path=PATH
     )
-    out: str = setting("", "File to write, .csv or .jsonl; empty: a table on stdout.")
+    out: str = setting("", "File to write, .csv or .jsonl; empty: a table on stdout.", path=PATH)
     batch_size: int = setting(32, "Images scored at a time by each device.", unit="images", minimum=1)
     num_devices: int = setting(
         0, "GPUs that share the batches; on a CPU, logical devices. 0: all GPUs, or the CPU.", minimum=0
@@ -51,12 +51,15 @@ class PredictFlags:
         "",
         "Folder or gs:// path for a picture of each image under its heat map (Grad-CAM): what supports the label. "
         "Empty: none.",
+        path=PATH,
     )
     video: bool = setting(False, "Score videos (needs OpenCV: pip install -e '.[video]').")
     every_n_frames: int = setting(0, "Score every N-th frame of a video. 0: about one a second.", minimum=0)
     max_frames: int = setting(0, "Score at most N frames of a video, then stop reading it. 0: all.", minimum=0)
     top_k: str = setting("10%", "Frames that p_fake_top is the mean of: a number, or a share of those scored.")
-    frames_out: str = setting("", "File with a row for each frame of the videos, .csv or .jsonl. Empty: none.")
+    frames_out: str = setting(
+        "", "File with a row for each frame of the videos, .csv or .jsonl. Empty: none.", path=PATH
+    )
 
     @property
     def sampling(self) -> Sampling:

@@ -79,6 +79,7 @@ class Predictor:
         import tensorflow as tf  # Late: wrong requests must be answered without it.
 
         self._tf = tf
+        self._export = export
         self._num_classes = len(export.class_names)
         self._devices = _devices(tf, num_devices)
         self._signature = "explain" if explain else "serving_default"
@@ -96,6 +97,7 @@ class Predictor:
                 f"--model_dir: expected a SavedModel with the signature serving_default in {export.path!r}, "
                 f"received {first_line(error)}; export the model again"
             ) from error
+        _refuse_other_classes(export, signatures["serving_default"])
         if self._signature not in signatures:
             because = (export.details.get("explain") or {}).get("because", "it was written by an older version")
             raise NoHeatMaps(export.path, because)
@@ -201,6 +203,8 @@ class Predictor:
         for position, probabilities, label in zip(
             positions, output["probabilities"].numpy(), output["label"].numpy(), strict=True
         ):
+            if label.decode() not in self._export.class_names:
+                raise _other_classes(self._export, f"whose answer is {label.decode()!r}")
             if np.isfinite(probabilities).all():
                 answers.probabilities[position] = probabilities
                 answers.labels[position] = label.decode()
@@ -215,6 +219,20 @@ def _may_pass(tf: Any) -> tuple[type[Exception], ...]:
     errors = tf.errors
     return (errors.ResourceExhaustedError, errors.DeadlineExceededError, errors.UnavailableError, errors.AbortedError,
             errors.UnknownError)  # fmt: skip
+
+
+def _refuse_other_classes(export: ExportedModel, signature: Any) -> None:
+    """Refuse metadata that name more or fewer classes than the model answers with."""
+    output = signature.structured_outputs.get("probabilities")
+    if output is not None and output.shape.rank == 2 and output.shape[1] not in (None, len(export.class_names)):
+        raise _other_classes(export, f"which has {output.shape[1]}")
+
+
+def _other_classes(export: ExportedModel, model: str) -> RequestError:
+    return RequestError(
+        f"--model_dir: expected deepdetect.json of {export.path!r} to name the classes of its model, {model}, received "
+        f"{', '.join(export.class_names)}; restore the file, or export the model again"
+    )
 
 
 def _devices(tf: Any, requested: int) -> list[str]:

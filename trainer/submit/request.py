@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from trainer.core import storage
-from trainer.core.config import Config, Value, flags, setting
+from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.submit import platforms
 from trainer.sweep import request as sweep_lib
@@ -45,8 +45,8 @@ class RunFlags(ClusterFlags):
     )
     image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG).")
     allow_latest: bool = setting(False, "Accept an image tagged latest, which may change at every restart.")
-    data_dir: str = setting("", "gs:// path of the images or of a packed set.")
-    job_dir: str = setting("", "gs:// path of all state and results; one live run at a time.")
+    data_dir: str = setting("", "gs:// path of the images or of a packed set.", path=PATH)
+    job_dir: str = setting("", "gs:// path of all state and results; one live run at a time.", path=PATH)
     platform: str = setting(
         platforms.DEFAULT, "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
     )
@@ -69,7 +69,7 @@ class RunFlags(ClusterFlags):
     train_images: int = setting(
         0, "Images in Train, for the plan; 0: read from a packed set's index, else unknown.", unit="images", minimum=0
     )
-    accelerators: str = setting("", "YAML file of GPUs, prices and speeds; empty: k8s/accelerators.yaml.")
+    accelerators: str = setting("", "YAML file of GPUs, prices and speeds; empty: k8s/accelerators.yaml.", path=PATH)
     dry_run: str = setting(
         "none",
         "client (or --dry_run alone): print the YAML and submit nothing. server: let the API server check it.",

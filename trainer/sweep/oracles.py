@@ -17,6 +17,8 @@ from typing import Any
 import keras_tuner as kt
 from threadpoolctl import threadpool_limits
 
+from trainer.core import checked_json
+from trainer.core.checked_json import NUMBER, OBJECT, OBJECTS, nullable
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.sweep import keras_tuner_private as private
@@ -26,6 +28,9 @@ from trainer.sweep.request import Request, settings_of
 log = logging.getLogger(__name__)
 
 private.silence_conditions()
+
+_STATE_FIELDS = {"oracle": OBJECT, "trials": OBJECTS, "over_at": nullable(NUMBER)}
+_REMEDY = "restore it from a backup, or start over with --resume=never"
 
 _ALL = 10**9
 _SILENT_SECONDS = 90.0  # After which another worker takes over a trial; its runner reports every 10 s.
@@ -132,14 +137,16 @@ class Durable(private.WithoutTrialFiles):
     def reload(self) -> None:
         """Restore the state in the file; running trials still belong to their workers."""
         path = self.request.paths.oracle
+        content = checked_json.read(path, _STATE_FIELDS, remedy=_REMEDY, what="a sweep's state")
         try:
-            content = json.loads(files.read_text(path))
-            trials = [kt.engine.trial.Trial.from_state(state) for state in content["trials"]]
-        except (ValueError, KeyError, TypeError) as error:
+            self._take(content)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise RequestError(
-                f"expected {path!r} to hold a sweep's state, received something else ({error}); restore it from a "
-                "backup, or start over with --resume=never"
+                f"expected {path!r} to hold a sweep's state, received something else ({error}); {_REMEDY}"
             ) from error
+
+    def _take(self, content: dict[str, Any]) -> None:
+        trials = [kt.engine.trial.Trial.from_state(state) for state in content["trials"]]
         self.trials = {trial.trial_id: trial for trial in trials}
         state, self._over_at = content["oracle"], content["over_at"]
         ended = set(state["end_order"])  # KerasTuner saves a trial's end while it still lists the trial as running.

@@ -11,8 +11,9 @@ import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
+from trainer.core import checked_json
+from trainer.core.checked_json import COUNT, NUMBER, OBJECT, TEXT, nullable, optional
 from trainer.core.config import Value
 from trainer.core.job_dir import JobPaths, SweepPaths
 from trainer.core.storage import files
@@ -23,6 +24,13 @@ log = logging.getLogger(__name__)
 DONE = "done"
 PRUNED = "pruned"
 FAILED = "failed"
+
+_FIELDS = {
+    "trial": TEXT, "job": TEXT, "settings": OBJECT, "status": TEXT, "reason": optional(TEXT),
+    "score": optional(nullable(NUMBER)), "validation": optional(OBJECT), "epochs": optional(COUNT),
+    "best_epoch": optional(COUNT), "seconds": optional(NUMBER), "worker": optional(TEXT),
+}  # fmt: skip
+_REMEDY = "restore the file from a backup, or start the sweep over with --resume=never"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +71,10 @@ class Record:
 def read(paths: SweepPaths, trial_id: str) -> Record | None:
     """Return a trial's record; None if it has not ended."""
     path = paths.record(trial_id)
-    return Record(**json.loads(files.read_text(path))) if files.exists(path) else None
+    if not files.exists(path):
+        return None
+    values = checked_json.read(path, _FIELDS, remedy=_REMEDY, what="the record of a trial")
+    return Record(**{field.name: values[field.name] for field in dataclasses.fields(Record) if field.name in values})
 
 
 def read_all(paths: SweepPaths) -> list[Record]:
@@ -102,7 +113,7 @@ def write_table(request: Request, records: Sequence[Record]) -> None:
 def best_settings(request: Request, record: Record) -> dict[str, Value]:
     """Return all settings of a trial except its folder; epochs are those that it was meant to train."""
     path = JobPaths(request.paths.trial(record.job)).config
-    settings: dict[str, Any] = json.loads(files.read_text(path))
+    settings = checked_json.read(path, {}, remedy=_REMEDY, what="the settings of a trial")
     return {name: value for name, value in settings.items() if name not in ("job_dir", "resume")}
 
 

@@ -11,8 +11,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from trainer.core import checked_json
 from trainer.core import config as config_lib
-from trainer.core.config import Config, Value, flags, setting
+from trainer.core.checked_json import OBJECT, OBJECTS
+from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths, SweepPaths
 from trainer.core.storage import files
@@ -21,6 +23,8 @@ from trainer.training import resume
 
 DEFAULT_TRIALS = 20
 _LARGEST_GRID = 100_000
+
+_FIELDS = {"sweep": OBJECT, "space": OBJECTS, "settings": OBJECT}  # Of sweep.json.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,7 @@ class SweepConfig:
         "YAML or JSON file of the flags that vary (docs/sweeps.md), or its text as [{name: ...}, ...]; empty: "
         "learning_rate, dropout, model, augment and optimizer. All other flags hold for all trials.",
         fixed=False,
+        path=PATH,
     )
     keep_trials: int = setting(
         3,
@@ -171,7 +176,7 @@ class Request:
         old, new = {**dataclasses.asdict(SweepConfig()), **before["sweep"]}, now["sweep"]  # Older files have fewer.
         differing = [f"--{name} (was {old[name]}, now {new[name]})" for name in fixed if old[name] != new[name]]
         differing += ["search space"] if before["space"] != now["space"] else []
-        epochs = [config["settings"]["epochs"] for config in (before, now)]
+        epochs = [config["settings"].get("epochs") for config in (before, now)]
         if epochs[0] != epochs[1]:
             differing.append(f"--epochs (was {epochs[0]}, now {epochs[1]})")
         if differing:
@@ -181,15 +186,18 @@ class Request:
             )
         resume.refuse_other_settings(self.base, before["settings"], job_dir)
 
+    def positive_class_before(self) -> str | None:
+        """Return the setting ``positive_class`` of the sweep in this folder; None without one.
+
+        Raises:
+            RequestError: if its request is damaged.
+        """
+        before = self._read()["settings"].get("positive_class") if files.exists(self.paths.request) else None
+        return None if before is None else str(before)
+
     def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(files.read_text(self.paths.request))
-            return {name: content[name] for name in self._as_json()}
-        except (ValueError, KeyError, TypeError) as error:
-            raise RequestError(
-                f"expected {self.paths.request!r} to hold the request of a sweep, received something else "
-                f"({error}); use another --job_dir, or --resume=never to start over"
-            ) from error
+        remedy = "use another --job_dir, or --resume=never to start over"
+        return checked_json.read(self.paths.request, _FIELDS, remedy=remedy, what="the request of a sweep")
 
     def _as_json(self) -> dict[str, Any]:
         sweep = {**dataclasses.asdict(self.sweep), "objective": self.metric}

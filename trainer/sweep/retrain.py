@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer.core import checked_json, result
 from trainer.core import config as config_lib
-from trainer.core import result
 from trainer.core.config import Config
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
@@ -76,7 +76,9 @@ def _test(config: Config, outcome: result.Result) -> dict[str, float]:
             print(console.summary(evaluate.evaluate(request), out))
         except RequestError as error:  # The retrained model is kept; only its Test figures are missing.
             log.warning("seed %d was not evaluated on %s: %s", config.loop.seed, TEST, error)
-    return _numbers(json.loads(files.read_text(path))) if files.exists(path) else {}
+    if not files.exists(path):
+        return {}
+    return _numbers(checked_json.read(path, {}, remedy="remove it, and rerun the same command to score Test again"))
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:

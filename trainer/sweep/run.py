@@ -4,6 +4,8 @@ Owns: the role, the checks before any trial, the lock on the sweep's folder.  Do
 Imports no TensorFlow until the search begins.
 """
 
+import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from typing import Literal
@@ -11,13 +13,15 @@ from typing import Literal
 from trainer.core import proxies, signals
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.core.storage import files, lock
-from trainer.data import manifest
+from trainer.core.storage import files, lock, transient
+from trainer.data import manifest, positive_class, split_report
 from trainer.distributed import cluster as cluster_lib
 from trainer.models import keras_settings
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
 from trainer.training import resume
+
+log = logging.getLogger(__name__)
 
 Role = Literal["alone", "chief", "worker"]
 
@@ -32,15 +36,17 @@ def run(request: Request, role: Role) -> None:
         StoppedEarly: after a stop request, with everything saved.
         JobFailed: if the sweep cannot end with a result.
     """
-    _refuse_what_no_trial_can(request)
+    request, splits = _checked(request)
     try:
         with signals.stop_requests() as stop:
             stop.at_once = "between two trials, everything is saved; rerun the same command to resume"
             if role == "worker":
                 _work(request, stop)
             else:
-                _search(request, stop, serve=role == "chief")
+                _search(request, splits, stop, serve=role == "chief")
     except OSError as error:
+        if transient.is_transient(error):
+            raise  # Exit code 75.
         place = f" ({error.filename})" if error.filename else ""
         raise JobFailed(
             f"a file could not be written or read{place}: {error.strerror or error}; repair that, then rerun the same "
@@ -67,19 +73,27 @@ def role_of(environment: Mapping[str, str]) -> Role:
     return "chief" if "chief" in environment[tuner] else "worker"
 
 
-def _refuse_what_no_trial_can(request: Request) -> None:
-    """Refuse before any trial what would make all of them fail."""
+def _checked(request: Request) -> tuple[Request, str]:
+    """Return the request with its positive class, and a line about its images.
+
+    Raises:
+        RequestError: for what would make all trials fail.
+    """
     if cluster_lib.from_environment(strategy=request.base.runtime.strategy).num_workers > 1:
         raise RequestError(
             "expected trials of one process each, received a cluster in the environment; unset TF_CONFIG (and the "
             "like), and start a chief and workers (docs/sweeps.md)"
         )
     data = request.base.data
-    train, _ = manifest.read_train_and_validation(data.data_dir, data.validation_fraction, request.base.loop.seed)
-    manifest.positive_class_index(train.class_names, request.base.export.positive_class)
+    seed = request.base.loop.seed
+    train, validation = manifest.read_train_and_validation(data.data_dir, data.validation_fraction, seed)
+    before = None if request.base.checkpoint.resume == "never" else request.positive_class_before()
+    setting = positive_class.settle(train.class_names, request.base.export.positive_class, before)
+    line = split_report.of_training(data.data_dir, train, validation, data.validation_fraction, seed)
+    return dataclasses.replace(request, base=request.base.replace(positive_class=setting)), line
 
 
-def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None:
+def _search(request: Request, splits: str, stop: signals.StopRequest, *, serve: bool) -> None:
     """Hold the sweep's state, and run its trials or let workers run them."""
     paths = JobPaths(request.base.loop.job_dir)
     is_remote = files.is_remote(paths.job_dir)
@@ -89,6 +103,7 @@ def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None
         if not is_remote:  # Only now, because a live sweep in it explains why it cannot be written.
             files.require_writable(paths.job_dir, "job_dir")
         _prepare_folder(request, paths)
+        log.info("%s", splits)
         keras_settings.load()
         from trainer.sweep import chief  # KerasTuner and TensorFlow are loaded here.
 

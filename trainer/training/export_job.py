@@ -20,7 +20,8 @@ from trainer.core.config import Config, flags
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
 from trainer.core.storage import files
-from trainer.data.manifest import positive_class_index, read_train_and_validation
+from trainer.data import positive_class
+from trainer.data.manifest import read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
 from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
@@ -105,11 +106,14 @@ def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any
             return dict(exported_model.find_export(path.removesuffix("/" + EXPORT_METADATA)).details)
     done = result.read(JobPaths(job_dir).result)
     names = list(done.images["Train"]) if done is not None and "Train" in done.images else _class_names(job)
+    # The job's setting as it began: "" means what it meant then.
+    before = job.export.positive_class
+    positive = positive_class.settle(names, "", before) or names[positive_class.positive_class_index(names, "")]
     values = checkpoint.state["best" if checkpoint.step == checkpoint.state["stopping"]["best_step"] else "last"]
     return {
         "format": 1,
         "class_names": names,
-        "positive_class": names[positive_class_index(names, job.export.positive_class)],
+        "positive_class": positive,
         "threshold": THRESHOLD,
         "image_size": job.data.image_size,
         "step": checkpoint.step,

@@ -5,7 +5,7 @@ Does not own: the export (``export_job.py``).
 
 import dataclasses
 
-from trainer.core.config import setting
+from trainer.core.config import PATH, setting
 from trainer.core.errors import RequestError
 from trainer.serving import convert
 
@@ -27,8 +27,8 @@ FORMATS = ("savedmodel", "tflite", "onnx")
 class ExportFlags:
     """Settings of one export."""
 
-    job_dir: str = setting("", "The job: its config.json and checkpoints are used.")
-    out: str = setting("", "Folder or gs:// path for the results.")
+    job_dir: str = setting("", "The job: its config.json and checkpoints are used.", path=PATH)
+    out: str = setting("", "Folder or gs:// path for the results.", path=PATH)
     step: str = setting("best", "Checkpoint: best (or 0), last, or its step.")
     formats: str = setting("savedmodel", "Forms, with commas: savedmodel, tflite, onnx.")
     quantize: str = setting(
@@ -37,7 +37,9 @@ class ExportFlags:
         choices=convert.QUANTIZE,
     )
     samples: str = setting(
-        "", "Image, folder or glob of images to compare and time on; empty: Validation of the job's data_dir."
+        "",
+        "Image, folder or glob of images to compare and time on; empty: Validation of the job's data_dir.",
+        path=PATH,
     )
     num_samples: int = setting(64, "Images to compare and time on.", unit="images", minimum=1)
 

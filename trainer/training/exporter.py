@@ -23,7 +23,8 @@ from trainer.core.storage.transient import may_pass
 from trainer.data import preview
 from trainer.data.audit import digest
 from trainer.data.image_source import ImageSource
-from trainer.data.manifest import Split, positive_class_index
+from trainer.data.manifest import Split
+from trainer.data.positive_class import positive_class_index
 from trainer.distributed.strategy import Runtime
 from trainer.evaluation import calibration
 from trainer.reports import model_card

@@ -22,7 +22,8 @@ from trainer.core.signals import StopRequest
 from trainer.core.storage import transient
 from trainer.data import interruptible
 from trainer.data.bad_images import BadImages
-from trainer.data.manifest import Split, positive_class_index
+from trainer.data.manifest import Split
+from trainer.data.positive_class import positive_class_index
 from trainer.distributed import consistency
 from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster

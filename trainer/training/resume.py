@@ -9,7 +9,9 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 
+from trainer.core import checked_json
 from trainer.core import config as config_lib
+from trainer.core.checked_json import COUNT
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import MODEL_FILE, JobPaths, SweepPaths
 from trainer.core.storage import files
@@ -102,6 +104,7 @@ def refuse_other_settings(config: config_lib.Config, before: dict[str, config_li
     """
     now = config.flat()
     fixed = {name for name, field in config_lib.settings().items() if field.metadata["fixed"]}
+    fixed.remove("positive_class")  # Compared by its meaning: ``data/positive_class.py``.
     if config.optim.lr_schedule == "cosine":
         fixed.add("epochs")  # The whole curve depends on where it ends.
     differing = [
@@ -117,12 +120,27 @@ def refuse_other_settings(config: config_lib.Config, before: dict[str, config_li
 
 
 def _read_settings(path: str) -> dict[str, config_lib.Value]:
-    try:
-        return dict(json.loads(files.read_text(path)))
-    except (ValueError, TypeError) as error:
-        raise RequestError(
-            f"expected {path!r} to hold a job's settings, received something else ({error}); use another --job_dir"
-        ) from error
+    remedy = "restore it, remove it to go on with this command's settings, or use another --job_dir"
+    return checked_json.read(path, {}, remedy=remedy, what="a job's settings")
+
+
+def positive_class_of(path: str) -> str | None:
+    """Return the setting ``positive_class`` in a ``config.json``; None without the file, or without the setting.
+
+    Raises:
+        RequestError: if the file is damaged.
+    """
+    before = _read_settings(path).get("positive_class") if files.exists(path) else None
+    return None if before is None else str(before)
+
+
+def images_of(paths: JobPaths) -> list[str] | None:
+    """Return the fingerprints of Train and Validation in the newest checkpoint; None without one."""
+    checkpoint = CheckpointStore(paths.checkpoints, keep=1).newest()
+    if checkpoint is None:
+        return None
+    inputs = checkpoint.state.get("inputs", {})
+    return [str(inputs.get(name)) for name in ("train images", "validation images")]
 
 
 def move_aside(paths: JobPaths) -> None:
@@ -181,7 +199,7 @@ def _starts(paths: JobPaths, step: int) -> int:
     if not files.exists(paths.restarts):
         return 0
     try:
-        record = json.loads(files.read_text(paths.restarts))
-    except ValueError:
+        record = checked_json.read(paths.restarts, {"starts": COUNT, "step": COUNT}, remedy="")
+    except (FileNotFoundError, checked_json.Malformed):
         return 0
     return int(record["starts"]) if record["step"] == step else 0

@@ -16,7 +16,8 @@ from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
-from trainer.data import image_files, manifest
+from trainer.data import image_files, manifest, positive_class, split_report
+from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
@@ -60,10 +61,8 @@ def _run(
         files.require_writable(paths.job_dir, "job_dir")
     if files.exists(paths.config) and not files.exists(paths.result):
         _require_mounted(config, paths)
-    train, validation = manifest.read_train_and_validation(
-        config.data.data_dir, config.data.validation_fraction, config.loop.seed
-    )
-    manifest.positive_class_index(train.class_names, config.export.positive_class)
+    train, validation = _read_splits(config, group, paths)
+    config = _with_positive_class(config, train, group, paths)
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
@@ -81,6 +80,8 @@ def _run(
                     start = job.build(request)
                 if cluster.is_chief:
                     resume.keep_settings(config, paths)
+                    # Reported once nothing can refuse the request, whose one line shall stand alone.
+                    log.info("%s", _splits_line(config, train, validation))
                 return start.run()
 
 
@@ -99,6 +100,39 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
                 f"{problem}, but {paths.job_dir!r} was started with the images there; mount or restore it, then rerun "
                 "the same command"
             )
+
+
+def _splits_line(config: Config, train: Split, validation: Split) -> str:
+    data = config.data
+    return split_report.of_training(data.data_dir, train, validation, data.validation_fraction, config.loop.seed)
+
+
+def _read_splits(config: Config, group: process_group.SingleProcess, paths: JobPaths) -> tuple[Split, Split]:
+    """Return Train and Validation; with the litter in them if the job in job_dir began with it as images."""
+
+    def read(*, keep_litter: bool) -> tuple[Split, Split]:
+        return manifest.read_train_and_validation(
+            config.data.data_dir, config.data.validation_fraction, config.loop.seed, keep_litter=keep_litter
+        )
+
+    splits = read(keep_litter=False)
+    keeps = False
+    if group.index == 0 and any(split.left_out.litter for split in splits) and config.checkpoint.resume != "never":
+        before = resume.images_of(paths)
+        keeps = before is not None and before == [split.fingerprint for split in read(keep_litter=True)]
+    if not group.broadcast(keeps):
+        return splits
+    log.info("files of other programs count as images, as they did when this job began")
+    return read(keep_litter=True)
+
+
+def _with_positive_class(config: Config, train: Split, group: process_group.SingleProcess, paths: JobPaths) -> Config:
+    """Return the settings with the positive class that the job in job_dir began with, or that the class names say."""
+    setting = ""
+    if group.index == 0:
+        before = None if config.checkpoint.resume == "never" else resume.positive_class_of(paths.config)
+        setting = positive_class.settle(train.class_names, config.export.positive_class, before)
+    return config.replace(positive_class=group.broadcast(setting))
 
 
 @contextlib.contextmanager

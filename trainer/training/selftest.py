@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.core.config import flags, setting
+from trainer.core.config import PATH, flags, setting
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.core.storage import files
 from trainer.models import keras_settings
@@ -40,8 +40,8 @@ class SelfTestFlags:
     expect_gpus: int = setting(
         -1, "Number of GPUs to expect; -1: as many as there are visible NVIDIA devices.", minimum=-1
     )
-    data_dir: str = setting("", "Folder or gs:// path that must be readable; empty: not checked.")
-    job_dir: str = setting("", "Folder or gs:// path that must be writable; empty: not checked.")
+    data_dir: str = setting("", "Folder or gs:// path that must be readable; empty: not checked.", path=PATH)
+    job_dir: str = setting("", "Folder or gs:// path that must be writable; empty: not checked.", path=PATH)
 
 
 class Failed(Exception):

@@ -6,15 +6,22 @@ Owns: types, ranges, choices and help.  Does not own: which settings exist (``se
 
 import dataclasses
 import difflib
+import logging
 import math
+import os
 import typing
 from collections.abc import Sequence
 from typing import Any
 
 from trainer.core import registry
 from trainer.core.errors import RequestError
+from trainer.core.storage import files
+
+log = logging.getLogger(__name__)
 
 Value = str | int | float | bool
+
+PATH, PATHS = "path", "paths"
 
 
 def setting(
@@ -28,6 +35,7 @@ def setting(
     maximum: float = math.inf,
     exclusive: bool = False,
     fixed: bool = True,
+    path: str = "",
 ) -> Any:
     """Declare one setting as a dataclass field.
 
@@ -41,6 +49,7 @@ def setting(
         maximum: largest allowed number.
         exclusive: whether ``minimum`` and ``maximum`` themselves are not allowed.
         fixed: whether a resumed job must keep the value, because another one would change its result.
+        path: ``PATH`` or ``PATHS`` (separated by commas), in which ``~`` is a home folder; empty for other values.
     """
     metadata = {
         "help": help,
@@ -51,6 +60,7 @@ def setting(
         "maximum": maximum,
         "exclusive": exclusive,
         "fixed": fixed,
+        "path": path,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -78,11 +88,28 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
     """
     converted = _convert(field, value)
     meta = field.metadata
+    if meta["path"]:
+        parts = str(converted).split(",") if meta["path"] == PATHS else [str(converted)]
+        return ",".join(_at_home(field.name, part) for part in parts)
     if meta["choices"] and converted not in meta["choices"]:
         _check_dotted(field, str(converted))
     if isinstance(converted, (int, float)) and not isinstance(converted, bool):
         _check_range(field, converted)
     return converted
+
+
+def _at_home(name: str, path: str) -> str:
+    """Return a path with its home folder, which a shell leaves to the command in ``--out=~/x``."""
+    if not path.startswith("~"):
+        return path
+    expanded = files.expand_home(path)
+    if expanded == path and not os.path.lexists(path):
+        user = path.split("/", 1)[0]
+        raise RequestError(f"--{name}: expected the home folder of a user, received {user!r}, whom this machine does "
+                           f"not know; write ./{path} for a folder of that name")  # fmt: skip
+    if expanded != path and os.path.lexists(path) and not os.path.lexists(expanded):
+        log.warning("--%s: %s means %s; for the folder of that name here, write ./%s", name, path, expanded, path)
+    return expanded
 
 
 def _check_dotted(field: "dataclasses.Field[Any]", value: str) -> None:

@@ -5,15 +5,14 @@ Owns: parsing and ``--help``.  Imports no TensorFlow.
 """
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import flags
 
+from trainer.core import checked_json, errors
 from trainer.core import config as config_lib
-from trainer.core import errors
 from trainer.core.storage import files
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
@@ -159,6 +158,7 @@ _CONFIG_FILE = config_lib.setting(
     "",
     "JSON file of {flag name: value}, local or gs://, such as a job_dir's config.json; flags on the command line "
     "override it.",
+    path=config_lib.PATH,
 )
 
 
@@ -230,12 +230,11 @@ def _with_folders(config: config_lib.Config) -> config_lib.Config:
 def _read_config_file(path: str) -> dict[str, Any]:
     files.require_form(path, "config")
     try:
-        values = json.loads(files.read_text(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise errors.RequestError(f"--config: expected a readable JSON file, received {path!r}: {error}") from error
-    if not isinstance(values, dict):
-        raise errors.RequestError(f"--config: expected a JSON object of settings, received {type(values).__name__}")
-    return values
+        return checked_json.read(path, {}, flag="config", remedy="name a file of settings, such as a job's config.json")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise errors.RequestError(
+            f"--config: expected a readable JSON file, received {path!r}, which does not exist; check the path"
+        ) from error
 
 
 def to_argv(config: config_lib.Config) -> list[str]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer.core import placement
 from trainer.core.config.field import Value, check, did_you_mean
 from trainer.core.config.sections import (
     NETWORKS,
@@ -112,10 +113,24 @@ def check_together(config: Config) -> None:
         raise RequestError(
             f"expected a job_dir of its own, received the data_dir {data.data_dir!r}; give another --job_dir"
         )
+    _check_places(config)
     if runtime.num_devices and data.batch_size % runtime.num_devices:
         raise RequestError(
             f"expected a batch_size that divides among {runtime.num_devices} devices, received {data.batch_size}; "
             f"use --batch_size={math.ceil(data.batch_size / runtime.num_devices) * runtime.num_devices}"
+        )
+
+
+def _check_places(config: Config) -> None:
+    """Refuse outputs among the images, and a start over that would move the images aside."""
+    data_dir, job_dir = config.data.data_dir, config.loop.job_dir
+    placement.refuse_among_images("job_dir", job_dir, data_dir)
+    if config.data.cache not in ("none", "memory"):
+        placement.refuse_among_images("cache", config.data.cache, data_dir)
+    if config.checkpoint.resume == "never" and data_dir and job_dir and placement.is_within(data_dir, job_dir):
+        raise RequestError(
+            f"--resume=never: expected a job_dir without the images, as all in it is moved aside, received "
+            f"{job_dir!r}, which holds the data_dir {data_dir!r}; give another --job_dir"
         )
 
 

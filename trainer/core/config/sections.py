@@ -6,7 +6,7 @@ parsing (``flags.py``).  Imports no TensorFlow.
 
 import dataclasses
 
-from trainer.core.config.field import Value, setting
+from trainer.core.config.field import PATH, Value, setting
 from trainer.core.errors import RequestError
 from trainer.core.registry import FolderRegistry, TableRegistry
 
@@ -28,6 +28,7 @@ class DataConfig:
         "Folder or gs:// path with {Train,Validation,Test}/{Fake,Real}/* images; any class names, two or more. "
         "Without Validation, a share of Train is used instead (--validation_fraction).",
         fixed=False,
+        path=PATH,
     )
     image_size: int = setting(224, "Height and width that images are resized to.", unit="pixels", minimum=1)
     batch_size: int = setting(
@@ -62,6 +63,7 @@ class DataConfig:
         "Keep decoded images. memory: for the next epochs. A local folder: also for the next starts of the job, and "
         "for other jobs on the same images.",
         fixed=False,
+        path=PATH,
     )
     cache_bytes: int = setting(
         0,
@@ -122,9 +124,7 @@ class LoopConfig:
     """Length of training, logging, and when to stop."""
 
     job_dir: str = setting(
-        "",
-        "Folder or gs:// path for all state and results; rerun the same command to resume.",
-        fixed=False,
+        "", "Folder or gs:// path for all state and results; rerun the same command to resume.", fixed=False, path=PATH
     )
     epochs: int = setting(5, "Epochs to train; raise it to continue a finished job.", minimum=1, fixed=False)
     steps_per_epoch: int = setting(0, "Steps between validations; 0: one pass over Train.", unit="steps", minimum=0)
@@ -293,7 +293,8 @@ class ExportConfig:
     )
     positive_class: str = setting(
         "",
-        "Class whose probability p_fake is; empty: Fake if there is such a class, else the first one.",
+        "Class whose probability p_fake is; empty: the only one whose name has fake, synthetic, forged, spoof, "
+        "manipulated, generated or ai in it.",
     )
     threshold_by: str = setting(
         "accuracy",

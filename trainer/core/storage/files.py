@@ -19,10 +19,10 @@ from trainer.core.storage import for_path, is_remote
 from trainer.core.storage.transient import may_pass, reason
 
 __all__ = [
-    "absolute", "append_bytes", "append_text", "exists", "is_dir", "is_remote", "join", "list_below", "list_names",
-    "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes", "read_range", "read_text", "remove",
-    "remove_leftovers", "remove_tree", "rename", "require_form", "require_writable", "sync", "write_bytes",
-    "write_text",
+    "absolute", "append_bytes", "append_text", "exists", "expand_home", "is_dir", "is_remote", "join", "list_below",
+    "list_names", "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes", "read_range",
+    "read_text", "remove", "remove_leftovers", "remove_tree", "rename", "require_form", "require_writable", "sync",
+    "write_bytes", "write_text",
 ]  # fmt: skip
 
 _THREADS = 16
@@ -60,6 +60,14 @@ def join(path: str, *names: str) -> str:
 def absolute(path: str) -> str:
     """Return a path that means the same in every process: a local one from the root on."""
     return path if is_remote(path) else os.path.abspath(path)
+
+
+def expand_home(path: str) -> str:
+    """Return a path with ``~`` or ``~user`` at its start replaced by that user's home folder, as a shell does it.
+
+    Shells leave it alone in the middle of a word such as ``--out=~/x``.  Of an unknown user it stays.
+    """
+    return os.path.expanduser(path) if path.startswith("~") else path
 
 
 def printable(path: str) -> str:

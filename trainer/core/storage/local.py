@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.core.storage import file_lease, lease
+from trainer.core.storage import file_lease, lease, listing
 from trainer.core.storage.base import Storage, held_by
 from trainer.core.storage.fences import Fences
 from trainer.core.storage.transient import retry
@@ -29,7 +29,10 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno
 
 
 class LocalStorage(Storage):
-    """Paths without a scheme.  Reads and listings retry what may pass by itself, then raise StorageDown."""
+    """Paths without a scheme.  Reads and listings retry what may pass by itself, then raise StorageDown.
+
+    Names whose permission is missing raise RequestError (``listing.py``).
+    """
 
     form = "a local path"
     shared = False
@@ -42,24 +45,21 @@ class LocalStorage(Storage):
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file or folder of this name."""
-        return os.path.exists(path)
+        return listing.status(path) is not None
 
     def is_dir(self, path: str) -> bool:
         """Return whether there is a folder of this name."""
-        return os.path.isdir(path)
+        return listing.is_folder(path)
 
     def list_names(self, path: str) -> list[str]:
         """Return the sorted names inside a folder."""
-        return sorted(retry(path, lambda: os.listdir(path))) if os.path.isdir(path) else []
+        return [entry.name for entry in listing.entries(path)]
 
     def list_below(self, path: str, *, hidden: bool) -> Iterator[str]:
-        """Yield the names of all files below a folder; symbolic links to folders are not followed."""
-        for parent, folders, names in os.walk(path):
-            if not hidden:  # Pruned here, as a hidden folder such as .git can be large.
-                folders[:] = [name for name in folders if not name.startswith(".")]
-            relative = os.path.relpath(parent, path)
-            prefix = "" if relative == "." else relative + "/"
-            yield from (prefix + name for name in names)
+        """Yield the names of all regular files below a folder; symbolic links to folders are not followed."""
+        # Hidden folders are not entered, as one such as .git can be large.
+        below = listing.walk(path, follow_links=False, enters=lambda name: hidden or not listing.is_hidden(name))
+        return (name for name, kind in below if kind is listing.Kind.FILE)
 
     def read(self, path: str) -> bytes:
         """Return the content of a file."""

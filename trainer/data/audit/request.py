@@ -20,8 +20,10 @@ Exit codes: 0 done; 1 with --strict: images are in two splits, or equal files in
 class AuditFlags:
     """Settings of one audit; ``duplicates.py`` and ``cues.py`` define the limits of the two thresholds."""
 
-    data_dir: str = config.setting("", "Folder or gs:// path with {Train,Validation,Test}/<class>/* images.")
-    out: str = config.setting("", "Folder or gs:// path for audit.html and audit.json.")
+    data_dir: str = config.setting(
+        "", "Folder or gs:// path with {Train,Validation,Test}/<class>/* images.", path=config.PATH
+    )
+    out: str = config.setting("", "Folder or gs:// path for audit.html and audit.json.", path=config.PATH)
     strict: bool = config.setting(
         False,
         "Exit with code 1 if two splits share an image (equal or similar) or two classes an equal file. Similar images "

@@ -22,8 +22,12 @@ Exit codes: 0 done, or done before; 2 the request is wrong; 1 anything else."""
 class PackFlags:
     """Settings of one packing."""
 
-    data_dir: str = config.setting("", "Folder or gs:// path with {Train,Validation,Test}/<class>/* images.")
-    out: str = config.setting("", "Folder or gs:// path for the packed set; a --data_dir for every other command.")
+    data_dir: str = config.setting(
+        "", "Folder or gs:// path with {Train,Validation,Test}/<class>/* images.", path=config.PATH
+    )
+    out: str = config.setting(
+        "", "Folder or gs:// path for the packed set; a --data_dir for every other command.", path=config.PATH
+    )
     images_per_shard: int = config.setting(1024, "Images in one TFRecord file.", unit="images", minimum=1)
     resize: int = config.setting(
         0, "Store images at this height and width, as --image_size would resize them; 0: as they are.", minimum=0

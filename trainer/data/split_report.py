@@ -1,0 +1,113 @@
+"""One line that says what Train, Validation and Test are, how many images of each class, and where they come from.
+
+So that no default steps in without a word: a share of Train for an absent Validation, a folder ``val`` that no command
+reads.  Does not own: the splits themselves (``manifest.py``).  Imports no TensorFlow.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer.core.errors import RequestError, StorageDown
+from trainer.core.litter import LeftOut, is_litter_folder
+from trainer.core.storage import files, listing
+from trainer.data import class_folders, tfrecord
+from trainer.data.manifest import TEST, TRAIN, VALIDATION, Split
+
+# Lower-case names that people give the folders of the splits.
+_ALIASES = {
+    TRAIN: ("train", "training", "train_set", "trainset"),
+    VALIDATION: ("validation", "valid", "val", "dev", "validate", "validation_set", "val_set"),
+    TEST: ("test", "testing", "test_set", "testset"),
+}
+_MOST_NAMES = 5
+_MOST_REQUESTS = 20  # Names in a bucket that are asked whether they are folders.
+
+
+def of_training(data_dir: str, train: Split, validation: Split, fraction: float, seed: int) -> str:
+    """Return the line for a job: of its two splits, and of Test, which training never reads."""
+    pack = tfrecord.read_manifest(data_dir)
+    texts = {TRAIN: _source(data_dir, TRAIN, pack), VALIDATION: _source(data_dir, VALIDATION, pack)}
+    left_out = train.left_out + validation.left_out
+    if len(validation) and validation.names[0].startswith(f"{TRAIN}/"):
+        texts = {TRAIN: f"the rest of {texts[TRAIN]}", VALIDATION: f"{fraction:.4g} of {TRAIN} held out by seed {seed}"}
+        left_out = train.left_out
+    lines = {split.name: f"{texts[split.name]}: {_counts(split.counts)}" for split in (train, validation)}
+    return _line(data_dir, {**lines, TEST: _test(data_dir, pack)}, left_out, pack)
+
+
+def of_splits(data_dir: str, splits: Sequence[Split]) -> str:
+    """Return the line for commands that read all splits."""
+    pack = tfrecord.read_manifest(data_dir)
+    lines = dict.fromkeys((TRAIN, VALIDATION, TEST), "none")
+    left_out = LeftOut()
+    for split in splits:
+        lines[split.name] = f"{_source(data_dir, split.name, pack)}: {_counts(split.counts)}"
+        left_out += split.left_out
+    return _line(data_dir, lines, left_out, pack)
+
+
+def of_one(split: Split) -> str:
+    """Return the line for a command that reads one split."""
+    source = "packed set" if split.records is not None else f"folder {files.join(split.root, split.name)!r}"
+    return "; ".join(filter(None, [f"{split.name}: {source}: {_counts(split.counts)}", split.left_out.describe()]))
+
+
+def _line(data_dir: str, lines: Mapping[str, str], left_out: LeftOut, pack: Any) -> str:
+    alike, others = _unused(data_dir) if pack is None else ({}, [])
+    parts = []
+    for name, text in lines.items():
+        unused = [f"folder {one!r} is not used: rename it {name}" for one in alike.get(name, ())]
+        parts.append("; ".join([f"{name}: {text}", *unused]))
+    if others:
+        shown = ", ".join(map(repr, others[:_MOST_NAMES])) + (", ..." if others[_MOST_NAMES:] else "")
+        parts.append(f"other folders are not used: {shown}")
+    return ". ".join([*parts, *filter(None, [left_out.describe()])])
+
+
+def _source(data_dir: str, split: str, pack: Any) -> str:
+    return f"folder {files.join(data_dir, split)!r}" if pack is None else "packed set"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "no images"
+
+
+def _test(data_dir: str, pack: Any) -> str:
+    """Return the source and the counts of Test; whatever is wrong with it, training goes on without it."""
+    if pack is not None:
+        counts = pack["splits"].get(TEST, {}).get("counts")
+        return f"packed set: {_counts(counts)}" if isinstance(counts, dict) else "none"
+    try:
+        listed = class_folders.read(files.join(data_dir, TEST))
+    except (RequestError, StorageDown) as error:
+        return f"not counted ({error})"
+    if listed is None:
+        return "none"
+    counts = {name: len(names) for name, names in sorted(listed.classes.items())}
+    loose = f", {len(listed.left_out.loose):,} outside the class folders" if listed.left_out.loose else ""
+    return f"{_source(data_dir, TEST, pack)}: {_counts(counts)}{loose}; training never reads it"
+
+
+def _unused(data_dir: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the folders beside the splits that no command reads: by the split that they look like, and the others."""
+    try:
+        names = _folders(data_dir)
+        # A file system that ignores case finds "validation" under the name Validation.
+        used = {name for name in names if name.capitalize() in _ALIASES
+                and files.is_dir(files.join(data_dir, name.capitalize()))
+                and (name in _ALIASES or name.capitalize() not in names)}  # fmt: skip
+    except (RequestError, StorageDown):
+        return {}, []
+    rest = [name for name in names if name not in used]
+    alike = {split: [name for name in rest if name.lower() in words] for split, words in _ALIASES.items()}
+    return alike, [name for name in rest if not any(name in members for members in alike.values())]
+
+
+def _folders(data_dir: str) -> list[str]:
+    """Return the names of the folders in data_dir that are neither hidden nor litter."""
+    if files.is_remote(data_dir):
+        names = files.list_names(data_dir)[:_MOST_REQUESTS]
+        names = [name for name in names if files.is_dir(files.join(data_dir, name))]
+    else:
+        names = [entry.name for entry in listing.entries(data_dir) if entry.kind is listing.Kind.FOLDER]
+    return [name for name in names if not listing.is_hidden(name) and not is_litter_folder(name)]
