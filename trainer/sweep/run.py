@@ -13,6 +13,7 @@ from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
 from trainer.data import manifest
 from trainer.distributed import cluster as cluster_lib
+from trainer.serving import exported_model
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
 from trainer.training import resume
@@ -75,6 +76,8 @@ def _refuse_what_no_trial_can(request: Request) -> None:
     data = request.base.data
     train, _ = manifest.read_train_and_validation(data.data_dir, data.validation_fraction, request.base.loop.seed)
     manifest.positive_class_index(train.class_names, request.base.export.positive_class)
+    if request.base.export.kinds and not files.exists(request.paths.done):
+        exported_model.require_loadable(request.base.loop.job_dir, "job_dir")
 
 
 def _search(request: Request, stop: signals.StopRequest, *, serve: bool) -> None:

@@ -18,6 +18,7 @@ from trainer.core.storage import files, lock
 from trainer.data import manifest
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
+from trainer.serving import exported_model
 from trainer.training import resume
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
@@ -67,6 +68,8 @@ def _run(
         finished = group.broadcast(_prepare(config, plan, paths) if cluster.is_chief else None)
         if finished is not None:
             return result.Result(**finished)
+        if config.export.kinds:
+            exported_model.require_loadable(paths.job_dir, "job_dir")
         from trainer.training import job  # TensorFlow is loaded here: what can be refused without it was refused.
 
         with job.failing_together(group):

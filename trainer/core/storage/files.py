@@ -7,8 +7,9 @@ Imports no TensorFlow.
 
 import contextlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from trainer.core import storage
@@ -16,12 +17,13 @@ from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import for_path, is_remote
 
 __all__ = [
-    "absolute", "append_bytes", "append_text", "exists", "is_dir", "is_remote", "join", "list_below", "list_names",
+    "absolute", "append_bytes", "append_text", "exists", "is_dir", "is_literal", "is_remote", "join", "list_below", "list_names",
     "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes", "read_range", "read_text", "remove",
     "remove_tree", "rename", "require_form", "require_writable", "write_bytes", "write_text",
 ]  # fmt: skip
 
 _THREADS = 16
+_PATTERN = re.compile(r"[*?\[\\\udc80-\udcff]")  # What TensorFlow's loader takes as a pattern, or cannot encode.
 _PART_BYTES = 16 * 2**20  # Of a large object that is downloaded in parts.
 
 
@@ -51,6 +53,11 @@ def join(path: str, *names: str) -> str:
 def absolute(path: str) -> str:
     """Return a path that means the same in every process: a local one from the root on."""
     return path if is_remote(path) else os.path.abspath(path)
+
+
+def is_literal(path: str) -> bool:
+    """Return whether TensorFlow takes a path as it is: as a pattern, and as UTF-8, it stands for itself alone."""
+    return not _PATTERN.search(path)
 
 
 def printable(path: str) -> str:
@@ -138,23 +145,41 @@ def remove_tree(path: str) -> None:
     for_path(path).remove_tree(path)
 
 
-def publish(folder: str, target: str, last: str) -> None:
+def publish(folder: str, target: str, last: str, check: Callable[[str], None] | None = None) -> None:
     """Copy a finished local folder to ``target``, replacing it, so that no reader takes a partial copy for the whole.
 
     Where folders can be renamed in one step, the copy is renamed into place.  Elsewhere the file ``last``, by which
     readers recognise the folder, is removed first and uploaded last.
+
+    Args:
+        folder: local.
+        target: anywhere.
+        last: name of a file in the folder.
+        check: called with a local folder, raises if it is not fit to be published.  A local copy is checked where it
+            lies, next to ``target``.  A remote one is compared with ``folder``, which is checked in its place.
     """
     staging = f"{target}.tmp" if for_path(target).renames_atomically else target
+    if check and is_remote(target):
+        check(folder)
     remove(join(staging, last))
     remove_tree(staging)
     names = sorted(list_below(folder, hidden=True), key=lambda name: name == last)
 
     def copy(name: str) -> None:
-        write_bytes(join(staging, name), read_bytes(join(folder, name)))
+        content = read_bytes(join(folder, name))
+        write_bytes(join(staging, name), content)
+        if check and is_remote(target) and read_bytes(join(staging, name)) != content:
+            raise OSError(f"{join(staging, name)!r} reads otherwise than it was written")
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(copy, names[:-1]))
     copy(names[-1])
+    if check and not is_remote(target):
+        try:
+            check(staging)
+        except BaseException:  # A stop request, too, must not leave it behind.
+            remove_tree(staging)
+            raise
     if staging != target:
         remove_tree(target)
         rename(staging, target)
@@ -162,9 +187,17 @@ def publish(folder: str, target: str, last: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
-    """Yield a local folder with a folder's files: the folder itself, or a copy that lives as long as the block."""
-    if not is_remote(folder):
+    """Yield a local folder with a folder's files, under a path that every library takes literally.
+
+    It is the folder itself, or a link or a copy that lives as long as the block.
+    """
+    if not is_remote(folder) and is_literal(folder):
         yield folder
+        return
+    if not is_remote(folder):
+        with tempfile.TemporaryDirectory() as scratch:
+            os.symlink(os.path.abspath(folder), os.path.join(scratch, "link"))
+            yield os.path.join(scratch, "link")
         return
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_THREADS) as pool:
         # Without marks of folders, and without names that would leave the scratch folder.
