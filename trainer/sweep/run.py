@@ -7,7 +7,7 @@ Imports no TensorFlow until the search begins.
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.core import signals
+from trainer.core import signals, terminal
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
@@ -118,5 +118,6 @@ def _print_best(request: Request, best: list[Record]) -> None:
     if not best:
         raise JobFailed(f"no trial has a score; {request.paths.table} has the reasons")
     print(f"best trial {best[0].trial}: {request.metric} {best[0].score:.4f} (epoch {best[0].best_epoch})")
-    print(f"settings: {request.paths.best}  (python -m trainer.train --config={request.paths.best} --job_dir=...)")
-    print(f"report: {request.paths.report}")
+    config = terminal.visible(request.paths.best)
+    print(f"settings: {config}  (python -m trainer.train --config={config} --job_dir=...)")
+    print(f"report: {terminal.visible(request.paths.report)}")

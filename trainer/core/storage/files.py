@@ -17,13 +17,14 @@ from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import for_path, is_remote
 
 __all__ = [
-    "absolute", "append_bytes", "append_text", "exists", "is_dir", "is_literal", "is_remote", "join", "list_below", "list_names",
-    "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes", "read_range", "read_text", "remove",
-    "remove_tree", "rename", "require_form", "require_writable", "write_bytes", "write_text",
+    "absolute", "append_bytes", "append_text", "exists", "is_dir", "is_literal", "is_remote", "join", "list_below",
+    "list_names", "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes", "read_range",
+    "read_text", "remove", "remove_tree", "rename", "require_form", "require_writable", "write_bytes", "write_text",
 ]  # fmt: skip
 
 _THREADS = 16
 _PATTERN = re.compile(r"[*?\[\\\udc80-\udcff]")  # What TensorFlow's loader takes as a pattern, or cannot encode.
+_LIKE_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
 _PART_BYTES = 16 * 2**20  # Of a large object that is downloaded in parts.
 
 
@@ -61,8 +62,12 @@ def is_literal(path: str) -> bool:
 
 
 def printable(path: str) -> str:
-    """Return a path fit for a UTF-8 file: bytes of a name that are not UTF-8 become U+FFFD."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    r"""Return a path fit for a UTF-8 file, a different one for each path.
+
+    Bytes of a name that are not UTF-8 become ``\xe9``, and a backslash in front of such letters becomes ``\x5c``.
+    """
+    escaped = _LIKE_ESCAPE.sub(r"\\x5c", path)
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", escaped)
 
 
 def exists(path: str) -> bool:
