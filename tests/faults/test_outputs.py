@@ -1,6 +1,7 @@
 """What the commands write is fit for use where it lies: exports, tables, lines on the terminal."""
 
 import csv
+import errno
 import io
 import logging
 import os
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import faults
 from tests.helpers.commands import answer, refusal
+from tests.helpers.fake_gcs import request_of, upload
 from tests.helpers.tiny_export import write_export, write_image
 from trainer import evaluate, export, predict, train, tune
 from trainer.core import cli, tables, terminal
@@ -153,3 +156,59 @@ def test_errors_and_the_log_obey_no_name(error, capsys):
 def test_pages_obey_no_name():
     page = html.templates().from_string("{{ name }}|{{ name | safe }}").render(name=f"<{BIDI}>")
     assert page.split("|")[0] == r"&lt;a\u202egnp.exe&gt;"
+
+
+# Files that may not be read.
+
+
+def forbid(gcs_server, path):
+    return gcs_server.fault(match=f"GET .*{request_of(path)}", status=403, message="Access denied: storage.objects.get")
+
+
+def test_one_object_that_may_not_be_read_costs_its_row_only(model, bucket, gcs_server, tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"{name}.png", (255, 0, 0))
+    upload(tmp_path, f"{bucket}/images")
+    out = tmp_path / "rows.csv"
+    for words in ([f"{bucket}/images"], [f"{bucket}/images/{name}.png" for name in "abc"]):
+        with forbid(gcs_server, f"{bucket}/images/b.png"):
+            code, _, err = answer(capsys, predict.main, *words, f"--model_dir={model}", f"--out={out}")
+        assert (code, "1 of 3 images could not be scored" in err) == (1, True)
+        rows = {os.path.basename(row["path"]): row for row in rows_of(out)}
+        assert [rows[f"{name}.png"]["label"] for name in "abc"] == ["Fake", "", "Fake"]
+        assert "403" in rows["b.png"]["error"]
+        assert "storage.objects.get" in rows["b.png"]["error"]
+    with gcs_server.fault(match="GET", status=403, message="Access denied"):  # None of it may be read.
+        assert "received a refusal" in refusal(capsys, predict.main, f"{bucket}/images", f"--model_dir={model}")
+
+
+def test_a_local_file_that_may_not_be_read_costs_its_row_only(model, tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"{name}.png", (255, 0, 0))
+    out = tmp_path / "rows.csv"
+    with faults.injected(path="*/b.png", number=errno.EACCES, count=0):
+        code, _, _ = answer(capsys, predict.main, tmp_path, f"--model_dir={model}", f"--out={out}")
+    rows = {os.path.basename(row["path"]): row for row in rows_of(out)}
+    assert code == 1
+    assert [rows[f"{name}.png"]["error"] for name in "abc"] == ["", "Permission denied", ""]
+
+
+def test_a_video_that_may_not_be_read_costs_its_row_only(model, bucket, gcs_server, tmp_path, capsys):
+    pytest.importorskip("cv2")
+    files.write_bytes(f"{bucket}/a.mp4", b"no video")
+    with forbid(gcs_server, f"{bucket}/a.mp4"):
+        code, printed, _ = answer(capsys, predict.main, "--video", bucket, f"--model_dir={model}")
+    assert (code, "403" in printed) == (1, True)
+
+
+@pytest.mark.slow
+def test_an_evaluation_skips_an_object_that_may_not_be_read(model, bucket, gcs_server, tmp_path, capsys):
+    for number in range(6):
+        for kind in ("Fake", "Real"):
+            write_image(tmp_path / "data" / "Test" / kind / f"{number}.png", (200 if kind == "Fake" else 20, 0, 0))
+    data = upload(tmp_path / "data", f"{bucket}/data")
+    words = [f"--model_dir={model}", f"--data_dir={data}", "--bootstrap=0", f"--out={tmp_path / 'out'}"]
+    with forbid(gcs_server, f"{data}/Test/Fake/3.png"):
+        code, printed, _ = answer(capsys, evaluate.main, *words, "--max_bad_fraction=0.2")
+    assert (code, "11 images, 1 skipped" in printed) == (0, True)
+    assert "403" in (tmp_path / "out" / "skipped.jsonl").read_text()

@@ -8,7 +8,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from trainer.core.errors import RequestError
+from trainer.core.errors import AccessDenied, RequestError
 from trainer.core.storage import files
 
 _WILDCARDS = "*?["
@@ -23,19 +23,26 @@ def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] 
     returned unchanged, so that reading it raises the error that names it.
 
     Raises:
-        RequestError: if there are no words, or none of them names anything.
+        RequestError: if there are no words, or none of them names anything that may be read.
     """
     if not words:
         raise RequestError('expected a PATH (file, folder, glob, or "-" for a list on stdin), received none')
     result: dict[str, None] = {}  # An ordered set.
     any_match = False
+    refusal: AccessDenied | None = None
     for word in words:
         if word == "-":
             paths, fallback = [line.strip() for line in stdin if line.strip()], []
         else:
-            paths, fallback = sorted(_expand_word(word, endings)), [word]
+            try:
+                paths = sorted(_expand_word(word, endings))
+            except AccessDenied as error:
+                paths, refusal = [], error
+            fallback = [word]
         any_match = any_match or bool(paths)
         result |= dict.fromkeys(paths or fallback)
+    if not any_match and refusal is not None:
+        raise refusal
     if not any_match:
         received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
         raise RequestError(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.core.errors import RequestError
+from trainer.core.errors import AccessDenied, RequestError
 from trainer.core.storage import files
 from trainer.data.pixels import Pixels
 from trainer.serving.exported_model import ExportedModel, Probabilities
@@ -104,7 +104,7 @@ class Predictor:
 
         Args:
             count: number of images.
-            read: returns the encoded image of an index below ``count``, or raises OSError.
+            read: returns the encoded image of an index below ``count``, or raises OSError or AccessDenied.
             batch_size: images scored at a time.
         """
         with ThreadPoolExecutor(_READERS) as pool:
@@ -164,7 +164,7 @@ class Predictor:
         for position, content in enumerate(contents):
             try:
                 encoded[position] = content.result()
-            except (OSError, self._tf.errors.OpError) as error:
+            except (OSError, AccessDenied, self._tf.errors.OpError) as error:
                 answers.errors[position] = first_line(error)
         self._predict_encoded(device, encoded, answers)
         return answers

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tqdm
 
-from trainer.core.errors import RequestError
+from trainer.core.errors import AccessDenied, RequestError
 from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.serving import exported_model
@@ -122,7 +122,7 @@ def _score(predictor: Predictor, path: str, sampling: Sampling) -> _VideoScores:
                     None if n in answers.errors else row for n, row in enumerate(answers.probabilities)
                 ]
             scores.end, scores.has_times, scores.error = video.end, video.has_times, video.missing
-    except OSError as error:
+    except (OSError, AccessDenied) as error:
         scores.error = first_line(error)
     if not scores.good and not scores.error:
         scores.error = "no frame of it could be scored" if scores.samples else "a video without frames"

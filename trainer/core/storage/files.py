@@ -6,15 +6,18 @@ Imports no TensorFlow.
 """
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from trainer.core import storage
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import for_path, is_remote
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "absolute", "append_bytes", "append_text", "exists", "is_dir", "is_literal", "is_remote", "join", "list_below",
@@ -25,6 +28,7 @@ __all__ = [
 _THREADS = 16
 _PATTERN = re.compile(r"[*?\[\\\udc80-\udcff]")  # What TensorFlow's loader takes as a pattern, or cannot encode.
 _LIKE_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
+_NO_PATH = re.compile(r"^/|(^|/)\.{1,2}(/|$)")  # Names of objects that are no paths relative to a folder.
 _PART_BYTES = 16 * 2**20  # Of a large object that is downloaded in parts.
 
 
@@ -89,10 +93,25 @@ def list_below(path: str, *, hidden: bool = False) -> Iterator[str]:
     """Yield the names of all files below a folder, relative to it, in any order.
 
     Names with a part that begins with a dot are left out unless ``hidden``; linked folders are not entered.  In a
-    bucket a name that ends with "/" marks a folder.
+    bucket a name that ends with "/" marks a folder, and names that are no relative paths, such as ``a/../b``, are left
+    out and counted in a warning.
     """
     names = for_path(path).list_below(path, hidden=hidden)
+    if is_remote(path):
+        names = _relative(path, names)
     return (name for name in names if hidden or not any(part.startswith(".") for part in name.split("/")))
+
+
+def _relative(folder: str, names: Iterable[str], others: re.Pattern[str] = _NO_PATH) -> Iterator[str]:
+    """Yield the names that are relative paths; of the others, which a bucket may hold, log number and an example."""
+    count, example = 0, ""
+    for name in names:
+        if others.search(name):
+            count, example = count + 1, example or name
+        else:
+            yield name
+    if count:
+        log.warning("%s: %d objects are left out whose names are no paths, such as %r", folder, count, example)
 
 
 def read_bytes(path: str) -> bytes:
@@ -205,8 +224,8 @@ def local_copy(folder: str) -> Iterator[str]:
             yield os.path.join(scratch, "link")
         return
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_THREADS) as pool:
-        # Without marks of folders, and without names that would leave the scratch folder.
-        names = [name for name in list_below(folder, hidden=True) if name[-1] != "/" and ".." not in name.split("/")]
+        below = list_below(folder, hidden=True)
+        names = [name for name in _relative(folder, below, re.compile("//")) if name[-1] != "/"]  # No marks of folders.
         contents = pool.map(lambda name: read_bytes(join(folder, name)), names)
         for name, content in zip(names, contents, strict=True):
             write_bytes(join(scratch, name), content)

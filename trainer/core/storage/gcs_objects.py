@@ -16,7 +16,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainer.core.errors import StoppedEarly
-from trainer.core.storage.gcs_client import Changed, call, client, explained, no_bucket, retry_policy, split, timeout
+from trainer.core.storage.gcs_client import (
+    Changed,
+    bucket_of,
+    call,
+    client,
+    explained,
+    no_bucket,
+    retry_policy,
+    split,
+    timeout,
+)
 
 
 def read(path: str) -> bytes:
@@ -192,7 +202,7 @@ def list_objects(
     try:
         with explained(path):
             blobs = client().list_blobs(
-                split(path)[0], prefix=prefix or None, delimiter=delimiter, fields=fields, page_size=page_size,
+                bucket_of(path), prefix=prefix or None, delimiter=delimiter, fields=fields, page_size=page_size,
                 retry=retry_policy(), timeout=timeout(),
             )  # fmt: skip
             for blob in blobs:
@@ -216,7 +226,7 @@ def copy(source: str, target: str) -> None:
     """Copy an object inside the storage."""
 
     def rewrite(bucket: Any, name: str) -> None:
-        original = client().bucket(split(source)[0]).blob(split(source)[1])
+        original = bucket_of(source).blob(split(source)[1])
         token = None
         while True:  # A large object is copied in several requests.
             token, _, _ = bucket.blob(name).rewrite(original, token=token, retry=None, timeout=timeout())
