@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from trainer.core import storage
-from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.errors import RequestError, StoppedEarly, StorageDown
 from trainer.core.storage import for_path, is_remote
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def publish(folder: str, target: str, last: str, check: Callable[[str], None] | 
         content = read_bytes(join(folder, name))
         write_bytes(join(staging, name), content)
         if check and is_remote(target) and read_bytes(join(staging, name)) != content:
-            raise OSError(f"{join(staging, name)!r} reads otherwise than it was written")
+            raise StorageDown(f"{join(staging, name)!r} reads otherwise than it was written; rerun the same command")
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(copy, names[:-1]))
