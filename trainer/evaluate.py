@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trainer.core import cli
+from trainer.core import cli, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.evaluation.request import USAGE, EvaluateFlags
@@ -28,7 +28,8 @@ def main(argv: Sequence[str]) -> int:
         from trainer.reports import model_card  # Late: its libraries are slow.
 
         export = exported_model.find_export(request.model_dir)
-        print(f"  {'card':<10}{model_card.add_evaluation(export.path, export.details, figures)}")
+        card = model_card.add_evaluation(export.path, export.details, figures)
+        print(terminal.visible(f"  {'card':<10}{card}"))
     return EXIT_DONE
 
 
@@ -42,7 +43,7 @@ def _compare(request: EvaluateFlags) -> int:
         request.compare, request.out, group_by=request.group_by, groups=request.groups,
         resamples=request.bootstrap, seed=request.seed,
     )  # fmt: skip
-    print(summary)
+    print(terminal.visible(summary))
     return EXIT_DONE
 
 

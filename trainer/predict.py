@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from trainer.core import cli, errors
+from trainer.core import cli, errors, terminal
 from trainer.core.tables import Row
 from trainer.serving import predict_files, predict_request, video
 from trainer.serving.predict_request import PredictFlags
@@ -34,7 +34,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
     """Print a summary to stderr, and return the exit code."""
     what = "videos" if request.video else "images"
     failed = [str(row["path"]) for row in rows if row["error"]]
-    where = f"; rows are in {request.out}" if request.out else ""
+    where = terminal.visible(f"; rows are in {request.out}") if request.out else ""
     if failed:
         hint = ""
         if not request.video and any(path.lower().endswith(video.ENDINGS) for path in failed):

@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from trainer.core import cli, placement
+from trainer.core import cli, placement, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.core.storage import files
@@ -49,7 +49,7 @@ def audit(argv: Sequence[str]) -> int:
     from trainer.reports import audit as audit_report  # Late: slow to import, and a wrong flag is answered at once.
 
     summary = audit_report.audit(splits, request)
-    print(audit_report.summary_table(summary, request.out))
+    print(terminal.visible(audit_report.summary_table(summary, request.out)))
     return EXIT_FAILED if request.strict and summary["strict_failures"] else EXIT_DONE
 
 
@@ -66,8 +66,8 @@ def pack(argv: Sequence[str]) -> int:
     dropped = writer.leaks(splits, request) if request.drop_leaks else set()
     summary = writer.pack(request, splits, dropped)
     for name, reason in summary["bad"].items():
-        print(f"bad: {files.printable(name)}: {reason}", file=sys.stderr)
-    print(writer.summary_table(summary, request))
+        print(terminal.in_line(f"bad: {files.printable(name)}: {reason}"), file=sys.stderr)
+    print(terminal.visible(writer.summary_table(summary, request)))
     return EXIT_DONE
 
 

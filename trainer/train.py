@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from trainer.core import cli
+from trainer.core import cli, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE
 from trainer.core.job_dir import JobPaths
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"best epoch {outcome.best_epoch} (step {outcome.best_step}): validation {values}")
     for kind, path in outcome.exports.items():
         threshold = f" (threshold {outcome.thresholds[kind]:g})" if kind in outcome.thresholds else ""
-        print(f"model ({kind}): {path}{threshold}")
-    print(f"report: {JobPaths(config.loop.job_dir).report}")
+        print(terminal.visible(f"model ({kind}): {path}{threshold}"))
+    print(terminal.visible(f"report: {JobPaths(config.loop.job_dir).report}"))
     return EXIT_DONE
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers import mp4
 from tests.helpers.commands import answer, refusal
 from tests.helpers.tiny_export import write_export, write_image
 from trainer import predict
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
-from trainer.serving import video
+from trainer.serving import video, video_file
 
 cv2 = pytest.importorskip("cv2")
 
@@ -143,11 +144,11 @@ def test_three_classes_and_a_table(folder, tmp_path, capsys):
 
 
 def test_large_frames_are_never_many_at_a_time(tmp_path):
-    clip = video.Video(write_video(tmp_path / "large.avi", [200] * 2, side=2048), 1, 0)
+    clip = video_file.Video(write_video(tmp_path / "large.avi", [200] * 2, side=2048), 1, 0)
     sizes, decoded = [], []
-    for numbers, images in clip.batches(8):
+    for samples, images in clip.batches(8):
         sizes.append(images.nbytes)
-        decoded.append(clip.decoded - numbers[-1])
+        decoded.append(clip.decoded - samples[-1].number)
     clip.close()
     assert max(sizes) <= 32 * 2**20
     assert len(sizes) == 5  # Two frames of 12 MB each.
@@ -203,3 +204,137 @@ def test_a_video_among_images_is_told_how(model, folder, capsys):
     code, _, err = answer(capsys, predict.main, folder / "a.avi", f"--model_dir={model}")
     assert code == 1
     assert "videos need --video" in err
+
+
+# Time, not the number of frames, decides how often a picture counts.
+
+
+def write_clip(path: Path, reds: list[int]) -> Path:
+    """Write one frame of each red as MP4, 25 a second."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (32, 32))
+    for red in reds:
+        frame = np.zeros([32, 32, 3], np.uint8)
+        frame[..., 2] = red
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def score(path, model, capsys, *words):
+    """Return the row of a video, and the rows of its frames."""
+    out, frames_out = path.with_suffix(".rows.jsonl"), path.with_suffix(".frames.jsonl")
+    run(capsys, path, f"--model_dir={model}", f"--out={out}", f"--frames_out={frames_out}", *words)
+    (row,) = map(json.loads, out.read_text().splitlines())
+    return row, [json.loads(line) for line in frames_out.read_text().splitlines()]
+
+
+def test_a_dense_part_of_a_video_counts_by_its_length(model, tmp_path, capsys):
+    """A camera that records more while something moves: 60 s at one frame a second, 2 s at thirty."""
+    path = write_clip(tmp_path / "clip.mp4", [20] * 60 + [250] * 60)
+    mp4.set_frame_lengths(path, [(60, 1.0), (60, 1 / 30)])
+    row, frames = score(path, model, capsys)
+    assert (row["error"], row["frames"], row["label"]) == (None, 62, "Real")
+    assert row["seconds"] == pytest.approx(62, abs=0.05)
+    assert row["p_fake"] == pytest.approx((60 * 20 + 2 * 250) / 62 / 255, abs=0.02)
+    assert row["p_fake_top"] == pytest.approx((2 * 250 + 5 * 20) / 7 / 255, abs=0.02)
+    assert [frame["seconds"] for frame in frames] == pytest.approx(list(range(62)), abs=0.02)
+    assert {frame["weight"] for frame in frames} == {1}
+
+
+def test_a_frame_that_stays_counts_for_each_second(model, tmp_path, capsys):
+    """A recorded screen: 2 s of movement, whose last frame stays for 58 s."""
+    path = write_clip(tmp_path / "clip.mp4", [250] * 60 + [20, 20])
+    mp4.set_frame_lengths(path, [(60, 1 / 30), (1, 57.5), (1, 0.5)])
+    row, frames = score(path, model, capsys)
+    assert [(frame["frame"], frame["weight"]) for frame in frames] == [(0, 1), (30, 1), (60, 58)]
+    assert row["p_fake"] == pytest.approx((2 * 250 + 58 * 20) / 60 / 255, abs=0.02)
+    assert row["p_fake"] == pytest.approx(np.average([f["p_fake"] for f in frames], weights=[1, 1, 58]), abs=1e-6)
+    assert row["p_fake_top"] == pytest.approx((2 * 250 + 4 * 20) / 6 / 255, abs=0.02)
+    row, frames = score(path, model, capsys, "--max_frames=2")
+    assert [frame["frame"] for frame in frames] == [0, 30]
+    row, frames = score(path, model, capsys, "--every_n_frames=30")
+    assert [(frame["frame"], frame["weight"]) for frame in frames] == [(0, 1), (30, 1), (60, 1)]
+    assert [frame["seconds"] for frame in frames] == pytest.approx([0, 1, 2], abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [12.0, 24000 / 1001, 25.0, 30000 / 1001, 60.0])
+def test_of_a_constant_rate_each_second_has_a_frame_at_its_begin(rate, tmp_path):
+    for ending, codec in (("mkv", "MJPG"), ("mp4", "mp4v")):  # Matroska rounds its timestamps to milliseconds.
+        path = tmp_path / f"clip.{ending}"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, (32, 32))
+        for _ in range(round(5 * rate)):
+            writer.write(np.zeros([32, 32, 3], np.uint8))
+        writer.release()
+        clip = video_file.Video(str(path), 0, 0)
+        samples = [sample for batch, _ in clip.batches(8) for sample in batch]
+        assert [sample.number for sample in samples] == [round(second * rate) for second in range(5)]
+        assert {sample.weight for sample in samples} == {1}
+        assert (clip.missing, clip.end) == ("", pytest.approx(round(5 * rate) / rate, abs=0.002))
+
+
+def test_a_turned_video_is_turned(tmp_path):
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 5.0, (64, 32))
+    frame = np.zeros([32, 64, 3], np.uint8)
+    frame[:16, :32, 2] = 250  # Top left, which a turn by 90 degrees brings to the top right.
+    writer.write(frame)
+    writer.release()
+    mp4.turn(path)
+    ((_, images),) = video_file.Video(str(path), 0, 0).batches(1)
+    assert images.shape == (1, 64, 32, 3)
+    assert np.abs(images[0].astype(int) - np.rot90(frame[..., ::-1], -1)).mean() < 10
+
+
+# Files that are no videos, whatever their name.
+
+
+def png_of(red):
+    return cv2.imencode(".png", np.full([32, 32, 3], (0, 0, red), np.uint8))[1].tobytes()
+
+
+def test_files_that_are_no_videos_say_what_they_are(model, folder, tmp_path, capsys):
+    for name in ("a.avi", "clip.avi"):
+        (tmp_path / name).write_bytes((folder / "a.avi").read_bytes())
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.avi\n")
+    (tmp_path / "playlist.mov").write_text("#EXTM3U\n#EXTINF:3,\na.avi\n#EXT-X-ENDLIST\n")
+    (tmp_path / "image.mp4").write_bytes(png_of(9))
+    (tmp_path / "photo.mkv").write_bytes(cv2.imencode(".jpg", np.zeros([32, 32, 3], np.uint8))[1].tobytes())
+    (tmp_path / "bitmap.avi").write_bytes(cv2.imencode(".bmp", np.zeros([32, 32, 3], np.uint8))[1].tobytes())
+    (tmp_path / "text.mp4").write_text("\x1b[31mThis is a text that FFmpeg would draw." * 20)
+    (tmp_path / "sound.mp4").write_bytes(b"ID3\x04" + bytes(200))
+    mp4.write_cover_alone(tmp_path / "music.mp4", png_of(250))
+    out = tmp_path / "rows.jsonl"
+    code, _, _ = run(capsys, tmp_path, f"--model_dir={model}", f"--out={out}")
+    rows = {Path(row["path"]).name: row for row in map(json.loads, out.read_text().splitlines())}
+    errors = {name: row["error"] for name, row in rows.items()}
+    assert code == 1
+    assert (errors.pop("a.avi"), errors.pop("clip.avi")) == (None, None)
+    for name, said in {
+        "list.mp4": "a list of other files", "playlist.mov": "a list of other files", "image.mp4": "an image",
+        "photo.mkv": "an image", "bitmap.avi": "an image", "text.mp4": "not a video that OpenCV can read",
+        "sound.mp4": "sound", "music.mp4": "cover picture",
+    }.items():  # fmt: skip
+        assert said in errors.pop(name)
+        assert (rows[name]["p_fake"], rows[name]["frames"]) == (None, 0)
+    assert errors == {}
+
+
+def test_the_container_decides_what_is_read_not_the_beginning(folder, tmp_path, monkeypatch):
+    """FFmpeg's own whitelist, also where a user has options of his own and the list does not look like one."""
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1|format_whitelist;concat")
+    monkeypatch.setattr(video_file, "_NO_VIDEOS", ())
+    (tmp_path / "a.avi").write_bytes((folder / "a.avi").read_bytes())
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.avi\n")
+    (tmp_path / "image.mp4").write_bytes(png_of(9))
+    for name in ("list.mp4", "image.mp4"):
+        with pytest.raises(OSError, match="not a video that OpenCV can read"):
+            video_file.Video(str(tmp_path / name), 0, 0)
+    video_file.Video(str(tmp_path / "a.avi"), 0, 0).close()
+
+
+def test_a_video_with_a_cover_is_a_video(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", [250] * 30)
+    mp4.add_cover(path, png_of(0))
+    ((samples, images),) = video_file.Video(str(path), 0, 0).batches(8)
+    assert [sample.number for sample in samples] == [0, 25]
+    assert images[..., 0].mean() > 200

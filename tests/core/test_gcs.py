@@ -1,7 +1,9 @@
 """gs:// through the real fake-gcs-server: whole objects, retries, and what a user is told when it does not work."""
 
 import concurrent.futures
+import glob
 import json
+import logging
 import os
 
 import pytest
@@ -303,6 +305,54 @@ def test_words_of_predict_name_objects(bucket):
                      "p/*.png": ["a.png"], "p/q*": ["q/b.png", "q/c.jpg"]}  # fmt: skip
     with pytest.raises(RequestError, match="no file there"):
         globs.expand([f"{bucket}/none"], ())
+
+
+def test_names_that_are_no_paths_are_left_out_and_counted(bucket, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)
+    names = (
+        "Fake/a.png",
+        "Fake//b.png",
+        "Fake/./c.png",
+        "Fake/../d.png",
+        "/Fake/e.png",
+        "..",
+        "Real/f..png",
+        "Real/.g/h",
+    )
+    for name in names:
+        gcs_objects.write(f"{bucket}/Train/{name}", b"x")
+    with caplog.at_level("WARNING"):
+        assert sorted(files.list_below(f"{bucket}/Train")) == ["Fake//b.png", "Fake/a.png", "Real/f..png"]
+    (line,) = set(caplog.messages)
+    assert f"{bucket}/Train: 4 objects are left out" in line
+    caplog.clear()
+    with caplog.at_level("WARNING"), files.local_copy(f"{bucket}/Train") as folder:
+        below = glob.glob(f"{folder}/**", recursive=True, include_hidden=True)
+        copied = sorted(os.path.relpath(path, folder) for path in below if os.path.isfile(path))
+    assert copied == ["Fake/a.png", "Real/.g/h", "Real/f..png"]
+    assert ["4 objects" in caplog.text, "1 objects" in caplog.text] == [True, True]
+
+
+def test_who_pays_for_a_bucket_is_said_by_one_variable(bucket, gcs_server, monkeypatch):
+    says = "Bucket is a requester pays bucket but no user project provided."
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "not-asked")
+    with gcs_server.fault(match="GET", status=400, message=says):
+        for action in (files.read_bytes, files.list_names, files.exists):
+            with pytest.raises(RequestError, match=r"DEEPDETECT_GCS_USER_PROJECT.*set it to"):
+                action(f"{bucket}/a")
+    assert "not-asked" not in "".join(gcs_server.requests)
+    monkeypatch.setenv("DEEPDETECT_GCS_USER_PROJECT", "mine")
+    before = len(gcs_server.requests)
+    files.write_bytes(f"{bucket}/a", b"1")
+    files.append_bytes(f"{bucket}/a", b"2")
+    files.rename(f"{bucket}/a", f"{bucket}/b")
+    assert files.read_bytes(f"{bucket}/b") == b"12"
+    assert files.list_names(bucket) == ["b"]
+    files.remove(f"{bucket}/b")
+    # The client library looks at the bucket itself once in a while, and does without an answer.
+    asked = [request for request in gcs_server.requests[before:] if "/o" in request]
+    assert len(asked) > 8
+    assert [request for request in asked if "userProject=mine" not in request] == []
 
 
 def test_tensorflow_reads_the_same_images(bucket, image_set, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.jobs import run_job
 from tests.helpers.memory_storage import MemoryStorage
 from trainer.core import globs, result, storage
-from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.errors import JobFailed, RequestError, StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
 from trainer.core.storage.lines import BufferedLines
@@ -93,6 +93,41 @@ def test_a_folder_is_published_and_copied_back(root, tmp_path):
         assert files.read_text(f"{folder}/variables/v") == "variables/v"
     with files.local_file(f"{root}/e/1/saved_model.pb") as path:
         assert files.read_text(path) == "saved_model.pb"
+
+
+def test_a_folder_is_checked_before_it_has_its_name(root, tmp_path):
+    for name in ("saved_model.pb", "variables/v"):
+        files.write_text(str(tmp_path / "export" / name), name)
+    target = f"{root}/e/1"
+    files.write_text(f"{target}/saved_model.pb", "older")
+    looked_at = []
+
+    def refuse(folder):
+        looked_at.append(folder)
+        assert files.read_text(files.join(folder, "variables/v")) == "variables/v"
+        assert files.read_text(f"{target}/saved_model.pb") == "older"
+        raise JobFailed("unfit")
+
+    with pytest.raises(JobFailed):
+        files.publish(str(tmp_path / "export"), target, "saved_model.pb", check=refuse)
+    assert list(files.list_below(f"{root}/e")) == ["1/saved_model.pb"]
+    assert files.read_text(f"{target}/saved_model.pb") == "older"
+    files.publish(str(tmp_path / "export"), target, "saved_model.pb", check=looked_at.append)
+    assert sorted(files.list_below(target)) == ["saved_model.pb", "variables/v"]
+    where = str(tmp_path / "export") if files.is_remote(root) else f"{target}.tmp"  # Beside its place, if it can be.
+    assert looked_at == [where, where]
+
+
+def test_a_copy_that_reads_otherwise_is_no_export(root, tmp_path, monkeypatch):
+    if not files.is_remote(root):
+        pytest.skip("a local copy is checked where it lies")
+    for name in ("saved_model.pb", "variables/v"):
+        files.write_text(str(tmp_path / name), name)
+    real = files.read_bytes
+    monkeypatch.setattr(files, "read_bytes", lambda path: real(path) + (b"!" if path.startswith(root) else b""))
+    with pytest.raises(StorageDown, match="reads otherwise"):
+        files.publish(str(tmp_path), f"{root}/e/1", "saved_model.pb", check=lambda folder: None)
+    assert not files.exists(f"{root}/e/1/saved_model.pb")
 
 
 def test_a_job_dir_has_one_holder_at_a_time(root, monkeypatch):

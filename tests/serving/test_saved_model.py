@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -265,11 +266,55 @@ def test_the_check_passes_the_right_model_and_fails_another_one(exports, samples
 def test_the_check_runs_without_this_package_and_says_1(exports, samples, tmp_path):
     for kind, code in (("best", 0), ("last", 1)):
         done = subprocess.run(
-            [sys.executable, "-I", verify_saved_model.__file__, str(exports["best"]), samples(kind)],
+            [sys.executable, "-P", verify_saved_model.__file__, str(exports["best"]), samples(kind)],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_check_finds_packages_that_come_by_pythonpath_alone(exports, samples, monkeypatch):
+    """As modules of a cluster provide them: an interpreter without any package of its own."""
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(packages))
+    monkeypatch.setattr(saved_model.sys, "executable", sys._base_executable)
+    check = object.__new__(saved_model._Check)
+    check._samples = samples("best")
+    check(str(exports["best"]))
+    assert check.difference < 1e-5
+
+
+def test_the_check_cannot_import_this_package():
+    """Wherever it is installed, and although PYTHONPATH may name the checkout: no TensorFlow is needed to show that."""
+    code = f"""if True:
+        import runpy, sys, types
+        for name in ("numpy", "tensorflow"):
+            sys.modules[name] = types.ModuleType(name)
+        sys.modules["numpy"].ndarray = None
+        try:
+            runpy.run_path({verify_saved_model.__file__!r}, run_name="__main__")
+        except TypeError:
+            pass  # Without arguments.
+        import trainer"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(verify_saved_model.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "import of trainer halted" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_an_export_is_checked_where_it_lies_and_a_failed_one_leaves_nothing(job, exports, paths, tmp_path):
+    """Only its last name differs: the folder in which it lies decides whether TensorFlow can load it."""
+    metadata = json.loads((exports["best"] / "assets.extra" / "deepdetect.json").read_text())
+    arrays = CheckpointStore(str(job / "checkpoints"), 3).read(int(exports["best"].name)).arrays
+    target = tmp_path / "run[1]" / "120"
+    with pytest.raises(JobFailed, match="failed its check"):
+        saved_model.write(str(target), arrays, metadata, [Path(paths[0]).read_bytes()], config=ModelConfig(),
+                          image_size=SIZE)  # fmt: skip
+    assert list(target.parent.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -291,7 +336,7 @@ def test_a_model_that_fails_its_check_is_not_published(job, exports, paths, tmp_
     contents = [Path(path).read_bytes() for path in paths]
     with mock.patch.object(tf.saved_model, "save", tampered), pytest.raises(JobFailed, match="differs from the live"):
         saved_model.write(str(target), arrays, metadata, contents, **write)
-    assert not (tmp_path / "export").exists()
+    assert list(target.parent.iterdir()) == []
     assert saved_model.write(str(target), arrays, metadata, contents, **write) < 1e-5  # The control.
     assert (target / "saved_model.pb").exists()
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from trainer.core import errors, keras_environment, signals, streams
+from trainer.core import errors, keras_environment, signals, streams, terminal
 from trainer.core.config import flags
 from trainer.core.storage import transient
 
@@ -50,18 +50,18 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
         print(page)
         return errors.EXIT_DONE
     except errors.RequestError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(terminal.visible(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         return errors.EXIT_REQUEST
     except errors.JobFailed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(terminal.visible(f"failed: {failure}"), file=sys.stderr)
         return errors.EXIT_FAILED
     except errors.StoppedEarly as stop:
-        print(f"stopped: {stop}", file=sys.stderr)
+        print(terminal.visible(f"stopped: {stop}"), file=sys.stderr)
         return errors.EXIT_STOPPED
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not transient.is_transient(error):
             raise
-        print(f"stopped: {error}; this may pass: rerun the same command", file=sys.stderr)
+        print(terminal.visible(f"stopped: {error}; this may pass: rerun the same command"), file=sys.stderr)
         return errors.EXIT_STOPPED
 
 
@@ -103,7 +103,7 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; failures are reported as by every handler of ``logging``."""
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.write(terminal.visible(self.format(record)) + "\n")
             sys.stderr.flush()
         except (RecursionError, errors.StoppedEarly):
             raise

@@ -16,6 +16,10 @@ class RequestError(ValueError):
     """
 
 
+class AccessDenied(RequestError):
+    """A storage refuses access to one file; a command that reads many can leave it out, as it does a damaged one."""
+
+
 class StoppedEarly(Exception):
     """The job stopped on purpose with its state saved; the process exits with code 75."""
 

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 
-from trainer.core.errors import RequestError
+from trainer.core.errors import AccessDenied, RequestError
 from trainer.core.litter import LeftOut, is_litter, is_litter_folder
 from trainer.core.storage import files, listing
 
@@ -29,19 +29,27 @@ def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] 
     raises the error that names it.
 
     Raises:
-        RequestError: if there are no words, none of them names anything, or a folder may not be listed.
+        RequestError: if there are no words, none of them names anything that may be read, or a folder may not be
+            listed.
     """
     if not words:
         raise RequestError('expected a PATH (file, folder, glob, or "-" for a list on stdin), received none')
     result: dict[str, None] = {}  # An ordered set.
     any_match = False
+    refusal: AccessDenied | None = None
     for word in words:
         if word == "-":
             paths, fallback = [line.strip() for line in stdin if line.strip()], []
         else:
-            paths, fallback = sorted(_expand_word(word, endings)), [word]
+            try:
+                paths = sorted(_expand_word(word, endings))
+            except AccessDenied as error:
+                paths, refusal = [], error
+            fallback = [word]
         any_match = any_match or bool(paths)
         result |= dict.fromkeys(paths or fallback)
+    if not any_match and refusal is not None:
+        raise refusal
     if not any_match:
         received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
         raise RequestError(

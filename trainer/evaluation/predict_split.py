@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tqdm
 
+from trainer.core import terminal
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import readers
@@ -70,7 +71,7 @@ def _check_limit(skipped: Sequence[dict[str, str]], images: int, request: Evalua
     if skipped or files.exists(path):
         files.write_text(path, "".join(json.dumps(entry) + "\n" for entry in skipped))
     for entry in skipped:
-        print(f"skipped {entry['path']}: {entry['reason']}", file=sys.stderr)
+        print(terminal.in_line(f"skipped {entry['path']}: {entry['reason']}"), file=sys.stderr)
     if len(skipped) > request.max_bad_fraction * images or len(skipped) == images:
         raise RequestError(
             f"expected at most {request.max_bad_fraction:.1%} of {images} images of {request.split} to be "

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.core import tables
 from trainer.core.storage import files
 
 Floats = npt.NDArray[np.float64]
@@ -90,19 +91,17 @@ def to_csv(predictions: Predictions, names: Sequence[str]) -> str:
         predictions: of the images.
         names: ``[N]``, path of each image.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     classes = predictions.class_names
     many = len(classes) > 2
     extra_columns = ["predicted", *(f"p_{name}" for name in classes)] if many else []
-    writer.writerow(["path", "label", "p_fake", *extra_columns])
+    lines = [tables.csv_line(["path", "label", "p_fake", *extra_columns])]
     for name, label, predicted, probabilities in zip(
         names, predictions.labels, predictions.predicted, predictions.probabilities, strict=True
     ):
         numbers = [f"{value:.9g}" for value in probabilities]
         row = [files.printable(name), classes[label], numbers[predictions.positive]]
-        writer.writerow([*row, classes[predicted], *numbers] if many else row)
-    return text.getvalue()
+        lines.append(tables.csv_line([*row, classes[predicted], *numbers] if many else row))
+    return "".join(lines)
 
 
 def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: float) -> tuple[list[str], Predictions]:
@@ -117,7 +116,7 @@ def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: fl
     Raises:
         KeyError, ValueError, TypeError, csv.Error: if the text does not fit these classes.
     """
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     column = list(class_names).index(positive)
     if len(class_names) == 2:
         probabilities = np.empty([len(rows), 2], np.float32)
@@ -128,5 +127,7 @@ def from_csv(text: str, class_names: Sequence[str], positive: str, threshold: fl
         probabilities = np.array(values, np.float32).reshape(len(rows), len(class_names))
     if not np.isfinite(probabilities).all():
         raise ValueError("a probability is NaN or infinite")
-    labels = np.array([list(class_names).index(row["label"]) for row in rows], np.int64)
-    return [row["path"] for row in rows], Predictions.of(labels, probabilities, class_names, column, threshold)
+    labels = np.array([list(class_names).index(tables.unguarded(row["label"])) for row in rows], np.int64)
+    return [tables.unguarded(row["path"]) for row in rows], Predictions.of(
+        labels, probabilities, class_names, column, threshold
+    )

@@ -6,6 +6,7 @@ Does not own: metrics and their names (``evaluation/metrics/``), pages.
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.core import terminal
 from trainer.core.storage import files
 from trainer.data.audit import verdicts
 from trainer.evaluation import metrics
@@ -29,7 +30,7 @@ def summary(figures: Mapping[str, Any], out: str) -> str:
         lines.append(worst_fall(figures["robustness"]))
     if "audit" in figures:
         lines.append(f"  {'audit':<10}{audit_problems(figures) or 'no problem'}, see the report's data")
-    return "\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"])
+    return terminal.visible("\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"]))
 
 
 def audit_problems(figures: Mapping[str, Any]) -> str:
@@ -57,9 +58,10 @@ def _groups(column: str, groups: list[dict[str, Any]]) -> list[str]:
     shown = groups[:_GROUPS_SHOWN]
     more = f", {len(shown)} of {len(groups)}" if len(groups) > len(shown) else ""
     lines = [f"by {column} (lowest accuracy first{more}):"]
-    width = max(len(group["value"]) for group in shown)
-    for group in shown:
+    names = [terminal.in_line(group["value"]) for group in shown]
+    width = max(map(len, names))
+    for name, group in zip(names, shown, strict=True):
         accuracy = f"accuracy {group['accuracy']:.4f}{_span(group['ci95']['accuracy'])}"
         auc = "" if group["auc"] is None else f"  AUC {group['auc']:.4f}"
-        lines.append(f"  {group['value']:<{width}}  {accuracy}{auc}  {group['n']:,} images")
+        lines.append(f"  {name:<{width}}  {accuracy}{auc}  {group['n']:,} images")
     return lines

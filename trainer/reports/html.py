@@ -15,6 +15,7 @@ import jinja2
 import markupsafe
 from PIL import Image
 
+from trainer.core import terminal
 from trainer.data.pixels import Pixels
 from trainer.reports import plots
 
@@ -81,4 +82,11 @@ def span(interval: Sequence[float], share: bool) -> str:
 def templates() -> jinja2.Environment:
     """Return the environment of all templates."""
     loader = jinja2.PackageLoader("trainer.reports", "templates")
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, finalize=_without_controls
+    )
+
+
+def _without_controls(value: Any) -> Any:
+    """Return text without characters that would reorder or hide a part of a line; autoescape does the rest."""
+    return terminal.visible(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value

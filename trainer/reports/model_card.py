@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import __version__
+from trainer.core import terminal
 from trainer.core.errors import StoppedEarly
 from trainer.core.job_dir import EXPORT_CARD
 from trainer.core.storage import files
@@ -67,7 +68,7 @@ def escape(value: Any) -> Any:
     """Return text escaped for Markdown, on one line and within one table cell."""
     if not isinstance(value, str) or isinstance(value, Markdown):
         return value
-    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", files.printable(" ".join(value.split())))
+    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", terminal.in_line(files.printable(" ".join(value.split()))))
 
 
 @functools.cache

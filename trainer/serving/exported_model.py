@@ -80,6 +80,21 @@ def find_export(model_dir: str) -> ExportedModel:
     )
 
 
+def require_loadable(folder: str, flag: str) -> None:
+    """Check before hours of training that an export below a folder can be loaded where it will lie.
+
+    TensorFlow searches a SavedModel's files by pattern, so what is special in a pattern cannot be part of the path.
+
+    Raises:
+        RequestError: naming the flag.
+    """
+    if not files.is_literal(files.absolute(folder)):
+        raise RequestError(
+            f"--{flag}: expected a path without *, ?, [, \\ and bytes that are not UTF-8, as TensorFlow cannot load a "
+            f"model from below it, received {files.absolute(folder)!r}; rename the folder or use another one"
+        )
+
+
 def _describe(path: str) -> ExportedModel:
     """Read ``deepdetect.json`` of a version folder."""
     file = files.join(path, EXPORT_METADATA)

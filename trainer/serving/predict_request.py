@@ -11,7 +11,8 @@ from trainer.core.config import PATH, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.serving import exported_model
-from trainer.serving.video import Sampling, require_opencv
+from trainer.serving.video import Sampling
+from trainer.serving.video_file import require_opencv
 
 USAGE = """\
 Estimate for each image how likely it is a fake.
@@ -22,8 +23,8 @@ PATH is an image, a folder (with all below it), a glob (quote it to let ** cross
 paths from stdin, one a line.  Rows are path, label, p_fake, error, heatmap with --explain, and p_<class> if there are
 more than two.
 
-With --video PATHs are videos (.mp4, .avi, .mov, .mkv and .webm in folders and globs); p_fake is the mean of their
-frames, p_fake_top the mean of the highest ones, seconds the length that was read.
+With --video PATHs are videos (.mp4, .avi, .mov, .mkv and .webm in folders and globs); p_fake is the mean over their
+seconds, p_fake_top the mean of the highest ones, seconds the length that was read.
 
 Exit codes: 0 every image was scored; 1 some were not, their rows say why; 2 the request is wrong; 75 stopped by a
 signal, or gs:// did not answer: the rows so far are kept, rerun it."""
@@ -54,7 +55,7 @@ class PredictFlags:
         path=PATH,
     )
     video: bool = setting(False, "Score videos (needs OpenCV: pip install -e '.[video]').")
-    every_n_frames: int = setting(0, "Score every N-th frame of a video. 0: about one a second.", minimum=0)
+    every_n_frames: int = setting(0, "Score every N-th frame of a video. 0: those shown at full seconds.", minimum=0)
     max_frames: int = setting(0, "Score at most N frames of a video, then stop reading it. 0: all.", minimum=0)
     top_k: str = setting("10%", "Frames that p_fake_top is the mean of: a number, or a share of those scored.")
     frames_out: str = setting(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.core.errors import RequestError, StorageDown
+from trainer.core.errors import AccessDenied, RequestError, StorageDown
 from trainer.core.storage import files, transient
 from trainer.data.interruptible import DaemonPool
 from trainer.data.pixels import Pixels
@@ -113,8 +113,8 @@ class Predictor:
 
         Args:
             count: number of images.
-            read: returns the encoded image of an index below ``count``, or raises OSError for its own fault; any other
-                error ends the scoring.
+            read: returns the encoded image of an index below ``count``, or raises OSError or AccessDenied for
+                its own fault; any other error ends the scoring.
             batch_size: images scored at a time.
         """
         pool = DaemonPool(_READERS)
@@ -174,7 +174,7 @@ class Predictor:
         for position, content in enumerate(contents):
             try:
                 encoded[position] = content.result()
-            except OSError as error:
+            except (OSError, AccessDenied) as error:
                 answers.errors[position] = first_line(error)
         self._predict_encoded(device, encoded, answers)
         return answers

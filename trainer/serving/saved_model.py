@@ -1,7 +1,8 @@
 """Write a self-contained SavedModel: decoding, resizing, scaling and class names are part of it.
 
-An export gets its final name only after a new process, which imports nothing of this package, has loaded it and
-reproduced the live model's probabilities.
+An export gets its final name only after a new process, which imports nothing of this package, has loaded it beside that
+name and reproduced the live model's probabilities.  For a bucket that process loads the local copy, and the uploaded
+objects are compared with it before the one that makes them an export.
 Owns: signatures and their metadata.  Does not own: which weights to export.
 """
 
@@ -146,9 +147,9 @@ def write(
         files.write_text(files.join(built, EXPORT_METADATA), content)
         if card:
             files.write_text(files.join(built, EXPORT_CARD), card)
-        difference = _check_in_fresh_process(built, serving, samples, image_size, scratch)
-        files.publish(built, target, last=MODEL_FILE)
-    return difference
+        check = _Check(serving, samples, image_size, scratch)
+        files.publish(built, target, last=MODEL_FILE, check=check)
+    return check.difference
 
 
 def serving_model(arrays: Arrays, metadata: dict[str, Any], config: ModelConfig, image_size: int) -> ServingModel:
@@ -182,29 +183,34 @@ def _float32_policy() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
-def _check_in_fresh_process(
-    built: str, serving: ServingModel, samples: Sequence[bytes], image_size: int, scratch: str
-) -> float:
-    """Run ``verify_saved_model.py`` and return the largest difference of a probability.
+class _Check:
+    """Runs ``verify_saved_model.py`` on a folder, and keeps the largest difference of a probability."""
 
-    Raises:
-        JobFailed: if it finds a difference, or the model does not load.
-    """
-    loaded = decode_batch.load_batch(samples, image_size)
-    good = [i for i in range(len(samples)) if i not in loaded.errors]
-    images = loaded.images[good]
-    with tf.device("/CPU:0"):
-        expected = serving.probabilities(tf.constant(images)).numpy()
-    samples_path = os.path.join(scratch, "samples.npz")
-    encoded = _rows([samples[i] for i in good])
-    np.savez(samples_path, encoded=encoded, images=images, probabilities=expected)
-    # -I: neither the current folder nor the user's packages are on the path, so this package cannot be imported.
-    command = [sys.executable, "-I", verify_saved_model.__file__, built, samples_path]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode != 0:
-        raise JobFailed(f"the exported model failed its check: {done.stdout.strip() or done.stderr[-2000:]}")
-    return float(done.stdout.split()[-1])
+    def __init__(self, serving: ServingModel, samples: Sequence[bytes], image_size: int, scratch: str) -> None:
+        """Write the samples with the live model's answers into ``scratch``."""
+        self.difference = 0.0
+        self._samples = os.path.join(scratch, "samples.npz")
+        loaded = decode_batch.load_batch(samples, image_size)
+        good = [i for i in range(len(samples)) if i not in loaded.errors]
+        images = loaded.images[good]
+        with tf.device("/CPU:0"):
+            expected = serving.probabilities(tf.constant(images)).numpy()
+        encoded = _rows([samples[i] for i in good])
+        np.savez(self._samples, encoded=encoded, images=images, probabilities=expected)
+
+    def __call__(self, folder: str) -> None:
+        """Load the folder in a fresh process and compare.
+
+        Raises:
+            JobFailed: if there is a difference, or the model does not load.
+        """
+        # -P: the script's folder is not on the path.  Not -I: TensorFlow may come from PYTHONPATH, as with HPC modules.
+        command = [sys.executable, "-P", verify_saved_model.__file__, folder, self._samples]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode != 0:
+            raise JobFailed(f"the exported model failed its check: {done.stdout.strip() or done.stderr[-2000:]}")
+        self.difference = float(done.stdout.split()[-1])
 
 
 def _rows(contents: Sequence[bytes]) -> npt.NDArray[np.uint8]:

@@ -1,11 +1,16 @@
 """Check that an exported model is self-contained: load it with TensorFlow alone and compare it with expected outputs.
 
-Run as ``python -I verify_saved_model.py MODEL_DIR SAMPLES.npz``; on purpose, it imports nothing of this package.  The
-samples hold ``encoded [N]`` bytes, ``images [N, S, S, 3] uint8`` and ``probabilities [N, C]`` of the live model.
+Run as ``python -P verify_saved_model.py MODEL_DIR SAMPLES.npz``; on purpose, it imports nothing of this package, and
+makes that impossible, wherever the package is installed: an export that needs it must be noticed.  TensorFlow itself
+may come from anywhere, such as PYTHONPATH.  The samples hold ``encoded [N]`` bytes, ``images [N, S, S, 3] uint8`` and
+``probabilities [N, C]`` of the live model.
 Prints the largest difference and exits with 0, or prints what is wrong and exits with 1.
 """
 
 import sys
+
+if __name__ == "__main__":
+    sys.modules["trainer"] = None  # type: ignore[assignment]  # From here on "import trainer" raises ImportError.
 
 import numpy as np
 import tensorflow as tf

@@ -1,140 +1,28 @@
-"""Score videos: read and sample their frames with OpenCV, and combine the scores of the frames.
+"""Score videos: combine the scores of their frames.
 
-Owns: opening, sampling, detecting a truncated video, the rows of a video and of its frames.  Does not own: the model
-(``predictor.py``), writing the rows (``tables.py``).  OpenCV is an optional extra, imported when it is needed.
+Owns: the scores and rows of a video and of its frames.  Does not own: reading frames (``video_file.py``), the model
+(``predictor.py``), writing the rows (``tables.py``).
 """
 
 import contextlib
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tqdm
 
-from trainer.core.errors import RequestError
+from trainer.core.errors import AccessDenied, RequestError
 from trainer.core.storage import files
 from trainer.core.tables import Row
-from trainer.data.pixels import Pixels
 from trainer.serving import exported_model
 from trainer.serving.predictor import NOT_FINITE, Predictor, first_line
+from trainer.serving.video_file import Sample, Video
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-
-_BATCH_BYTES = 32 * 2**20  # Decoded frames of one batch; a 4K frame has 25 MB.
-_DEFAULT_RATE = 25.0  # Frames per second, for files that do not state it.
-_COMPLETE_SHARE = 0.9  # Of the frames that the header states; some containers only estimate their number.
-
-
-def require_opencv() -> None:
-    """Check that OpenCV is installed.
-
-    Raises:
-        RequestError: if it is not installed.
-    """
-    _opencv()
-
-
-def _opencv() -> Any:
-    # Before the import: FFmpeg must not log about every broken file, nor read other files that a video refers to.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
-    try:
-        import cv2
-    except ImportError as error:
-        raise RequestError(
-            f"--video: expected OpenCV, received {error}; install it with: pip install -e '.[video]'"
-        ) from error
-    return cv2
-
-
-class Video:
-    """An open video file.
-
-    Attributes:
-        rate: frames per second; 0.0 if the file does not state it.
-        decoded: number of frames read so far, sampled or not.
-    """
-
-    def __init__(self, path: str, every: int, most: int) -> None:
-        """Open a local file.
-
-        Args:
-            path: of the file.
-            every: use every N-th frame, starting with the first; 0: about one per second.
-            most: use at most this many frames; 0: all.
-
-        Raises:
-            OSError: if the file does not exist or is not a video.
-        """
-        self._cv2 = _opencv()
-        with open(path, "rb"):  # Raises the reason, which OpenCV does not report.
-            pass
-        try:
-            self._capture = self._cv2.VideoCapture(path, self._cv2.CAP_FFMPEG)
-        except (UnicodeError, self._cv2.error) as error:
-            raise OSError(f"OpenCV cannot open it: {error}") from error
-        if not self._capture.isOpened():
-            raise OSError("not a video that OpenCV can read (damaged, cut off, or of another kind)")
-        rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
-        self.rate = rate if math.isfinite(rate) and rate > 0 else 0.0
-        self.decoded = 0
-        self._every = every or max(round(self.rate or _DEFAULT_RATE), 1)
-        self._most = most
-        self._stated_frames = float(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT))
-        self._is_at_end = False
-
-    @property
-    def missing(self) -> str:
-        """An error message if the file ended long before the end that its header states; empty otherwise."""
-        if not self._is_at_end or self.decoded >= _COMPLETE_SHARE * self._stated_frames:
-            return ""
-        return f"ends after {self.decoded} of about {self._stated_frames:.0f} frames"
-
-    def batches(self, count: int) -> Iterator[tuple[list[int], Pixels]]:
-        """Yield sampled frames in order: their numbers in the video, and ``[n, H, W, 3]`` RGB.
-
-        Args:
-            count: largest number of frames in a batch; large frames come in batches of 32 MB, or one frame.
-        """
-        numbers: list[int] = []
-        images: list[Pixels] = []
-        for number, image in self._sampled():
-            if images and (image.shape != images[0].shape or len(images) == self._batch_size(images[0], count)):
-                yield numbers, np.stack(images)
-                numbers, images = [], []
-            numbers.append(number)
-            images.append(image)
-        if images:
-            yield numbers, np.stack(images)
-
-    def _batch_size(self, image: Pixels, count: int) -> int:
-        """Return the number of frames of this size in a batch."""
-        return max(min(count, _BATCH_BYTES // image.nbytes), 1)
-
-    def _sampled(self) -> Iterator[tuple[int, Pixels]]:
-        """Yield the sampled frames and their numbers; frames between them are skipped without decoding."""
-        samples = 0
-        while not self._most or samples < self._most:
-            if not self._capture.grab():
-                self._is_at_end = True
-                return
-            number = self.decoded
-            self.decoded += 1
-            if number % self._every:
-                continue
-            is_intact, frame = self._capture.retrieve()
-            if is_intact:
-                samples += 1
-                yield number, self._cv2.cvtColor(frame, self._cv2.COLOR_BGR2RGB)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._capture.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,9 +30,9 @@ class Sampling:
     """Which frames to score, and how to combine their scores.
 
     Attributes:
-        every: use every N-th frame; 0: about one per second.
+        every: use every N-th frame; 0: those shown at whole seconds.
         most: use at most this many frames; 0: all.
-        top: number of frames behind the second score: a number, or a share such as "10%".
+        top: number of samples behind the second score: a number, or a share such as "10%".
         batch_size: frames that each device scores at a time.
         threshold: replaces the export's; 0.0: the export's.
     """
@@ -156,7 +44,7 @@ class Sampling:
     threshold: float
 
     def top_of(self, frames: int) -> int:
-        """Return how many of a video's frames count for the top score, at least one.
+        """Return how many of a video's samples count for the top score, at least one.
 
         Raises:
             RequestError: if ``top`` is neither a number nor a share.
@@ -196,49 +84,51 @@ class _VideoScores:
     """The scores of one video.
 
     Attributes:
-        numbers: of the sampled frames.
+        samples: the frames.
         probabilities: ``[C]`` of each scored frame, or None.
-        rate: frames per second; 0.0 if the file does not state it.
-        decoded: number of frames read.
+        end: length that was read, seconds.
+        has_times: whether the file states any.
         error: what went wrong; empty if nothing did.
     """
 
-    numbers: list[int] = dataclasses.field(default_factory=list)
+    samples: list[Sample] = dataclasses.field(default_factory=list)
     probabilities: list[exported_model.Probabilities | None] = dataclasses.field(default_factory=list)
-    rate: float = 0.0
-    decoded: int = 0
+    end: float = 0.0
+    has_times: bool = False
     error: str = ""
 
     @property
-    def good(self) -> list[exported_model.Probabilities]:
-        return [row for row in self.probabilities if row is not None]
+    def good(self) -> list[tuple[exported_model.Probabilities, int]]:
+        """The scored frames' probabilities and weights."""
+        # If reading failed, the last frames have samples but no scores.
+        pairs = zip(self.probabilities, self.samples, strict=False)
+        return [(row, sample.weight) for row, sample in pairs if row is not None]
 
-    def seconds(self, frames: int) -> float | None:
-        """Return the duration of a number of frames; None if the file does not state its rate."""
-        return round(frames / self.rate, 3) if self.rate else None
+    def seconds(self, value: float) -> float | None:
+        """Return a time for a row; None if the file states none."""
+        return round(value, 3) if self.has_times else None
 
 
 def _score(predictor: Predictor, path: str, sampling: Sampling) -> _VideoScores:
     scores = _VideoScores()
     try:
         with files.local_file(path) as local, contextlib.closing(Video(local, sampling.every, sampling.most)) as video:
-            scores.rate = video.rate
-            for answers in predictor.score_pixels(_pixels(video, scores.numbers, sampling.batch_size)):
+            for answers in predictor.score_pixels(_pixels(video, scores.samples, sampling.batch_size)):
                 scores.probabilities += [
                     None if n in answers.errors else row for n, row in enumerate(answers.probabilities)
                 ]
-            scores.decoded, scores.error = video.decoded, video.missing
-    except OSError as error:
+            scores.end, scores.has_times, scores.error = video.end, video.has_times, video.missing
+    except (OSError, AccessDenied) as error:
         scores.error = first_line(error)
     if not scores.good and not scores.error:
-        scores.error = "no frame of it could be scored" if scores.numbers else "a video without frames"
+        scores.error = "no frame of it could be scored" if scores.samples else "a video without frames"
     return scores
 
 
-def _pixels(video: Video, numbers: list[int], count: int) -> Iterator[Any]:
-    """Yield the frames, and append their numbers to ``numbers``."""
-    for batch_numbers, images in video.batches(count):
-        numbers += batch_numbers
+def _pixels(video: Video, samples: list[Sample], count: int) -> Iterator[Any]:
+    """Yield the frames, and append what they are to ``samples``."""
+    for batch, images in video.batches(count):
+        samples += batch
         yield images
 
 
@@ -247,26 +137,32 @@ def _row(export: exported_model.ExportedModel, path: str, scores: _VideoScores, 
                 "frames": len(scores.good), "seconds": None, "error": scores.error or None}  # fmt: skip
     mean = None
     if scores.good:
-        probabilities = np.stack(scores.good)
-        mean = probabilities.mean(axis=0, dtype=np.float64).astype(np.float32)
-        p_fake = np.sort(probabilities[:, export.positive])[::-1]
-        top = p_fake[: sampling.top_of(len(p_fake))]
+        probabilities, weights = (np.array(values) for values in zip(*scores.good, strict=True))
+        mean = np.average(probabilities.astype(np.float64), axis=0, weights=weights).astype(np.float32)
+        top = sampling.top_of(int(weights.sum()))
         row |= {
             "label": export.decide(mean, sampling.threshold),
             "p_fake": _digits(mean[export.positive]),
-            "p_fake_top": _digits(top.mean(dtype=np.float64)),
-            "seconds": scores.seconds(scores.decoded),
+            "p_fake_top": _digits(_mean_of_top(probabilities[:, export.positive], weights, top)),
+            "seconds": scores.seconds(scores.end),
         }
     return row | _by_class(export, mean)
+
+
+def _mean_of_top(p_fake: exported_model.Probabilities, weights: npt.NDArray[np.int64], most: int) -> float:
+    """Return the mean of the highest values, each counted as often as its weight, until ``most`` are counted."""
+    order = np.argsort(-p_fake, kind="stable")
+    before = np.cumsum(weights[order]) - weights[order]
+    counted = np.clip(most - before, 0, weights[order])
+    return float(np.average(p_fake[order].astype(np.float64), weights=counted))
 
 
 def _frame_rows(
     export: exported_model.ExportedModel, path: str, scores: _VideoScores, sampling: Sampling
 ) -> Iterator[Row]:
-    # If reading failed, the last frames have numbers but no scores.
-    for number, probabilities in zip(scores.numbers, scores.probabilities, strict=False):
-        row: Row = {"path": files.printable(path), "frame": number, "seconds": scores.seconds(number),
-                    "label": None, "p_fake": None, "error": NOT_FINITE}  # fmt: skip
+    for sample, probabilities in zip(scores.samples, scores.probabilities, strict=False):
+        row: Row = {"path": files.printable(path), "frame": sample.number, "seconds": scores.seconds(sample.seconds),
+                    "label": None, "p_fake": None, "error": NOT_FINITE, "weight": sample.weight}  # fmt: skip
         if probabilities is not None:
             label = export.decide(probabilities, sampling.threshold)
             row |= {"label": label, "p_fake": _digits(probabilities[export.positive]), "error": None}

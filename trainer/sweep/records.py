@@ -4,15 +4,13 @@ The process that runs a trial writes its record; the process that holds the orac
 TensorFlow.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from trainer.core import checked_json
+from trainer.core import checked_json, tables
 from trainer.core.checked_json import COUNT, NUMBER, OBJECT, TEXT, nullable, optional
 from trainer.core.config import Value
 from trainer.core.job_dir import JobPaths, SweepPaths
@@ -99,15 +97,14 @@ def write_table(request: Request, records: Sequence[Record]) -> None:
     names = [one.name for one in request.space]
     head = ["trial", "status", "score", *names, "loss", "accuracy", "auc", "epochs", "best_epoch", "seconds", "worker",
             "job_dir", "reason"]  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
+    lines = [tables.csv_line(head)]
     for record in records:
         chosen = [record.settings.get(name, "") for name in names]
         figures = [record.validation.get(name) for name in ("loss", "accuracy", "auc")]
-        writer.writerow([record.trial, record.status, record.score, *chosen, *figures, record.epochs, record.best_epoch,
-                         record.seconds, record.worker, request.paths.trial(record.job), record.reason])  # fmt: skip
-    files.write_text(request.paths.table, text.getvalue())
+        lines.append(tables.csv_line([record.trial, record.status, record.score, *chosen, *figures, record.epochs,
+                                      record.best_epoch, record.seconds, record.worker,
+                                      request.paths.trial(record.job), record.reason]))  # fmt: skip
+    files.write_text(request.paths.table, "".join(lines))
 
 
 def best_settings(request: Request, record: Record) -> dict[str, Value]:

@@ -10,13 +10,14 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.core import proxies, signals
+from trainer.core import proxies, signals, terminal
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock, transient
 from trainer.data import manifest, positive_class, split_report
 from trainer.distributed import cluster as cluster_lib
 from trainer.models import keras_settings
+from trainer.serving import exported_model
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
 from trainer.training import resume
@@ -89,6 +90,8 @@ def _checked(request: Request) -> tuple[Request, str]:
     train, validation = manifest.read_train_and_validation(data.data_dir, data.validation_fraction, seed)
     before = None if request.base.checkpoint.resume == "never" else request.positive_class_before()
     setting = positive_class.settle(train.class_names, request.base.export.positive_class, before)
+    if request.base.export.kinds and not files.exists(request.paths.done):
+        exported_model.require_loadable(request.base.loop.job_dir, "job_dir")
     line = split_report.of_training(data.data_dir, train, validation, data.validation_fraction, seed)
     return dataclasses.replace(request, base=request.base.replace(positive_class=setting)), line
 
@@ -139,5 +142,6 @@ def _print_best(request: Request, best: list[Record]) -> None:
     if not best:
         raise JobFailed(f"no trial has a score; {request.paths.table} has the reasons")
     print(f"best trial {best[0].trial}: {request.metric} {best[0].score:.4f} (epoch {best[0].best_epoch})")
-    print(f"settings: {request.paths.best}  (python -m trainer.train --config={request.paths.best} --job_dir=...)")
-    print(f"report: {request.paths.report}")
+    config = terminal.visible(request.paths.best)
+    print(f"settings: {config}  (python -m trainer.train --config={config} --job_dir=...)")
+    print(f"report: {terminal.visible(request.paths.report)}")

@@ -40,6 +40,8 @@ def run(request: ExportFlags) -> dict[str, Any]:
         JobFailed: if the SavedModel's outputs differ from the model's.
     """
     forms = parse_formats(request.formats)
+    if "savedmodel" in forms:
+        exported_model.require_loadable(request.out, "out")
     job = read_config(request.job_dir)
     checkpoint = find_checkpoint(request.job_dir, request.step)
     metadata = describe(request.job_dir, job, checkpoint)

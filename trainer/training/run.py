@@ -21,6 +21,7 @@ from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
+from trainer.serving import exported_model
 from trainer.training import resume
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
@@ -70,6 +71,8 @@ def _run(
         finished = group.broadcast(_prepare(config, plan, paths, fingerprints) if cluster.is_chief else None)
         if finished is not None:
             return result.Result(**finished)
+        if config.export.kinds:
+            exported_model.require_loadable(paths.job_dir, "job_dir")
         with keras_settings.pinned():  # TensorFlow is loaded here: what can be refused without it was refused.
             from trainer.training import job
 

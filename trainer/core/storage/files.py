@@ -6,11 +6,12 @@ Imports no TensorFlow.
 """
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from trainer.core import storage
@@ -18,14 +19,19 @@ from trainer.core.errors import RequestError, StoppedEarly, StorageDown
 from trainer.core.storage import for_path, is_remote
 from trainer.core.storage.transient import may_pass, reason
 
+log = logging.getLogger(__name__)
+
 __all__ = [
-    "absolute", "append_bytes", "append_text", "exists", "expand_home", "is_dir", "is_remote", "join", "list_below",
-    "list_names", "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes", "read_range",
-    "read_text", "remove", "remove_leftovers", "remove_tree", "rename", "require_form", "require_writable", "sync",
-    "write_bytes", "write_text",
+    "absolute", "append_bytes", "append_text", "exists", "expand_home", "is_dir", "is_literal", "is_remote", "join",
+    "list_below", "list_names", "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes",
+    "read_range", "read_text", "remove", "remove_leftovers", "remove_tree", "rename", "require_form",
+    "require_writable", "sync", "write_bytes", "write_text",
 ]  # fmt: skip
 
 _THREADS = 16
+_PATTERN = re.compile(r"[*?\[\\\udc80-\udcff]")  # What TensorFlow's loader takes as a pattern, or cannot encode.
+_LIKE_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
+_NO_PATH = re.compile(r"^/|(^|/)\.{1,2}(/|$)")  # Names of objects that are no paths relative to a folder.
 _PART_BYTES = 16 * 2**20  # Of a large object that is downloaded in parts.
 
 STAGING = ".tmp"  # Ending of a folder that is being published.
@@ -70,9 +76,18 @@ def expand_home(path: str) -> str:
     return os.path.expanduser(path) if path.startswith("~") else path
 
 
+def is_literal(path: str) -> bool:
+    """Return whether TensorFlow takes a path as it is: as a pattern, and as UTF-8, it stands for itself alone."""
+    return not _PATTERN.search(path)
+
+
 def printable(path: str) -> str:
-    """Return a path fit for a UTF-8 file: bytes of a name that are not UTF-8 become U+FFFD."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    r"""Return a path fit for a UTF-8 file, a different one for each path.
+
+    Bytes of a name that are not UTF-8 become ``\xe9``, and a backslash in front of such letters becomes ``\x5c``.
+    """
+    escaped = _LIKE_ESCAPE.sub(r"\\x5c", path)
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", escaped)
 
 
 def exists(path: str) -> bool:
@@ -94,10 +109,25 @@ def list_below(path: str, *, hidden: bool = False) -> Iterator[str]:
     """Yield the names of all files below a folder, relative to it, in any order.
 
     Names with a part that begins with a dot are left out unless ``hidden``; linked folders are not entered.  In a
-    bucket a name that ends with "/" marks a folder.
+    bucket a name that ends with "/" marks a folder, and names that are no relative paths, such as ``a/../b``, are left
+    out and counted in a warning.
     """
     names = for_path(path).list_below(path, hidden=hidden)
+    if is_remote(path):
+        names = _relative(path, names)
     return (name for name in names if hidden or not any(part.startswith(".") for part in name.split("/")))
+
+
+def _relative(folder: str, names: Iterable[str], others: re.Pattern[str] = _NO_PATH) -> Iterator[str]:
+    """Yield the names that are relative paths; of the others, which a bucket may hold, log number and an example."""
+    count, example = 0, ""
+    for name in names:
+        if others.search(name):
+            count, example = count + 1, example or name
+        else:
+            yield name
+    if count:
+        log.warning("%s: %d objects are left out whose names are no paths, such as %r", folder, count, example)
 
 
 def read_bytes(path: str) -> bytes:
@@ -170,34 +200,52 @@ def remove_leftovers(folder: str) -> None:
             remove(join(folder, name))
 
 
-def publish(folder: str, target: str, last: str) -> None:
+def publish(folder: str, target: str, last: str, check: Callable[[str], None] | None = None) -> None:
     """Copy a finished local folder to ``target``, replacing it, so that no reader takes a partial copy for the whole.
 
     Where folders can be renamed in one step, the copy is renamed into place.  Elsewhere the file ``last``, by which
     readers recognise the folder, is removed first and uploaded last.  A failure leaves no partial copy.
+
+    Args:
+        folder: local.
+        target: anywhere.
+        last: name of a file in the folder.
+        check: called with a local folder, raises if it is not fit to be published.  A local copy is checked where it
+            lies, next to ``target``.  A remote one is compared with ``folder``, which is checked in its place.
     """
     staging = target + STAGING if for_path(target).renames_atomically else target
+    if check and is_remote(target):
+        check(folder)
     remove(join(staging, last))
     remove_tree(staging)
     try:
-        _copy(folder, staging, last)
+        _copy(folder, staging, last, compare=check is not None and is_remote(target))
+        if check and not is_remote(target):
+            check(staging)
         if staging != target:
             _replace(staging, target)
     except StorageDown:  # Nothing can be removed either; the next call or start does that.
         raise
-    except BaseException:
+    except BaseException:  # A stop request, too, must not leave it behind.
         with contextlib.suppress(OSError, StoppedEarly):
             remove(join(staging, last))
             remove_tree(staging)
         raise
 
 
-def _copy(folder: str, target: str, last: str) -> None:
-    """Copy all files of a local folder, the one named ``last`` last."""
+def _copy(folder: str, target: str, last: str, *, compare: bool) -> None:
+    """Copy all files of a local folder, the one named ``last`` last.
+
+    Raises:
+        StorageDown: with ``compare``, if a copy reads otherwise than it was written.
+    """
     names = sorted(list_below(folder, hidden=True), key=lambda name: name == last)
 
     def copy(name: str) -> None:
-        write_bytes(join(target, name), read_bytes(join(folder, name)))
+        content = read_bytes(join(folder, name))
+        write_bytes(join(target, name), content)
+        if compare and read_bytes(join(target, name)) != content:
+            raise StorageDown(f"{join(target, name)!r} reads otherwise than it was written; rerun the same command")
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(copy, names[:-1]))
@@ -221,13 +269,21 @@ def _replace(folder: str, target: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
-    """Yield a local folder with a folder's files: the folder itself, or a copy that lives as long as the block."""
-    if not is_remote(folder):
+    """Yield a local folder with a folder's files, under a path that every library takes literally.
+
+    It is the folder itself, or a link or a copy that lives as long as the block.
+    """
+    if not is_remote(folder) and is_literal(folder):
         yield folder
         return
+    if not is_remote(folder):
+        with tempfile.TemporaryDirectory() as scratch:
+            os.symlink(os.path.abspath(folder), os.path.join(scratch, "link"))
+            yield os.path.join(scratch, "link")
+        return
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(_THREADS) as pool:
-        # Without marks of folders, and without names that would leave the scratch folder.
-        names = [name for name in list_below(folder, hidden=True) if name[-1] != "/" and ".." not in name.split("/")]
+        below = list_below(folder, hidden=True)
+        names = [name for name in _relative(folder, below, re.compile("//")) if name[-1] != "/"]  # No marks of folders.
         contents = pool.map(lambda name: read_bytes(join(folder, name)), names)
         for name, content in zip(names, contents, strict=True):
             write_bytes(join(scratch, name), content)

@@ -5,6 +5,7 @@ Does not own: which requests there are (``gcs_objects.py``).
 
 import contextlib
 import errno
+import http
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from trainer.core.errors import RequestError, StorageDown
+from trainer.core.errors import AccessDenied, RequestError, StorageDown
 from trainer.core.storage.fences import Fences
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def split(path: str) -> tuple[str, str]:
 
 # One client for each process, as a fork must not share connections, and for each address of the service.
 _clients: dict[tuple[int, str], Any] = {}
+_PAYER = "DEEPDETECT_GCS_USER_PROJECT"
 _SERVICE = "STORAGE_EMULATOR_HOST"
 _making = threading.Lock()
 
@@ -158,6 +160,14 @@ def _warn(error: Exception) -> None:
         log.warning("gs:// %s; trying again for up to %.0f s", _reason(error), _patience())
 
 
+def bucket_of(path: str) -> Any:
+    """Return a path's bucket; requests about it are billed to the project in DEEPDETECT_GCS_USER_PROJECT, if it is set.
+
+    No other variable counts, as nobody should pay for a bucket without having said so.
+    """
+    return client().bucket(split(path)[0], user_project=os.environ.get(_PAYER) or None)
+
+
 def call(path: str, action: Callable[[Any, str], T], *, writes: bool = False) -> T:
     """Run ``action(bucket, name)`` until it succeeds, time is up, or a retry cannot help.
 
@@ -166,12 +176,12 @@ def call(path: str, action: Callable[[Any, str], T], *, writes: bool = False) ->
         action: one attempt.
         writes: whether it changes the object, so that the fences are called first.
     """
-    bucket, name = split(path)
+    _, name = split(path)
 
     def attempt() -> T:
         if writes:
             FENCES.check()
-        return action(client().bucket(bucket), name)
+        return action(bucket_of(path), name)
 
     with explained(path):
         return retry_policy()(attempt)()  # type: ignore[no-any-return]
@@ -194,6 +204,11 @@ def explained(path: str) -> Iterator[None]:
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
         raise _no_permission(path, error) from error
     except exceptions.BadRequest as error:
+        if "requester pays" in _reason(error).lower():
+            raise RequestError(
+                f"expected in {_PAYER} the project that pays for requests about {split(path)[0]!r}, received "
+                f"{os.environ.get(_PAYER) or 'none'!r} ({_reason(error)}); set it to a Google Cloud project of yours"
+            ) from error
         raise RequestError(
             f"expected a request that Google accepts, received for {path!r}: {_reason(error)}"
         ) from error
@@ -232,11 +247,18 @@ def no_bucket(path: str) -> RequestError:
 
 def _no_permission(path: str, error: BaseException) -> RequestError:
     reason = _reason(error)
+    if "serviceusage." in reason:  # About the project, whatever the object.
+        return RequestError(
+            f"expected a project that may pay in {_PAYER}, received {os.environ.get(_PAYER)!r} ({reason}); use another "
+            "project, or grant roles/serviceusage.serviceUsageConsumer on it"
+        )
     permission = re.search(r"storage\.[a-zA-Z]+\.[a-zA-Z]+", reason)
     account = re.search(r"\S+@\S+|Anonymous caller", reason)
     own_account = getattr(client()._credentials, "service_account_email", None)
     who = account[0] if account else own_account or "this account"
-    return RequestError(
+    # Credentials that nobody accepts (401) are no matter of one object.
+    kind = AccessDenied if getattr(error, "code", None) == http.HTTPStatus.FORBIDDEN else RequestError
+    return kind(
         f"expected {who} to have {permission[0] if permission else 'access'} on the bucket {split(path)[0]!r}, "
         f"received a refusal for {path!r} ({reason}); grant a role that has it, such as roles/storage.objectUser"
     )

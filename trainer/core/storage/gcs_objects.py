@@ -19,6 +19,7 @@ from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.storage.gcs_client import (
     FENCES,
     Changed,
+    bucket_of,
     call,
     client,
     explained,
@@ -273,7 +274,7 @@ def list_objects(
     try:
         with explained(path):
             blobs = client().list_blobs(
-                split(path)[0], prefix=prefix or None, delimiter=delimiter, fields=fields, page_size=page_size,
+                bucket_of(path), prefix=prefix or None, delimiter=delimiter, fields=fields, page_size=page_size,
                 retry=retry_policy(), timeout=timeout(),
             )  # fmt: skip
             for blob in blobs:
@@ -309,7 +310,7 @@ def copy(source: str, target: str) -> None:
     generation = _generation_to_change(target)
 
     def rewrite(bucket: Any, name: str) -> None:
-        original = client().bucket(split(source)[0]).blob(split(source)[1])
+        original = bucket_of(source).blob(split(source)[1])
         token = None
         while True:  # A large object is copied in several requests.
             token, _, _ = bucket.blob(name).rewrite(
