@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
@@ -41,6 +42,11 @@ class ExportedModel:
     def positive(self) -> int:
         """The positive class's column."""
         return self.class_names.index(self.positive_class)
+
+    @property
+    def max_image_pixels(self) -> int:
+        """The largest number of pixels that the export decodes; older ones do not name it."""
+        return int(self.details.get("max_image_pixels", MAX_IMAGE_PIXELS))
 
     def decide(self, probabilities: Probabilities, threshold: float = 0.0) -> str:
         """Return the class for ``probabilities [C]``; ``threshold`` replaces the export's unless it is 0."""
