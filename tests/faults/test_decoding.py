@@ -9,6 +9,7 @@ import sys
 import types
 from random import Random
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,6 +26,7 @@ from trainer.data.image_format import Unreadable
 from trainer.data.image_source import ImageSource
 from trainer.data.pack import convert
 from trainer.data.pack.request import PackFlags
+from trainer.serving import saved_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # About damaged metadata.
 
@@ -215,3 +217,22 @@ def test_damaged_exif_turns_a_picture_as_in_pillow_and_in_the_graph():
         assert int(in_graph(tf.constant(content))) == turn, content
         turns.add(turn)
     assert turns == set(range(1, 9))
+
+
+@pytest.mark.slow
+def test_the_limit_of_an_export_is_that_of_its_training():
+    layers = [keras.Input([SIZE, SIZE, 3]), keras.layers.GlobalAveragePooling2D(), keras.layers.Softmax()]
+    model = keras.Sequential(layers)
+    names, image = ["Fake", "Real", "Drawn"], tf.constant([encoded("PNG")])
+    for metadata, is_taken in (
+        ({"config": {"max_image_pixels": 1535}}, False),
+        ({"config": {"max_image_pixels": 1535}, "max_image_pixels": 1536}, True),
+        ({}, True),  # Of an older version.
+    ):
+        limit = saved_model.max_pixels(metadata)
+        serving = saved_model.ServingModel(model, names, 0, 0.5, SIZE, max_pixels=limit)
+        if is_taken:
+            assert serving.serve_bytes(image)["probabilities"].shape == (1, 3)
+            continue
+        with pytest.raises(tf.errors.InvalidArgumentError, match="at most 1535 pixels"):
+            serving.serve_bytes(image)
