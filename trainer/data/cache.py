@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 NONE, MEMORY = "none", "memory"
 _MEMORY_SHARE = 0.5  # Of the free memory, unless --cache_bytes is given.
 _DISK_SHARE = 0.8  # Of the free disk.
+_RULE = 2  # Of decoding: pixels decoded by another rule are not used.
 _PRESENT = 2**32  # Added to an image's checksum in the table, so that zero means absent.
 
 
@@ -186,7 +187,7 @@ def _count(split: Split, room: int, image_bytes: int, where: str) -> int:
 
 def _key(split: Split, size: int, max_pixels: int) -> str:
     """Return a hash of everything that determines the pixels: the files, their content and the size."""
-    digest = hashlib.sha256(json.dumps([1, split.fingerprint, size, max_pixels]).encode())
+    digest = hashlib.sha256(json.dumps([_RULE, split.fingerprint, size, max_pixels]).encode())
     if split.records is not None:
         digest.update(split.records.crc.tobytes())
     elif files.is_remote(split.root):

@@ -1,7 +1,8 @@
 """From encoded bytes to ``[S, S, 3]`` uint8 pixels, by content and not by file name.
 
-The same graph runs in training, evaluation and the exported model, so they cannot disagree.
-Owns: which formats are valid, the resize rule.  Does not own: which image is read when (``order.py``).
+The same graph runs in training, evaluation and the exported model, so they cannot disagree; what it refuses is read by
+``rescue.py`` everywhere but in the export.
+Owns: the graph, the resize rule.  Does not own: which image is read when (``order.py``).
 """
 
 import functools
@@ -11,120 +12,119 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
+from trainer.data import gif_ops, image_format, orientation_ops
+from trainer.data.tensor_bytes import digits, first_bytes, starts_with, value
 
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PN"
-_GIF = b"GIF"
-_BMP = b"BM"
-_HEADER = 32  # Bytes that hold the dimensions in every format but JPEG.
-
-# Where "Exif" stands if its segment is the first of a JPEG, or the first after JFIF's; a TIFF header follows.
-EXIF_AT = (6, 24)
-_EXIF_BYTES = 2048
-# Tag 0x0112, type 3 (16 bits), count 1: the orientation's entry, the value follows (TIFF 6.0, Exif 2.3).
-_ORIENTATION = {b"II": b"\x12\x01\x03\x00\x01\x00\x00\x00", b"MM": b"\x01\x12\x00\x03\x00\x00\x00\x01\x00"}
+_HEADER = 80  # Bytes that hold the dimensions, masks and flags in every format but JPEG.
 
 
 def decode(data: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
     """Decode one JPEG, PNG, BMP, WebP or GIF (first frame) into ``[H, W, 3]`` uint8 in [0, 255], upright.
 
     Grayscale, palette, CMYK, 16-bit and alpha images become RGB: alpha is dropped, and the upper 8 of 16 bits are kept.
-    A JPEG is rotated according to its EXIF orientation.
+    The image is rotated according to its EXIF orientation (``orientation.py``).
 
-    The op fails with InvalidArgumentError for
-    - anything else;
-    - WebPs with alpha or animation: TensorFlow 2.21 accepts them with other numbers of channels only, and corrupts its
-      memory with ``channels=0``;
-    - BMPs of 8 bits: TensorFlow ignores their palette, so the pixels would silently be palette indices;
-    - headers that announce more than ``max_pixels`` pixels, before anything is decoded.
+    The op fails with InvalidArgumentError, which names format and remedy, for
+    - other formats;
+    - what TensorFlow 2.21 would decode differently from Pillow (``image_format.is_for_graph``): outside of an export
+      ``rescue.py`` reads it;
+    - more than ``max_pixels`` pixels, before anything is decoded.
     """
-    is_jpeg = tf.strings.substr(data, 0, 3) == _JPEG
+    is_jpeg = starts_with(data, b"\xff\xd8\xff")
     image = tf.cond(is_jpeg, lambda: _decode_jpeg(data, max_pixels), lambda: _decode_other(data, max_pixels))
-    return tf.ensure_shape(image, [None, None, 3])
+    return tf.ensure_shape(_upright(image, orientation_ops.of(data)), [None, None, 3])
 
 
 def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
-    with tf.control_dependencies([_not_too_large(shape[0] * shape[1], max_pixels)]):
+    with tf.control_dependencies([_not_too_large(shape[0] * shape[1], "JPEG", max_pixels)]):
         # TensorFlow's default is the fast inverse DCT, which is one grey level off libjpeg's accurate one on average;
         # traces of forgery are of that size.
-        image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-    header = _first_bytes(data, _EXIF_BYTES)
-    has_exif = tf.reduce_any([tf.strings.substr(header, place, 4) == b"Exif" for place in EXIF_AT])
-    return tf.cond(has_exif, lambda: _upright(image, _orientation(header)), lambda: image)
-
-
-def _first_bytes(data: tf.Tensor, count: int) -> tf.Tensor:
-    """Return the first ``count`` bytes, zero-padded, because ``substr`` fails beyond the end."""
-    return tf.strings.join([tf.strings.substr(data, 0, count), tf.constant(b"\0" * _HEADER)])
-
-
-def _orientation(header: tf.Tensor) -> tf.Tensor:
-    """Return the EXIF orientation (1 to 8, int32) from a JPEG's first bytes; 1 if there is none."""
-    begin = tf.where(tf.strings.substr(header, EXIF_AT[0], 4) == b"Exif", *EXIF_AT)
-    tiff = tf.strings.substr(header, begin + 6, _EXIF_BYTES)
-    entry = tf.where(tf.strings.substr(tiff, 0, 2) == b"II", *_ORIENTATION.values())
-    # The byte after the entry's first bytes; without such an entry b"\x01", which means upright.
-    parts = tf.concat([tf.strings.split([tiff], entry).values[1:], [b"\x01"]], 0)
-    return tf.cast(tf.io.decode_raw(tf.strings.substr(parts[0], 0, 1), tf.uint8)[0], tf.int32)
+        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Rotate ``[H, W, 3]`` by EXIF orientation 1 to 8: transpose 5 to 8, then mirror horizontally and vertically."""
 
     def is_one_of(*values: int) -> tf.Tensor:
-        return tf.reduce_any(orientation == tf.constant(values))
+        return tf.reduce_any(orientation == tf.constant(values, tf.int64))
 
-    image = tf.cond(is_one_of(5, 6, 7, 8), lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-    image = tf.cond(is_one_of(2, 3, 6, 7), lambda: image[:, ::-1], lambda: image)
-    return tf.cond(is_one_of(3, 4, 7, 8), lambda: image[::-1], lambda: image)
+    def turned() -> tf.Tensor:
+        upright = tf.cond(is_one_of(5, 6, 7, 8), lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+        upright = tf.cond(is_one_of(2, 3, 6, 7), lambda: upright[:, ::-1], lambda: upright)
+        return tf.cond(is_one_of(3, 4, 7, 8), lambda: upright[::-1], lambda: upright)
+
+    return tf.cond(orientation == 1, lambda: image, turned)
+
+
+class _Header:
+    """The first bytes of an image, and the name of its format (``image_format.name``)."""
+
+    def __init__(self, data: tf.Tensor) -> None:
+        self.text = first_bytes(data, _HEADER)
+        self._bytes = tf.ensure_shape(digits(self.text, 0, _HEADER), [_HEADER])
+        names, places, magics = zip(*image_format.MAGIC, ("", 0, b""), strict=True)  # The last one fits all.
+        pieces = tf.strings.substr(tf.fill([len(names)], self.text), places, [len(magic) for magic in magics])
+        self.name = tf.gather(names, tf.argmax(pieces == magics))
+
+    def number(self, at: int, count: int, *, big: bool = False) -> tf.Tensor:
+        """Return ``count`` bytes from ``at`` as an unsigned number, int64."""
+        return value(self._bytes[at : at + count], big=big)
 
 
 def _decode_other(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    header = _first_bytes(data, _HEADER)
-    palette_bmp = tf.logical_and(tf.strings.substr(header, 0, 2) == _BMP, _number(header, 28, 2) <= 8)
-    not_palette = tf.debugging.Assert(
-        tf.logical_not(palette_bmp), ["BMP with a palette is not supported; save it as PNG"], summarize=1
-    )
-    with tf.control_dependencies([not_palette, _not_too_large(_pixels(header), max_pixels)]):
-        return tf.io.decode_image(data, channels=3, expand_animations=False)
+    header = _Header(data)
+    with tf.control_dependencies([_supported(header)]):
+        limited = _not_too_large(_pixels(header), header.name, max_pixels)
+    with tf.control_dependencies([limited]):
+        frame = tf.cond(header.name == "GIF", lambda: gif_ops.first_frame(data, header.text), lambda: data)
+        return tf.io.decode_image(frame, channels=3, expand_animations=False)
 
 
-def _not_too_large(pixels: tf.Tensor, limit: int) -> tf.Operation:
-    message = tf.strings.join(
-        [f"expected at most {limit} pixels (--max_image_pixels), received ", tf.as_string(pixels)]
-    )
+def _supported(header: _Header) -> tf.Operation:
+    """Fail for what is not for the graph (``image_format.is_for_graph``); ``gif_ops`` checks GIFs."""
+    name, kind = header.name, tf.strings.substr(header.text, 12, 4)
+    compression, bits = header.number(30, 4), header.number(28, 2)
+    is_masked = (compression == image_format.BI_BITFIELDS) & (bits == 32)
+    is_masked &= starts_with(header.text, image_format.BGR_MASKS, 54)
+    is_plain_bmp = ((compression == image_format.BI_RGB) & ((bits == 24) | (bits == 32))) | is_masked
+    is_plain_bmp &= header.number(14, 4) >= 40
+    fancy = tf.bitwise.bitwise_and(header.number(20, 1), image_format.ALPHA | image_format.ANIMATED) != 0
+    is_fancy = ((kind == b"VP8X") & fancy) | ((kind == b"VP8L") & (header.number(24, 1) // 16 % 2 == 1))
+    problem = tf.where(name == "", image_format.UNKNOWN, "")
+    for is_refused, text in (
+        (tf.reduce_all(name != tf.constant(["", *image_format.GRAPH])), image_format.unsupported("")),
+        ((name == "PNG") & (kind != b"IHDR"), " whose first chunk is not IHDR is not supported here; save it again"),
+        (
+            (name == "BMP") & ~is_plain_bmp,
+            " with a palette, compression or unusual masks is not supported here; save it as PNG",
+        ),
+        ((name == "WebP") & is_fancy, " with alpha or animation is not supported here; save it as PNG"),
+    ):
+        problem = tf.where(is_refused, tf.strings.join([name, text]), problem)
+    return tf.debugging.Assert(problem == "", [problem], summarize=1)
+
+
+def _not_too_large(pixels: tf.Tensor, name: tf.Tensor | str, limit: int) -> tf.Operation:
+    message = tf.strings.join(image_format.too_large(limit, tf.as_string(pixels), name))
     return tf.debugging.Assert(pixels <= limit, [message], summarize=1)
 
 
-def _pixels(header: tf.Tensor) -> tf.Tensor:
-    """Return height times width, int64, of a PNG, GIF, BMP or WebP from its first 32 bytes; 0 for others."""
-    vp8 = tf.strings.substr(header, 12, 4)
-    lossless = _number(header, 21, 4)
+def _pixels(header: _Header) -> tf.Tensor:
+    """Return height times width, int64, of a PNG, GIF, BMP or WebP; 0 for others."""
+    number = header.number
+    vp8 = tf.where(header.name == "WebP", tf.strings.substr(header.text, 12, 4), b"")
+    lossless, height = number(21, 4), number(22, 4)
+    height = tf.where(height >= 2**31, 2**32 - height, height)  # Negative in a BMP that is stored top down.
     cases = [
-        (tf.strings.substr(header, 0, 3) == _PNG, _number(header, 16, 4, big=True) * _number(header, 20, 4, big=True)),
-        (tf.strings.substr(header, 0, 3) == _GIF, _number(header, 6, 2) * _number(header, 8, 2)),
-        (tf.strings.substr(header, 0, 2) == _BMP, _number(header, 18, 4) * tf.abs(_signed(_number(header, 22, 4)))),
-        (vp8 == b"VP8X", (_number(header, 24, 3) + 1) * (_number(header, 27, 3) + 1)),
+        (header.name == "PNG", number(16, 4, big=True) * number(20, 4, big=True)),
+        (header.name == "GIF", number(6, 2) * number(8, 2)),
+        (header.name == "BMP", number(18, 4) * height),
+        (vp8 == b"VP8X", (number(24, 3) + 1) * (number(27, 3) + 1)),
         (vp8 == b"VP8L", (lossless % 2**14 + 1) * (lossless // 2**14 % 2**14 + 1)),
-        (vp8 == b"VP8 ", _number(header, 26, 2) % 2**14 * (_number(header, 28, 2) % 2**14)),
+        (vp8 == b"VP8 ", number(26, 2) % 2**14 * (number(28, 2) % 2**14)),
     ]
-    pixels = tf.constant(0, tf.int64)
-    for matches, count in cases:
-        pixels = tf.where(matches, count, pixels)
-    return pixels
-
-
-def _number(header: tf.Tensor, at: int, count: int, *, big: bool = False) -> tf.Tensor:
-    """Return ``count`` bytes from ``at`` as an unsigned number, int64."""
-    weights = [256**power for power in range(count)]
-    digits = tf.cast(tf.io.decode_raw(tf.strings.substr(header, at, count), tf.uint8), tf.int64)
-    return tf.reduce_sum(digits * tf.constant(weights[::-1] if big else weights, tf.int64))
-
-
-def _signed(number: tf.Tensor) -> tf.Tensor:
-    """Reinterpret 32 unsigned bits as a signed number: a BMP stored top down has a negative height."""
-    return tf.where(number >= 2**31, number - 2**32, number)
+    return tf.reduce_sum(tf.where([matches for matches, _ in cases], [count for _, count in cases], 0))
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

@@ -3,8 +3,8 @@
 The pixels equal those of ``decode.decode_batch``, which an export contains, to the last bit.  That graph decodes every
 format, but it reads each header with a dozen small operations and copies each image twice.  So baseline JPEGs, which
 nearly all images are, are decoded by simplejpeg into the batch's own memory; those of one size are resized together.
-All other images go through ``decode.decode_batch``.
-Owns: which images take the fast path.  Does not own: which formats are valid, the resize rule (``decode.py``).
+All other images go through ``decode.decode_batch``, and what that graph does not take through ``rescue.py``.
+Owns: which decoder reads an image.  Does not own: the graph and the resize rule (``decode.py``).
 """
 
 import functools
@@ -17,7 +17,8 @@ import simplejpeg
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.data import decode
+from trainer.data import decode, image_format, orientation, rescue
+from trainer.data.image_format import Unreadable
 from trainer.data.pixels import DecodedBatch, Pixels, aligned_empty
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,7 @@ def _group_by_shape(contents: dict[int, bytes], max_pixels: int) -> list[tuple[t
     for position, content in contents.items():
         shape = plain_shape(content)
         pixels = shape[0] * shape[1]
-        has_exif = any(content[place : place + 4] == b"Exif" for place in decode.EXIF_AT)
-        if not 0 < pixels <= max_pixels or has_exif or not _decoders_agree():
+        if not 0 < pixels <= max_pixels or not _decoders_agree():
             continue
         group = open_groups.get(shape)
         if group is None or (len(group) + 1) * pixels > _TOGETHER_PIXELS:
@@ -89,22 +89,43 @@ def _decoders_agree() -> bool:
 def _decode_others(contents: dict[int, bytes], images: Pixels, max_pixels: int) -> dict[int, str]:
     """Decode images into their places in ``images [N, S, S, 3]`` and return the reasons of those that fail.
 
-    They are decoded together; only if that fails, one at a time to find the bad ones.
+    Those for the graph are decoded together; only if that fails, one at a time to find the bad ones.
     """
-    if not contents:
-        return {}
-    decoder = _decoder(images.shape[1], max_pixels)
-    try:
-        images[list(contents)] = decoder(tf.constant(list(contents.values()), tf.string))
-        return {}
-    except tf.errors.InvalidArgumentError:
-        errors = {}
-    for at, content in contents.items():
+    together = {at: content for at, content in contents.items() if image_format.is_for_graph(content)}
+    if together:
+        decoder = _decoder(images.shape[1], max_pixels)
         try:
-            images[at] = decoder(tf.constant([content], tf.string))[0]
-        except tf.errors.InvalidArgumentError as error:
-            errors[at] = decode.reason(error)
+            images[list(together)] = decoder(tf.constant(list(together.values()), tf.string))
+        except tf.errors.InvalidArgumentError:
+            together = {}
+    errors = {}
+    for at, content in contents.items():
+        if at not in together:
+            try:
+                images[at] = _resize(decode_image(content, max_pixels)[np.newaxis], images.shape[1])[0]
+            except Unreadable as error:
+                errors[at] = str(error)
     return errors
+
+
+def decode_image(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:
+    """Return ``[H, W, 3]`` uint8 of one image, upright; the pixels that ``load_batch`` resizes.
+
+    Raises:
+        Unreadable: with format and remedy.
+    """
+    if not image_format.is_for_graph(content):
+        return rescue.decode(content, max_pixels)
+    try:
+        return np.asarray(decode.decode_one(max_pixels)(tf.constant(content)))
+    except tf.errors.InvalidArgumentError as error:
+        reason = decode.reason(error)
+    if "--max_image_pixels" in reason:
+        raise Unreadable(reason)
+    try:  # Pillow reads some unusual ones.
+        return rescue.decode(content, max_pixels)
+    except Unreadable as error:
+        raise Unreadable(image_format.damaged(image_format.name(content), reason)) from error
 
 
 def _resize(images: Pixels, size: int) -> Pixels:
@@ -132,14 +153,19 @@ def _compiled(function: Any, signature: tf.TensorSpec) -> Any:
 
 
 def plain_shape(content: bytes) -> tuple[int, int]:
-    """Return height and width of a baseline JPEG from its frame header; ``NOT_PLAIN`` for anything else."""
+    """Return height and width of an upright baseline JPEG from its frame header; ``NOT_PLAIN`` for anything else."""
+    shape, has_metadata = NOT_PLAIN, False
     at = len(_START) if content.startswith(_START) else len(content)
-    while at + 10 <= len(content) and content[at] == 0xFF and content[at + 1] != _START_OF_SCAN:
-        if content[at + 1] in (_BASELINE, _EXTENDED):
+    while at + 10 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == _START_OF_SCAN:
+            return NOT_PLAIN if has_metadata and orientation.of(content) != 1 else shape
+        if marker in (_BASELINE, _EXTENDED):
             precision, components = content[at + 4], content[at + 9]
             if precision != 8 or components not in _COMPONENTS:
                 break
-            return int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
+            shape = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
+        has_metadata |= marker == orientation.APP1
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
     return NOT_PLAIN
 

@@ -18,8 +18,7 @@ import tensorflow as tf
 import tqdm
 from PIL import Image, ImageFilter
 
-from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.data import decode, readers
+from trainer.data import decode, decode_batch, readers
 from trainer.data.manifest import Split
 from trainer.data.pixels import Pixels
 from trainer.evaluation import groups, metrics
@@ -172,7 +171,7 @@ def _score(
 
     def variants(position: int) -> Pixels:
         """Return one image in all settings, ``[settings, S, S, 3]``."""
-        pixels = decode.decode_one(MAX_IMAGE_PIXELS)(tf.constant(reader.read_one(position))).numpy()
+        pixels = decode_batch.decode_image(reader.read_one(position), export.max_image_pixels)
         rows = []
         for kind, strength in settings:
             changed = distort(pixels, kind, strength, seed=seed, number=int(numbers[position])) if kind else pixels

@@ -6,7 +6,6 @@ Owns: the order of work, words, the choice of images.  Does not own: numbers (``
 
 import dataclasses
 import datetime
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,8 @@ from PIL import Image
 from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
 from trainer.core.storage.transient import is_transient
-from trainer.data.audit import cues, digest, duplicates, measure, scan
+from trainer.data import rescue
+from trainer.data.audit import cues, digest, duplicates, scan
 from trainer.data.audit import summary as summaries
 from trainer.data.audit.cues import FILE, PICTURE, Finding
 from trainer.data.audit.duplicates import Duplicates, Pair
@@ -141,11 +141,8 @@ def _verdicts(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[
         lines.append(("good", "No plain property of the files gives the class away."))
     if summary["bad"]:
         lines.append(("do", f"{len(summary['bad']):,} files cannot be decoded; training would skip them."))
-    if summary["training_skips"]:
-        count = len(summary["training_skips"])
-        lines.append(("do", f"{count:,} good images are in a form that training does not read; convert them."))
     if summary["rotated"]:
-        lines.append(("do", f"{summary['rotated']:,} images ask to be turned by EXIF; training turns JPEG files only."))
+        lines.append(("good", f"{summary['rotated']:,} images are turned as their EXIF says, here and in training."))
     if not copies.complete:
         lines.append(("do", "So many images look alike that not all pairs were compared; there are more."))
     return [{"kind": kind, "text": text} for kind, text in lines]
@@ -166,10 +163,8 @@ def _samples(records: Records) -> Iterable[dict[str, Any]]:
 
 def _picture(records: Records, index: int) -> html.Picture | None:
     try:
-        with measure.pillow_for_audit(), Image.open(_content(records, index), formats=measure.FORMATS) as image:
-            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-            small = measure.rgb(image).copy()  # Load the pixels before the file is closed.
-            small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        small = Image.fromarray(rescue.decode(files.read_bytes(records.path(index))))
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     except StoppedEarly:
         raise
     except Exception as error:  # It was good when it was scanned; the page is useful without it.
@@ -180,10 +175,6 @@ def _picture(records: Records, index: int) -> html.Picture | None:
     row = records.table[index]
     size = f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
     return html.picture(small, name, size)
-
-
-def _content(records: Records, index: int) -> io.BytesIO:
-    return io.BytesIO(files.read_bytes(records.path(index)))
 
 
 def _drawings(records: Records) -> list[html.Drawing]:

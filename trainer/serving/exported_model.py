@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from trainer.core import checked_json
 from trainer.core.checked_json import CLASSES, COUNT, OBJECT, POSITIVE, PROBABILITY, TEXT, nullable, optional
+from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
@@ -50,6 +51,11 @@ class ExportedModel:
     def positive(self) -> int:
         """The positive class's column."""
         return self.class_names.index(self.positive_class)
+
+    @property
+    def max_image_pixels(self) -> int:
+        """The largest number of pixels that the export decodes; older ones do not name it."""
+        return int(self.details.get("max_image_pixels", MAX_IMAGE_PIXELS))
 
     def decide(self, probabilities: Probabilities, threshold: float = 0.0) -> str:
         """Return the class for ``probabilities [C]``; ``threshold`` replaces the export's unless it is 0."""

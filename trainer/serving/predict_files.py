@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import tqdm
 
-from trainer.core import config, globs
+from trainer.core import globs
 from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.data import image_files
@@ -78,22 +78,23 @@ def predict_images(
     with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
         for batch in predictor.score(len(paths), read, request.batch_size):
             numbers = range(batch.start, batch.start + len(batch.labels))
-            pictures = _draw(request.explain, paths, batch, {n: contents.pop(n) for n in numbers if n in contents})
+            encoded = {n: contents.pop(n) for n in numbers if n in contents}
+            pictures = _draw(request.explain, paths, batch, encoded, export.max_image_pixels)
             yield [_row(export, paths[n], batch, n, request, pictures) for n in numbers]
             bar.update(len(numbers))
 
 
-def _draw(folder: str, paths: Sequence[str], batch: PredictionBatch, contents: Mapping[int, bytes]) -> dict[int, str]:
+def _draw(
+    folder: str, paths: Sequence[str], batch: PredictionBatch, contents: Mapping[int, bytes], max_pixels: int
+) -> dict[int, str]:
     """Write the pictures of a batch's heat maps, and return their files by the image's number."""
     numbers = [batch.start + n for n in batch.heatmaps if n not in batch.errors]
     if not numbers:
         return {}
-    from trainer.data import decode  # Late: TensorFlow. The model's own decoder gives the same pixels and orientation.
-
-    decode_one = decode.decode_one(config.MAX_IMAGE_PIXELS)
+    from trainer.data import decode_batch  # Late: TensorFlow.  It gives the pixels that the model gets.
 
     def draw(number: int) -> str:
-        image = decode_one(data=contents[number]).numpy()
+        image = decode_batch.decode_image(contents[number], max_pixels)
         picture = heatmap.overlay(image, batch.heatmaps[number - batch.start])
         file = files.join(folder, heatmap.file_name(paths[number]))
         files.write_bytes(file, heatmap.to_png(picture))

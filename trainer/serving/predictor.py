@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from trainer.core.errors import AccessDenied, RequestError, StorageDown
 from trainer.core.storage import files, transient
+from trainer.data import image_format, rescue
+from trainer.data.image_format import Unreadable
 from trainer.data.interruptible import DaemonPool
 from trainer.data.pixels import Pixels
 from trainer.models import keras_settings
@@ -81,6 +83,7 @@ class Predictor:
         self._tf = tf
         self._export = export
         self._num_classes = len(export.class_names)
+        self._max_pixels = export.max_image_pixels
         self._devices = _devices(tf, num_devices)
         self._signature = "explain" if explain else "serving_default"
         try:
@@ -123,12 +126,18 @@ class Predictor:
                 functools.partial(
                     self._predict_files,
                     start=start,
-                    contents=[pool.submit(read, index) for index in range(start, min(start + batch_size, count))],
+                    contents=[
+                        pool.submit(self._read, read, index) for index in range(start, min(start + batch_size, count))
+                    ],
                 )
                 for start in range(0, count, batch_size)
             )
         finally:  # A caller that stops early must not wait for files that are no longer needed, nor for one that hangs.
             pool.shutdown(cancel_futures=True)
+
+    def _read(self, read: Callable[[int], bytes], index: int) -> bytes:
+        """Return an image as the graph takes it: what training reads and the graph does not becomes a PNG."""
+        return rescue.for_graph(read(index), self._max_pixels)
 
     def score_pixels(self, batches: Iterator[Pixels]) -> Iterator[PredictionBatch]:
         """Yield the answers to batches of ``[n, H, W, 3]`` RGB images, in order; only a few are taken in advance.
@@ -174,7 +183,7 @@ class Predictor:
         for position, content in enumerate(contents):
             try:
                 encoded[position] = content.result()
-            except (OSError, AccessDenied) as error:
+            except (OSError, AccessDenied, Unreadable) as error:
                 answers.errors[position] = first_line(error)
         self._predict_encoded(device, encoded, answers)
         return answers
@@ -187,16 +196,29 @@ class Predictor:
         try:
             contents = self._tf.constant(list(encoded.values()), self._tf.string)
             output = self._on_device(device, self._models[device].signatures[self._signature], image_bytes=contents)
-        except (
-            self._tf.errors.InvalidArgumentError
-        ) as error:  # Others, such as too little memory, are no image's fault.
+        except self._tf.errors.InvalidArgumentError as error:  # Others, such as no memory, are not an image's fault.
             if len(positions) == 1:
-                answers.errors[positions[0]] = first_line(error)
+                self._predict_unusual(device, positions[0], encoded[positions[0]], answers, error)
                 return
             for half in (positions[: len(positions) // 2], positions[len(positions) // 2 :]):
                 self._predict_encoded(device, {position: encoded[position] for position in half}, answers)
             return
         self._store(output, positions, answers)
+
+    def _predict_unusual(
+        self, device: int, position: int, content: bytes, answers: PredictionBatch, error: Exception
+    ) -> None:
+        """Score an image that the graph refused as the PNG that ``rescue`` makes of it, or store the reason."""
+        reason, png = first_line(error), b""
+        if "--max_image_pixels" not in reason:
+            try:
+                png = rescue.as_png(content, self._max_pixels)
+            except Unreadable:
+                reason = image_format.damaged(image_format.name(content), reason)
+        if not png or png == content:  # Then the graph has just refused this very PNG.
+            answers.errors[position] = reason
+            return
+        self._predict_encoded(device, {position: png}, answers)
 
     def _store(self, output: dict[str, Any], positions: Sequence[int], answers: PredictionBatch) -> None:
         """Store a signature's outputs at their positions in a batch."""

@@ -21,11 +21,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.core.arrays import Arrays
-from trainer.core.config import ModelConfig
+from trainer.core.config import MAX_IMAGE_PIXELS, ModelConfig
 from trainer.core.errors import JobFailed
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
-from trainer.data import decode, decode_batch
+from trainer.data import decode, decode_batch, rescue
+from trainer.data.image_format import Unreadable
 from trainer.models import preprocess, registry
 from trainer.serving import grad_cam, verify_saved_model
 from trainer.serving import temperature as temperature_lib
@@ -48,6 +49,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         threshold: float,
         image_size: int,
         temperature: float = 1.0,
+        max_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
         super().__init__(name="deepdetect")
         self.model = model
@@ -57,12 +59,13 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         self._threshold = threshold
         self._image_size = image_size
         self._temperature = temperature
+        self.max_pixels = max_pixels
         self._looked_at = grad_cam.feature_layer(model)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Score encoded images of any format that ``decode`` supports."""
-        return self._score(decode.decode_batch(image_bytes, self._image_size))
+        return self._score(decode.decode_batch(image_bytes, self._image_size, self.max_pixels))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -72,7 +75,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Score encoded images, and add ``heatmap [N, S, S] float32`` in [0, 1]: what contributed to the label."""
-        images = decode.decode_batch(image_bytes, self._image_size)
+        images = decode.decode_batch(image_bytes, self._image_size, self.max_pixels)
         answers = self._score(images)
         of = tf.argmax(tf.equal(answers["label"][:, tf.newaxis], self._names), axis=1)
         pixels = preprocess.to_unit_range(images)
@@ -143,11 +146,12 @@ def write(
     with tempfile.TemporaryDirectory() as scratch:
         built = os.path.join(scratch, "model")
         tf.saved_model.save(serving, built, signatures=serving.signatures)
-        content = json.dumps({**metadata, "explain": serving.explains}, indent=1)
+        limit = max_pixels(metadata)
+        content = json.dumps({**metadata, "explain": serving.explains, "max_image_pixels": limit}, indent=1)
         files.write_text(files.join(built, EXPORT_METADATA), content)
         if card:
             files.write_text(files.join(built, EXPORT_CARD), card)
-        check = _Check(serving, samples, image_size, scratch)
+        check = _Check(serving, _for_graph(samples, limit), image_size, scratch)
         files.publish(built, target, last=MODEL_FILE, check=check)
     return check.difference
 
@@ -158,7 +162,28 @@ def serving_model(arrays: Arrays, metadata: dict[str, Any], config: ModelConfig,
     model = live_model(arrays, config, num_classes=len(names), image_size=image_size)
     positive = names.index(metadata["positive_class"])
     temperature = metadata.get("temperature", 1.0)
-    return ServingModel(model, names, positive, metadata["threshold"], image_size, temperature)
+    limit = max_pixels(metadata)
+    return ServingModel(model, names, positive, metadata["threshold"], image_size, temperature, limit)
+
+
+def max_pixels(metadata: dict[str, Any]) -> int:
+    """Return the largest number of pixels that an export decodes: the training's ``--max_image_pixels``."""
+    settings = metadata.get("config") or {}
+    return int(metadata.get("max_image_pixels") or settings.get("max_image_pixels") or MAX_IMAGE_PIXELS)
+
+
+def _for_graph(samples: Sequence[bytes], limit: int) -> list[bytes]:
+    """Return the readable samples as the graph takes them."""
+    good = []
+    for sample in samples:
+        with contextlib.suppress(Unreadable):
+            content = rescue.for_graph(sample, limit)
+            try:
+                decode.decode_one(limit)(tf.constant(content))
+            except tf.errors.InvalidArgumentError:
+                content = rescue.as_png(content, limit)
+            good.append(content)
+    return good
 
 
 def live_model(arrays: Arrays, config: ModelConfig, *, num_classes: int, image_size: int) -> keras.Model:
@@ -190,7 +215,7 @@ class _Check:
         """Write the samples with the live model's answers into ``scratch``."""
         self.difference = 0.0
         self._samples = os.path.join(scratch, "samples.npz")
-        loaded = decode_batch.load_batch(samples, image_size)
+        loaded = decode_batch.load_batch(samples, image_size, serving.max_pixels)
         good = [i for i in range(len(samples)) if i not in loaded.errors]
         images = loaded.images[good]
         with tf.device("/CPU:0"):

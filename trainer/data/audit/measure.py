@@ -3,18 +3,16 @@
 Owns: what is measured and which files are bad.  Does not own: reading files (``scan.py``).
 """
 
-import contextlib
 import hashlib
-import io
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+from trainer.data import rescue
+from trainer.data.image_format import Unreadable
+
 FINGERPRINT_SIDE = 16
 
 # One image.  ``ok`` is False for a bad file, whose other fields may be zero.  quality and subsampling are 0 and -1
@@ -86,20 +84,6 @@ class BadImage(Exception):
     """A file cannot be used; the message says why in one line."""
 
 
-@contextlib.contextmanager
-def pillow_for_audit() -> Iterator[None]:
-    """Disable Pillow's own size limit and warnings; our limit is checked before decoding."""
-    Image.init()  # Without it Pillow knows only the commonest formats by name.
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
 def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
     """Fill an ``IMAGE`` record (except split, label and extension) from a file's content.
 
@@ -107,32 +91,22 @@ def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
         BadImage: if the content is not an image, is too large, or cannot be decoded to its end.
     """
     row["bytes"] = len(data)
-    if not data:
-        raise BadImage("the file is empty")
     row["sha256"] = hashlib.sha256(data).digest()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _measure_header(row, image, max_image_pixels)
-            image.load()
+        with rescue.opened(data, max_image_pixels) as image:
+            _measure_header(row, image)
             _measure_container(row, image)
-            _measure_pixels(row, rgb(image))
-    except (BadImage, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise BadImage("not an image in a known format") from None
-    except Exception as error:  # Decoders raise many types: SyntaxError, struct.error, ...
-        raise BadImage(" ".join(str(error).split())[:200] or type(error).__name__) from error
+            upright = rescue.upright(image, data)
+            _measure_pixels(row, rescue.rgb(upright))
+    except Unreadable as error:
+        raise BadImage(str(error)) from error
     row["ok"] = True
 
 
-def _measure_header(row: Any, image: Image.Image, max_image_pixels: int) -> None:
+def _measure_header(row: Any, image: Image.Image) -> None:
     row["width"], row["height"] = image.size
     row["format"] = "JPEG" if image.format == "MPO" else image.format  # MPO: a JPEG followed by further JPEGs.
     row["mode"] = image.mode
-    if image.width * image.height > max_image_pixels:
-        raise BadImage(
-            f"{image.width} x {image.height} pixels are more than --max_image_pixels={max_image_pixels}; not decoded"
-        )
 
 
 def _measure_container(row: Any, image: Image.Image) -> None:
@@ -164,15 +138,6 @@ def jpeg_quality(table: npt.NDArray[Any]) -> int:
     Exact for files that libjpeg wrote; an estimate for encoders with tables of their own.
     """
     return int(_QUALITIES[np.abs(_TABLES - table).sum(axis=1).argmin()])
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Return an image as 8-bit RGB: alpha is dropped, and the upper 8 of 16 bits are kept."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _measure_pixels(row: Any, image: Image.Image) -> None:

@@ -134,14 +134,13 @@ def _measure_files(paths: list[str], root: str, max_image_pixels: int) -> tuple[
     """Return the records of some files, and the reasons for those that are bad, by position."""
     table = np.zeros(len(paths), measure.IMAGE)
     bad: dict[int, str] = {}
-    with measure.pillow_for_audit():
-        for position, path in enumerate(paths):
-            row: Any = table[position]
-            row["extension"] = files.printable(PurePosixPath(path).suffix.lower())
-            try:
-                measure.measure(row, _read(path, root), max_image_pixels)
-            except measure.BadImage as error:
-                bad[position] = files.printable(str(error))
+    for position, path in enumerate(paths):
+        row: Any = table[position]
+        row["extension"] = files.printable(PurePosixPath(path).suffix.lower())
+        try:
+            measure.measure(row, _read(path, root), max_image_pixels)
+        except measure.BadImage as error:
+            bad[position] = files.printable(str(error))
     return table, bad
 
 

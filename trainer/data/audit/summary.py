@@ -3,7 +3,7 @@
 Owns: the schema, and what makes ``--strict`` fail.  Does not own: searches (``duplicates.py``, ``cues.py``).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from trainer.data.audit.duplicates import MIN_CORRELATION, Duplicates, to_drop
 from trainer.data.audit.scan import Records, Table
 
 _FIGURES = ("bytes", "width", "height", "brightness", "contrast")
-_TRAINING_READS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,11 +33,7 @@ def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping
         "formats": _by_split_and_class(records, lambda part: _tally(part, "format")),
         "modes": _by_split_and_class(records, lambda part: _tally(part, "mode")),
         "bad": [{"path": _name(records, index), "reason": why} for index, why in sorted(records.reasons.items())],
-        "training_skips": [
-            {"path": _name(records, int(index)), "reason": why}
-            for why, mask in _skipped_by_training(table)
-            for index in np.flatnonzero(mask & table["ok"])
-        ],
+        "training_skips": [],  # Training reads what the audit reads; it did not always.
         "rotated": int((table["ok"] & (table["orientation"] > 1)).sum()),
         "flat": [_name(records, int(index)) for index in np.flatnonzero(table["ok"] & table["flat"])],
         "exact": _exact(duplicates),
@@ -111,15 +106,6 @@ def _spread(values: npt.NDArray[np.float64]) -> dict[str, float] | None:
 def _tally(part: Table, field: str) -> dict[str, int]:
     names, counts = np.unique(part[field][part["ok"]], return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
-
-
-def _skipped_by_training(table: Table) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Yield a reason and a mask for images that are decoded here but that ``trainer.data.decode`` cannot read."""
-    yield "a format that training does not read", ~np.isin(table["format"], _TRAINING_READS)
-    webp = table["format"] == "WEBP"
-    yield "WebP with alpha", webp & (table["mode"] == "RGBA") & (table["frames"] == 1)
-    yield "animated WebP", webp & (table["frames"] > 1)
-    yield "BMP with a palette", (table["format"] == "BMP") & np.isin(table["mode"], ("1", "L", "P"))
 
 
 def _exact(duplicates: Duplicates) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """Prepare one image for a packed set: keep its bytes, convert it, or report it as bad."""
 
-import io
-
-import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
 
-from trainer.data import decode
+from trainer.data import decode, decode_batch, image_format, orientation
+from trainer.data.image_format import Unreadable
 from trainer.data.pack.request import PackFlags
-from trainer.data.tfrecord import Array
+
+_CMYK = 4  # Components of a JPEG.
 
 
 def convert(content: bytes | OSError, request: PackFlags) -> tuple[bytes, str]:
@@ -16,16 +14,10 @@ def convert(content: bytes | OSError, request: PackFlags) -> tuple[bytes, str]:
     if isinstance(content, OSError):
         return b"", content.strerror or str(content)
     try:
-        pixels = decode.decode_one(request.max_image_pixels)(tf.constant(content))
-    except tf.errors.InvalidArgumentError as error:  # Pillow may read it, unless it is too large.
-        reason = decode.reason(error)
-        rescued = None if "max_image_pixels" in reason else _decode_with_pillow(content)
-        if rescued is None:
-            return content, reason
-        pixels, plain = tf.constant(rescued), False
-    else:
-        plain = _is_plain(content)
-    if plain and request.encode == "keep" and not request.resize:
+        pixels = tf.constant(decode_batch.decode_image(content, request.max_image_pixels))
+    except Unreadable as error:
+        return content, str(error)
+    if _is_plain(content) and request.encode == "keep" and not request.resize:
         return content, ""
     if request.resize:
         pixels = decode.resize(pixels, request.resize)
@@ -35,16 +27,8 @@ def convert(content: bytes | OSError, request: PackFlags) -> tuple[bytes, str]:
 
 
 def _is_plain(content: bytes) -> bool:
-    """Return whether an image that TensorFlow reads is a JPEG or PNG that every reader decodes alike."""
-    with Image.open(io.BytesIO(content)) as image:
-        upright = image.getexif().get(0x0112, 1) == 1
-        return image.format == "PNG" or (image.format == "JPEG" and image.mode != "CMYK" and upright)
-
-
-def _decode_with_pillow(content: bytes) -> Array | None:
-    """Return ``[H, W, 3]`` uint8 of an image that only Pillow reads, upright; None if it cannot read it either."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+    """Return whether a readable image is a JPEG or PNG that every reader decodes alike."""
+    if not image_format.is_for_graph(content) or orientation.of(content) != 1:
+        return False
+    name = image_format.name(content)
+    return name == "PNG" or (name == "JPEG" and orientation.jpeg_components(content) != _CMYK)

@@ -11,9 +11,8 @@ Pack a folder of images into TFRecord shards with an index.
 
 D holds {Train,Validation,Test}/<class>/* images, Train at least.  O can be the --data_dir of every other command: the
 same images in the same order give the same weights as D.  Images keep their bytes unless something must change: what
-EXIF turns, CMYK, WebP, BMP and GIF become PNG of the very pixels that training on D would see; what TensorFlow cannot
-read but Pillow can (WebP with alpha, TIFF) becomes PNG of Pillow's, and counts as good.  Rerun the same command to
-resume after a kill.
+EXIF turns, CMYK, and every format but JPEG and PNG become PNG of the very pixels that training on D would see.  Rerun
+the same command to resume after a kill.
 
 Exit codes: 0 done, or done before; 2 the request is wrong; 1 anything else."""
 
