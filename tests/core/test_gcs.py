@@ -405,7 +405,7 @@ def test_a_part_is_removed_although_the_lock_was_lost_meanwhile(bucket):
         if answer:
             raise answer
 
-    with gcs_client.fence(check), pytest.raises(StoppedEarly, match="lost its lock"):
+    with gcs_client.FENCES.added(check), pytest.raises(StoppedEarly, match="lost its lock"):
         files.append_text(path, "new\n")
     assert (files.read_text(path), objects(bucket)) == ("old\n", ["job/m.jsonl"])
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.helpers.pictures import encoded, noise, smooth
-from trainer.data import decode, decode_batch, rescue
+from trainer.data import decode, decode_batch
+from trainer.data.formats import rescue
 
 
 def test_a_batch_is_decoded_in_order():

@@ -256,11 +256,11 @@ def test_a_truncated_or_missing_shard_is_bad_images(copy):
     [
         (lambda copy: (copy / "pack.json").write_text("{"), "manifest"),
         (lambda copy: (copy / "pack.json").write_text('{"format": "deepdetect-pack", "version": 99}'), "version"),
-        (lambda copy: (copy / "pack.json").write_text("[]"), "no JSON object"),
-        (lambda copy: (copy / "pack.json").write_text('{"format": "deepdetect-pack", "version": 1}'), "other keys"),
+        (lambda copy: (copy / "pack.json").write_text("[]"), "the list"),
+        (lambda copy: (copy / "pack.json").write_text('{"format": "deepdetect-pack", "version": 1}'), "class_names"),
         (
             lambda copy: (copy / "pack.json").write_text((copy / "pack.json").read_text().replace('"index"', '"i"')),
-            "keys",
+            "'index'",
         ),
         (lambda copy: (copy / "Train.index.npz").unlink(), "no such file"),
         (lambda copy: os.truncate(copy / "Train.index.npz", 500), "checksum"),

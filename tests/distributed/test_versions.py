@@ -23,7 +23,7 @@ def test_other_versions_are_refused_on_both_sides(monkeypatch):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         members.append(cluster.from_environment())
-    facts = [rendezvous.facts_of(config.from_flat({"data_dir": "D", "job_dir": "J"}), member) for member in members]
+    facts = [rendezvous.facts_of(config.from_flat({"data_dir": "D", "job_dir": "J"})) for _ in members]
     assert facts[0]["versions"].keys() == set(NAMES)
     facts[1]["versions"] = dict.fromkeys(NAMES, "0.0")
     with ThreadPoolExecutor(2) as pool:

@@ -20,9 +20,10 @@ from tests.helpers.tiny_export import SIZE, write_export
 from trainer import predict
 from trainer.core import cli
 from trainer.core.config import MAX_IMAGE_PIXELS, DataConfig
-from trainer.data import decode, decode_batch, image_format, manifest, orientation, orientation_ops, rescue
+from trainer.data import decode, decode_batch, manifest
 from trainer.data.audit import measure
-from trainer.data.image_format import Unreadable
+from trainer.data.formats import image_format, orientation, orientation_ops, rescue
+from trainer.data.formats.image_format import Unreadable
 from trainer.data.image_source import ImageSource
 from trainer.data.pack import convert
 from trainer.data.pack.request import PackFlags

@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.data import gif_ops, image_format, orientation_ops
-from trainer.data.tensor_bytes import digits, first_bytes, starts_with, value
+from trainer.data.formats import gif_ops, image_format, orientation_ops
+from trainer.data.formats.tensor_bytes import digits, first_bytes, starts_with, value
 
 _HEADER = 80  # Bytes that hold the dimensions, masks and flags in every format but JPEG.
 

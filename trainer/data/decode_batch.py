@@ -17,8 +17,9 @@ import simplejpeg
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.data import decode, image_format, orientation, rescue
-from trainer.data.image_format import Unreadable
+from trainer.data import decode
+from trainer.data.formats import image_format, orientation, rescue
+from trainer.data.formats.image_format import Unreadable
 from trainer.data.pixels import DecodedBatch, Pixels, aligned_empty
 
 log = logging.getLogger(__name__)

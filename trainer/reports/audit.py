@@ -16,13 +16,13 @@ from PIL import Image
 from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
 from trainer.core.storage.transient import is_transient
-from trainer.data import rescue
 from trainer.data.audit import cues, digest, duplicates, scan
 from trainer.data.audit import summary as summaries
 from trainer.data.audit.cues import FILE, PICTURE, Finding
 from trainer.data.audit.duplicates import Duplicates, Pair
 from trainer.data.audit.request import AuditFlags
 from trainer.data.audit.scan import Records
+from trainer.data.formats import rescue
 from trainer.data.manifest import Split
 from trainer.reports import audit_charts, html, plots
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from trainer.core.errors import AccessDenied, RequestError, StorageDown
 from trainer.core.storage import files, transient
-from trainer.data import image_format, rescue
-from trainer.data.image_format import Unreadable
+from trainer.data.formats import image_format, rescue
+from trainer.data.formats.image_format import Unreadable
 from trainer.data.interruptible import DaemonPool
 from trainer.data.pixels import Pixels
 from trainer.models import keras_settings

@@ -25,8 +25,9 @@ from trainer.core.config import MAX_IMAGE_PIXELS, ModelConfig
 from trainer.core.errors import JobFailed
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
-from trainer.data import decode, decode_batch, rescue
-from trainer.data.image_format import Unreadable
+from trainer.data import decode, decode_batch
+from trainer.data.formats import rescue
+from trainer.data.formats.image_format import Unreadable
 from trainer.models import preprocess, registry
 from trainer.serving import grad_cam, verify_saved_model
 from trainer.serving import temperature as temperature_lib

@@ -15,7 +15,6 @@ from trainer.core.checked_json import COUNT
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import MODEL_FILE, JobPaths, SweepPaths
 from trainer.core.storage import files
-from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +65,8 @@ def _is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, s
 
 def checkpoint_inputs(paths: JobPaths) -> dict[str, str]:
     """Return what the newest checkpoint was made from besides the settings; empty if there is none."""
+    from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint  # Late, as ``submit`` needs no NumPy.
+
     store = CheckpointStore(paths.checkpoints, keep=1)
     for step in reversed(store.steps()):
         with contextlib.suppress(DamagedCheckpoint):  # Whoever restores it names it.
@@ -136,6 +137,8 @@ def positive_class_of(path: str) -> str | None:
 
 def images_of(paths: JobPaths) -> list[str] | None:
     """Return the fingerprints of Train and Validation in the newest checkpoint; None without one."""
+    from trainer.training.checkpoint import CheckpointStore
+
     checkpoint = CheckpointStore(paths.checkpoints, keep=1).newest()
     if checkpoint is None:
         return None

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
-from trainer.data import rescue
-from trainer.data.image_format import Unreadable
+from trainer.data.formats import rescue
+from trainer.data.formats.image_format import Unreadable
 
 FINGERPRINT_SIDE = 16
 

@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from trainer.data import decode, decode_batch, image_format, orientation
-from trainer.data.image_format import Unreadable
+from trainer.data import decode, decode_batch
+from trainer.data.formats import image_format, orientation
+from trainer.data.formats.image_format import Unreadable
 from trainer.data.pack.request import PackFlags
 
 _CMYK = 4  # Components of a JPEG.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import image_format
+from trainer.data.formats import image_format
 
 _HEADERS = 54  # Bytes before the masks: the file's header and a BITMAPINFOHEADER.
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer.data import orientation
-from trainer.data.tensor_bytes import behind, digits, first_bytes, number, piece, starts_with, value
+from trainer.data.formats import orientation
+from trainer.data.formats.tensor_bytes import behind, digits, first_bytes, number, piece, starts_with, value
 
 Step = Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 

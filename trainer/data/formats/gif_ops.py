@@ -6,7 +6,7 @@ a graph.
 
 import tensorflow as tf
 
-from trainer.data.tensor_bytes import digits, number, piece
+from trainer.data.formats.tensor_bytes import digits, number, piece
 
 _STEPS = 2**17  # Blocks of up to 255 bytes that are looked at.
 # What stands at the place that a walk has come to.

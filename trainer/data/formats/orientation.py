@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from trainer.data import image_format
+from trainer.data.formats import image_format
 
 STEPS = 4096  # Segments, chunks or bytes of junk that are looked at, so that no file keeps a reader busy.
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.core.errors import StoppedEarly
-from trainer.data import bmp, image_format, orientation
-from trainer.data.image_format import Unreadable
+from trainer.data.formats import bmp, image_format, orientation
+from trainer.data.formats.image_format import Unreadable
 from trainer.data.pixels import Pixels
 
 # Warnings about damaged metadata, which is of no interest here; filters cannot be set for one thread alone.
