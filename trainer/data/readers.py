@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from trainer.core.errors import StorageDown
 from trainer.core.storage import files, transient
 from trainer.data import image_files, slow_reads, tfrecord
 from trainer.data.manifest import Split
@@ -128,7 +129,7 @@ class _LocalShards(Reader):
             with slow_reads.watched(path):
                 content = transient.retry(path, lambda: self._read_once(shard, length, offset))
         except OSError as error:
-            return error
+            raise _lost(path, error) from error
         return _checked(content, crc, path)
 
     def _read_once(self, shard: int, length: int, offset: int) -> bytes:
@@ -204,9 +205,8 @@ class _RemoteShards(Reader):
             shard = records.shards[int(records.shard[run[0]])]
             try:
                 span = files.read_range(shard, start, _end(records, run[-1]) - start)
-            except OSError as error:  # Concerns every image of the request.
-                contents += [error] * len(run)
-                continue
+            except OSError as error:
+                raise _lost(shard, error) from error
             for i in run:
                 piece = span[int(records.offset[i]) - start : _end(records, i) - start]
                 contents.append(_checked(piece, int(records.crc[i]), shard))
@@ -231,6 +231,14 @@ def _runs(records: Records, members: Sequence[int]) -> list[list[int]]:
 
 def _end(records: Records, i: int) -> int:
     return int(records.offset[i] + records.length[i])
+
+
+def _lost(shard: str, error: OSError) -> StorageDown:
+    """Return the error for a shard that cannot be read: not a fault of its images, which may be thousands."""
+    return StorageDown(
+        f"{shard!r} cannot be read ({transient.reason(error)}), and its images are not to blame; restore it or "
+        "copy the packed set again, then rerun the same command"
+    )
 
 
 def _checked(content: bytes, crc: int, shard: str) -> Content:
