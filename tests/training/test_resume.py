@@ -1,6 +1,7 @@
 """Invariant 6: the same command resumes a job; a different one is refused, and nothing is ever deleted."""
 
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from trainer.core import config as config_lib
 from trainer.core.config import from_flat
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.core.storage import files
+from trainer.core.storage import files, lock
 from trainer.training import resume
 from trainer.training.checkpoint import Checkpoint, CheckpointStore
 
@@ -160,6 +161,20 @@ def test_never_twice_in_a_second_still_deletes_nothing(tmp_path):
         contents.append(f"{seed}".encode())
     found = [content for name, content in everything(tmp_path / "job").items() if name.endswith("result.json")]
     assert sorted(found) == contents
+
+
+def test_never_leaves_the_lease_that_stands_in_for_a_lock(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    paths = JobPaths(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with lock.hold(paths):
+        before = {path.name for path in tmp_path.glob("lock*")}
+        resume.move_aside(paths)
+        assert {path.name for path in tmp_path.glob("lock*")} == before == {"lock", "lock.1"}
+        assert not (tmp_path / "config.json").exists()
 
 
 def test_never_on_an_empty_or_absent_folder_moves_nothing(tmp_path):

@@ -6,6 +6,7 @@ Does not own: the checkpoint that it continues from (``checkpoint_manager.py``).
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 
@@ -148,8 +149,9 @@ def images_of(paths: JobPaths) -> list[str] | None:
 
 def move_aside(paths: JobPaths) -> None:
     """Move an earlier job or sweep in this folder into ``before-<time>/``; nothing is deleted."""
-    lock = paths.lock.rsplit("/", 1)[-1]  # Held by this very process.
-    names = [name for name in files.list_names(paths.job_dir) if not name.startswith("before-") and name != lock]
+    lock = re.escape(paths.lock.rsplit("/", 1)[-1])
+    stays = re.compile(rf"before-.*|{lock}(\..*)?")  # Earlier jobs, and the lock or lease that this process holds.
+    names = [name for name in files.list_names(paths.job_dir) if not stays.fullmatch(name)]
     if not names:
         return
     base = f"before-{time.strftime('%Y%m%d-%H%M%S')}"
