@@ -12,7 +12,7 @@ TRAIN = [
     "scipy>=1.13,<2",
     "matplotlib>=3.9,<4",
     "Jinja2>=3.1,<4",
-    "Pillow>=11",
+    "Pillow>=11.3,<14",  # The first one with AVIF.
     "tqdm>=4.66,<5",
     "keras-tuner>=1.4.8,<1.5",
     "PyYAML>=6,<7",
@@ -22,7 +22,8 @@ GPU = ["tensorflow[and-cuda]>=2.21,<2.22"]
 TENSORBOARD = ["tensorboard>=2.20,<3"]
 # The Kubernetes client takes its version from Kubernetes, and changes its interface with it.
 SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
-VIDEO = ["opencv-python-headless>=4.10"]
+HEIC = ["pillow-heif>=1,<2"]
+VIDEO = ["opencv-python-headless>=4.10,<6"]
 ONNX = ["tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"]
 DEMO = [*VIDEO, "tqdm>=4.66,<5"]
 DEV = [
@@ -52,10 +53,11 @@ setup(
         "train": TRAIN,
         "gpu": TRAIN + GPU,
         "video": TRAIN + VIDEO,
+        "heic": TRAIN + HEIC,
         "onnx": TRAIN + ONNX,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,
-        "all": TRAIN + TENSORBOARD + DEMO,
+        "all": TRAIN + TENSORBOARD + DEMO + HEIC,
         "dev": DEV,
     },
     entry_points={

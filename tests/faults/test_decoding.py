@@ -6,7 +6,6 @@ The files are those of ``tests/helpers/image_cases.py``.
 import io
 import json
 import sys
-import types
 from random import Random
 
 import keras
@@ -165,23 +164,10 @@ def test_pillows_own_limit_does_not_count_and_is_left_as_it_was(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_heic_is_read_once_its_package_is_there(monkeypatch):
-    """The plug-in of pillow-heif registers a format of Pillow; here one that draws."""
-    heic = BY_NAME["photo.heic"].content
-
-    class Drawn(Image.Image):
-        pass
-
-    def register() -> None:
-        def opened(file, name):
-            image = picture()
-            image.format = "HEIF"
-            return image
-
-        monkeypatch.setitem(Image.OPEN, "HEIF", (opened, lambda prefix: prefix[4:12] == b"ftypheic"))
-
-    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
-    assert np.array_equal(decode_batch.decode_image(heic), np.asarray(picture()))
+def test_heic_without_its_package_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(Unreadable, match="HEIC needs the package pillow-heif; pip install pillow-heif"):
+        decode_batch.decode_image(BY_NAME["plain.heic"].content)
 
 
 def random_exif(random: Random) -> bytes:

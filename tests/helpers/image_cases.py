@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps
 
 
@@ -243,7 +244,11 @@ def bmps() -> Iterator[Case]:
     yield Case("os2.bmp", os2 + plain[54:], graph=False)
 
 
+_LOSSLESS_HEIC = {"quality": -1, "chroma": 444, "matrix_coefficients": 0}
+
+
 def others() -> Iterator[Case]:
+    pillow_heif.register_heif_opener()  # To write them.
     tags = Image.Exif()
     tags[0x112] = 8
     for name, form, options in (
@@ -254,6 +259,8 @@ def others() -> Iterator[Case]:
         ("plain.jp2", "JPEG2000", {}),
         ("plain.avif", "AVIF", {}),
         ("turned.avif", "AVIF", {"exif": tags}),
+        ("plain.heic", "HEIF", _LOSSLESS_HEIC),
+        ("turned.heic", "HEIF", {"exif": tags, **_LOSSLESS_HEIC}),
     ):
         yield Case(name, encoded(form, **options), graph=False)
     yield Case("alpha.tiff", encoded("TIFF", _transparent()), graph=False)
@@ -262,7 +269,7 @@ def others() -> Iterator[Case]:
     yield Case("container.jxl", box + bytes(100), "JPEG XL cannot be read; save the image as PNG", graph=False)
     yield Case("bare.jxl", b"\xff\x0a" + bytes(100), "JPEG XL cannot be read; save the image as PNG", graph=False)
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    yield Case("photo.heic", heic, "HEIC needs the package pillow-heif; pip install pillow-heif", graph=False)
+    yield Case("cut.heic", heic, "damaged or unusual HEIC", graph=False)
     yield Case("layers.psd", b"8BPS" + bytes(100), "PSD cannot be read; save the image as PNG", graph=False)
     yield Case("empty.jpg", b"", "the file is empty", graph=False)
     yield Case("text.jpg", b"no image\n" * 20, "Unknown image file format; expected JPEG, PNG, WebP", graph=False)
