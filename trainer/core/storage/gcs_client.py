@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from trainer.core import environment
 from trainer.core.errors import AccessDenied, RequestError, StorageDown
 from trainer.core.storage.fences import Fences
 
@@ -103,7 +104,7 @@ def _credentials(scopes: tuple[str, ...]) -> Any:
 
 
 def _patience() -> float:
-    return float(os.environ.get("DEEPDETECT_GCS_RETRY_SECONDS", RETRY_SECONDS))
+    return environment.seconds("DEEPDETECT_GCS_RETRY_SECONDS", RETRY_SECONDS)
 
 
 def timeout() -> float:

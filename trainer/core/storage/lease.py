@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from trainer.core import environment
 from trainer.core.errors import StoppedEarly
 from trainer.core.storage.base import held_by
 from trainer.core.storage.fences import Fences
@@ -81,11 +82,10 @@ class Lease:
             protects: what is leased, for messages.
             heartbeat: seconds between two beats; None reads the environment.
         """
-        default = os.environ.get("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
         self._record = record
         self._path = path
         self._protects = protects
-        self._heartbeat = float(default if heartbeat is None else heartbeat)
+        self._heartbeat = heartbeat or environment.seconds("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
         self._token = uuid.uuid4().hex  # Recognises our own record after a lost answer.
         self._beats = 0
         self._generation = 0  # Of the record as we last wrote it.

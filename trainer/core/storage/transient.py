@@ -7,12 +7,12 @@ exit code 2.  Does not own: the retries of a bucket's client (``gcs_client.py``)
 
 import errno
 import logging
-import os
 import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from trainer.core import environment
 from trainer.core.errors import StorageDown
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def retry(path: str, action: Callable[[], T]) -> T:
     Raises:
         StorageDown: if it still fails after ``RETRY_SECONDS``.
     """
-    seconds = float(os.environ.get("DEEPDETECT_FILE_RETRY_SECONDS", RETRY_SECONDS))
+    seconds = environment.seconds("DEEPDETECT_FILE_RETRY_SECONDS", RETRY_SECONDS)
     started = time.monotonic()
     longest = _FIRST_DELAY
     while True:
