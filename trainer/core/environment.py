@@ -6,8 +6,8 @@ import os
 from trainer.core.errors import RequestError
 
 
-def seconds(name: str, default: float) -> float:
-    """Return the number of seconds in a variable, which must be positive; ``default`` if it is not set.
+def seconds(name: str, default: float, *, minimum: float = 0.0) -> float:
+    """Return the number of seconds in a variable; ``default`` if it is not set.
 
     Raises:
         RequestError: naming the variable, if it holds anything else.
@@ -17,6 +17,6 @@ def seconds(name: str, default: float) -> float:
         value = float(text) if text else default
     except ValueError:
         value = math.nan
-    if not 0.0 < value < math.inf:
-        raise RequestError(f"{name}: expected a positive number of seconds, received {text!r}; correct or unset it")
+    if not minimum <= value < math.inf:
+        raise RequestError(f"{name}: expected seconds, at least {minimum:g}, received {text!r}; correct or unset it")
     return value

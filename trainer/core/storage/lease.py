@@ -26,7 +26,8 @@ from trainer.core.storage.fences import Fences
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 10.0  # DEEPDETECT_LOCK_HEARTBEAT_SECONDS, if set, replaces it.
+_HEARTBEAT = "DEEPDETECT_LOCK_HEARTBEAT_SECONDS"
+HEARTBEAT_SECONDS = 10.0  # That variable, if set, replaces it.
 _BEATS_TO_DEATH, _BEATS_TO_DOUBT = 6, 4
 
 
@@ -85,7 +86,7 @@ class Lease:
         self._record = record
         self._path = path
         self._protects = protects
-        self._heartbeat = heartbeat or environment.seconds("DEEPDETECT_LOCK_HEARTBEAT_SECONDS", HEARTBEAT_SECONDS)
+        self._heartbeat = heartbeat or environment.seconds(_HEARTBEAT, HEARTBEAT_SECONDS, minimum=0.01)
         self._token = uuid.uuid4().hex  # Recognises our own record after a lost answer.
         self._beats = 0
         self._generation = 0  # Of the record as we last wrote it.
