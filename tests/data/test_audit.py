@@ -557,7 +557,8 @@ def test_the_script_with_several_processes_gives_the_same_without_tensorflow(dat
     )
     words = ["audit", "--data_dir", str(data), "--out", str(tmp_path / "two"), "--workers", "2", "--strict"]
     done = subprocess.run([sys.executable, tmp_path / "run.py", *words], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert done.stderr.startswith("Train: ")
     both = json.loads((tmp_path / "two" / "audit.json").read_text())
     alone["settings"].pop("created")
     both["settings"].pop("created")
