@@ -54,6 +54,7 @@ def read(out):
         return figures, list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_two_classes_from_predictions_alone(two, tmp_path, capsys):
     data, out = write_split(tmp_path / "data", REDS), tmp_path / "out"
     code, printed, _ = run(capsys, two, data, out, "--bootstrap=200", "--batch_size=4")

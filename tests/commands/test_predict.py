@@ -147,6 +147,7 @@ def test_devices_change_neither_answers_nor_order(exports, images, tmp_path, cap
         Predictor(exported_model.find_export(str(exports)), num_devices=3)  # The tests' TensorFlow started with two.
 
 
+@pytest.mark.slow
 def test_heat_maps_lie_over_the_images(exports, images, tmp_path, capsys):
     folder, odd = tmp_path / "maps", images / "deep" / "odd $(name) é.png"
     half = np.full([40, 80, 3], 90, np.uint8)

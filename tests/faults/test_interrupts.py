@@ -54,8 +54,16 @@ def interrupted(capsys, main, words, **fault):
     return line
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
-@pytest.mark.parametrize("first", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("rows.csv", 2),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("rows.csv", 1), ("rows.csv", 4), ("rows.jsonl", 1), ("rows.jsonl", 4))
+        ),
+    ],
+)
 def test_predict_keeps_whole_rows(capsys, data, model, tmp_path, name, first):
     out = tmp_path / name
     words = [f"--model_dir={model}", f"--out={out}", "--batch_size=4", data / "Test"]

@@ -239,8 +239,12 @@ def undisturbed_job(image_set, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "path", "first"),
-    [("os.rename", "*/checkpoints/*/COMMIT.json*", 3), ("os.remove", "*/checkpoints/*/COMMIT.json", 1)],
-    ids=["before a marker appears", "before one is removed"],
+    [
+        pytest.param("os.rename", "*/checkpoints/*/COMMIT.json*", 3, id="before a marker appears"),
+        pytest.param(
+            "os.remove", "*/checkpoints/*/COMMIT.json", 1, id="before one is removed", marks=pytest.mark.thorough
+        ),
+    ],
 )
 def test_a_real_job_that_is_killed_there_ends_alike(image_set, undisturbed_job, tmp_path, event, path, first):
     job_dir = tmp_path / "job"

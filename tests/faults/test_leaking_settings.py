@@ -56,7 +56,7 @@ def test_a_notebooks_settings_change_no_weights_and_come_back(image_set, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("leak", ["all four", "no object"])
+@pytest.mark.parametrize("leak", ["all four", pytest.param("no object", marks=pytest.mark.thorough)])
 def test_a_file_of_keras_changes_no_weights(image_set, tmp_path, weights, leak):
     (tmp_path / "keras.json").write_text(LEAKS[leak])
     env = {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}

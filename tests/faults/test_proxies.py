@@ -56,6 +56,7 @@ def test_workers_go_past_it(image_set, tmp_path):
     assert result_of(tmp_path / "job")["step"] == 2
 
 
+@pytest.mark.thorough
 def test_without_a_way_to_each_other_they_end_in_time(image_set, tmp_path):
     codes, errors = train(image_set, tmp_path / "job", WITHOUT_REMEDY + RUN, startup_timeout_seconds=10)
     assert codes == [75, 75], errors

@@ -101,6 +101,7 @@ def numpy_grad_cam(model: keras.Model, image: np.ndarray, of: int) -> np.ndarray
     return heat / heat.max()
 
 
+@pytest.mark.slow
 def test_an_export_alone_gives_the_maps_of_the_definition(tmp_path):
     model = registry.build(ModelConfig(), num_classes=2, image_size=SIZE, seed=3)
     serving = save(model, tmp_path / "1")

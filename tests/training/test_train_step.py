@@ -122,7 +122,10 @@ def assert_equal_state(one: dict[str, list[np.ndarray]], two: dict[str, list[np.
 # The same training on one device and on two.
 
 
-@pytest.mark.parametrize(("dropout", "augment"), [(0.0, "none"), pytest.param(0.2, "notebook", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("dropout", "augment"),
+    [pytest.param(0.0, "none", marks=pytest.mark.thorough), pytest.param(0.2, "notebook", marks=pytest.mark.slow)],
+)
 def test_one_and_two_devices_train_alike(image_set, tmp_path, dropout, augment):
     """30 steps of 30 over 100 images, so the last batch of a pass has 10, all on the first of two devices."""
     for devices in (1, 2):
