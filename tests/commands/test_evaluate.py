@@ -96,6 +96,7 @@ def test_three_classes_from_predictions_alone(three, tmp_path, capsys):
     recompute.check(figures, rows)
 
 
+@pytest.mark.slow
 def test_groups_in_all_three_results(two, tmp_path, capsys):
     data, out, table = write_split(tmp_path / "data", REDS), tmp_path / "out", tmp_path / "groups.csv"
     rows = [f"Test/Fake/{i:02d}.png,{'swap' if i < 4 else 'draw'},v{i // 2}" for i in range(7)]

@@ -131,6 +131,7 @@ def test_another_threshold(exports, images, capsys):
         assert [line.split()[0] for line in printed.splitlines()[1:]] == labels.split()
 
 
+@pytest.mark.slow
 def test_devices_change_neither_answers_nor_order(exports, images, tmp_path, capsys):
     (images / "1a.png").write_bytes(b"broken")
     texts = []

@@ -241,6 +241,7 @@ def test_a_dense_part_of_a_video_counts_by_its_length(model, tmp_path, capsys):
     assert {frame["weight"] for frame in frames} == {1}
 
 
+@pytest.mark.slow
 def test_a_frame_that_stays_counts_for_each_second(model, tmp_path, capsys):
     """A recorded screen: 2 s of movement, whose last frame stays for 58 s."""
     path = write_clip(tmp_path / "clip.mp4", [250] * 60 + [20, 20])

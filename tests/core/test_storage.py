@@ -175,6 +175,7 @@ def test_a_data_service_is_refused_where_its_workers_cannot_read(memory, image_s
     assert "--data_service: expected images that TensorFlow can read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_job_trains_and_is_done_on_a_storage_that_was_added(memory, image_set):
     """Data and job_dir, with checkpoints, lines, bad images, TensorBoard's events and the result."""
     for name in files.list_below(str(image_set)):

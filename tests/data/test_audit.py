@@ -474,6 +474,7 @@ def failures(data_dir):
     return summary.strict_failures(duplicates.find(records_of(data_dir)))
 
 
+@pytest.mark.slow
 def test_strict_fails_for_leakage_and_label_conflicts_only(data, tmp_path, capsys):
     resave(data / "Train/Real/00001.jpg", data / "Train/Fake/forgery.jpg")  # As a forgery looks like its source.
     shutil.copy(data / "Train/Real/00002.jpg", data / "Train/Real/twice.jpg")
