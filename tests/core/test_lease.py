@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fake_gcs import objects, request_of
+from tests.helpers.leases import taken
 from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, gcs_client, gcs_objects, lock
@@ -34,12 +35,7 @@ def lease(bucket):
 
 def take(bucket):
     """Return a lease that was taken, or None."""
-    mine = lease(bucket)
-    try:
-        mine.take()
-    except StoppedEarly:
-        return None
-    return mine
+    return taken(lease(bucket))
 
 
 @pytest.fixture

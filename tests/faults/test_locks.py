@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import faults
+from tests.helpers.leases import taken
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import file_lease, files, lease, local, lock
@@ -71,12 +72,7 @@ def leases(path):
 
 def take(path):
     """Return a lease that was taken, or None."""
-    mine = leases(path)
-    try:
-        mine.take()
-    except StoppedEarly:
-        return None
-    return mine
+    return taken(leases(path))
 
 
 def steal(record):

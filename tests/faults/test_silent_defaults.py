@@ -16,6 +16,7 @@ from trainer import evaluate, predict, prepare_data, train
 from trainer.core import checked_json, config, result
 from trainer.core.config import flags
 from trainer.core.errors import RequestError
+from trainer.core.job_dir import JobPaths
 from trainer.data import class_folders, tfrecord
 from trainer.evaluation.request import EvaluateFlags
 from trainer.serving import exported_model
@@ -133,7 +134,7 @@ def test_every_file_that_is_read_back_survives_damage(tmp_path, capsys, caplog, 
     assert "deepdetect.json" in refusal(capsys, evaluate.main, f"--model_dir={export}", f"--data_dir={data}", out)
     assert "c.json" in refusal(capsys, train.main, f"--config={tmp_path / 'c.json'}")
     with pytest.raises(RequestError, match="job's settings"):
-        resume.positive_class_of(str(job / "config.json"))
+        resume.setting_of(JobPaths(str(job)), "positive_class")
     with pytest.raises(RequestError, match="record of a trial"):
         records.read(records.SweepPaths(str(job)), "1")
     with caplog.at_level(logging.WARNING):  # The job can write it again.

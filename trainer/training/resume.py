@@ -126,25 +126,20 @@ def _read_settings(path: str) -> dict[str, config_lib.Value]:
     return checked_json.read(path, {}, remedy=remedy, what="a job's settings")
 
 
-def positive_class_of(path: str) -> str | None:
-    """Return the setting ``positive_class`` in a ``config.json``; None without the file, or without the setting.
+def setting_of(paths: JobPaths, name: str) -> str | None:
+    """Return a setting of the job in job_dir; None if there is no job, or it has no such setting.
 
     Raises:
-        RequestError: if the file is damaged.
+        RequestError: if its settings are damaged.
     """
-    before = _read_settings(path).get("positive_class") if files.exists(path) else None
+    before = _read_settings(paths.config).get(name) if files.exists(paths.config) else None
     return None if before is None else str(before)
 
 
 def images_of(paths: JobPaths) -> list[str] | None:
     """Return the fingerprints of Train and Validation in the newest checkpoint; None without one."""
-    from trainer.training.checkpoint import CheckpointStore
-
-    checkpoint = CheckpointStore(paths.checkpoints, keep=1).newest()
-    if checkpoint is None:
-        return None
-    inputs = checkpoint.state.get("inputs", {})
-    return [str(inputs.get(name)) for name in ("train images", "validation images")]
+    inputs = checkpoint_inputs(paths)
+    return [str(inputs.get(name)) for name in ("train images", "validation images")] if inputs else None
 
 
 def move_aside(paths: JobPaths) -> None:

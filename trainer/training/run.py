@@ -6,7 +6,6 @@ Does not own: the job itself (``job.py``).
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -94,9 +93,9 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
     Raises:
         StoppedEarly: if data_dir, from which this job has read, is missing or empty.
     """
-    with contextlib.suppress(ValueError, TypeError):  # Settings that cannot be read are refused elsewhere.
+    with contextlib.suppress(RequestError):  # Settings that cannot be read are refused elsewhere.
         data_dir = config.data.data_dir
-        if dict(json.loads(files.read_text(paths.config))).get("data_dir") != data_dir:
+        if resume.setting_of(paths, "data_dir") != data_dir:
             return
         if problem := image_files.missing_folder(data_dir, manifest.TRAIN):
             raise StoppedEarly(
@@ -133,7 +132,7 @@ def _with_positive_class(config: Config, train: Split, group: process_group.Sing
     """Return the settings with the positive class that the job in job_dir began with, or that the class names say."""
     setting = ""
     if group.index == 0:
-        before = None if config.checkpoint.resume == "never" else resume.positive_class_of(paths.config)
+        before = None if config.checkpoint.resume == "never" else resume.setting_of(paths, "positive_class")
         setting = positive_class.settle(train.class_names, config.export.positive_class, before)
     return config.replace(positive_class=group.broadcast(setting))
 
