@@ -36,8 +36,8 @@ from trainer.data import augment
 from trainer.data.augmentations import notebook
 from trainer.distributed import strategy
 from trainer.training import train_step as step_lib
-from trainer.training.checkpoint import CheckpointStore
-from trainer.training.checkpoint_writer import AsyncCheckpointWriter
+from trainer.training.checkpoints.checkpoint import CheckpointStore
+from trainer.training.checkpoints.writer import AsyncCheckpointWriter
 from trainer.training.train_state import TrainState
 
 Ways = dict[str, Callable[[], object]]
@@ -108,7 +108,7 @@ def measure(ways: Ways, rounds: int) -> dict[str, Cost]:
 def _wait_for_saves() -> None:
     """Wait for a checkpoint's thread to end, so that it does not disturb the next measurement."""
     for thread in threading.enumerate():
-        if thread.name == "checkpoint":  # The name that checkpoint_writer.py gives it.
+        if thread.name == "checkpoint":  # The name that checkpoints/writer.py gives it.
             thread.join()
 
 

@@ -26,7 +26,7 @@ from trainer.serving.predict_request import PredictFlags  # noqa: E402
 from trainer.submit import command as submit  # noqa: E402
 from trainer.submit.request import ClusterFlags, RunFlags  # noqa: E402
 from trainer.sweep.request import SweepConfig  # noqa: E402
-from trainer.training.export_request import ExportFlags  # noqa: E402
+from trainer.training.exports.export_request import ExportFlags  # noqa: E402
 from trainer.training.selftest import SelfTestFlags  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "flags.md"

@@ -6,8 +6,8 @@ from trainer.core import cli
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE
 from trainer.serving import convert
-from trainer.training import export_job
-from trainer.training.export_request import USAGE, ExportFlags
+from trainer.training.exports import export_job
+from trainer.training.exports.export_request import USAGE, ExportFlags
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from tests.helpers.jobs import float32_policy  # noqa: F401
 from trainer import train, tune
 from trainer.core import cli
 from trainer.core.storage import files
-from trainer.training import exporter
+from trainer.training.exports import exporter
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {

@@ -19,7 +19,7 @@ from tests.helpers.jobs import checkpoints_of, float32_policy, result_of, sigter
 from trainer import train, tune
 from trainer.core import cli
 from trainer.sweep import pruning
-from trainer.training import exporter
+from trainer.training.exports import exporter
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = """

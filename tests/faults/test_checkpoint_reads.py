@@ -17,8 +17,8 @@ from trainer.core.errors import RequestError, StoppedEarly, StorageDown
 from trainer.core.job_dir import EXPORT_CARD, MODEL_FILE
 from trainer.core.storage import files, transient
 from trainer.reports import model_card
-from trainer.training import exporter
-from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
+from trainer.training.exports import exporter
 
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 READS = 3  # Of one checkpoint: marker, arrays, state.

@@ -22,8 +22,8 @@ from tests.helpers.jobs import argv, finished_job, result_of, run_job, values_of
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
 from trainer.training import loop
-from trainer.training.checkpoint import Checkpoint, CheckpointStore
-from trainer.training.checkpoint_writer import AsyncCheckpointWriter
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.checkpoints.writer import AsyncCheckpointWriter
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import SavedCheckpoint, Start, TrainLine, Validation, Window
 

@@ -134,7 +134,7 @@ def test_every_file_that_is_read_back_survives_damage(tmp_path, capsys, caplog, 
     assert "deepdetect.json" in refusal(capsys, evaluate.main, f"--model_dir={export}", f"--data_dir={data}", out)
     assert "c.json" in refusal(capsys, train.main, f"--config={tmp_path / 'c.json'}")
     with pytest.raises(RequestError, match="job's settings"):
-        resume.setting_of(JobPaths(str(job)), "positive_class")
+        resume.settings_of(JobPaths(str(job)))
     with pytest.raises(RequestError, match="record of a trial"):
         records.read(records.SweepPaths(str(job)), "1")
     with caplog.at_level(logging.WARNING):  # The job can write it again.
@@ -150,7 +150,7 @@ def test_every_flag_that_names_a_path_is_declared_as_one():
     from trainer.serving.predict_request import PredictFlags
     from trainer.submit.request import RunFlags
     from trainer.sweep.request import SweepConfig
-    from trainer.training.export_request import ExportFlags
+    from trainer.training.exports.export_request import ExportFlags
     from trainer.training.selftest import SelfTestFlags
 
     forms = (AuditFlags, PackFlags, PredictFlags, RunFlags, SweepConfig, ExportFlags, SelfTestFlags, EvaluateFlags)

@@ -14,7 +14,8 @@ import pytest
 
 from trainer import train
 from trainer.core import cli
-from trainer.training import distributed_input, exporter, trainer
+from trainer.training import distributed_input, trainer
+from trainer.training.exports import exporter
 
 # A job that trains the notebook's CNN in seconds; every test names what it changes.
 SMALL = {"image_size": 64, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}

@@ -22,7 +22,7 @@ from trainer.evaluation import calibration
 from trainer.models import registry
 from trainer.serving import saved_model, verify_saved_model
 from trainer.training import evaluator
-from trainer.training.checkpoint import CheckpointStore
+from trainer.training.checkpoints.checkpoint import CheckpointStore
 
 pytestmark = pytest.mark.slow  # Two exports, each verified in a process of its own.
 SIZE = SMALL["image_size"]

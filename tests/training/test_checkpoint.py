@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trainer.core.errors import RequestError
-from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint, digest_of_arrays
 
 
 def make(step, **state):

@@ -9,8 +9,8 @@ import pytest
 from trainer.core.config import from_flat
 from trainer.core.errors import Diverged, JobFailed, RequestError, StoppedEarly, StorageDown
 from trainer.distributed.process_group import SingleProcess
-from trainer.training.checkpoint import Checkpoint, CheckpointStore
-from trainer.training.checkpoint_manager import CheckpointManager
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.checkpoints.manager import CheckpointManager
 
 
 class Schedule:

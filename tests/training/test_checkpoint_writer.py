@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from trainer.training.checkpoint import Checkpoint, CheckpointStore
-from trainer.training.checkpoint_writer import AsyncCheckpointWriter
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.checkpoints.writer import AsyncCheckpointWriter
 
 
 def state_of(step):

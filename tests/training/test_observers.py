@@ -11,7 +11,8 @@ from tests.helpers.images import write_image_set
 from tests.helpers.jobs import float32_policy, lines_of, result_of, values_of  # noqa: F401  (a fixture)
 from trainer.core.config import from_flat
 from trainer.distributed.cluster import Cluster
-from trainer.training import exporter, run
+from trainer.training import run
+from trainer.training.exports import exporter
 from trainer.training.loop import Plan, StopReason
 from trainer.training.observers import End, Observer, Observers, Start, Step, Validation, Window
 from trainer.training.progress_bar import ProgressBar

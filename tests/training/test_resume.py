@@ -15,7 +15,7 @@ from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
 from trainer.training import resume
-from trainer.training.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
 
 # What a job that continues may change; everything else decides its result.  A literal list on purpose.
 FREE = {

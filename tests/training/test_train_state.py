@@ -8,7 +8,7 @@ import pytest
 
 from trainer.core.config import from_flat
 from trainer.core.errors import RequestError
-from trainer.training.checkpoint import CheckpointStore
+from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.optimizers import Schedule, make_optimizer
 from trainer.training.train_state import TrainState

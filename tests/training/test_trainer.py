@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.core.errors import Diverged, JobFailed
-from trainer.training.checkpoint_writer import Saved
+from trainer.training.checkpoints.writer import Saved
 from trainer.training.loop import Plan, StopReason
 from trainer.training.observers import Observer, Window
 from trainer.training.trainer import Trainer

@@ -1,7 +1,7 @@
 """One start of a job on the devices of this process: build, restore, train, export.
 
 Owns: the wiring of everything that needs TensorFlow.  Does not own: the run of the loop (``trainer.py``), what is
-checked without TensorFlow (``run.py``), how exports and reports are made (``exporter.py``).
+checked without TensorFlow (``run.py``), how exports and reports are made (``exports/exporter.py``).
 """
 
 import contextlib
@@ -29,11 +29,11 @@ from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import ProcessGroup, SingleProcess
 from trainer.training import loop, resume
-from trainer.training.checkpoint import CheckpointStore
-from trainer.training.checkpoint_manager import CheckpointManager
+from trainer.training.checkpoints.checkpoint import CheckpointStore
+from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.evaluator import Evaluator
-from trainer.training.exporter import Exporter
+from trainer.training.exports.exporter import Exporter
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
 from trainer.training.profiler import Profiler

@@ -1,6 +1,6 @@
 """Whether a request may continue the job in job_dir, and how often a job was restarted without progress.
 
-Does not own: the checkpoint that it continues from (``checkpoint_manager.py``).  Imports no TensorFlow.
+Does not own: the checkpoint that it continues from (``checkpoints/manager.py``).  Imports no TensorFlow.
 """
 
 import contextlib
@@ -66,7 +66,10 @@ def _is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, s
 
 def checkpoint_inputs(paths: JobPaths) -> dict[str, str]:
     """Return what the newest checkpoint was made from besides the settings; empty if there is none."""
-    from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint  # Late, as ``submit`` needs no NumPy.
+    from trainer.training.checkpoints.checkpoint import (
+        CheckpointStore,
+        DamagedCheckpoint,
+    )  # Late, as ``submit`` needs no NumPy.
 
     store = CheckpointStore(paths.checkpoints, keep=1)
     for step in reversed(store.steps()):
@@ -109,6 +112,7 @@ def refuse_other_settings(config: config_lib.Config, before: dict[str, config_li
     fixed.remove("positive_class")  # Compared by its meaning: ``data/positive_class.py``.
     if config.optim.lr_schedule == "cosine":
         fixed.add("epochs")  # The whole curve depends on where it ends.
+    before = {**_before_there_were(), **before}
     differing = [
         f"--{name} (was {before[name]}, now {now[name]})"
         for name in now
@@ -126,14 +130,21 @@ def _read_settings(path: str) -> dict[str, config_lib.Value]:
     return checked_json.read(path, {}, remedy=remedy, what="a job's settings")
 
 
-def setting_of(paths: JobPaths, name: str) -> str | None:
-    """Return a setting of the job in job_dir; None if there is no job, or it has no such setting.
+def settings_of(paths: JobPaths) -> dict[str, config_lib.Value]:
+    """Return the settings of the job in job_dir, with those that did not exist when it began; empty without a job.
 
     Raises:
-        RequestError: if its settings are damaged.
+        RequestError: if they are damaged.
     """
-    before = _read_settings(paths.config).get(name) if files.exists(paths.config) else None
-    return None if before is None else str(before)
+    if not files.exists(paths.config):
+        return {}
+    return {**_before_there_were(), **_read_settings(paths.config)}
+
+
+def _before_there_were() -> dict[str, config_lib.Value]:
+    """Return the values that newer settings have in jobs without them."""
+    values = {name: field.metadata["before"] for name, field in config_lib.settings().items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def images_of(paths: JobPaths) -> list[str] | None:

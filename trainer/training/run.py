@@ -15,13 +15,13 @@ from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
-from trainer.data import image_files, manifest, positive_class, split_report
+from trainer.data import image_files, manifest, split_report
 from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
 from trainer.serving import exported_model
-from trainer.training import resume
+from trainer.training import resume, settle
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
 
@@ -62,7 +62,7 @@ def _run(
     if files.exists(paths.config) and not files.exists(paths.result):
         _require_mounted(config, paths)
     train, validation = _read_splits(config, group, paths)
-    config = _with_positive_class(config, train, group, paths)
+    config = settle.settle(config, train, group, paths)
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
@@ -95,7 +95,7 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
     """
     with contextlib.suppress(RequestError):  # Settings that cannot be read are refused elsewhere.
         data_dir = config.data.data_dir
-        if resume.setting_of(paths, "data_dir") != data_dir:
+        if resume.settings_of(paths).get("data_dir") != data_dir:
             return
         if problem := image_files.missing_folder(data_dir, manifest.TRAIN):
             raise StoppedEarly(
@@ -126,15 +126,6 @@ def _read_splits(config: Config, group: process_group.SingleProcess, paths: JobP
         return splits
     log.info("files of other programs count as images, as they did when this job began")
     return read(keep_litter=True)
-
-
-def _with_positive_class(config: Config, train: Split, group: process_group.SingleProcess, paths: JobPaths) -> Config:
-    """Return the settings with the positive class that the job in job_dir began with, or that the class names say."""
-    setting = ""
-    if group.index == 0:
-        before = None if config.checkpoint.resume == "never" else resume.setting_of(paths, "positive_class")
-        setting = positive_class.settle(train.class_names, config.export.positive_class, before)
-    return config.replace(positive_class=group.broadcast(setting))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from trainer.core.errors import RequestError
 from trainer.distributed.strategy import Runtime
 from trainer.models import registry
 from trainer.serving.saved_model import MODEL_PREFIX
-from trainer.training.checkpoint import Checkpoint
+from trainer.training.checkpoints.checkpoint import Checkpoint
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.loop import StopReason
 from trainer.training.optimizers import Schedule, make_optimizer

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.core.errors import Diverged, JobFailed, StoppedEarly
 from trainer.training import loop
-from trainer.training.checkpoint_manager import CheckpointManager
+from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import Batches, DistributedInput, InputDown
 from trainer.training.evaluator import Evaluator
 from trainer.training.observers import End, Observer, SavedCheckpoint, Start, Step

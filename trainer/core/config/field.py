@@ -1,7 +1,7 @@
 """One setting: how a dataclass declares it, and the check of its values.
 
 Used for the flags of every command.
-Owns: types, ranges, choices and help.  Does not own: which settings exist (``sections.py``).  Imports no TensorFlow.
+Owns: types, ranges, choices and help.  Does not own: which settings exist (``sections/``).  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 Value = str | int | float | bool
 
 PATH, PATHS = "path", "paths"
+AUTO = "auto"
 
 
 def setting(
@@ -36,6 +37,8 @@ def setting(
     exclusive: bool = False,
     fixed: bool = True,
     path: str = "",
+    auto: Value | None = None,
+    before: Value | None = None,
 ) -> Any:
     """Declare one setting as a dataclass field.
 
@@ -50,6 +53,9 @@ def setting(
         exclusive: whether ``minimum`` and ``maximum`` themselves are not allowed.
         fixed: whether a resumed job must keep the value, because another one would change its result.
         path: ``PATH`` or ``PATHS`` (separated by commas), in which ``~`` is a home folder; empty for other values.
+        auto: value that the word ``auto`` stands for; a job replaces it at its first start (``training/settle.py``).
+            None: the word is not allowed.
+        before: value in jobs that began before there was the setting; None: its default.
     """
     metadata = {
         "help": help,
@@ -61,6 +67,8 @@ def setting(
         "exclusive": exclusive,
         "fixed": fixed,
         "path": path,
+        "auto": auto,
+        "before": before,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -122,8 +130,10 @@ def _check_dotted(field: "dataclasses.Field[Any]", value: str) -> None:
 
 
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Value:
-    """Accept the field's own type, and a whole number for a float."""
+    """Accept the field's own type, a whole number for a float, and ``auto`` where it is allowed."""
     expected: type = field.type  # type: ignore[assignment]
+    if value == AUTO and field.metadata["auto"] is not None:
+        value = field.metadata["auto"]
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not expected:

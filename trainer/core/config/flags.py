@@ -55,8 +55,8 @@ def parse(
         raise errors.RequestError(_illegal_value(error, fields)) from error
     except (flags.Error, ValueError) as error:  # ValueError: a switch with a value, --noxla=1.
         raise errors.RequestError(" ".join(str(error).replace("flag --", "--").split())) from error
-    values = {name: config_lib.check(field, flag_values[name].value) for name, field in fields.items()
-              if flag_values[name].present}  # fmt: skip
+    values = {name: config_lib.check(field, _number_or_word(field, flag_values[name].value))
+              for name, field in fields.items() if flag_values[name].present}  # fmt: skip
     return values, list(rest)
 
 
@@ -97,6 +97,21 @@ def require(request: Any, names: Sequence[str]) -> None:
         files.require_form(getattr(request, name), name)
 
 
+def _number_or_word(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    """Return the value of a flag; of one that also takes ``auto``, absl returns the word."""
+    if field.metadata["auto"] is None or value == config_lib.AUTO:
+        return value
+    try:
+        return field.type(value)  # type: ignore[operator]
+    except ValueError as error:
+        kind = "a whole number" if field.type is int else "a number"
+        raise errors.RequestError(f"--{field.name}: expected auto or {kind}, received {value!r}") from error
+
+
+def _auto_kind(field: "dataclasses.Field[Any]") -> str:
+    return "" if field.metadata["auto"] is None else f"<{field.type.__name__}|auto>"  # type: ignore[union-attr]
+
+
 def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:
     """Reword absl's "flag --name=value: <Python error>" to say what is expected."""
     name, _, value = str(error).removeprefix("flag --").partition("=")
@@ -110,6 +125,9 @@ def _before_separator(argv: Sequence[str]) -> Sequence[str]:
 
 
 def _define(name: str, field: "dataclasses.Field[Any]", flag_values: flags.FlagValues) -> None:
+    if field.metadata["auto"] is not None:  # Checked later, as the values of a file are.
+        flags.DEFINE_string(name, None, config_lib.help_of(field), flag_values=flag_values)
+        return
     define: dict[Any, Callable[..., Any]] = {
         bool: flags.DEFINE_boolean,
         int: flags.DEFINE_integer,
@@ -135,8 +153,9 @@ def _flag_help(field: "dataclasses.Field[Any]") -> Iterable[str]:
         head = f"  --{field.name}  (default: {'on' if field.default else 'off'}; --no{field.name} switches it off)"
     else:
         unit = f" {meta['unit']}" if meta["unit"] else ""
-        kind = "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]
-        default = "" if field.default == "" else f"  (default: {field.default}{unit})"
+        kind = _auto_kind(field) or "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]
+        shown = config_lib.AUTO if field.default == meta["auto"] else f"{field.default}{unit}"
+        default = "" if field.default == "" else f"  (default: {shown})"
         head = f"  --{field.name}={kind}{default}"
     return [head, *textwrap.wrap(config_lib.help_of(field), 100, initial_indent="      ", subsequent_indent="      ")]
 

@@ -1,6 +1,6 @@
 """The whole request for a training job: all sections together, from flat values, checked.
 
-The sections (``sections.py``) are frozen dataclasses of settings with default, unit, help and check (``field.py``).  A
+The sections (``sections/``) are frozen dataclasses of settings with default, unit, help and check (``field.py``).  A
 function takes the section it needs; only ``training.run`` sees the whole ``Config``.  Field names are unique over all
 sections, because flags and ``config.json`` are flat.
 Owns: settings that contradict each other.  Does not own: where values come from (``flags.py``).  Imports no TensorFlow.
@@ -14,8 +14,8 @@ from typing import Any
 
 from trainer.core import placement
 from trainer.core.config.field import Value, check, did_you_mean
+from trainer.core.config.registries import NETWORKS
 from trainer.core.config.sections import (
-    NETWORKS,
     CheckpointConfig,
     DataConfig,
     ExportConfig,

@@ -1,7 +1,7 @@
 """Restore and save checkpoints of a running job.
 
 Owns: which checkpoint a start or a rollback continues from, and which state may become a checkpoint.
-Does not own: the files (``checkpoint.py``), the writing thread (``checkpoint_writer.py``), what the state consists of
+Does not own: the files (``checkpoint.py``), the writing thread (``writer.py``), what the state consists of
 (``train_state.py``), whether the settings allow a job to continue (``resume.py``).
 """
 
@@ -14,8 +14,8 @@ from trainer.core.config import Config
 from trainer.core.errors import Diverged, JobFailed, RequestError, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.distributed.process_group import SingleProcess
-from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
-from trainer.training.checkpoint_writer import AsyncCheckpointWriter, Saved
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
+from trainer.training.checkpoints.writer import AsyncCheckpointWriter, Saved
 from trainer.training.step_stats import StepStatistics
 from trainer.training.train_state import TrainState
 

@@ -31,7 +31,7 @@ from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
 from trainer.training import evaluator, resume
-from trainer.training.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.training.loop import Plan, StopReason
 from trainer.training.metrics_log import utc_now
 from trainer.training.train_state import TrainState

@@ -12,7 +12,7 @@ import time
 
 from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.storage.transient import is_transient
-from trainer.training.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from trainer.data import positive_class
 from trainer.data.manifest import read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
-from trainer.training.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
-from trainer.training.export_request import ExportFlags, parse_formats
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
+from trainer.training.exports.export_request import ExportFlags, parse_formats
 
 THRESHOLD = 0.5  # Of a checkpoint that was never exported.
 

@@ -4,7 +4,7 @@ A folder ``checkpoints/<step>/`` holds ``arrays.npz`` (weights, optimizer, loss 
 else that decides the future) and ``COMMIT.json`` (sizes and SHA-256 of both), which is written last.  Without it, or
 with a file that does not match it, the checkpoint does not exist.  A step that is saved again gets files of other names
 (``file`` in the marker), so that the marker, which is replaced in one step, always describes files that are there.
-Owns: that format.  Does not own: what is in the state, or when to save (``checkpoint_manager.py``).
+Owns: that format.  Does not own: what is in the state, or when to save (``manager.py``).
 """
 
 import dataclasses

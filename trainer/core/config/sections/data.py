@@ -1,0 +1,70 @@
+"""The images, their form and the batch size."""
+
+import dataclasses
+
+from trainer.core.config.field import PATH, setting
+from trainer.core.config.registries import AUGMENTATIONS, MAX_IMAGE_PIXELS
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Images, their form and the batch size."""
+
+    data_dir: str = setting(
+        "",
+        "Folder or gs:// path with {Train,Validation,Test}/{Fake,Real}/* images; any class names, two or more. "
+        "Without Validation, a share of Train is used instead (--validation_fraction).",
+        fixed=False,
+        path=PATH,
+    )
+    image_size: int = setting(224, "Height and width that images are resized to.", unit="pixels", minimum=1)
+    batch_size: int = setting(
+        32,
+        "Global batch: images per step over all devices; must divide evenly among them.",
+        unit="images",
+        minimum=1,
+    )
+    validation_fraction: float = setting(
+        0.1,
+        "Share of every Train class held out when data_dir has no Validation (chosen by --seed).",
+        minimum=0.0,
+        maximum=1.0,
+        exclusive=True,
+    )
+    max_bad_fraction: float = setting(
+        0.05,
+        "Stop with exit code 2 when more than this share of a split cannot be decoded; fewer are skipped and "
+        "named in job_dir/skipped.jsonl.",
+        minimum=0.0,
+        maximum=1.0,
+        fixed=False,
+    )
+    max_image_pixels: int = setting(
+        MAX_IMAGE_PIXELS,
+        "Skip images whose header states more pixels, before they are decoded.",
+        unit="pixels",
+        minimum=1,
+    )
+    cache: str = setting(
+        "none",
+        "Keep decoded images. memory: for the next epochs. A local folder: also for the next starts of the job, and "
+        "for other jobs on the same images.",
+        fixed=False,
+        path=PATH,
+    )
+    cache_bytes: int = setting(
+        0,
+        "Size limit of the cache for each split; images beyond it are decoded every time. 0: half of the free memory, "
+        "or 80% of the free disk.",
+        unit="bytes",
+        minimum=0,
+        fixed=False,
+    )
+    data_service: str = setting(
+        "",
+        "Read and decode in a tf.data service: grpc://host:port of its dispatcher (python -m trainer.data_service), "
+        "whose workers must see data_dir at the same path. It affects speed only. Empty: every process reads and "
+        "decodes its own images.",
+        fixed=False,
+    )
+    augment: str = setting("notebook", "Training augmentation.", choices=AUGMENTATIONS)

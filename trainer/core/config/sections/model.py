@@ -1,0 +1,16 @@
+"""The network."""
+
+import dataclasses
+
+from trainer.core.config.field import setting
+from trainer.core.config.registries import NETWORKS
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    model: str = setting("cnn", "Architecture.", choices=NETWORKS, dotted=True)
+    dropout: float = setting(
+        0.2, "Share of units dropped before the last layer; 0 switches it off.", minimum=0.0, maximum=0.95
+    )

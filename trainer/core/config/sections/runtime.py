@@ -1,0 +1,56 @@
+"""Devices and numerical precision."""
+
+import dataclasses
+
+from trainer.core.config.field import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig:
+    """Devices and numerical precision."""
+
+    precision: str = setting(
+        "auto",
+        "auto: mixed_bfloat16 where the hardware has it (GPU compute capability 8.0 up, CPU with avx512_bf16 or "
+        "amx_bf16), else mixed_float16 on a GPU, else float32; a job that continues keeps that of its checkpoints.",
+        choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
+    )
+    strategy: str = setting(
+        "auto",
+        "auto: multi_worker if the environment describes several processes, else all GPUs of this machine, else one "
+        "CPU device. single: one device. mirrored: --num_devices devices. multi_worker: --num_devices devices of each "
+        "process that TF_CONFIG, Kubernetes or Slurm describes (docs/training.md).",
+        choices=("auto", "single", "mirrored", "multi_worker"),
+        fixed=False,
+    )
+    num_devices: int = setting(
+        0,
+        "Devices to use in each process; 0: all. Without a GPU, creates that many logical CPU devices.",
+        minimum=0,
+        fixed=False,
+    )
+    xla: bool = setting(False, "Compile the forward and backward pass with XLA (faster on a GPU, slower on a CPU).")
+    deterministic: bool = setting(
+        False, "Use deterministic kernels (slower; required for bitwise-reproducible GPU runs)."
+    )
+    allreduce_dtype: str = setting(
+        "auto",
+        "Type in which gradients are sent between devices. auto: float64 on a CPU and with --deterministic (any "
+        "number of devices then gives the same weights), else float32. float16 and bfloat16 halve the bytes of "
+        "float32 and round every gradient to 11 or 8 bits before it is added; float16 implies a loss scale.",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    peer_timeout_seconds: float = setting(
+        60.0,
+        "With several processes: one that is silent for this long counts as lost, and all others exit with code 75.",
+        unit="seconds",
+        minimum=1.0,
+        fixed=False,
+    )
+    startup_timeout_seconds: float = setting(
+        600.0,
+        "With several processes: how long they wait for each other at startup before they exit with code 75.",
+        unit="seconds",
+        minimum=1.0,
+        fixed=False,
+    )

@@ -1,0 +1,1 @@
+"""Exports: at the end of a job, and of its checkpoints later."""
