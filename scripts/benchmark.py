@@ -5,6 +5,8 @@
   python scripts/benchmark.py step        a train step of the notebook's CNN: Keras's, ours
   python scripts/benchmark.py checkpoint  what the loop waits for a checkpoint, against a synchronous save and a step
   python scripts/benchmark.py resume      a start of the job, at step 0, 10 and 900,000
+  python scripts/benchmark.py notebook    what the notebook's own job and ours learn from the same images
+  python scripts/benchmark.py recipes     what each recipe learns, and what it costs
 
 Shared machines are noisy: every way is timed in turn, round after round, and the best round counts.  Trust the
 ratios within one run; do not compare figures of two runs.
@@ -14,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import importlib
 import itertools
 import platform
 import shutil
@@ -30,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 import tensorflow as tf
+from benchmark_notebook import notebook_model
 
 from trainer.core.config import Config, DataConfig, RuntimeConfig
 from trainer.data import augment
@@ -45,8 +49,10 @@ Ways = dict[str, Callable[[], object]]
 
 def main() -> None:
     """Run the named benchmark."""
+    if sys.argv[1:2] and sys.argv[1] in TRAININGS:  # Whole trainings, with flags of their own.
+        sys.exit(importlib.import_module(TRAININGS[sys.argv[1]]).main(sys.argv[2:]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=BENCHMARKS)
+    parser.add_argument("what", choices=[*BENCHMARKS, *TRAININGS])
     parser.add_argument("--image_size", type=int, default=224, help="pixels (default 224)")
     parser.add_argument("--batch_size", type=int, default=32, help="images (default 32)")
     parser.add_argument("--images", type=int, default=1024, help="of the input's set (default 1024)")
@@ -157,7 +163,7 @@ def step_ways(arguments: argparse.Namespace) -> Ways:
     size = arguments.image_size
     setup = _setup(arguments)
     images, labels = _batch(arguments)
-    stock = _notebook(size)
+    stock = notebook_model(size)
     floats, one_hot = tf.constant(images, tf.float32) / 255.0, tf.one_hot(labels, 2)
     return {
         "Keras train_on_batch": lambda: stock.train_on_batch(floats, one_hot),
@@ -244,18 +250,6 @@ def _step(
     return lambda: steps.train(batch, tf.constant(0, tf.int64)).numpy(), state
 
 
-def _notebook(size: int) -> keras.Model:
-    """Return the notebook's model as Keras compiles it."""
-    layers = keras.layers
-    blocks = [layer for filters in (32, 32, 64, 128)
-              for layer in (layers.Conv2D(filters, 3, activation="relu"), layers.MaxPooling2D(2))]  # fmt: skip
-    head = [layers.Flatten(), layers.Dense(256, activation="relu"), layers.Dropout(0.2),
-            layers.Dense(2, activation="softmax", dtype="float32")]  # fmt: skip
-    model = keras.Sequential([keras.Input((size, size, 3)), *blocks, *head])
-    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
-    return model
-
-
 def _input(arguments: argparse.Namespace) -> Ways:
     from benchmark_input import input_ways  # In this folder; needs packages that the other benchmarks do not.
 
@@ -269,6 +263,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Ways]] = {
     "checkpoint": checkpoint_ways,
     "resume": resume_ways,
 }
+TRAININGS = {"notebook": "benchmark_notebook", "recipes": "benchmark_recipes"}
 
 if __name__ == "__main__":
     main()

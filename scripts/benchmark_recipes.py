@@ -1,0 +1,174 @@
+"""Train every recipe with several seeds on the same images, and print the table of docs/recipes.md.
+
+  python scripts/benchmark.py recipes
+  python scripts/benchmark.py recipes --data_dir=faces --recipes=notebook,transfer --seeds=3 --out=runs
+  python scripts/benchmark.py recipes --write=docs/recipes.md
+
+Without --data_dir the images are drawn faces, at a difficulty where the notebook's recipe learns something but not all.
+A recipe's own seeds, epochs and sizes are used.  AUC after JPEG 60 is of Test recompressed at quality 60.  A run that
+is already in --out is not repeated.  The minutes are those of training, from the command's start to its end.
+"""
+
+import argparse
+import dataclasses
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmark_notebook import ROOT, draw, run_module
+from PIL import Image
+
+JPEG_QUALITY = 60
+BEGIN, END = "<!-- table: scripts/benchmark.py recipes -->", "<!-- end of the table -->"
+HEAD = ("recipe", "Test AUC", "of each seed", "95% interval", "EER", "AUC after JPEG 60", "parameters", "images/s",
+        "minutes")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training with one seed.
+
+    Attributes:
+        auc: on Test.
+        low: lower end of its 95% interval.
+        high: upper end.
+        eer: equal error rate on Test.
+        recompressed_auc: on Test at JPEG quality 60.
+        parameters: trained and fixed variables of the model.
+        images_per_second: of training.
+        minutes: of the whole command.
+    """
+
+    auc: float
+    low: float
+    high: float
+    eer: float
+    recompressed_auc: float
+    parameters: int
+    images_per_second: float
+    minutes: float
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what is missing and print the table."""
+    arguments = _parser().parse_args(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(arguments.out or scratch)
+        out.mkdir(parents=True, exist_ok=True)
+        data = Path(arguments.data_dir) if arguments.data_dir else draw(out / "data", arguments)
+        recompressed = recompress(data, out / f"jpeg{JPEG_QUALITY}")
+        lines = [f"Command: `python scripts/benchmark.py recipes {' '.join(argv)}`".replace(" `", "`"), "",
+                 _line(HEAD), _line(["---"] * len(HEAD))]  # fmt: skip
+        print("\n".join(lines), flush=True)
+        for recipe in arguments.recipes.split(","):
+            runs = list(_runs(recipe, data, recompressed, out, arguments.seeds))
+            lines.append(_row(recipe, runs))
+            print(lines[-1], flush=True)
+    if arguments.write:
+        write_table(Path(arguments.write), lines)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    names = ",".join(sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
+    add("--recipes", default=names, help=f"(default {names})")
+    add("--data_dir", default="", help="Train, Validation and Test (default: drawn faces)")
+    add("--out", default="", help="keep jobs and results here, and continue from them (default: a temporary folder)")
+    add("--seeds", type=int, default=3, help="(default 3)")
+    add("--train_per_class", type=int, default=1500, help="of drawn faces (default 1500)")
+    add("--difficulty", type=float, default=0.5, help="of drawn faces (default 0.5)")
+    add("--write", default="", help="also replace the table in this page")
+    return parser
+
+
+def recompress(data: Path, out: Path) -> Path:
+    """Write Test again at JPEG quality 60, once; return the folder of the new set."""
+    for path in sorted((data / "Test").glob("*/*")):
+        copy = out / "Test" / path.parent.name / f"{path.stem}.jpg"
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            Image.open(path).convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+            copy.write_bytes(buffer.getvalue())
+    return out
+
+
+def _runs(recipe: str, data: Path, recompressed: Path, out: Path, seeds: int) -> Iterator[Run]:
+    for seed in range(seeds):
+        file = out / f"{recipe}-{seed}.json"
+        if not file.exists():
+            file.write_text(json.dumps(dataclasses.asdict(_run(recipe, data, recompressed, out, seed))))
+        yield Run(**json.loads(file.read_text()))
+
+
+def _run(recipe: str, data: Path, recompressed: Path, out: Path, seed: int) -> Run:
+    """Train one recipe with one seed and score both sets."""
+    job = out / f"{recipe}-{seed}"
+    log = Path(f"{job}.log")
+    began = time.monotonic()
+    flags = [f"--config={ROOT / 'recipes' / recipe}.yaml", f"--data_dir={data}", f"--job_dir={job}", f"--seed={seed}"]
+    run_module("trainer.train", flags, log)
+    minutes = (time.monotonic() - began) / 60
+    figures = []
+    for name, folder in (("test", data), ("recompressed", recompressed)):
+        score = [f"--model_dir={job}/export/best", f"--data_dir={folder}", "--split=Test", f"--out={job}/{name}"]
+        run_module("trainer.evaluate", score, log)
+        figures.append(json.loads((job / name / "metrics.json").read_text()))
+    result = json.loads((job / "result.json").read_text())
+    low, high = figures[0]["ci95"]["auc"]
+    return Run(
+        auc=figures[0]["auc"], low=low, high=high, eer=figures[0]["eer"], recompressed_auc=figures[1]["auc"],
+        parameters=_parameters(job), images_per_second=result["images_per_second"], minutes=minutes,
+    )  # fmt: skip
+
+
+def _parameters(job: Path) -> int:
+    """Count a model's variables in the newest checkpoint."""
+    from trainer.serving.saved_model import MODEL_PREFIX
+    from trainer.training.checkpoints.checkpoint import CheckpointStore
+
+    newest = CheckpointStore(str(job / "checkpoints"), keep=1).newest()
+    assert newest is not None
+    return sum(array.size for name, array in newest.arrays.items() if name.startswith(MODEL_PREFIX))
+
+
+def _row(recipe: str, runs: Sequence[Run]) -> str:
+    aucs = [run.auc for run in runs]
+    spread = f" ± {statistics.stdev(aucs):.3f}" if len(aucs) > 1 else ""
+    mean = {name: statistics.fmean(getattr(run, name) for run in runs)
+            for name in ("auc", "eer", "recompressed_auc", "images_per_second", "minutes")}  # fmt: skip
+    return _line([
+        f"`{recipe}`", f"{mean['auc']:.3f}{spread}", ", ".join(f"{auc:.3f}" for auc in aucs),
+        f"{min(run.low for run in runs):.3f} to {max(run.high for run in runs):.3f}", f"{mean['eer']:.3f}",
+        f"{mean['recompressed_auc']:.3f}", f"{runs[0].parameters:,}", f"{mean['images_per_second']:.0f}",
+        f"{mean['minutes']:.1f}",
+    ])  # fmt: skip
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write_table(page: Path, lines: Sequence[str]) -> None:
+    """Replace what stands between the two marks of a page.
+
+    Raises:
+        ValueError: if the page has no marks.
+    """
+    text = page.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"expected {BEGIN} and {END} in {page}, received a page without them")
+    page.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
