@@ -25,6 +25,7 @@ SURFACE = {
     "cache_bytes": 0,
     "data_service": "",
     "augment": "notebook",
+    "sampling": "none",
     "model": "cnn",
     "dropout": 0.2,
     "optimizer": "adam",
