@@ -39,7 +39,7 @@ SURFACE = {
     "epochs": 5,
     "steps_per_epoch": 0,
     "seed": 0,
-    "monitor": "val_loss",
+    "monitor": "auto",
     "early_stopping_patience": 10,
     "max_seconds": 0.0,
     "on_divergence": "stop",

@@ -55,7 +55,7 @@ def parse(
         raise errors.RequestError(_illegal_value(error, fields)) from error
     except (flags.Error, ValueError) as error:  # ValueError: a switch with a value, --noxla=1.
         raise errors.RequestError(" ".join(str(error).replace("flag --", "--").split())) from error
-    values = {name: config_lib.check(field, _number_or_word(field, flag_values[name].value))
+    values = {name: config_lib.check_written(field, _number_or_word(field, flag_values[name].value))
               for name, field in fields.items() if flag_values[name].present}  # fmt: skip
     return values, list(rest)
 
@@ -264,7 +264,11 @@ def to_argv(config: config_lib.Config) -> list[str]:
 
 def to_words(values: Mapping[str, config_lib.Value]) -> list[str]:
     """Return the flags that set these values."""
-    return [
-        (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
-        for name, value in values.items()
-    ]
+    return [_to_word(name, value) for name, value in values.items()]
+
+
+def _to_word(name: str, value: config_lib.Value) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    field = config_lib.settings().get(name)
+    return f"--{name}={config_lib.AUTO if field and config_lib.is_auto(field, value) else value}"
