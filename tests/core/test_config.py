@@ -108,12 +108,13 @@ def test_a_bound_is_told_with_its_sense():
 
 
 CHOICES = {
+    "sampling": {"none", "balanced"},
     "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
     "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
     "optimizer": {"adam", "adamw", "sgd", "rmsprop", *config_lib.OPTIMIZERS},
     "lr_schedule": {"plateau", "constant", "cosine"},
     "plateau_monitor": {"val_loss", "val_accuracy", "val_auc"},
-    "monitor": {"val_loss", "val_accuracy", "val_auc"},
+    "monitor": {"auto", "val_loss", "val_accuracy", "val_auc"},
     "precision": {"auto", "float32", "mixed_float16", "mixed_bfloat16"},
     "strategy": {"auto", "single", "mirrored", "multi_worker"},
     "allreduce_dtype": {"auto", "float32", "float16", "bfloat16"},

@@ -25,6 +25,7 @@ SURFACE = {
     "cache_bytes": 0,
     "data_service": "",
     "augment": "notebook",
+    "sampling": "none",
     "model": "cnn",
     "dropout": 0.2,
     "optimizer": "adam",
@@ -38,7 +39,7 @@ SURFACE = {
     "epochs": 5,
     "steps_per_epoch": 0,
     "seed": 0,
-    "monitor": "val_loss",
+    "monitor": "auto",
     "early_stopping_patience": 10,
     "max_seconds": 0.0,
     "on_divergence": "stop",
@@ -255,6 +256,72 @@ def test_a_wrong_config_file_is_refused(tmp_path, content, word):
     file = tmp_path / "c.json"
     file.write_bytes(content)
     assert word in refused(f"--config={file}")
+
+
+def written(tmp_path, text, suffix="yaml"):
+    file = tmp_path / f"recipe.{suffix}"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return f"--config={file}"
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_a_yaml_file_gives_values_too(tmp_path, suffix, package_log):
+    recipe = """
+        description: |
+            What it is for,
+            and what it costs.
+        epochs: 9          # As long as it takes.
+        learning_rate: 1e-4
+        plateau_factor: 0.25
+        dropout: 0
+        xla: yes
+        deterministic: false
+        augment: none
+        cache: "memory"
+        profile_steps: 10,20
+    """
+    config = flags.train_config([*PLACES, written(tmp_path, recipe, suffix), "--epochs=4"])
+    assert (config.loop.epochs, config.optim.learning_rate, config.optim.plateau_factor) == (4, 1e-4, 0.25)
+    assert (config.model.dropout, config.runtime.xla, config.runtime.deterministic) == (0.0, True, False)
+    assert (config.data.augment, config.data.cache, config.loop.profiled) == ("none", "memory", (10, 20))
+    (line,) = package_log.messages
+    assert line.endswith(f"recipe.{suffix}: What it is for, and what it costs.")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("epochz: 1", ["'epochz'", "did you mean 'epochs'?"]),
+        ("epochs: '3'", ["--epochs: expected int, received '3'"]),
+        ("xla: 1", ["--xla: expected bool, received 1"]),
+        ("epochs:", ["--epochs", "received None"]),
+        ("epochs: 0", ["--epochs", "at least 1", "received 0"]),
+        ("optim: {learning_rate: 1}", ["'optim'"]),
+        ("config: other.yaml", ["'config'"]),
+        ("epochs: 1\nseed: 2\nepochs: 3", ["line 3, column 1", "'epochs' is there twice"]),
+        ("epochs: 1\n  seed: 2", ["line 2, column 7", "mapping values"]),
+        ("seed: [1, 2\nepochs: 1", ["line 2, column 7"]),
+        ("one: &a {x: 1}\ntwo: *a", ["line 2, column 6", "aliases"]),
+        ("seed: !!python/object:os.system 1", ["line 1, column 7", "python/object"]),
+        ("on: 1", ["True is not text"]),
+        ("- epochs: 1", ["the list"]),
+        ("2026-01-01", ["2026-01-01"]),
+        ("# nothing", ["an empty file"]),
+        ("---\nseed: 1\n---\nseed: 2", ["line 3"]),
+        (b"\xff\xfe\x00", ["settings in YAML"]),
+        ("[" * 2000, ["settings in YAML"]),
+        ("description: [1]", ["text as 'description'"]),
+    ],
+)
+def test_a_wrong_yaml_file_is_refused_with_its_place(tmp_path, content, words):
+    message = refused(written(tmp_path, content))
+    assert all(word in message for word in words), message
+
+
+def test_a_description_is_no_setting_of_the_command_line_and_stands_in_json_too(tmp_path, package_log):
+    assert flags.train_config([*PLACES, written(tmp_path, '{"description": "d", "seed": 2}', "json")]).loop.seed == 2
+    assert package_log.messages[0].endswith("recipe.json: d")
+    assert "received --description" in refused("--description=x")
 
 
 def test_a_missing_config_file_is_refused(tmp_path):

@@ -82,6 +82,12 @@ def read(
         Malformed: if it cannot be read for any other reason, or does not hold such an object.
         StorageDown: if its storage does not answer.
     """
+    content, name = read_content(path, flag)
+    return parse(content, fields, name=name, remedy=remedy, what=what)
+
+
+def read_content(path: str, flag: str = "") -> tuple[bytes, str]:
+    """Return the bytes of a file, and the begin of messages about it; arguments and errors as of ``read``."""
     start = f"--{flag}: " if flag else ""
     try:
         content = files.read_bytes(path)
@@ -90,7 +96,7 @@ def read(
     except OSError as error:
         raise Malformed(f"{start}expected a file that can be read, received {path!r} ({error.strerror or error}); "
                         "give this account permission to read it, and see that it is a file") from error  # fmt: skip
-    return parse(content, fields, name=f"{start}expected {path!r}", remedy=remedy, what=what)
+    return content, f"{start}expected {path!r}"
 
 
 def parse(
@@ -106,10 +112,21 @@ def parse(
     except (ValueError, RecursionError) as error:  # Also of text that is not UTF-8.
         received = f"something else ({error})" if content.strip() else "an empty file"
         raise Malformed(f"{name} to hold {what}, received {received}; {remedy}") from error
-    if not isinstance(value, dict):
-        raise Malformed(f"{name} to hold {what}, received {_shown(value)}; {remedy}")
+    value = require_object(value, name=name, remedy=remedy, what=what)
     check(value, fields, name=name, remedy=remedy, what=what)
     return value
+
+
+def require_object(value: Any, *, name: str, remedy: str, what: str) -> dict[str, Any]:
+    """Return what a file holds if it is an object; arguments as of ``parse``.
+
+    Raises:
+        Malformed: if it is anything else.
+    """
+    if isinstance(value, dict):
+        return value
+    received = "an empty file" if value is None else _shown(value)
+    raise Malformed(f"{name} to hold {what}, received {received}; {remedy}")
 
 
 def check(
@@ -129,6 +146,6 @@ def check(
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, default=str)
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
     return f"the {type(value).__name__} {text}" if isinstance(value, list | dict | str) else text

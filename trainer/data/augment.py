@@ -51,14 +51,17 @@ def load(name: str) -> Augmentation:
     return Augmentation(*(getattr(module, part.name, None) for part in dataclasses.fields(Augmentation)))
 
 
-def draw(seed: int, pass_number: int, index: npt.NDArray[np.int64]) -> Floats:
-    """Draw ``[N, DRAWS]`` uniform in [0, 1) for examples ``index [N]`` of a pass.
+def draw(seed: int, pass_number: int | npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> Floats:
+    """Draw ``[N, DRAWS]`` uniform in [0, 1) for examples ``index [N]`` of a pass, or each of its own pass.
 
     One block of Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), whose key is the seed and
     the pass, and whose counter is the example.
     """
-    key = [seed, int(pass_number)]
-    blocks = [np.random.Philox(key=key, counter=[number, 0, 0, 0]).random_raw(DRAWS // 2) for number in index.tolist()]
+    pairs = zip(np.broadcast_to(pass_number, index.shape).tolist(), index.tolist(), strict=True)
+    blocks = [
+        np.random.Philox(key=[seed, number], counter=[example, 0, 0, 0]).random_raw(DRAWS // 2)
+        for number, example in pairs
+    ]
     bits = np.array(blocks, np.uint64).reshape(-1, DRAWS // 2).view(np.uint32)
     return (bits >> 8).astype(np.float32) / np.float32(2**24)  # The 24 bits that a float32 holds.
 

@@ -114,14 +114,14 @@ class _Source:
 
     def _place(self, number: tf.Tensor) -> Batch:
         """Return all of an element except its pixels."""
-        pass_number, index, real = self.share.slots(self.order, number)
+        passes, index, real = self.share.slots(self.order, number)
         batch = {
             "index": index,
             "label": tf.gather(self.labels, index),
             "weight": tf.cast(real, tf.float32),
         }
         if self.augmentation.is_random:
-            draws = tf.numpy_function(self._draw, [pass_number, index], tf.float32)
+            draws = tf.numpy_function(self._draw, [passes, index], tf.float32)
             batch["draws"] = tf.ensure_shape(draws, [self._slots, augment.DRAWS])
         if self.augmentation.parameters is not None:
             # NumPy on the host, example by example: vectorised TensorFlow rounds differently in other batch sizes.
@@ -130,8 +130,8 @@ class _Source:
             batch["parameters"] = tf.ensure_shape(parameters, [self._slots, *shape])
         return batch
 
-    def _draw(self, pass_number: Array, index: Array) -> Array:
-        return augment.draw(self.order.seed, int(pass_number), index)
+    def _draw(self, passes: Array, index: Array) -> Array:
+        return augment.draw(self.order.seed, passes, index)
 
     def _parameters(self, draws: Array) -> Array:
         assert self.augmentation.parameters is not None

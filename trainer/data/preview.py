@@ -6,10 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.core.config import DataConfig
-from trainer.data import augment
+from trainer.data import augment, order
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
-from trainer.data.order import Order
 from trainer.data.pixels import Pixels
 
 
@@ -36,10 +35,10 @@ def of_batch(split: Split, data: DataConfig, seed: int, *, step: int, batch_size
     Raises:
         StoppedEarly: if the storage does not answer.
     """
-    order = Order(len(split), batch_size, seed)
-    number, index, real = order.slots(tf.constant(step, tf.int64), 0, min(count, batch_size))
+    stream = order.of_training(split, data.sampling, batch_size, seed)
+    passes, index, real = stream.slots(tf.constant(step, tf.int64), 0, min(count, batch_size))
     chosen: Any = index.numpy()[real.numpy()]
     loaded = ImageSource(split, data, cached=False).load(chosen)
-    augmented = augment.preview(data.augment, loaded.images, augment.draw(seed, int(number), chosen))
+    augmented = augment.preview(data.augment, loaded.images, augment.draw(seed, passes.numpy()[real.numpy()], chosen))
     good = [position for position in range(len(chosen)) if position not in loaded.errors]
     return Preview(loaded.images[good], augmented[good], [split.class_names[split.labels[i]] for i in chosen[good]])

@@ -20,6 +20,7 @@ _ALIASES = {
     TEST: ("test", "testing", "test_set", "testset"),
 }
 _MOST_NAMES = 5
+_UNEVEN = 2.0  # Times as many images in the largest class as in the smallest, above which a job is told.
 _MOST_REQUESTS = 20  # Names in a bucket that are asked whether they are folders.
 
 
@@ -50,6 +51,24 @@ def of_one(split: Split) -> str:
     """Return the line for a command that reads one split."""
     source = "packed set" if split.records is not None else f"folder {files.join(split.root, split.name)!r}"
     return "; ".join(filter(None, [f"{split.name}: {source}: {_counts(split.counts)}", split.left_out.describe()]))
+
+
+def are_uneven(split: Split) -> bool:
+    """Return whether the classes differ by more than 2 to 1."""
+    return _ratio(split) > _UNEVEN
+
+
+def of_uneven_classes(split: Split, remedies: Sequence[str]) -> str:
+    """Return the line that warns of uneven classes, and names the flags against them."""
+    return (
+        f"{split.name}: the classes differ by {_ratio(split):.3g} to 1 ({_counts(split.counts)}), so a detector can "
+        f"answer the largest class too often; give {' or '.join(remedies)}"
+    )
+
+
+def _ratio(split: Split) -> float:
+    counts = split.counts.values()
+    return max(counts) / max(min(counts), 1)
 
 
 def _line(data_dir: str, lines: Mapping[str, str], left_out: LeftOut, pack: Any) -> str:

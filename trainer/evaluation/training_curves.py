@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from trainer.core import checked_json, config
+from trainer.core import checked_json
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
 
@@ -50,7 +50,7 @@ def read_curves(job_dir: str) -> Curves | None:
     if not train and not validation:
         return None
     settings = _settings(paths.config)
-    monitor = str(settings.get("monitor", config.LoopConfig().monitor))
+    monitor = str(settings.get("monitor", "val_loss"))
     after = {name: _last(validation, name) for name in ("val_loss", "val_accuracy", "val_auc")}
     return Curves(
         train={name: _mean(train, name) for name in ("loss", "accuracy")},

@@ -231,6 +231,8 @@ def parse(argv: Sequence[str]) -> Request:
     sweep = SweepConfig(**{name: values.pop(name) for name in list(values) if name in own})  # type: ignore[arg-type]
     parameters = space.read(sweep.space) if sweep.space else space.built_in()
     values = flags.given_settings(values)
+    if values.get("monitor") == config_lib.AUTO:
+        del values["monitor"]  # The objective, below.
     if not sweep.space:  # A flag overrides the built-in space; together with a file it is a contradiction.
         parameters = tuple(one for one in parameters if one.name not in values)
     defaults: dict[str, Value] = {"monitor": f"val_{sweep.objective.removeprefix('val_')}", "keep_checkpoints": 1}

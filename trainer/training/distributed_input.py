@@ -9,6 +9,7 @@ import tensorflow as tf
 from trainer.core.config import DataConfig
 from trainer.core.errors import StoppedEarly
 from trainer.data import interruptible, pipeline
+from trainer.data import order as order_lib
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -52,7 +53,8 @@ class DistributedInput:
 
     def training(self, start_step: int, stop_step: int) -> Batches:
         """Return shuffled, augmented training batches of steps ``[start_step, stop_step)``."""
-        order = Order(len(self._train), self._config.batch_size, self._seed)
+        config = self._config
+        order = order_lib.of_training(self._train, config.sampling, config.batch_size, self._seed)
         return self._distribute(self._train, order, self._config.augment, start_step, stop_step)
 
     def validation(self) -> Batches:

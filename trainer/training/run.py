@@ -84,6 +84,7 @@ def _run(
                     resume.keep_settings(config, paths)
                     # Reported once nothing can refuse the request, whose one line shall stand alone.
                     log.info("%s", _splits_line(config, train, validation))
+                    _warn_of_uneven_classes(config, train)
                 return start.run()
 
 
@@ -107,6 +108,13 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
 def _splits_line(config: Config, train: Split, validation: Split) -> str:
     data = config.data
     return split_report.of_training(data.data_dir, train, validation, data.validation_fraction, config.loop.seed)
+
+
+def _warn_of_uneven_classes(config: Config, train: Split) -> None:
+    remedies = {"sampling": "none", "class_weights": "none"}
+    given = {name: config.flat()[name] for name in remedies if name in config.flat()}
+    if split_report.are_uneven(train) and all(remedies[name] == value for name, value in given.items()):
+        log.warning("%s", split_report.of_uneven_classes(train, [f"--{name}=balanced" for name in given]))
 
 
 def _read_splits(config: Config, group: process_group.SingleProcess, paths: JobPaths) -> tuple[Split, Split]:

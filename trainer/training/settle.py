@@ -5,18 +5,24 @@
 Imports no TensorFlow.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 from trainer.core import config as config_lib
 from trainer.core.config import Config, Value
+from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.data import positive_class
+from trainer.core.storage import files
+from trainer.data import positive_class, split_report
 from trainer.data.manifest import Split
 from trainer.distributed import process_group
 from trainer.training import resume
 
 # By setting: its value for a new job with these training images, in the order in which they are settled.
-AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {}
+AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {
+    # The loss of a detector that answers the larger class alone is low; its AUC is not.
+    "monitor": lambda _, train: "val_auc" if split_report.are_uneven(train) else "val_loss",
+}
 
 
 def settle(config: Config, train: Split, group: process_group.SingleProcess, paths: JobPaths) -> Config:
@@ -27,9 +33,28 @@ def settle(config: Config, train: Split, group: process_group.SingleProcess, pat
     """
     values: Mapping[str, Value] = {}
     if group.index == 0:
-        before = {} if config.checkpoint.resume == "never" else resume.settings_of(paths)
-        values = _settled(config, train, before)
+        values = _settled(config, train, _before(config, paths))
     return config.replace(**group.broadcast(values))
+
+
+def _before(config: Config, paths: JobPaths) -> Mapping[str, Value]:
+    """Return the settings of the job that this request continues; empty for a new one."""
+    if config.checkpoint.resume != "never":
+        return resume.settings_of(paths)
+    with contextlib.suppress(RequestError):  # Damaged ones: it starts over.
+        before = resume.settings_of(paths)
+        if before and not files.exists(paths.result) and _repeats(config, before):
+            return before
+    return {}
+
+
+def _repeats(config: Config, before: Mapping[str, Value]) -> bool:
+    """Return whether a job began with this very request."""
+    fields = config_lib.settings()
+    return all(
+        name == "positive_class" or before.get(name) == value or config_lib.is_auto(fields[name], value)
+        for name, value in config.flat().items()
+    )
 
 
 def _settled(config: Config, train: Split, before: Mapping[str, Value]) -> dict[str, Value]:
@@ -45,7 +70,7 @@ def _settled(config: Config, train: Split, before: Mapping[str, Value]) -> dict[
         "positive_class": positive_class.settle(train.class_names, config.export.positive_class, kept)
     }
     for name, choose in AUTOMATIC.items():
-        if config.flat()[name] == config_lib.settings()[name].metadata["auto"]:
+        if config_lib.is_auto(config_lib.settings()[name], config.flat()[name]):
             values[name] = before[name] if name in before else choose(config, train)
             config = config.replace(**{name: values[name]})
     return values

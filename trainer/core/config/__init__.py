@@ -1,6 +1,17 @@
 """The settings of a training job, by sections, checked.  Imports no TensorFlow."""
 
-from trainer.core.config.field import AUTO, PATH, PATHS, Value, check, did_you_mean, help_of, setting
+from trainer.core.config.field import (
+    AUTO,
+    PATH,
+    PATHS,
+    Value,
+    check,
+    check_written,
+    did_you_mean,
+    help_of,
+    is_auto,
+    setting,
+)
 from trainer.core.config.registries import AUGMENTATIONS, MAX_IMAGE_PIXELS, NETWORKS, OPTIMIZERS
 from trainer.core.config.schema import Config, check_together, from_flat, settings, settings_with_section
 from trainer.core.config.sections import (
@@ -16,5 +27,6 @@ from trainer.core.config.sections import (
 __all__ = [
     "AUGMENTATIONS", "AUTO", "MAX_IMAGE_PIXELS", "NETWORKS", "OPTIMIZERS", "PATH", "PATHS", "CheckpointConfig",
     "Config", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig", "OptimConfig", "RuntimeConfig", "Value",
-    "check", "check_together", "did_you_mean", "from_flat", "help_of", "setting", "settings", "settings_with_section",
+    "check", "check_together", "check_written", "did_you_mean", "from_flat", "help_of", "is_auto", "setting",
+    "settings", "settings_with_section",
 ]  # fmt: skip

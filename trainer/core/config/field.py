@@ -53,8 +53,9 @@ def setting(
         exclusive: whether ``minimum`` and ``maximum`` themselves are not allowed.
         fixed: whether a resumed job must keep the value, because another one would change its result.
         path: ``PATH`` or ``PATHS`` (separated by commas), in which ``~`` is a home folder; empty for other values.
-        auto: value that the word ``auto`` stands for; a job replaces it at its first start (``training/settle.py``).
-            None: the word is not allowed.
+        auto: number that the word ``auto`` stands for; a job replaces it at its first start (``training/settle.py``).
+            It may lie outside the range, and then only the word is allowed.  None: the word is not allowed, unless it
+            is a choice.
         before: value in jobs that began before there was the setting; None: its default.
     """
     metadata = {
@@ -101,9 +102,27 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
         return ",".join(_at_home(field.name, part) for part in parts)
     if meta["choices"] and converted not in meta["choices"]:
         _check_dotted(field, str(converted))
-    if isinstance(converted, (int, float)) and not isinstance(converted, bool):
+    if isinstance(converted, (int, float)) and not isinstance(converted, bool) and converted != meta["auto"]:
         _check_range(field, converted)
     return converted
+
+
+def check_written(field: "dataclasses.Field[Any]", value: Any) -> Value:
+    """Return a value that a person wrote, as ``check`` does; the number that ``auto`` stands for counts as a number.
+
+    Raises:
+        RequestError: if the type, the choice or the range is invalid.
+    """
+    checked = check(field, value)
+    if value != AUTO and isinstance(checked, (int, float)) and checked == field.metadata["auto"]:
+        _check_range(field, checked)
+    return checked
+
+
+def is_auto(field: "dataclasses.Field[Any]", value: Value) -> bool:
+    """Return whether a setting's value stands for one that the job settles: ``auto``, or the number behind it."""
+    number = field.metadata["auto"]
+    return value == (AUTO if number is None else number)
 
 
 def _at_home(name: str, path: str) -> str:

@@ -5,6 +5,7 @@ Owns: parsing and ``--help``.  Imports no TensorFlow.
 """
 
 import dataclasses
+import logging
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from absl import flags
 from trainer.core import checked_json, errors
 from trainer.core import config as config_lib
 from trainer.core.storage import files
+
+log = logging.getLogger(__name__)
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 T = TypeVar("T")
@@ -55,7 +58,7 @@ def parse(
         raise errors.RequestError(_illegal_value(error, fields)) from error
     except (flags.Error, ValueError) as error:  # ValueError: a switch with a value, --noxla=1.
         raise errors.RequestError(" ".join(str(error).replace("flag --", "--").split())) from error
-    values = {name: config_lib.check(field, _number_or_word(field, flag_values[name].value))
+    values = {name: config_lib.check_written(field, _number_or_word(field, flag_values[name].value))
               for name, field in fields.items() if flag_values[name].present}  # fmt: skip
     return values, list(rest)
 
@@ -173,10 +176,11 @@ exported model, plots and result.json.  Rerun the same command to resume.
 Exit codes: 0 done (or already done); 2 invalid request, a retry cannot help; 75 stopped with everything saved,
 rerun to resume; 1 anything else."""
 
+_DESCRIPTION = "description"  # What a file of settings says about itself.
 _CONFIG_FILE = config_lib.setting(
     "",
-    "JSON file of {flag name: value}, local or gs://, such as a job_dir's config.json; flags on the command line "
-    "override it.",
+    "JSON or YAML (.yaml, .yml) file of flag names and values, local or gs://, such as a recipe or a job_dir's "
+    "config.json; flags on the command line override it.",
     path=config_lib.PATH,
 )
 
@@ -247,13 +251,33 @@ def _with_folders(config: config_lib.Config) -> config_lib.Config:
 
 
 def _read_config_file(path: str) -> dict[str, Any]:
+    """Return the settings in a file, and log its description if it has one."""
     files.require_form(path, "config")
+    remedy = "name a file of settings, such as a job's config.json"
     try:
-        return checked_json.read(path, {}, flag="config", remedy="name a file of settings, such as a job's config.json")
+        if path.endswith((".yaml", ".yml")):
+            from trainer.core import checked_yaml  # Late, as a command without such a file needs no PyYAML.
+
+            settings = checked_yaml.read(path, flag="config", remedy=remedy, what="settings in YAML")
+        else:
+            settings = checked_json.read(path, {}, flag="config", remedy=remedy)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise errors.RequestError(
-            f"--config: expected a readable JSON file, received {path!r}, which does not exist; check the path"
+            f"--config: expected a readable JSON or YAML file, received {path!r}, which does not exist; check the path"
         ) from error
+    checked_json.check(settings, {_DESCRIPTION: checked_json.optional(checked_json.TEXT)},
+                       name=f"--config: expected {path!r}", remedy="correct it", what="settings")  # fmt: skip
+    if description := " ".join(str(settings.pop(_DESCRIPTION, "")).split()):
+        log.info("%s: %s", path, description)
+    _refuse_hidden_numbers(settings)
+    return settings
+
+
+def _refuse_hidden_numbers(settings: Mapping[str, Any]) -> None:
+    """Refuse the numbers behind ``auto``; all other checks follow when a Config is built."""
+    fields = config_lib.settings()
+    for name in settings.keys() & {name for name, field in fields.items() if field.metadata["auto"] is not None}:
+        config_lib.check_written(fields[name], settings[name])
 
 
 def to_argv(config: config_lib.Config) -> list[str]:
@@ -264,7 +288,11 @@ def to_argv(config: config_lib.Config) -> list[str]:
 
 def to_words(values: Mapping[str, config_lib.Value]) -> list[str]:
     """Return the flags that set these values."""
-    return [
-        (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
-        for name, value in values.items()
-    ]
+    return [_to_word(name, value) for name, value in values.items()]
+
+
+def _to_word(name: str, value: config_lib.Value) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    field = config_lib.settings().get(name)
+    return f"--{name}={config_lib.AUTO if field and config_lib.is_auto(field, value) else value}"

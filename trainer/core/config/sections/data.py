@@ -68,3 +68,10 @@ class DataConfig:
         fixed=False,
     )
     augment: str = setting("notebook", "Training augmentation.", choices=AUGMENTATIONS)
+    sampling: str = setting(
+        "none",
+        "Which images an epoch draws. none: every image of Train once. balanced: as many of every class; those of a "
+        "small class come more than once, augmented anew.",
+        choices=("none", "balanced"),
+        before="none",
+    )

@@ -22,9 +22,11 @@ class LoopConfig:
         maximum=2**31 - 1,
     )
     monitor: str = setting(
-        "val_loss",
-        "Metric that selects the best epoch and that early stopping monitors.",
-        choices=("val_loss", "val_accuracy", "val_auc"),
+        "auto",
+        "Metric that selects the best epoch and that early stopping monitors. auto: val_loss, or val_auc if the "
+        "classes of Train differ by more than 2 to 1 (for trainer.tune the --objective).",
+        choices=("auto", "val_loss", "val_accuracy", "val_auc"),
+        before="val_loss",
     )
     early_stopping_patience: int = setting(
         10,
