@@ -59,6 +59,7 @@ BOUNDS = {
     "cache_bytes": ([-1], [0, 10**15]),
     "dropout": ([-0.1, 0.96, 1.0], [0.0, 0.95]),
     "learning_rate": ([0.0, -1.0], [1e-5, 100.0]),
+    "lr_warmup_steps": ([-2], [-1, 0, 1000]),  # -1: auto.
     "plateau_patience": ([-1], [0, 50]),
     "plateau_factor": ([0.0, 1.0, 2.0], [0.01, 0.99]),
     "min_learning_rate": ([-1e-9], [0.0, 1e-3]),

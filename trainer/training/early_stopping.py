@@ -3,7 +3,7 @@
 Each decides as its Keras callback does (a test replays series through both), and unlike Keras's it can be saved and
 restored.
 Owns: the decisions and their state.  Does not own: when values come (``evaluator.py``), the other schedules
-(``optimizers.py``).  Imports no TensorFlow.
+(``schedule.py``).  Imports no TensorFlow.
 """
 
 import dataclasses

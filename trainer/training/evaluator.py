@@ -1,6 +1,6 @@
 """End-of-epoch validation: metrics, early stopping, learning-rate schedule; and scoring of a split for the exporter.
 
-Does not own: the rules of early stopping and schedule (``early_stopping.py``, ``optimizers.py``), who is shown the
+Does not own: the rules of early stopping and schedule (``early_stopping.py``, ``schedule.py``), who is shown the
 values (``observers.py``).
 """
 

@@ -1,16 +1,14 @@
-"""OptimConfig -> Keras optimizer and learning-rate schedule.
+"""OptimConfig -> Keras optimizer.
 
 ``OPTIMIZERS`` is the table of ``--optimizer``: an entry adds one.  Imports no TensorFlow before an optimizer is made.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainer.core import registry
 from trainer.core.config import OptimConfig
-from trainer.training.early_stopping import Plateau
 
 if TYPE_CHECKING:
     import keras
@@ -44,57 +42,3 @@ def make_optimizer(config: OptimConfig) -> "keras.optimizers.Optimizer":
     """
     optimizer = OPTIMIZERS[config.optimizer]
     return registry.load(optimizer.make)(config.learning_rate, name=config.optimizer, **optimizer.options)
-
-
-class Schedule:
-    """The learning rate as a function of the step and of past validations."""
-
-    def __init__(self, config: OptimConfig, total_steps: int) -> None:
-        """Start at step 0.
-
-        Args:
-            config: the schedule and its constants.
-            total_steps: steps over which cosine decays.
-        """
-        self._config = config
-        self._total_steps = total_steps
-        self.rollbacks = 0
-        self._plateau = Plateau(
-            config.plateau_monitor,
-            config.plateau_patience,
-            config.plateau_factor,
-            config.min_learning_rate,
-            config.learning_rate,
-        )
-
-    def lower(self) -> None:
-        """Halve every later rate, after a rollback from a divergence."""
-        self.rollbacks += 1
-
-    def rate(self, step: int) -> float:
-        """Return the rate of a step, counted from 0.
-
-        cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, eq. 5, without restarts.
-        """
-        return self._scheduled(step) * 0.5**self.rollbacks
-
-    def _scheduled(self, step: int) -> float:
-        config = self._config
-        if config.lr_schedule == "cosine":
-            progress = min(step / self._total_steps, 1.0)
-            span = config.learning_rate - config.min_learning_rate
-            return config.min_learning_rate + 0.5 * span * (1.0 + math.cos(math.pi * progress))
-        return self._plateau.rate
-
-    def update(self, values: dict[str, Any]) -> bool:
-        """Add an epoch's validation values; return whether the rate was lowered."""
-        return self._config.lr_schedule == "plateau" and self._plateau.update(values[self._config.plateau_monitor])
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold."""
-        return {"plateau": self._plateau.state(), "rollbacks": self.rollbacks}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's state."""
-        self._plateau.restore(state["plateau"])
-        self.rollbacks = state["rollbacks"]

@@ -21,7 +21,7 @@ from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
 from trainer.serving import exported_model
-from trainer.training import resume, settle
+from trainer.training import resume, schedule, settle
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
 
@@ -158,8 +158,7 @@ def make_plan(config: Config, examples: int) -> Plan:
     Raises:
         RequestError: if the steps to profile lie after the last one.
     """
-    per_pass = -(-examples // config.data.batch_size)
-    per_epoch = config.loop.steps_per_epoch or per_pass
+    per_epoch = schedule.steps_per_epoch(config, examples)
     profiled = config.loop.profiled
     if profiled and profiled[1] > config.loop.epochs * per_epoch:
         raise RequestError(

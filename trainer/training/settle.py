@@ -13,10 +13,12 @@ from trainer.core.job_dir import JobPaths
 from trainer.data import positive_class
 from trainer.data.manifest import Split
 from trainer.distributed import process_group
-from trainer.training import resume
+from trainer.training import resume, schedule
 
 # By setting: its value for a new job with these training images, in the order in which they are settled.
-AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {}
+AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {
+    "lr_warmup_steps": lambda config, train: schedule.automatic_warmup(config, len(train)),
+}
 
 
 def settle(config: Config, train: Split, group: process_group.SingleProcess, paths: JobPaths) -> Config:

@@ -16,7 +16,8 @@ from trainer.serving.saved_model import MODEL_PREFIX
 from trainer.training.checkpoints.checkpoint import Checkpoint
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.loop import StopReason
-from trainer.training.optimizers import Schedule, make_optimizer
+from trainer.training.optimizers import make_optimizer
+from trainer.training.schedule import Schedule
 from trainer.training.train_step import LossScale
 
 

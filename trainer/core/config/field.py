@@ -101,7 +101,7 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
         return ",".join(_at_home(field.name, part) for part in parts)
     if meta["choices"] and converted not in meta["choices"]:
         _check_dotted(field, str(converted))
-    if isinstance(converted, (int, float)) and not isinstance(converted, bool):
+    if isinstance(converted, (int, float)) and not isinstance(converted, bool) and converted != meta["auto"]:
         _check_range(field, converted)
     return converted
 

@@ -18,6 +18,15 @@ class OptimConfig:
         "--min_learning_rate over all epochs. constant.",
         choices=("plateau", "constant", "cosine"),
     )
+    lr_warmup_steps: int = setting(
+        -1,
+        "Steps over which the learning rate rises linearly to its value, with every schedule; 0: none. auto: one epoch "
+        "or 5% of all steps, whichever is shorter.",
+        unit="steps",
+        minimum=0,
+        auto=-1,
+        before=0,
+    )
     plateau_monitor: str = setting(
         "val_accuracy",
         "Metric that the plateau schedule monitors.",
