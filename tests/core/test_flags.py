@@ -34,6 +34,7 @@ SURFACE = {
     "plateau_monitor": "val_accuracy",
     "plateau_patience": 2,
     "plateau_factor": 0.1,
+    "plateau_waits_for_learning": True,
     "min_learning_rate": 1e-5,
     "job_dir": "",
     "epochs": 5,

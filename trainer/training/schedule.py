@@ -73,9 +73,16 @@ class Schedule:
             return config.min_learning_rate + 0.5 * span * (1.0 + math.cos(math.pi * progress))
         return self._plateau.rate
 
-    def update(self, values: Mapping[str, Any]) -> bool:
-        """Add an epoch's validation values; return whether the rate was lowered."""
-        return self._config.lr_schedule == "plateau" and self._plateau.update(values[self._config.plateau_monitor])
+    def update(self, values: Mapping[str, Any], *, at_chance: bool = False) -> bool:
+        """Add an epoch's validation values; return whether the rate was lowered.
+
+        Args:
+            values: of the validation.
+            at_chance: whether they are still what a guess gives, see ``early_stopping.is_at_chance``.
+        """
+        config = self._config
+        waits = at_chance and config.plateau_waits_for_learning
+        return config.lr_schedule == "plateau" and self._plateau.update(values[config.plateau_monitor], at_chance=waits)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""

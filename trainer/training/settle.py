@@ -1,7 +1,8 @@
 """Settings that a job settles at its first start and keeps: ``auto``, and the positive class.
 
 ``AUTOMATIC`` is the table: an entry gives one setting's value for a new job.  A job that goes on keeps what its
-``config.json`` says, so that a restart, on another machine or with another version, trains the same.
+``config.json`` says, so that a restart, on another machine or with another version, trains the same.  What it does not
+say, because the setting is newer, is as it was before there was one.
 Imports no TensorFlow.
 """
 
@@ -27,11 +28,20 @@ def settle(config: Config, train: Split, group: process_group.SingleProcess, pat
     Raises:
         RequestError: if the positive class cannot be settled, or the job's settings are damaged.
     """
-    values: Mapping[str, Value] = {}
+    values: dict[str, Value] = {}
     if group.index == 0:
-        before = {} if config.checkpoint.resume == "never" else resume.settings_of(paths)
-        values = _settled(config, train, before)
+        starts_over = config.checkpoint.resume == "never"
+        values = {} if starts_over else _as_before(config, paths)
+        before = {} if starts_over else resume.settings_of(paths)
+        values |= _settled(config.replace(**values), train, before)
     return config.replace(**group.broadcast(values))
+
+
+def _as_before(config: Config, paths: JobPaths) -> dict[str, Value]:
+    """Return what the job in job_dir does for settings that are newer than it, unless the request sets them."""
+    fields, flat = config_lib.settings(), config.flat()
+    newer = resume.newer_settings(paths)
+    return {name: value for name, value in newer.items() if flat[name] == fields[name].default}
 
 
 def _settled(config: Config, train: Split, before: Mapping[str, Value]) -> dict[str, Value]:

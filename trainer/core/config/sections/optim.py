@@ -38,4 +38,10 @@ class OptimConfig:
     plateau_factor: float = setting(
         0.1, "Factor applied to the learning rate on a plateau.", minimum=0.0, maximum=1.0, exclusive=True
     )
+    plateau_waits_for_learning: bool = setting(
+        True,
+        "Keep the plateau schedule from lowering the learning rate while the 95% interval of the validation AUC holds "
+        "0.5.",
+        before=False,
+    )
     min_learning_rate: float = setting(1e-5, "Floor of the plateau and cosine schedules.", minimum=0.0)
