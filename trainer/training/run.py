@@ -66,6 +66,7 @@ def _run(
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
+    _ = config.loss.weights_of(train.counts)  # Raises if they are invalid.
     with _own_job_dir(paths) if cluster.is_chief else contextlib.nullcontext():
         finished = group.broadcast(_prepare(config, plan, paths, fingerprints) if cluster.is_chief else None)
         if finished is not None:

@@ -14,10 +14,11 @@ from trainer.core.job_dir import JobPaths
 from trainer.data import positive_class
 from trainer.data.manifest import Split
 from trainer.distributed import process_group
-from trainer.training import resume, schedule
+from trainer.training import optimizers, resume, schedule
 
 # By setting: its value for a new job with these training images, in the order in which they are settled.
 AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {
+    "weight_decay": lambda config, train: optimizers.automatic_weight_decay(config.optim),
     "lr_warmup_steps": lambda config, train: schedule.automatic_warmup(config, len(train)),
 }
 

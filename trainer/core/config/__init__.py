@@ -8,6 +8,7 @@ from trainer.core.config.sections import (
     DataConfig,
     ExportConfig,
     LoopConfig,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     RuntimeConfig,
@@ -15,6 +16,7 @@ from trainer.core.config.sections import (
 
 __all__ = [
     "AUGMENTATIONS", "AUTO", "MAX_IMAGE_PIXELS", "NETWORKS", "OPTIMIZERS", "PATH", "PATHS", "CheckpointConfig",
-    "Config", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig", "OptimConfig", "RuntimeConfig", "Value",
-    "check", "check_together", "did_you_mean", "from_flat", "help_of", "setting", "settings", "settings_with_section",
+    "Config", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig", "OptimConfig", "RuntimeConfig",
+    "Value", "check", "check_together", "did_you_mean", "from_flat", "help_of", "setting", "settings",
+    "settings_with_section",
 ]  # fmt: skip
