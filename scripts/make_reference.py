@@ -18,7 +18,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from trainer import data_service  # noqa: E402
-from trainer.core.config import flags, help_of  # noqa: E402
+from trainer.core.config import AUTO, flags, help_of  # noqa: E402
 from trainer.data.audit.request import AuditFlags  # noqa: E402
 from trainer.data.pack.request import PackFlags  # noqa: E402
 from trainer.evaluation.request import EvaluateFlags  # noqa: E402
@@ -109,6 +109,8 @@ def _table(fields: Iterable["dataclasses.Field[object]"], *, resume: bool = Fals
 def _row(field: "dataclasses.Field[object]") -> Sequence[str]:
     meta = field.metadata
     default = {True: "on", False: "off"}[bool(field.default)] if field.type is bool else str(field.default)
+    if meta["auto"] is not None and field.default == meta["auto"]:
+        default = AUTO
     kept = "keep" if meta["fixed"] else "free"
     cells = (_values(field), f"`{default}`" if default else "", meta["unit"], help_of(field), kept)
     return [f"`--{field.name}`", *(cell.replace("|", "\\|") for cell in cells)]
@@ -123,7 +125,8 @@ def _values(field: "dataclasses.Field[object]") -> str:
     low, high, exclusive = meta["minimum"], meta["maximum"], meta["exclusive"]
     bounds = [f"{'>' if exclusive else '>='} {low:.10g}"] if low > -math.inf else []
     bounds += [f"{'<' if exclusive else '<='} {high:.10g}"] if high < math.inf else []
-    return f"{kind} {' and '.join(bounds)}".strip()
+    words = [*(["auto or"] if meta["auto"] is not None else []), kind, " and ".join(bounds)]
+    return " ".join(filter(None, words))
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -30,11 +30,24 @@ SURFACE = {
     "dropout": 0.2,
     "optimizer": "adam",
     "learning_rate": 1e-3,
+    "weight_decay": -1.0,
+    "decay_biases": False,
+    "momentum": 0.9,
+    "adam_beta_1": 0.9,
+    "adam_beta_2": 0.999,
+    "adam_epsilon": 1e-7,
+    "clip_norm": 0.0,
     "lr_schedule": "plateau",
+    "lr_warmup_steps": -1,
     "plateau_monitor": "val_accuracy",
     "plateau_patience": 2,
     "plateau_factor": 0.1,
+    "plateau_waits_for_learning": True,
     "min_learning_rate": 1e-5,
+    "loss": "crossentropy",
+    "focal_gamma": 2.0,
+    "label_smoothing": 0.0,
+    "class_weights": "none",
     "job_dir": "",
     "epochs": 5,
     "steps_per_epoch": 0,
@@ -143,7 +156,7 @@ def test_help_tells_each_flag_with_unit_default_choices_and_meaning():
         if field.type is bool:
             assert f"--no{name}" in head
         elif field.default != "":
-            assert f"default: {field.default}" in head
+            assert f"default: {'auto' if field.default == meta['auto'] else field.default}" in head
     assert len(heads) == len(SURFACE)
     assert "--config" in page
     assert "exit code" in page.lower()
@@ -153,6 +166,7 @@ UNITS = {
     "image_size": "pixels", "batch_size": "images", "plateau_patience": "epochs", "steps_per_epoch": "steps",
     "early_stopping_patience": "epochs", "log_every_steps": "steps", "checkpoint_every_steps": "steps",
     "checkpoint_every_seconds": "seconds", "max_seconds": "seconds", "max_image_pixels": "pixels",
+    "lr_warmup_steps": "steps",
     "cache_bytes": "bytes", "peer_timeout_seconds": "seconds", "startup_timeout_seconds": "seconds",
 }  # fmt: skip
 

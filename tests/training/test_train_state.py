@@ -10,7 +10,8 @@ from trainer.core.config import from_flat
 from trainer.core.errors import RequestError
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.early_stopping import EarlyStopping
-from trainer.training.optimizers import Schedule, make_optimizer
+from trainer.training.optimizers import make_optimizer
+from trainer.training.schedule import Schedule
 from trainer.training.train_state import TrainState
 from trainer.training.train_step import LossScale
 

@@ -5,6 +5,7 @@ The two expected failures at the end show that stock Keras does not do this unde
 """
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.jobs import float32_policy, precision_policy, result_of, run_job, values_of  # noqa: F401  (a fixture)
-from trainer.core.config import DataConfig, RuntimeConfig
+from trainer.core.config import DataConfig, LossConfig, RuntimeConfig
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
+from trainer.training.loss import Loss
 from trainer.training.train_step import (
     GROWTH_INTERVAL,
     INITIAL_LOSS_SCALE,
@@ -249,6 +251,55 @@ def test_evaluate_answers_in_slot_order_with_weights(devices):
     assert len(np.unique(expected[:, 0])) == 6, "the order would not be seen"
 
 
+@pytest.mark.parametrize("limit", [1e-3, 1e3])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_norm_of_the_whole_gradient_is_limited(devices, limit):
+    trainer = trainer_of(devices, batch_size=8, optimizer=lambda: keras.optimizers.SGD(1.0), clip_norm=limit)
+    batch = random_batch(8, weight=[1, 1, 1, 1, 1, 0, 0, 0])
+    gradients, _ = reference_gradients(trainer.model, batch)
+    norm = np.sqrt(sum(np.square(gradient).sum() for gradient in gradients))
+    before = [variable.numpy() for variable in trainer.model.trainable_variables]
+    trainer.train(batch)
+    for gradient, old, new in zip(gradients, before, trainer.model.trainable_variables, strict=True):
+        np.testing.assert_allclose(old - new.numpy(), gradient * min(1, limit / norm), rtol=1e-3, atol=1e-7)
+
+
+def weighted_reference(model, batch, class_weights, smoothing):
+    """Return the gradients of the weighted mean of smoothed cross-entropies, in float64."""
+    real = batch["weight"] > 0
+    pixels = tf.constant(batch["image"][real] / 255.0, tf.float64)
+    weights = [tf.constant(v.numpy(), tf.float64) for v in model.trainable_variables]
+    shares = batch["target"] if "target" in batch else np.eye(2)[batch["label"]]
+    counts = (shares @ class_weights)[real]
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        hidden = tf.tanh(tf.reshape(pixels, [len(pixels), -1]) @ weights[0] + weights[1])
+        log_p = tf.nn.log_softmax(hidden @ weights[2] + weights[3])
+        losses = -tf.reduce_sum((shares[real] * (1 - smoothing) + smoothing / 2) * log_p, axis=1)
+        mean = tf.reduce_sum(losses * counts) / counts.sum()
+    plain = -(shares[real] * log_p.numpy()).sum()
+    return [gradient.numpy() for gradient in tape.gradient(mean, weights)], plain
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "targets"])
+@pytest.mark.parametrize(("devices", "shards"), [(1, 2), (2, 1)])
+def test_class_weights_and_smoothing_change_the_gradient_and_not_what_is_reported(devices, shards, soft):
+    class_weights = np.array([3.0, 0.5])
+    loss = Loss(LossConfig(label_smoothing=0.2), class_weights.tolist())
+    make = functools.partial(keras.optimizers.SGD, 1.0)
+    trainer = trainer_of(devices, batch_size=8, optimizer=make, shards=shards, loss=loss)
+    batch = random_batch(8, weight=[1, 1, 1, 0, 1, 1, 0, 0])
+    if soft:
+        batch["target"] = np.random.default_rng(0).dirichlet([1, 1], 8).astype(np.float32)
+    expected, plain = weighted_reference(trainer.model, batch, class_weights, 0.2)
+    before = [variable.numpy() for variable in trainer.model.trainable_variables]
+    stats = trainer.train(batch)
+    for gradient, old, new in zip(expected, before, trainer.model.trainable_variables, strict=True):
+        np.testing.assert_allclose(old - new.numpy(), gradient, atol=1e-6)
+    assert stats.loss_sum == pytest.approx(plain, rel=1e-5)
+    assert stats.examples == 5
+
+
 # Compilers and precisions.
 
 
@@ -319,7 +370,7 @@ def bright_on(replica: int | None) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("replica", [0, 1])
 def test_an_overflow_on_one_replica_skips_the_step_on_all(replica):
-    trainer = trainer_of(2, batch_size=4, policy="mixed_float16", make_model=overflowing_model)
+    trainer = trainer_of(2, batch_size=4, policy="mixed_float16", make_model=overflowing_model, clip_norm=1.0)
     first = trainer.train(bright_on(None), 0)
     assert (first.applied, first.loss_scale) == (True, INITIAL_LOSS_SCALE)
     before = trainer.state()

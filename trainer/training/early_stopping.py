@@ -1,9 +1,9 @@
 """Early stopping and the plateau schedule, as decisions on a series of validation values.
 
 Each decides as its Keras callback does (a test replays series through both), and unlike Keras's it can be saved and
-restored.
+restored.  Besides, the plateau can be told of epochs in which nothing was learned yet.
 Owns: the decisions and their state.  Does not own: when values come (``evaluator.py``), the other schedules
-(``optimizers.py``).  Imports no TensorFlow.
+(``schedule.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
@@ -27,6 +27,20 @@ def improves(name: str, value: float, best: float | None, min_delta: float = 0.0
     if name.endswith("loss"):
         return bool(np.float32(value + min_delta) < np.float32(best))
     return bool(np.float32(value - min_delta) > np.float32(best))
+
+
+def is_at_chance(auc: float | None, positives: int, negatives: int) -> bool:
+    """Return whether the 95% interval of an AUC holds .5; an undefined one says nothing.
+
+    Its standard error: Hanley & McNeil 1982, "The meaning and use of the area under a ROC curve", Radiology 143, eq. 1.
+    """
+    if auc is None:
+        return False
+    both_positive, both_negative = auc / (2.0 - auc), 2.0 * auc**2 / (1.0 + auc)
+    variance = (
+        auc * (1.0 - auc) + (positives - 1) * (both_positive - auc**2) + (negatives - 1) * (both_negative - auc**2)
+    ) / (positives * negatives)
+    return abs(auc - 0.5) <= 1.96 * math.sqrt(max(variance, 0.0))
 
 
 @dataclasses.dataclass
@@ -95,11 +109,19 @@ class Plateau:
     def __post_init__(self) -> None:
         self.rate = float(np.float32(self.rate))
 
-    def update(self, value: float | None) -> bool:
-        """Add the value of an epoch; return whether the rate was lowered."""
+    def update(self, value: float | None, *, at_chance: bool = False) -> bool:
+        """Add the value of an epoch; return whether the rate was lowered.
+
+        Args:
+            value: None: undefined, counts as no improvement.
+            at_chance: whether the network still guesses: a lower rate would only keep it there, so the epoch does not
+                count as one without improvement.
+        """
         value = math.nan if value is None else value
         if improves(self.monitor, value, self.best, PLATEAU_MIN_DELTA):
             self.best, self.wait = value, 0
+            return False
+        if at_chance:
             return False
         self.wait += 1
         if self.wait < self.patience:

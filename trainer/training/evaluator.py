@@ -1,6 +1,6 @@
 """End-of-epoch validation: metrics, early stopping, learning-rate schedule; and scoring of a split for the exporter.
 
-Does not own: the rules of early stopping and schedule (``early_stopping.py``, ``optimizers.py``), who is shown the
+Does not own: the rules of early stopping and schedule (``early_stopping.py``, ``schedule.py``), who is shown the
 values (``observers.py``).
 """
 
@@ -29,6 +29,7 @@ from trainer.data.pixels import DecodedBatch
 from trainer.evaluation import metrics
 from trainer.models import preprocess
 from trainer.training.distributed_input import DistributedInput
+from trainer.training.early_stopping import is_at_chance
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer, Validation
 from trainer.training.stop_controller import StopController
@@ -87,7 +88,9 @@ class Evaluator:
         # The order of decisions is part of the result: the best epoch, early stopping, learning rate, pruning.
         self._update_best(done, values)
         self.observers.on_validation(_event(done, values, images, probabilities))
-        if self.state.schedule.update(values):
+        positives = int((self.split.labels[images] == self.positive).sum())
+        at_chance = is_at_chance(values["val_auc"], positives, len(images) - positives)
+        if self.state.schedule.update(values, at_chance=at_chance):
             log.info("%s stopped improving: learning rate is now %.1e",
                      self.plateau_monitor, self.state.schedule.rate(done))  # fmt: skip
         if self.pruner and not self.state.stopping.stopped and done < self.plan.total_steps:

@@ -34,6 +34,7 @@ from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.evaluator import Evaluator
 from trainer.training.exports.exporter import Exporter
+from trainer.training.loss import Loss
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
 from trainer.training.profiler import Profiler
@@ -235,7 +236,7 @@ def _make_trainer(
     statistics: StepStatistics, checkpoints: CheckpointManager, stop: StopController, observers: Observers,
 ) -> Trainer:  # fmt: skip
     config, plan = request.config, request.plan
-    train_step = _make_train_step(config, runtime, state)
+    train_step = _make_train_step(request, runtime, state)
     inputs = DistributedInput(
         runtime, config.data, config.loop.seed, bad_images, request.group,
         train=request.train, validation=request.validation,
@@ -251,7 +252,8 @@ def _make_trainer(
     )  # fmt: skip
 
 
-def _make_train_step(config: Config, runtime: strategy_lib.Runtime, state: TrainState) -> TrainStep:
+def _make_train_step(request: Request, runtime: strategy_lib.Runtime, state: TrainState) -> TrainStep:
+    config = request.config
     return TrainStep(
         runtime.strategy,
         state.model,
@@ -263,6 +265,8 @@ def _make_train_step(config: Config, runtime: strategy_lib.Runtime, state: Train
         xla=config.runtime.xla,
         shards=runtime.gradient_shards,
         allreduce_dtype=runtime.allreduce_dtype,
+        clip_norm=config.optim.clip_norm,
+        loss=Loss(config.loss, config.loss.weights_of(request.train.counts)),
     )
 
 

@@ -1,19 +1,21 @@
-"""OptimConfig -> Keras optimizer and learning-rate schedule.
+"""OptimConfig -> Keras optimizer.
 
 ``OPTIMIZERS`` is the table of ``--optimizer``: an entry adds one.  Imports no TensorFlow before an optimizer is made.
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trainer.core import registry
 from trainer.core.config import OptimConfig
-from trainer.training.early_stopping import Plateau
 
 if TYPE_CHECKING:
     import keras
+
+# Keras's default, for --weight_decay=auto.
+_ADAMW_DECAY = 0.004
+_ADAM = {"adam_beta_1": "beta_1", "adam_beta_2": "beta_2", "adam_epsilon": "epsilon"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,78 +25,50 @@ class Optimizer(registry.Entry):
     Attributes:
         make: ``module:name`` of a class or function that takes the learning rate, a name and ``options``.
         options: other arguments; what is absent is Keras's default.
+        settings: names of its arguments by the settings that give them.
+        decays: whether it takes ``--weight_decay``, as ``weight_decay``.
     """
 
     make: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    decays: bool = False
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "adam": Optimizer(make="keras.optimizers:Adam"),
-    "adamw": Optimizer(make="keras.optimizers:AdamW"),
-    "sgd": Optimizer(make="keras.optimizers:SGD", options={"momentum": 0.9}),
+    "adam": Optimizer(make="keras.optimizers:Adam", settings=_ADAM),
+    "adamw": Optimizer(make="keras.optimizers:AdamW", settings=_ADAM, decays=True),
+    "sgd": Optimizer(make="keras.optimizers:SGD", settings={"momentum": "momentum"}, decays=True),
     "rmsprop": Optimizer(make="keras.optimizers:RMSprop", searched=False),
+    "lion": Optimizer(make="keras.optimizers:Lion", decays=True, searched=False),
 }
 
 
+def automatic_weight_decay(config: OptimConfig) -> float:
+    """Return the value of ``--weight_decay=auto``."""
+    return _ADAMW_DECAY if config.optimizer == "adamw" else 0.0
+
+
 def make_optimizer(config: OptimConfig) -> "keras.optimizers.Optimizer":
-    """Return the optimizer with its initial rate.
+    """Return the optimizer with its initial rate; ``build`` also makes its variables.
 
     It is named, because Keras numbers the unnamed ones of a process, and a checkpoint finds its variables by name.
     """
     optimizer = OPTIMIZERS[config.optimizer]
-    return registry.load(optimizer.make)(config.learning_rate, name=config.optimizer, **optimizer.options)
+    options = {argument: getattr(config, name) for name, argument in optimizer.settings.items()}
+    if optimizer.decays:
+        decay = config.weight_decay if config.weight_decay >= 0.0 else automatic_weight_decay(config)
+        # Keras's AdamW needs a number; the others decay nothing, and compute nothing, with None.
+        options["weight_decay"] = decay if decay or config.optimizer == "adamw" else None
+    return registry.load(optimizer.make)(
+        config.learning_rate, name=config.optimizer, **{**options, **optimizer.options}
+    )
 
 
-class Schedule:
-    """The learning rate as a function of the step and of past validations."""
-
-    def __init__(self, config: OptimConfig, total_steps: int) -> None:
-        """Start at step 0.
-
-        Args:
-            config: the schedule and its constants.
-            total_steps: steps over which cosine decays.
-        """
-        self._config = config
-        self._total_steps = total_steps
-        self.rollbacks = 0
-        self._plateau = Plateau(
-            config.plateau_monitor,
-            config.plateau_patience,
-            config.plateau_factor,
-            config.min_learning_rate,
-            config.learning_rate,
-        )
-
-    def lower(self) -> None:
-        """Halve every later rate, after a rollback from a divergence."""
-        self.rollbacks += 1
-
-    def rate(self, step: int) -> float:
-        """Return the rate of a step, counted from 0.
-
-        cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, eq. 5, without restarts.
-        """
-        return self._scheduled(step) * 0.5**self.rollbacks
-
-    def _scheduled(self, step: int) -> float:
-        config = self._config
-        if config.lr_schedule == "cosine":
-            progress = min(step / self._total_steps, 1.0)
-            span = config.learning_rate - config.min_learning_rate
-            return config.min_learning_rate + 0.5 * span * (1.0 + math.cos(math.pi * progress))
-        return self._plateau.rate
-
-    def update(self, values: dict[str, Any]) -> bool:
-        """Add an epoch's validation values; return whether the rate was lowered."""
-        return self._config.lr_schedule == "plateau" and self._plateau.update(values[self._config.plateau_monitor])
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold."""
-        return {"plateau": self._plateau.state(), "rollbacks": self.rollbacks}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's state."""
-        self._plateau.restore(state["plateau"])
-        self.rollbacks = state["rollbacks"]
+def build(config: OptimConfig, variables: Sequence["keras.Variable"]) -> "keras.optimizers.Optimizer":
+    """Return the optimizer of these variables, with its own; call it in the strategy's scope."""
+    optimizer = make_optimizer(config)
+    if not config.decay_biases:  # And scales of normalisations: whatever has one dimension.
+        optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
+    optimizer.build(variables)
+    return optimizer

@@ -141,6 +141,16 @@ def settings_of(paths: JobPaths) -> dict[str, config_lib.Value]:
     return {**_before_there_were(), **_read_settings(paths.config)}
 
 
+def newer_settings(paths: JobPaths) -> dict[str, config_lib.Value]:
+    """Return settings that did not exist when the job in job_dir began, with what it does; empty without a job.
+
+    Raises:
+        RequestError: if its settings are damaged.
+    """
+    kept = _read_settings(paths.config) if files.exists(paths.config) else _before_there_were()
+    return {name: value for name, value in _before_there_were().items() if name not in kept}
+
+
 def _before_there_were() -> dict[str, config_lib.Value]:
     """Return the values that newer settings have in jobs without them."""
     values = {name: field.metadata["before"] for name, field in config_lib.settings().items()}

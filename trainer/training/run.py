@@ -21,7 +21,7 @@ from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
 from trainer.serving import exported_model
-from trainer.training import resume, settle
+from trainer.training import resume, schedule, settle
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
 
@@ -66,6 +66,7 @@ def _run(
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")
     plan = make_plan(config, len(train))
+    _ = config.loss.weights_of(train.counts)  # Raises if they are invalid.
     with _own_job_dir(paths) if cluster.is_chief else contextlib.nullcontext():
         finished = group.broadcast(_prepare(config, plan, paths, fingerprints) if cluster.is_chief else None)
         if finished is not None:
@@ -166,8 +167,7 @@ def make_plan(config: Config, examples: int) -> Plan:
     Raises:
         RequestError: if the steps to profile lie after the last one.
     """
-    per_pass = -(-examples // config.data.batch_size)
-    per_epoch = config.loop.steps_per_epoch or per_pass
+    per_epoch = schedule.steps_per_epoch(config, examples)
     profiled = config.loop.profiled
     if profiled and profiled[1] > config.loop.epochs * per_epoch:
         raise RequestError(

@@ -1,7 +1,8 @@
 """Settings that a job settles at its first start and keeps: ``auto``, and the positive class.
 
 ``AUTOMATIC`` is the table: an entry gives one setting's value for a new job.  A job that goes on keeps what its
-``config.json`` says, so that a restart, on another machine or with another version, trains the same.
+``config.json`` says, so that a restart, on another machine or with another version, trains the same.  What it does not
+say, because the setting is newer, is as it was before there was one.
 Imports no TensorFlow.
 """
 
@@ -16,12 +17,14 @@ from trainer.core.storage import files
 from trainer.data import positive_class, split_report
 from trainer.data.manifest import Split
 from trainer.distributed import process_group
-from trainer.training import resume
+from trainer.training import optimizers, resume, schedule
 
 # By setting: its value for a new job with these training images, in the order in which they are settled.
 AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {
     # The loss of a detector that answers the larger class alone is low; its AUC is not.
     "monitor": lambda _, train: "val_auc" if split_report.are_uneven(train) else "val_loss",
+    "weight_decay": lambda config, train: optimizers.automatic_weight_decay(config.optim),
+    "lr_warmup_steps": lambda config, train: schedule.automatic_warmup(config, len(train)),
 }
 
 
@@ -31,9 +34,11 @@ def settle(config: Config, train: Split, group: process_group.SingleProcess, pat
     Raises:
         RequestError: if the positive class cannot be settled, or the job's settings are damaged.
     """
-    values: Mapping[str, Value] = {}
+    values: dict[str, Value] = {}
     if group.index == 0:
-        values = _settled(config, train, _before(config, paths))
+        before = _before(config, paths)
+        values = _as_before(config, paths) if before else {}
+        values |= _settled(config.replace(**values), train, before)
     return config.replace(**group.broadcast(values))
 
 
@@ -46,6 +51,13 @@ def _before(config: Config, paths: JobPaths) -> Mapping[str, Value]:
         if before and not files.exists(paths.result) and _repeats(config, before):
             return before
     return {}
+
+
+def _as_before(config: Config, paths: JobPaths) -> dict[str, Value]:
+    """Return what the job in job_dir does for settings that are newer than it, unless the request sets them."""
+    fields, flat = config_lib.settings(), config.flat()
+    newer = resume.newer_settings(paths)
+    return {name: value for name, value in newer.items() if flat[name] == fields[name].default}
 
 
 def _repeats(config: Config, before: Mapping[str, Value]) -> bool:

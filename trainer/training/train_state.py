@@ -13,10 +13,11 @@ from trainer.core.errors import RequestError
 from trainer.distributed.strategy import Runtime
 from trainer.models import registry
 from trainer.serving.saved_model import MODEL_PREFIX
+from trainer.training import optimizers
 from trainer.training.checkpoints.checkpoint import Checkpoint
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.loop import StopReason
-from trainer.training.optimizers import Schedule, make_optimizer
+from trainer.training.schedule import Schedule
 from trainer.training.train_step import LossScale
 
 
@@ -53,8 +54,7 @@ class TrainState:
                 image_size=config.data.image_size,
                 seed=config.loop.seed,
             )
-            optimizer = make_optimizer(config.optim)
-            optimizer.build(model.trainable_variables)
+            optimizer = optimizers.build(config.optim, model.trainable_variables)
             loss_scale = LossScale() if runtime.scales_loss else None
         return cls(
             model,

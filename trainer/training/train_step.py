@@ -1,8 +1,8 @@
 """One train step and one eval step over all replicas: the only place that scales a loss.
 
-The loss of a step is the sum over real examples divided by their global number, so that padding, undecodable images
-and the number of replicas change nothing.  What all replicas must decide alike (skip an overflow) is decided on an
-all-reduced value, and no collective is inside a condition.
+The loss of a step is the sum over real examples divided by their global number (of weighted ones, by the sum of their
+weights), so that padding, undecodable images and the number of replicas change nothing.  What all replicas must decide
+alike (skip an overflow) is decided on an all-reduced value, and no collective is inside a condition.
 """
 
 import dataclasses
@@ -11,9 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.core.config import LossConfig
 from trainer.data import augment
 from trainer.distributed import tf_private
 from trainer.models import layers, preprocess, registry
+from trainer.training import loss as loss_lib
 
 # Keras's LossScaleOptimizer starts here and doubles as often (the values of Micikevicius et al. 2018,
 # "Mixed Precision Training", arXiv:1710.03740, and NVIDIA's guide).
@@ -34,7 +36,7 @@ class StepStats:
     """What one step reports, summed over all replicas.
 
     Attributes:
-        loss_sum: sum of the cross-entropy over real examples, nats.
+        loss_sum: sum of the cross-entropy over real examples, nats; without smoothing, focus and class weights.
         correct: examples whose largest logit is at their label.
         examples: real examples.
         applied: whether the weights moved (False: an overflow in float16 was skipped).
@@ -89,6 +91,8 @@ class TrainStep:
         xla: bool = False,
         shards: int = 1,
         allreduce_dtype: tf.DType | None = None,
+        clip_norm: float = 0.0,
+        loss: loss_lib.Loss | None = None,
     ) -> None:
         """Bind what a step uses.
 
@@ -104,6 +108,8 @@ class TrainStep:
             shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
                 1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
             allreduce_dtype: in which gradients are sent between replicas; None: their own.
+            clip_norm: largest norm of the whole gradient; 0: no limit.
+            loss: what is minimised; None: cross-entropy.
         """
         self._strategy = strategy
         self._model = model
@@ -117,6 +123,8 @@ class TrainStep:
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
         self._shards = shards
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
+        self._clip_norm = clip_norm
+        self._loss = loss or loss_lib.Loss(LossConfig())
         # Gradients are reduced here, in buckets.
         tf_private.leave_gradients_as_they_are(optimizer)
         self._norms = layers.batch_norms(model)
@@ -160,14 +168,20 @@ class TrainStep:
         # Sum statistics in float64, so that they do not depend on how the batch is split.
         weights = tf.cast(batch["weight"], tf.float64)
         hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float64)
-        sums = tf.stack([tf.reduce_sum(x) for x in (tf.cast(losses, tf.float64), hits * weights, weights)])
+        # What the loss is divided by: the real examples, each as much as it counts.
+        importance = self._loss.importance(_targets(batch))
+        parts = weights if importance is None else weights * tf.cast(importance, tf.float64)
+        sums = tf.stack([tf.reduce_sum(x) for x in (tf.cast(losses, tf.float64), hits * weights, weights, parts)])
         sums, *moments = context.all_reduce(
             tf.distribute.ReduceOp.SUM, [sums, *(statistics[layer.key] for layer in self._norms)]
         )
         # Undo the loss scale, and divide by the real examples of all replicas instead of the slots.
         total = tf.maximum(sums[2], 1.0)
-        factor = self._batch_size / (total * tf.cast(scale, tf.float64))
+        divisor = tf.where(sums[2] > 0.0, sums[3], 1.0)
+        factor = self._batch_size / (divisor * tf.cast(scale, tf.float64))
         gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+        if self._clip_norm:
+            gradients = _clipped(gradients, self._clip_norm)
         # Apply the update; with float16 only if no gradient overflowed.
         if self._loss_scale is None:
             self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
@@ -178,7 +192,7 @@ class TrainStep:
         if moments:
             means = [tf.cast(each / total, tf.float32) for each in moments]
             context.merge_call(_move_averages, args=([n.moving.value for n in self._norms], means, applied))
-        return tf.concat([tf.cast(sums, tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
+        return tf.concat([tf.cast(sums[:3], tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
 
     def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Return the sum of the gradients over all replicas, sent in a few buckets and perhaps in another dtype."""
@@ -200,11 +214,12 @@ class TrainStep:
         """Return gradients and statistics of a replica's batch.
 
         Returns:
-            Gradients of ``factor * sum(losses)``; losses ``[b]``; logits ``[b, C]``; and by layer the sum over real
-            examples of its batch statistics, float64 (the statistics of a shard count once for each of its examples).
+            Gradients of ``factor`` times the sum of what is minimised; cross-entropies ``[b]``; logits ``[b, C]``; and
+            by layer the sum over real examples of its batch statistics, float64 (the statistics of a shard count once
+            for each of its examples).
         """
         # The batch is cut into shards of one size, whatever the number of replicas.
-        inputs = (self._pixels(batch), batch["label"], batch["weight"])
+        inputs = (self._pixels(batch), _targets(batch), batch["weight"])
         size = self._per_replica // self._shards
         parts = [
             self._forward_backward(*(x[k * size : (k + 1) * size] for x in inputs), factor, seed, first_slot + k * size)
@@ -232,10 +247,12 @@ class TrainStep:
         shard = layers.Shard(seed, first_slot, self._batch_size, weights)
         with tf.GradientTape() as tape, layers.training_on(shard):
             logits = self._logits(pixels, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            importance = self._loss.importance(labels)
+            counts = weights if importance is None else weights * importance
             # A padded slot must not touch the sum even if its loss is not finite.
-            losses = tf.where(weights > 0.0, losses * weights, 0.0)
-            target = tf.reduce_sum(losses) * factor
+            minimised = tf.where(weights > 0.0, self._loss.minimised(labels, logits) * counts, 0.0)
+            target = tf.reduce_sum(minimised) * factor
+        losses = tf.where(weights > 0.0, loss_lib.cross_entropy(labels, logits) * weights, 0.0)
         examples = tf.reduce_sum(tf.cast(weights, tf.float64))
         statistics = {name: tf.cast(moments, tf.float64) * examples for name, moments in shard.statistics.items()}
         return tape.gradient(target, self._model.trainable_variables), losses, logits, statistics
@@ -256,6 +273,22 @@ class TrainStep:
         context.merge_call(_keep_if, args=(variables, before, finite))
         self._loss_scale.update(finite)
         return finite
+
+
+def _targets(batch: Batch) -> tf.Tensor:
+    """Return ``[b, C] float32`` shares of the classes if the batch has them (mixed images), else ``[b] int32``."""
+    return batch.get("target", batch["label"])
+
+
+def _clipped(gradients: list[tf.Tensor], limit: float) -> list[tf.Tensor]:
+    """Scale the gradients down to a global norm of ``limit`` (Pascanu et al. 2013, arXiv:1211.5063, section 3.2).
+
+    They are reduced already, so every replica does the same.  The norm is in float64, where squares of float32 fit; an
+    infinite one makes infinite gradients NaN, which float16 skips like any that are not finite.
+    """
+    squares = [tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients]
+    factor = limit / tf.maximum(tf.sqrt(tf.add_n(squares)), limit)
+    return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
 
 
 def _keep_if(

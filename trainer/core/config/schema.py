@@ -14,12 +14,13 @@ from typing import Any
 
 from trainer.core import placement
 from trainer.core.config.field import Value, check, did_you_mean
-from trainer.core.config.registries import NETWORKS
+from trainer.core.config.registries import NETWORKS, OPTIMIZERS
 from trainer.core.config.sections import (
     CheckpointConfig,
     DataConfig,
     ExportConfig,
     LoopConfig,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     RuntimeConfig,
@@ -34,6 +35,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
@@ -89,8 +91,9 @@ def check_together(config: Config) -> None:
     optim = config.optim
     runtime = config.runtime
     data = config.data
-    _ = config.loop.profiled  # Raises if it is invalid.
+    _ = config.loop.profiled, config.loss.given_weights  # Raises if they are invalid.
     _check_image_size(config)
+    _check_weight_decay(config)
     if optim.lr_schedule != "constant" and optim.min_learning_rate > optim.learning_rate:
         raise RequestError(
             f"expected min_learning_rate <= learning_rate, received {optim.min_learning_rate:g} > "
@@ -131,6 +134,18 @@ def _check_places(config: Config) -> None:
         raise RequestError(
             f"--resume=never: expected a job_dir without the images, as all in it is moved aside, received "
             f"{job_dir!r}, which holds the data_dir {data_dir!r}; give another --job_dir"
+        )
+
+
+def _check_weight_decay(config: Config) -> None:
+    """Refuse a weight decay that the optimizer would ignore."""
+    decay, name = config.optim.weight_decay, config.optim.optimizer
+    entries = OPTIMIZERS.entries()
+    if decay > 0.0 and not getattr(entries[name], "decays", True):
+        able = ", ".join(other for other, entry in entries.items() if getattr(entry, "decays", True))
+        raise RequestError(
+            f"--weight_decay: expected 0 with --optimizer={name}, which has none, received {decay:g}; use --optimizer="
+            f"{able.replace(', ', ' or ')}"
         )
 
 

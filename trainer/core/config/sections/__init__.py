@@ -8,10 +8,12 @@ from trainer.core.config.sections.checkpoint import CheckpointConfig
 from trainer.core.config.sections.data import DataConfig
 from trainer.core.config.sections.export import ExportConfig
 from trainer.core.config.sections.loop import LoopConfig
+from trainer.core.config.sections.loss import LossConfig
 from trainer.core.config.sections.model import ModelConfig
 from trainer.core.config.sections.optim import OptimConfig
 from trainer.core.config.sections.runtime import RuntimeConfig
 
 __all__ = [
-    "CheckpointConfig", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig", "OptimConfig", "RuntimeConfig",
+    "CheckpointConfig", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig", "OptimConfig",
+    "RuntimeConfig",
 ]  # fmt: skip

@@ -12,11 +12,43 @@ class OptimConfig:
 
     optimizer: str = setting("adam", "Update rule.", choices=OPTIMIZERS)
     learning_rate: float = setting(1e-3, "Initial learning rate.", minimum=0.0, exclusive=True)
+    weight_decay: float = setting(
+        -1.0,
+        "Share of the learning rate by which weights shrink in each step (adamw, sgd, lion). auto: 0.004 for adamw, 0 "
+        "for the others.",
+        minimum=0.0,
+        auto=-1.0,
+    )
+    decay_biases: bool = setting(
+        False, "Let the weight decay also shrink biases and the scales of normalisations.", before=True
+    )
+    momentum: float = setting(0.9, "Momentum of sgd.", minimum=0.0, maximum=0.9999)
+    adam_beta_1: float = setting(0.9, "Decay of the mean gradient in adam and adamw.", minimum=0.0, maximum=0.999999)
+    adam_beta_2: float = setting(
+        0.999, "Decay of the mean squared gradient in adam and adamw.", minimum=0.0, maximum=0.999999
+    )
+    adam_epsilon: float = setting(
+        1e-7, "Added to the root of the mean squared gradient in adam and adamw.", minimum=0.0, exclusive=True
+    )
+    clip_norm: float = setting(
+        0.0,
+        "Largest norm of the gradient of all weights together; larger ones are scaled down. 0: no limit.",
+        minimum=0.0,
+    )
     lr_schedule: str = setting(
         "plateau",
         "plateau: multiply by --plateau_factor when --plateau_monitor stops improving. cosine: decay to "
         "--min_learning_rate over all epochs. constant.",
         choices=("plateau", "constant", "cosine"),
+    )
+    lr_warmup_steps: int = setting(
+        -1,
+        "Steps over which the learning rate rises linearly to its value, with every schedule; 0: none. auto: one epoch "
+        "or 5% of all steps, whichever is shorter.",
+        unit="steps",
+        minimum=0,
+        auto=-1,
+        before=0,
     )
     plateau_monitor: str = setting(
         "val_accuracy",
@@ -28,5 +60,11 @@ class OptimConfig:
     )
     plateau_factor: float = setting(
         0.1, "Factor applied to the learning rate on a plateau.", minimum=0.0, maximum=1.0, exclusive=True
+    )
+    plateau_waits_for_learning: bool = setting(
+        True,
+        "Keep the plateau schedule from lowering the learning rate while the 95% interval of the validation AUC holds "
+        "0.5.",
+        before=False,
     )
     min_learning_rate: float = setting(1e-5, "Floor of the plateau and cosine schedules.", minimum=0.0)
