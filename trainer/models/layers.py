@@ -17,6 +17,14 @@ import tensorflow as tf
 Kernel = Callable[[], keras.Initializer]
 
 
+def he_normal(kernel: Kernel) -> keras.Initializer:
+    """Return the initializer of a convolution before a ReLU (He et al. 2015, arXiv:1502.01852), seeded by ``kernel``.
+
+    Counted by outputs, because that is right for convolutions of each channel as well.
+    """
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal", seed=kernel().seed)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """What a layer may know about the examples it is trained on, besides their features.
