@@ -76,8 +76,8 @@ def command(data: Path, devices: int, precision: str, epochs: int) -> list[str]:
     """Return the flags of the job without job_dir: 9 steps an epoch, a checkpoint every other step."""
     return [
         f"--data_dir={data}", f"--num_devices={devices}", f"--precision={precision}", f"--epochs={epochs}",
-        "--image_size=64", "--batch_size=12", "--model=cnn_bn", "--dropout=0.3", "--checkpoint_every_steps=2",
-        "--plateau_patience=1", "--max_restarts_without_progress=0", "--export=none",
+        "--image_size=64", "--batch_size=32", "--steps_per_epoch=9", "--model=cnn_bn", "--dropout=0.3",
+        "--checkpoint_every_steps=2", "--plateau_patience=1", "--max_restarts_without_progress=0", "--export=none",
     ]  # fmt: skip
 
 

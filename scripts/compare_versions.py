@@ -29,7 +29,7 @@ from version_data import Data, draw_data
 from version_differences import flag_differences, flag_surface, folder_differences
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = "--image_size=46 --batch_size=12 --epochs=2 --max_bad_fraction=0.1 --dropout=0.3 --data_dir={data}"
+SMALL = "--image_size=46 --batch_size=16 --epochs=2 --max_bad_fraction=0.1 --dropout=0.3 --data_dir={data}"
 # Each value of --num_devices with each of --precision; the other flags take turns.
 TRAININGS = {
     "train-float32-1": "--model=cnn --augment=notebook --export=all --calibrate --threshold_by=eer",

@@ -34,8 +34,8 @@ from local_cluster import environments, start
 
 _FEW_STEPS, _MANY_STEPS = 10, 40
 JOB = (
-    "--image_size=64", "--batch_size=12", "--model=cnn_bn", "--dropout=0.3", "--export=none", "--plateau_patience=1",
-    "--max_restarts_without_progress=0", "--log_every_steps=1",
+    "--image_size=64", "--batch_size=32", "--steps_per_epoch=9", "--model=cnn_bn", "--dropout=0.3",
+    "--export=none", "--plateau_patience=1", "--max_restarts_without_progress=0", "--log_every_steps=1",
 )  # fmt: skip
 
 

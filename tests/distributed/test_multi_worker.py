@@ -24,8 +24,9 @@ from multi_worker import pause_in_save
 pytestmark = pytest.mark.slow
 
 JOB = {
-    "image_size": 64, "batch_size": 12, "model": "cnn_bn", "dropout": 0.3, "precision": "float32", "export": "none",
-    "epochs": 3, "max_bad_fraction": 0.5, "plateau_patience": 1, "peer_timeout_seconds": 20,
+    "image_size": 64, "batch_size": 32, "steps_per_epoch": 9, "model": "cnn_bn", "dropout": 0.3,
+    "precision": "float32", "export": "none", "epochs": 3, "max_bad_fraction": 0.5, "plateau_patience": 1,
+    "peer_timeout_seconds": 20,
 }  # fmt: skip
 
 

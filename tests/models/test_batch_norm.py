@@ -1,11 +1,17 @@
 """Batch normalisation that padding and the number of devices do not touch."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.jobs import result_of, run_job, values_of
-from trainer.models import layers
+from tests.helpers.commands import answer
+from tests.helpers.jobs import argv, float32_policy, result_of, run_job, values_of  # noqa: F401  (a fixture)
+from trainer import train
+from trainer.core.config import DataConfig, ModelConfig, RuntimeConfig
+from trainer.distributed import strategy as strategy_lib
+from trainer.models import layers, registry
+from trainer.training.train_step import StepStats, TrainStep
 
 
 def shard(weights):
@@ -54,9 +60,97 @@ def test_inference_uses_the_moving_averages(inputs):
     np.testing.assert_allclose(layer(inputs), (inputs - 3.0) / np.sqrt(4.001), rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_layer_uses_its_moving_averages_in_training_too(inputs):
+    layer = layers.ShardBatchNorm(epsilon=1e-5)
+    layer(inputs)
+    layer.moving.assign([[3.0] * 4, [4.0] * 4])
+    layer.trainable = False
+    its = shard([1] * 6)
+    with layers.training_on(its):
+        out = layer(tf.constant(inputs), training=True)
+    np.testing.assert_allclose(out, (inputs - 3.0) / np.sqrt(4.00001), rtol=1e-4, atol=1e-5)
+    assert its.statistics == {}
+    assert layers.trained_batch_norms(keras.Sequential([layer])) == []
+    layer.trainable = True
+    assert normalised(layer, inputs, [1] * 6)[1].shape == (2, 4)
+
+
+def test_the_initial_averages_weigh_nothing():
+    average, values = 77.0, [1.0, 4.0, 2.0]
+    for count, value in enumerate(values, 1):
+        old = layers.momentum_at(0.9, tf.constant(count)).numpy()
+        average = old * average + (1 - old) * value
+    assert average == pytest.approx(np.average(values, weights=[0.81, 0.9, 1.0]), rel=1e-5)
+
+
+# --- in training ----------------------------------------------------------------------------------------------------
+
+IMAGES = 32
+
+
+def trained(steps, frozen=()):
+    """Train cnn_bn and return its steps, its last loss and the batch that it saw at every step."""
+    strategy = strategy_lib.setup(RuntimeConfig(precision="float32", num_devices=1), DataConfig(batch_size=IMAGES))
+    with strategy.strategy.scope():
+        model = registry.build(ModelConfig(model="cnn_bn", dropout=0.0), num_classes=2, image_size=46, seed=0)
+        for name in frozen:
+            model.get_layer(name).trainable = False
+        optimizer = keras.optimizers.Adam(1e-3, name="adam")
+        optimizer.build(model.trainable_variables)
+    step = TrainStep(strategy.strategy, model, optimizer, None, batch_size=IMAGES, seed=0, augmentation="none")
+    random = np.random.default_rng(0)
+    labels = np.arange(IMAGES, dtype=np.int32) % 2
+    image = random.integers(60, 160, [IMAGES, 46, 46, 3]) + 40 * labels[:, None, None, None]
+    batch = {"image": image.astype(np.uint8), "label": labels, "weight": np.ones([IMAGES], np.float32)}
+    batch = {name: tf.constant(value) for name, value in batch.items()}
+    for number in range(steps):
+        last = StepStats.of(step.train(batch, tf.constant(number, tf.int64)).numpy())
+    return model, step, last.loss_sum / IMAGES, batch
+
+
+def inference_loss(step, batch):
+    probabilities = step.evaluate(batch).numpy()[:, :2]
+    return -np.log(probabilities[np.arange(IMAGES), batch["label"].numpy()]).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", [False, True])
+def test_after_ten_steps_the_inference_loss_is_near_the_training_loss(monkeypatch, old):
+    if old:
+        monkeypatch.setattr(layers, "momentum_at", lambda momentum, updates: tf.constant(0.99))
+    _, step, loss, batch = trained(10)
+    assert loss < 0.2
+    assert (inference_loss(step, batch) > 3 * loss + 0.1) == old
+
+
+@pytest.mark.slow
+def test_a_frozen_layer_keeps_its_averages_while_others_move_theirs():
+    model, *_ = trained(2, frozen=["norm1"])
+    frozen, moved = model.get_layer("norm1").moving.numpy(), model.get_layer("norm2").moving.numpy()
+    np.testing.assert_array_equal(frozen, [[0.0] * 32, [1.0] * 32])
+    assert (moved[1] != 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices", "parts"),
+    [(32, 1, 4), (32, 2, 2), (16, 1, 2), (16, 2, 1), (12, 1, 1), (8, 1, 1), (24, 1, 2)],
+)
+def test_no_part_has_fewer_than_eight_images(batch_size, devices, parts):
+    runtime = strategy_lib.setup(RuntimeConfig(num_devices=devices), DataConfig(batch_size=batch_size))
+    assert strategy_lib.with_normalised_parts(runtime, batch_size, "cnn_bn").gradient_shards == parts
+
+
+@pytest.mark.parametrize(("batch_size", "devices", "use"), [(4, 1, 8), (12, 2, 16)])
+def test_a_batch_that_is_too_small_to_normalise_is_refused(image_set, tmp_path, capsys, batch_size, devices, use):
+    words = argv(image_set, tmp_path / "job", model="cnn_bn", batch_size=batch_size, num_devices=devices)
+    code, _, err = answer(capsys, train.main, *words)
+    assert code == 2
+    assert f"received {batch_size} for {devices}; use --batch_size={use} or" in err
+
+
 @pytest.mark.slow
 def test_one_and_two_devices_train_the_same_network(image_set, tmp_path):
-    changes = {"model": "cnn_bn", "batch_size": 12, "epochs": 1}
+    changes = {"model": "cnn_bn", "batch_size": 16, "epochs": 1}
     for devices in (1, 2):
         assert run_job(image_set, tmp_path / str(devices), num_devices=devices, **changes) == 0
     one, two = result_of(tmp_path / "1"), result_of(tmp_path / "2")

@@ -71,7 +71,9 @@ def build(model, image_size=32, **changes):
 def test_the_flag_takes_a_choice_or_a_dotted_name_and_nothing_else():
     assert from_flat({"model": "mylab.nets:build"}).model.model == "mylab.nets:build"
     for name in ("cnm", "mylab.nets", "mylab:", ":build", "my lab:build", "mylab.nets:build:again"):
-        with pytest.raises(RequestError, match=r"--model: expected one of cnn, cnn_bn, or module:function; received"):
+        with pytest.raises(
+            RequestError, match=r"--model: expected one of cnn, cnn_bn, .*, or module:function; received"
+        ):
             from_flat({"model": name})
     with pytest.raises(RequestError, match="--optimizer: expected one of adam"):
         from_flat({"optimizer": "keras.optimizers:Lion"})
@@ -186,14 +188,21 @@ def test_equal_salts_and_equal_names_are_refused(monkeypatch):
         build("mylab:net", image_size=2)
 
 
-def test_every_network_of_the_package_keeps_the_invariants_and_its_smallest_image():
+def test_every_network_of_the_package_refuses_images_below_its_smallest():
     for name, entry in NETWORKS.entries().items():
         smallest = entry.facts["MINIMUM_IMAGE_SIZE"]
-        assert build(name, image_size=smallest).output_shape == (None, 2)
-        with pytest.raises(RequestError, match="--image_size"):
+        with pytest.raises(RequestError, match=f"--image_size: .* at least {smallest} for --model={name}; received"):
             build(name, image_size=smallest - 1)
         with pytest.raises(RequestError, match=f"--image_size: .* at least {smallest} for --model={name}; received"):
             from_flat({"model": name, "image_size": smallest - 1})
+
+
+# The others take seconds to build: test_backbones.py.
+@pytest.mark.parametrize("name", NETWORKS.searched)
+def test_every_small_network_keeps_the_invariants_at_its_smallest_image_and_ends_with_dropout(name):
+    model = build(name, image_size=NETWORKS.entries()[name].facts["MINIMUM_IMAGE_SIZE"])
+    assert model.output_shape == (None, 2)
+    assert [layer.name for layer in model.layers[-3:]] == ["dropout", "logits", "probabilities"]
 
 
 def test_an_input_range_is_part_of_the_model(mylab):

@@ -110,5 +110,5 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 def test_the_smallest_image_builds_and_a_smaller_one_is_refused():
     assert build(image_size=46).output_shape == (None, 2)
-    with pytest.raises(RequestError, match=r"--image_size: .* received 45"):
+    with pytest.raises(RequestError, match=r"--image_size: .* at least 46 for --model=cnn; received 45"):
         build(image_size=45)

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 _GRADIENT_PARTS = 4
 
+# Images of a gradient part of a network with batch normalisation.  Mean and variance of fewer are mostly noise:
+# Wu and He 2018, "Group Normalization", arXiv:1803.08494, figure 1.
+SMALLEST_NORMALISED_PART = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
@@ -34,7 +38,8 @@ class Runtime:
         num_devices: number of replicas in all processes.
         local_devices: number of replicas in this process.
         first_device: index of this process's first replica among all.
-        gradient_shards: parts of a replica's batch whose gradients are computed separately, see ``gradient_shards``.
+        gradient_shards: parts of a replica's batch whose gradients are computed separately, see ``gradient_shards``
+            and ``with_normalised_parts``.
         allreduce_dtype: of gradients while they are reduced over replicas.
     """
 
@@ -111,6 +116,26 @@ def gradient_shards(batch_size: int, replicas: int) -> int:
     """
     parts = math.gcd(batch_size, _GRADIENT_PARTS)
     return parts // replicas if parts % replicas == 0 else 1
+
+
+def with_normalised_parts(runtime: Runtime, batch_size: int, model_name: str) -> Runtime:
+    """Return the runtime of a network that normalises over each part: with fewer parts where those are too small.
+
+    On 1, 2 and 4 devices they are the same parts of the global batch again.
+
+    Raises:
+        RequestError: if a replica's whole batch is too small.
+    """
+    parts, per_replica = runtime.gradient_shards, batch_size // runtime.num_devices
+    while parts > 1 and per_replica // parts < SMALLEST_NORMALISED_PART:
+        parts //= 2
+    if per_replica < SMALLEST_NORMALISED_PART:
+        raise RequestError(
+            f"--batch_size: expected at least {SMALLEST_NORMALISED_PART} images for each device, over which "
+            f"--model={model_name} normalises, received {batch_size} for {runtime.num_devices}; use "
+            f"--batch_size={SMALLEST_NORMALISED_PART * runtime.num_devices} or a network without batch normalisation"
+        )
+    return dataclasses.replace(runtime, gradient_shards=parts)
 
 
 def _devices(config: RuntimeConfig, kind: str, gpus: int) -> list[str]:

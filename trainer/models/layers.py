@@ -17,6 +17,14 @@ import tensorflow as tf
 Kernel = Callable[[], keras.Initializer]
 
 
+def he_normal(kernel: Kernel) -> keras.Initializer:
+    """Return the initializer of a convolution before a ReLU (He et al. 2015, arXiv:1502.01852), seeded by ``kernel``.
+
+    Counted by outputs, because that is right for convolutions of each channel as well.
+    """
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal", seed=kernel().seed)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """What a layer may know about the examples it is trained on, besides their features.
@@ -100,12 +108,19 @@ class ShardBatchNorm(keras.layers.Layer):  # type: ignore[misc]
 
     Keras's own layer normalises over a replica's batch, padding included, and lets every replica keep moving
     averages of its own (an empty one makes them NaN).  Here ``train_step.py`` gets the batch statistics and averages
-    them over all shards and replicas before it moves ``moving [2, C]`` (mean and variance).  Momentum and epsilon are
-    Keras's defaults.  A layer may be called once in a model: a second call would overwrite its statistics.
+    them over all shards and replicas before it moves ``moving [2, C]`` (mean and variance, see ``momentum_at``).  A
+    frozen layer (``trainable = False``) uses its moving averages and leaves them as they are.  A layer may be called
+    once in a model: a second call would overwrite its statistics.
+
+    Args:
+        momentum: weight of the old averages at each update.  Keras's .99 needs hundreds of steps to be true.
+        epsilon: added to the variance; the default is Keras's.
     """
 
-    MOMENTUM = 0.99
-    EPSILON = 1e-3
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-3, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
 
     @property
     def key(self) -> str:
@@ -124,12 +139,13 @@ class ShardBatchNorm(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the normalised inputs, ``[b, ..., C]`` in their own dtype."""
         values = tf.cast(inputs, tf.float32)
+        training = training and self.trainable
         moments = self._moments(values) if training else tf.convert_to_tensor(self.moving)
         if training:
             statistics = _shard().statistics
             assert self.key not in statistics, f"batch normalisation {self.key} is called twice in one model"
             statistics[self.key] = moments
-        scale = self.gamma * tf.math.rsqrt(moments[1] + self.EPSILON)
+        scale = self.gamma * tf.math.rsqrt(moments[1] + self.epsilon)
         return tf.cast((values - moments[0]) * scale + self.beta, inputs.dtype)
 
     def _moments(self, values: tf.Tensor) -> tf.Tensor:
@@ -144,6 +160,23 @@ class ShardBatchNorm(keras.layers.Layer):  # type: ignore[misc]
         variance = tf.reduce_sum(tf.square(values - mean) * weights, axes) / count
         return tf.stack([mean, variance])
 
+    def get_config(self) -> dict[str, object]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+def momentum_at(momentum: float, updates: tf.Tensor) -> tf.Tensor:
+    """Return the weight of the old averages at an update, such that their initial values weigh nothing.
+
+    This is the debiased average of Kingma and Ba 2014, "Adam", arXiv:1412.6980, section 3, as a recursion.
+
+    Args:
+        momentum: of the layer.
+        updates: how many there have been, this one included; at least 1.
+    """
+    count = tf.cast(updates, tf.float32)
+    return momentum * (1.0 - momentum ** (count - 1.0)) / (1.0 - momentum**count)
+
 
 def _zero_mean_unit_variance(shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
     return tf.stack([tf.zeros(shape[1:], dtype), tf.ones(shape[1:], dtype)])
@@ -157,6 +190,11 @@ def all_layers(root: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 def batch_norms(model: keras.Model) -> list[ShardBatchNorm]:
     """Return every ``ShardBatchNorm`` of a model, those of nested models and layers too."""
     return [layer for layer in all_layers(model) if isinstance(layer, ShardBatchNorm)]
+
+
+def trained_batch_norms(model: keras.Model) -> list[ShardBatchNorm]:
+    """Return those that are not frozen: they normalise by the statistics of the batch, and move their averages."""
+    return [layer for layer in batch_norms(model) if layer.trainable]
 
 
 def _walk(layer: keras.layers.Layer, seen: set[int]) -> Iterator[keras.layers.Layer]:

@@ -21,4 +21,5 @@ def to_input_range(pixels: keras.KerasTensor, input_range: tuple[float, float]) 
     if tuple(input_range) == UNIT_RANGE:
         return pixels
     low, high = input_range
-    return keras.layers.Rescaling(high - low, low, name="input_range")(pixels)
+    # In float32, because bfloat16 cannot tell the upper grey levels of [0, 1] apart.
+    return keras.layers.Rescaling(high - low, low, dtype="float32", name="input_range")(pixels)

@@ -13,7 +13,7 @@ import random
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.core import registry
 from trainer.core.config import NETWORKS, ModelConfig
@@ -32,10 +32,12 @@ class Network:
         build: ``(inputs [N, S, S, 3], config, kernel) -> features [N, F]``; every layer with a kernel takes
             ``kernel_initializer=kernel()``, in a fixed order, so that the initial weights depend on the seed alone.
         input_range: range of the inputs that it expects.
+        minimum_image_size: side of the smallest image that it can shrink, pixels.
     """
 
     build: Callable[..., "keras.KerasTensor"]
     input_range: tuple[float, float] = (0.0, 1.0)
+    minimum_image_size: int = 1
 
 
 def network(name: str) -> Network:
@@ -47,7 +49,7 @@ def network(name: str) -> Network:
     if registry.is_dotted(name):
         return _outside(name)
     module = NETWORKS.load(name)
-    return Network(module.build, getattr(module, "INPUT_RANGE", Network.input_range))
+    return _of(module, module.build)
 
 
 def _outside(name: str) -> Network:
@@ -72,7 +74,16 @@ def _outside(name: str) -> Network:
         raise RequestError(
             f"--model={name}: expected a function build(inputs, config, kernel) in {module_name}, received {received}"
         )
-    return Network(function, getattr(module, "INPUT_RANGE", Network.input_range))
+    return _of(module, function)
+
+
+def _of(module: Any, function: Callable[..., "keras.KerasTensor"]) -> Network:
+    """Return a network with what its module says of it."""
+    return Network(
+        function,
+        getattr(module, "INPUT_RANGE", Network.input_range),
+        getattr(module, "MINIMUM_IMAGE_SIZE", Network.minimum_image_size),
+    )
 
 
 def build(config: ModelConfig, *, num_classes: int, image_size: int, seed: int) -> "keras.Model":
@@ -89,6 +100,11 @@ def build(config: ModelConfig, *, num_classes: int, image_size: int, seed: int) 
     from trainer.models import invariants, preprocess
 
     chosen = network(config.model)
+    if image_size < chosen.minimum_image_size:
+        raise RequestError(
+            f"--image_size: expected a number at least {chosen.minimum_image_size} for --model={config.model}; "
+            f"received {image_size}"
+        )
     random_numbers = random.Random(seed)  # Keras asks Python's global generator, from which other threads draw as well.
 
     def kernel() -> keras.Initializer:

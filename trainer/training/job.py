@@ -28,6 +28,7 @@ from trainer.distributed import consistency
 from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import ProcessGroup, SingleProcess
+from trainer.models import layers
 from trainer.training import loop, resume
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.manager import CheckpointManager
@@ -196,6 +197,8 @@ def build(request: Request) -> Job:
     state = TrainState.fresh(
         config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps
     )
+    if layers.batch_norms(state.model):
+        runtime = strategy_lib.with_normalised_parts(runtime, config.data.batch_size, config.model.model)
     # What only watches, in the order in which it gets the events.
     metrics_log = MetricsLog(paths, request.plan, write=is_chief)
     writer = SummaryWriter(paths.tensorboard, write=is_chief)

@@ -127,7 +127,7 @@ class TrainStep:
         self._loss = loss or loss_lib.Loss(LossConfig())
         # Gradients are reduced here, in buckets.
         tf_private.leave_gradients_as_they_are(optimizer)
-        self._norms = layers.batch_norms(model)
+        self._norms = layers.trained_batch_norms(model)
         self._per_replica = batch_size // strategy.num_replicas_in_sync
 
     @tf.function(autograph=False)
@@ -191,7 +191,8 @@ class TrainStep:
         # Batch-norm averages come last: they move only if the update was applied.
         if moments:
             means = [tf.cast(each / total, tf.float32) for each in moments]
-            context.merge_call(_move_averages, args=([n.moving.value for n in self._norms], means, applied))
+            updates = self._optimizer.iterations.value
+            context.merge_call(_move_averages, args=(self._norms, means, tf.convert_to_tensor(updates), applied))
         return tf.concat([tf.cast(sums[:3], tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
 
     def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -304,13 +305,19 @@ def _keep_if(
 
 
 def _move_averages(
-    strategy: tf.distribute.Strategy, moving: list[tf.Variable], batch: list[tf.Tensor], applied: tf.Tensor
+    strategy: tf.distribute.Strategy,
+    norms: list[layers.ShardBatchNorm],
+    batch: list[tf.Tensor],
+    updates: tf.Tensor,
+    applied: tf.Tensor,
 ) -> None:
     """Move each average towards its batch statistics, if the step was applied; runs in cross-replica context."""
-    momentum = layers.ShardBatchNorm.MOMENTUM
+    for norm, statistics in zip(norms, batch, strict=True):
 
-    def move(variable: tf.Variable, new: tf.Tensor, keep_new: tf.Tensor) -> tf.Operation:
-        return variable.assign(tf.where(keep_new, variable * momentum + new * (1.0 - momentum), variable))
+        def move(
+            variable: tf.Variable, new: tf.Tensor, count: tf.Tensor, keep_new: tf.Tensor, of: float = norm.momentum
+        ) -> tf.Operation:
+            old = layers.momentum_at(of, count)
+            return variable.assign(tf.where(keep_new, variable * old + new * (1.0 - old), variable))
 
-    for variable, new in zip(moving, batch, strict=True):
-        strategy.extended.update(variable, move, args=(new, applied), group=False)
+        strategy.extended.update(norm.moving.value, move, args=(statistics, updates, applied), group=False)

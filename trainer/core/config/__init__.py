@@ -27,7 +27,7 @@ from trainer.core.config.sections import (
 
 __all__ = [
     "AUGMENTATIONS", "AUTO", "MAX_IMAGE_PIXELS", "NETWORKS", "OPTIMIZERS", "PATH", "PATHS", "CheckpointConfig",
-    "Config", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig", "OptimConfig", "RuntimeConfig", "Value",
-    "check", "check_together", "check_written", "did_you_mean", "from_flat", "help_of", "is_auto", "setting",
+    "Config", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig", "OptimConfig", "RuntimeConfig",
+    "Value", "check", "check_together", "check_written", "did_you_mean", "from_flat", "help_of", "is_auto", "setting",
     "settings", "settings_with_section",
 ]  # fmt: skip
