@@ -89,8 +89,11 @@ def match(variables: Mapping[str, Shape], arrays: Arrays) -> Match:
     """
     file = _File(arrays)
     needs = {path: _needs(path, shape, file) for path, shape in variables.items()}
-    shorts = collections.Counter(name for names in needs.values() for name in names)
-    pairs = {path: [file.find(name, unique=shorts[name] == 1) for name in names] for path, names in needs.items()}
+    shorts = collections.Counter((name.layer, name.leaf) for names in needs.values() for name in names)
+    pairs = {
+        path: [file.find(name, unique=shorts[name.layer, name.leaf] == 1) for name in names]
+        for path, names in needs.items()
+    }
     _pair_lone_variables(pairs, needs, file)
     if 2 * sum(all(names) for names in pairs.values()) >= len(pairs):  # Else it is another network.
         _pair_automatic_layers(pairs, needs, variables, file)
