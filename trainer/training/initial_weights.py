@@ -59,12 +59,17 @@ def require(config: Config, paths: JobPaths, *, starts_over: bool) -> None:
     if _is_begun(paths) and not starts_over:
         raise StoppedEarly(f"--weights: {path!r} is missing, with which {paths.job_dir!r} was started, and there is no "
                            "checkpoint yet; mount or restore it, then rerun the same command")  # fmt: skip
-    advice = published.advice(config.model.model)
-    raise RequestError(
+    raise RequestError(_missing(weights, config.model.model))
+
+
+def _missing(weights: str, model: str) -> str:
+    """Return the message for a path that does not exist."""
+    advice = published.advice(model)
+    remedy = f"nothing is downloaded: for --model={model} {advice}" if advice else "check the path"
+    return (
         f"--weights: expected a file, a job_dir, an export or {NONE}, received {weights!r}, which does not exist; "
-        + (f"nothing is downloaded: for --model={config.model.model} {advice} (docs/weights.md)" if advice
-           else "check the path (docs/weights.md)")
-    )  # fmt: skip
+        f"{remedy} (docs/weights.md)"
+    )
 
 
 def prepare(config: Config, class_names: Sequence[str], group: SingleProcess) -> Callable[[Any], None] | None:
