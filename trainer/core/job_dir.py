@@ -39,6 +39,11 @@ class JobPaths:
         return join(self.job_dir, "skipped.jsonl")
 
     @property
+    def weights(self) -> str:
+        """Where the job's initial weights came from, and which variables took them; absent if they were random."""
+        return join(self.job_dir, "weights.json")
+
+    @property
     def lock(self) -> str:
         """Lock of the live job; its content names the process."""
         return join(self.job_dir, "lock")

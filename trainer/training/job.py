@@ -29,7 +29,7 @@ from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import ProcessGroup, SingleProcess
 from trainer.models import layers
-from trainer.training import loop, resume
+from trainer.training import initial_weights, loop, resume
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
@@ -195,8 +195,9 @@ def build(request: Request) -> Job:
     runtime = _same_runtime(request)
     bad_images = BadImages(paths.skipped, config.data.max_bad_fraction, write=is_chief)
     state = TrainState.fresh(
-        config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps
-    )
+        config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps,
+        initial=initial_weights.prepare(config, request.train.class_names, request.group),
+    )  # fmt: skip
     if layers.batch_norms(state.model):
         runtime = strategy_lib.with_normalised_parts(runtime, config.data.batch_size, config.model.model)
     # What only watches, in the order in which it gets the events.

@@ -38,7 +38,7 @@ def prepare(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str
     for folder in (paths.job_dir, paths.report, paths.tensorboard):
         files.remove_leftovers(folder)
     if config.checkpoint.resume == "never":
-        if _is_begun(config, paths, images):
+        if is_begun(config, paths, images):
             log.warning("--resume=never: continuing the unfinished job that the same command began; to start over, "
                         "remove %s", paths.config)  # fmt: skip
         else:
@@ -52,7 +52,7 @@ def prepare(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str
         )
 
 
-def _is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str]) -> bool:
+def is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str]) -> bool:
     """Return whether job_dir holds an unfinished job of this very request and these images."""
     if files.exists(paths.result) or not files.exists(paths.config):
         return False

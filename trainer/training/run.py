@@ -20,8 +20,9 @@ from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
+from trainer.models.weights.source import NONE
 from trainer.serving import exported_model
-from trainer.training import resume, schedule, settle
+from trainer.training import initial_weights, resume, schedule, settle
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
 
@@ -148,6 +149,9 @@ def _own_job_dir(paths: JobPaths) -> Iterator[None]:
 
 def _prepare(config: Config, plan: Plan, paths: JobPaths, images: Mapping[str, str]) -> dict[str, Any] | None:
     """Prepare job_dir; return its result if there is nothing left to do."""
+    if config.model.weights != NONE:  # Before anything is moved aside.
+        starts_over = config.checkpoint.resume == "never" and not resume.is_begun(config, paths, images)
+        initial_weights.require(config, paths, starts_over=starts_over)
     resume.prepare(config, paths, images)
     finished = result.read(paths.result)
     if finished is None or not is_complete(finished, config, plan):

@@ -1,6 +1,7 @@
 """Everything that decides a job's future, in one object that can be saved and restored."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -45,8 +46,19 @@ class TrainState:
     last: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int) -> "TrainState":
-        """Return the state before the first step; it is a function of the config."""
+    def fresh(
+        cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int,
+        initial: Callable[[keras.Model], None] | None = None,
+    ) -> "TrainState":  # fmt: skip
+        """Return the state before the first step; it is a function of the config.
+
+        Args:
+            config: of the job.
+            runtime: devices and precision.
+            num_classes: of the images.
+            total_steps: of the job.
+            initial: puts weights of another model into a new one (``initial_weights.py``); None: they stay random.
+        """
         with runtime.strategy.scope():
             model = registry.build(
                 config.model,
@@ -54,6 +66,8 @@ class TrainState:
                 image_size=config.data.image_size,
                 seed=config.loop.seed,
             )
+            if initial is not None:  # Before the optimizer, which may keep averages of the weights.
+                initial(model)
             optimizer = optimizers.build(config.optim, model.trainable_variables)
             loss_scale = LossScale() if runtime.scales_loss else None
         return cls(

@@ -128,6 +128,12 @@ def _check_places(config: Config) -> None:
     """Refuse outputs among the images, and a start over that would move the images aside."""
     data_dir, job_dir = config.data.data_dir, config.loop.job_dir
     placement.refuse_among_images("job_dir", job_dir, data_dir)
+    weights = config.model.weights
+    if weights != "none" and job_dir and placement.is_within(weights, job_dir):
+        raise RequestError(
+            f"--weights: expected weights from outside the job_dir, received {weights!r} in {job_dir!r}; give another "
+            "--job_dir"
+        )
     if config.data.cache not in ("none", "memory"):
         placement.refuse_among_images("cache", config.data.cache, data_dir)
     if config.checkpoint.resume == "never" and data_dir and job_dir and placement.is_within(data_dir, job_dir):

@@ -30,7 +30,7 @@ from trainer.evaluation import calibration
 from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
-from trainer.training import evaluator, resume
+from trainer.training import evaluator, initial_weights, resume
 from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.training.loop import Plan, StopReason
 from trainer.training.metrics_log import utc_now
@@ -174,6 +174,7 @@ class Exporter:
             audit=audit,
             made={
                 "Devices": f"{runtime.num_devices} x {runtime.device_kind}",
+                "Initial weights": initial_weights.describe(self._paths),
                 "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
                 "SHA-256 of the weights": digest_of_arrays(weights),
             },
