@@ -99,7 +99,7 @@ class TrainStep:
             loss_scale: for gradients that are float16, computed or on their way; None otherwise.
             batch_size: slots of the global batch.
             seed: of dropout.
-            augmentation: a choice of ``--augment``, whose ``device`` part is applied here.
+            augmentation: value of ``--augment``, whose parts on the device are applied here.
             xla: whether to compile forward and backward pass.
             shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
                 1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
@@ -189,10 +189,7 @@ class TrainStep:
 
     def _pixels(self, batch: Batch) -> tf.Tensor:
         """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
-        if self._augmentation.device is None:
-            return preprocess.to_unit_range(batch["image"])
-        values = batch["draws"] if self._augmentation.parameters is None else batch["parameters"]
-        return preprocess.to_unit_range(self._augmentation.device(batch["image"], values))
+        return preprocess.to_unit_range(augment.on_device(self._augmentation, batch))
 
     def _gradients(
         self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor
@@ -204,7 +201,7 @@ class TrainStep:
             examples of its batch statistics, float64 (the statistics of a shard count once for each of its examples).
         """
         # The batch is cut into shards of one size, whatever the number of replicas.
-        inputs = (self._pixels(batch), batch["label"], batch["weight"])
+        inputs = (self._pixels(batch), batch.get("target", batch["label"]), batch["weight"])
         size = self._per_replica // self._shards
         parts = [
             self._forward_backward(*(x[k * size : (k + 1) * size] for x in inputs), factor, seed, first_slot + k * size)
@@ -232,7 +229,10 @@ class TrainStep:
         shard = layers.Shard(seed, first_slot, self._batch_size, weights)
         with tf.GradientTape() as tape, layers.training_on(shard):
             logits = self._logits(pixels, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            if labels.dtype.is_floating:  # Shares of the classes in a mixture, ``[b, C]``.
+                losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+            else:
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             # A padded slot must not touch the sum even if its loss is not finite.
             losses = tf.where(weights > 0.0, losses * weights, 0.0)
             target = tf.reduce_sum(losses) * factor

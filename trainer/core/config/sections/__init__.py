@@ -4,6 +4,7 @@ Owns: names, defaults, ranges and help of the settings.  Does not own: checks of
 parsing (``flags.py``).  Imports no TensorFlow.
 """
 
+from trainer.core.config.sections.augment import AugmentConfig
 from trainer.core.config.sections.checkpoint import CheckpointConfig
 from trainer.core.config.sections.data import DataConfig
 from trainer.core.config.sections.export import ExportConfig
@@ -13,5 +14,6 @@ from trainer.core.config.sections.optim import OptimConfig
 from trainer.core.config.sections.runtime import RuntimeConfig
 
 __all__ = [
-    "CheckpointConfig", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig", "OptimConfig", "RuntimeConfig",
+    "AugmentConfig", "CheckpointConfig", "DataConfig", "ExportConfig", "LoopConfig", "ModelConfig", "OptimConfig",
+    "RuntimeConfig",
 ]  # fmt: skip

@@ -67,4 +67,9 @@ class DataConfig:
         "decodes its own images.",
         fixed=False,
     )
-    augment: str = setting("notebook", "Training augmentation.", choices=AUGMENTATIONS)
+    augment: str = setting(
+        "notebook",
+        "Training augmentation; several, separated by commas, are applied in their order.",
+        choices=AUGMENTATIONS,
+        several=True,
+    )
