@@ -14,6 +14,7 @@ from trainer.data import decode, decode_batch, interruptible, readers
 from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
 from trainer.data.readers import Content
+from trainer.data.self_blending import validation
 from trainer.data.tfrecord import Array
 
 
@@ -58,10 +59,11 @@ class ImageSource:
         """
         try:
             # The first failure is the job's, so nobody waits for what other threads are still trying.
-            return interruptible.run(lambda: self._load(index), is_void=lambda: self.failure is not None)
+            loaded = interruptible.run(lambda: self._load(index), is_void=lambda: self.failure is not None)
         except (StoppedEarly, RequestError) as failure:
             self.failure = self.failure or failure
             raise
+        return validation.blended(self._split, index, loaded)
 
     def _load(self, index: Array) -> DecodedBatch:
         if self._cache is None:

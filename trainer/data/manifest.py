@@ -18,12 +18,24 @@ from trainer.core.errors import RequestError
 from trainer.core.litter import NOTHING, LeftOut
 from trainer.core.placement import TEST, TRAIN, VALIDATION
 from trainer.core.storage import files
-from trainer.data import class_folders, tfrecord
+from trainer.data import class_folders, positive_class, tfrecord
 
-__all__ = ["TEST", "TRAIN", "VALIDATION", "Split", "has_split", "hold_out", "read_all_splits", "read_split",
-           "read_train_and_validation"]  # fmt: skip
+__all__ = ["TEST", "TRAIN", "VALIDATION", "SelfBlended", "Split", "has_split", "hold_out", "read_all_splits",
+           "read_split", "read_train_and_validation"]  # fmt: skip
 
 _EXAMPLES = 8
+_FAKE = "Fake"  # The class of forgeries, where no folder and no setting names it.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SelfBlended:
+    """Which images of a split count as forgeries of themselves (``self_blending/validation.py``).
+
+    ``examples[i]`` is the number that, with the seed, determines the forgery of image i; -1: it is no forgery.
+    """
+
+    seed: int
+    examples: npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +44,7 @@ class Split:
 
     ``names[i]`` is relative to ``root`` (such as ``Train/Fake/a.jpg``); ``labels[i]`` indexes ``class_names``.
     In a packed set ``records`` locates their bytes; the names are those of the files that were packed.  ``left_out``
-    names what else the listing saw, relative to ``root``.
+    names what else the listing saw, relative to ``root``.  ``self_blended`` images have the label of forgeries.
     """
 
     name: str
@@ -42,6 +54,7 @@ class Split:
     labels: npt.NDArray[np.int32]
     records: tfrecord.Records | None = None
     left_out: LeftOut = NOTHING
+    self_blended: SelfBlended | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,6 +68,12 @@ class Split:
         """Images of each class."""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    @property
+    def forgeries_made(self) -> str:
+        """What is to be said of images that count as forgeries of themselves; empty if there are none."""
+        count = int((self.self_blended.examples >= 0).sum()) if self.self_blended else 0
+        return f"{count:,} made by blending images with themselves, as there are no others" if count else ""
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -70,7 +89,8 @@ class Split:
         numbers = np.asarray(indices, np.int64)
         records = self.records.select(numbers) if self.records else None
         names = tuple(self.names[i] for i in numbers.tolist())
-        return Split(name, self.root, self.class_names, names, self.labels[numbers], records, self.left_out)
+        blended = self.self_blended and SelfBlended(self.self_blended.seed, self.self_blended.examples[numbers])
+        return Split(name, self.root, self.class_names, names, self.labels[numbers], records, self.left_out, blended)
 
 
 def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = None) -> Split:
@@ -89,11 +109,22 @@ def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = No
 
 
 def _read_split(
-    data_dir: str, pack: dict[str, Any] | None, split: str, class_names: Sequence[str] | None, keep_litter: bool = False
-) -> Split:
-    """List a split as ``read_split`` does; ``pack`` is the folder's ``pack.json``, None if it has none."""
+    data_dir: str, pack: dict[str, Any] | None, split: str, class_names: Sequence[str] | None,
+    keep_litter: bool = False, forged: str | None = None,
+) -> Split:  # fmt: skip
+    """List a split as ``read_split`` does.
+
+    Args:
+        data_dir: as ``read_split``.
+        pack: the folder's ``pack.json``; None if it has none.
+        split: as ``read_split``.
+        class_names: as ``read_split``.
+        keep_litter: whether litter counts as images.
+        forged: with ``class_names=None`` the setting ``positive_class``, whose class may lack images and a folder; None
+            if no class may.
+    """
     if pack is not None:
-        return _read_packed_split(data_dir, split, class_names, pack, keep_litter)
+        return _read_packed_split(data_dir, split, class_names, pack, keep_litter, forged)
     root = files.join(data_dir, split)
     listing = class_folders.read(root, keep_litter=keep_litter)
     if listing is None:
@@ -102,14 +133,14 @@ def _read_split(
             f"check the path{_folders_there(data_dir)}"
         )
     folders = sorted(listing.classes)
-    classes = tuple(folders if class_names is None else class_names)
-    _check_classes(root, folders, classes, must_fill=class_names is None)
+    classes, may_lack = _classes(folders, class_names, forged)
+    _check_classes(root, folders, classes, must_fill=class_names is None and not may_lack)
     # Sorted by class and then by name, so that every process and every file system gives the same order.
     names: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
         members = sorted(listing.classes.get(class_name, ()))
-        if not members and class_names is None:
+        if not members and class_names is None and class_name != may_lack:
             raise RequestError(
                 f"expected images in every class, received an empty class {files.join(root, class_name)!r}; "
                 "add images or remove the folder"
@@ -125,9 +156,31 @@ def _folders_there(data_dir: str) -> str:
     return f" (it holds {', '.join(names[:_EXAMPLES])}{', ...' if names[_EXAMPLES:] else ''})" if names else ""
 
 
+def _classes(
+    folders: Sequence[str], class_names: Sequence[str] | None, forged: str | None
+) -> tuple[tuple[str, ...], str]:
+    """Return the classes of a split's folders, and the one that may lack images (empty: none); see ``_read_split``.
+
+    Raises:
+        RequestError: if forgeries cannot be made for these classes.
+    """
+    if class_names is not None or forged is None:
+        return tuple(folders if class_names is None else class_names), ""
+    classes = tuple(folders)
+    if len(folders) == 1 and folders[0] != forged and not positive_class.says_fake(folders[0]):
+        classes = tuple(sorted([*folders, forged or _FAKE]))
+    if len(classes) != 2:
+        raise RequestError(
+            f"--augment=sbi: expected two classes, or one of real images from which it makes the other, received "
+            f"{len(classes)} ({', '.join(classes) or 'none'}); put real images in one folder and forgeries in another"
+        )
+    return classes, classes[positive_class.positive_class_index(classes, forged)]
+
+
 def _read_packed_split(
-    data_dir: str, split: str, class_names: Sequence[str] | None, pack: dict[str, Any], keep_litter: bool
-) -> Split:
+    data_dir: str, split: str, class_names: Sequence[str] | None, pack: dict[str, Any], keep_litter: bool,
+    forged: str | None,
+) -> Split:  # fmt: skip
     if split not in pack["splits"]:
         raise RequestError(
             f"expected the packed set {data_dir!r} to hold {split}, received {', '.join(pack['splits'])}; pack again "
@@ -138,9 +191,9 @@ def _read_packed_split(
         packed, left_out = _without_litter(packed)
     else:
         left_out = LeftOut()
-    classes = tuple(packed.class_names if class_names is None else class_names)
+    classes, may_lack = _classes(packed.class_names, class_names, forged)
     present = [name for name, count in zip(packed.class_names, np.bincount(packed.labels), strict=False) if count]
-    _check_classes(files.join(data_dir, split), present, classes, must_fill=class_names is None)
+    _check_classes(files.join(data_dir, split), present, classes, must_fill=class_names is None and not may_lack)
     if classes != packed.class_names:  # An export may have them in another order: renumber and sort by class again.
         new_label = np.array([classes.index(name) if name in classes else -1 for name in packed.class_names], np.int32)
         order = np.argsort(new_label[packed.labels], kind="stable")
@@ -196,21 +249,60 @@ def read_all_splits(data_dir: str) -> list[Split]:
 
 
 def read_train_and_validation(
-    data_dir: str, validation_fraction: float, seed: int, *, keep_litter: bool = False
+    data_dir: str, validation_fraction: float, seed: int, *, keep_litter: bool = False, self_blended: str | None = None
 ) -> tuple[Split, Split]:
     """Return Train and Validation; without a Validation folder a stratified share of Train is held out for it.
 
-    Test is never read.  With ``keep_litter`` files of other programs count as images, as in older versions.
+    Test is never read.
+
+    Args:
+        data_dir: folder, local or remote.
+        validation_fraction: the share.
+        seed: of the job.
+        keep_litter: whether files of other programs count as images, as in older versions.
+        self_blended: the setting ``positive_class`` if training makes forgeries itself, else None
+            (``Config.self_blended``).  There may be none then; in a Validation without any, half of the images become
+            forgeries of themselves.
 
     Raises:
         RequestError: as ``read_split``, or if a class is too small to be split.
     """
     pack = tfrecord.read_manifest(data_dir)
-    train = _read_split(data_dir, pack, TRAIN, None, keep_litter)
+    train = _read_split(data_dir, pack, TRAIN, None, keep_litter, self_blended)
+    if self_blended is None:
+        return _with_validation(data_dir, pack, train, validation_fraction, seed, keep_litter, made="")
+    positive = positive_class.positive_class_index(train.class_names, self_blended)
+    made = train.class_names[positive]
+    train, validation = _with_validation(data_dir, pack, train, validation_fraction, seed, keep_litter, made)
+    return train, validation if validation.counts[made] else self_blend_half(validation, positive, seed)
+
+
+def self_blend_half(split: Split, positive: int, seed: int) -> Split:
+    """Return a split in which half of the images, chosen by seed, are forgeries of themselves.
+
+    Raises:
+        RequestError: if it has fewer than two images.
+    """
+    if len(split) < 2:
+        raise RequestError(
+            f"--augment=sbi: expected at least two images in {split.name}, one of which becomes a forgery, received "
+            f"{len(split)}; add images"
+        )
+    chosen = np.sort(np.random.default_rng([seed, len(split)]).permutation(len(split))[: len(split) // 2])
+    labels, examples = split.labels.copy(), np.full(len(split), -1, np.int64)
+    labels[chosen], examples[chosen] = positive, chosen
+    return dataclasses.replace(split, labels=labels, self_blended=SelfBlended(seed, examples))
+
+
+def _with_validation(
+    data_dir: str, pack: dict[str, Any] | None, train: Split, validation_fraction: float, seed: int,
+    keep_litter: bool, made: str,
+) -> tuple[Split, Split]:  # fmt: skip
+    """Return Train and Validation; of the class ``made`` there may be no images."""
     if not _has_split(data_dir, pack, VALIDATION):
-        return hold_out(train, validation_fraction, seed)
+        return hold_out(train, validation_fraction, seed, made)
     validation = _read_split(data_dir, pack, VALIDATION, train.class_names, keep_litter)
-    empty = [name for name, count in validation.counts.items() if count == 0]
+    empty = [name for name, count in validation.counts.items() if count == 0 and name != made]
     if empty:
         raise RequestError(
             f"expected images of every class in {files.join(data_dir, VALIDATION)!r}, received none of "
@@ -219,8 +311,10 @@ def read_train_and_validation(
     return train, validation
 
 
-def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+def hold_out(train: Split, fraction: float, seed: int, made: str = "") -> tuple[Split, Split]:
     """Split Train in two: of every class, ``round(fraction * n)`` images (at least one), chosen by seed, are held out.
+
+    Of the class ``made`` there may be no images.
 
     Raises:
         RequestError: if a class has fewer than two images.
@@ -228,6 +322,8 @@ def hold_out(train: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     held_out: list[int] = []
     for label, class_name in enumerate(train.class_names):
         members = np.flatnonzero(train.labels == label)
+        if not len(members) and class_name == made:
+            continue
         if len(members) < 2:
             raise RequestError(
                 f"expected at least two images of class {class_name!r} to hold one out for validation, received "

@@ -33,6 +33,8 @@ def of_training(data_dir: str, train: Split, validation: Split, fraction: float,
         texts = {TRAIN: f"the rest of {texts[TRAIN]}", VALIDATION: f"{fraction:.4g} of {TRAIN} held out by seed {seed}"}
         left_out = train.left_out
     lines = {split.name: f"{texts[split.name]}: {_counts(split.counts)}" for split in (train, validation)}
+    if validation.self_blended is not None:
+        lines[VALIDATION] += f"; forgeries: {validation.forgeries_made}"
     return _line(data_dir, {**lines, TEST: _test(data_dir, pack)}, left_out, pack)
 
 

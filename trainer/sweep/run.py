@@ -87,7 +87,9 @@ def _checked(request: Request) -> tuple[Request, str]:
         )
     data = request.base.data
     seed = request.base.loop.seed
-    train, validation = manifest.read_train_and_validation(data.data_dir, data.validation_fraction, seed)
+    train, validation = manifest.read_train_and_validation(
+        data.data_dir, data.validation_fraction, seed, self_blended=request.base.self_blended
+    )
     before = None if request.base.checkpoint.resume == "never" else request.positive_class_before()
     setting = positive_class.settle(train.class_names, request.base.export.positive_class, before)
     if request.base.export.kinds and not files.exists(request.paths.done):

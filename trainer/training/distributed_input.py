@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.core.config import DataConfig
 from trainer.core.errors import StoppedEarly
-from trainer.data import interruptible, pipeline
+from trainer.data import augment, interruptible, pipeline
 from trainer.data import order as order_lib
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
@@ -37,9 +37,10 @@ class DistributedInput:
 
     def __init__(
         self, runtime: Runtime, config: DataConfig, seed: int, bad_images: BadImages, group: SingleProcess, *,
-        train: Split, validation: Split,
+        train: Split, validation: Split, augmentation: augment.Settings,
     ) -> None:  # fmt: skip
-        """Bind the devices, the data settings, the job's seed, its bad images, all processes and the splits."""
+        """Bind the devices, the settings, the job's seed, its bad images, all processes and the splits."""
+        self._augmentation = augmentation
         self._strategy = runtime.strategy
         self._config = config
         self._seed = seed
@@ -87,6 +88,7 @@ class DistributedInput:
             order,
             self._bad_images,
             augmentation=augmentation,
+            settings=self._augmentation,
             share=share,
             start_step=start_step,
             stop_step=stop_step,

@@ -20,7 +20,7 @@ from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
 from trainer.core.storage import transient
-from trainer.data import interruptible
+from trainer.data import augment, interruptible
 from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split
 from trainer.data.positive_class import positive_class_index
@@ -244,6 +244,7 @@ def _make_trainer(
     inputs = DistributedInput(
         runtime, config.data, config.loop.seed, bad_images, request.group,
         train=request.train, validation=request.validation,
+        augmentation=augment.Settings(config.augment, request.positive),
     )  # fmt: skip
     evaluator = Evaluator(
         plan=plan, split=request.validation, positive=request.positive, monitor=config.loop.monitor,

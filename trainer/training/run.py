@@ -124,8 +124,9 @@ def _read_splits(config: Config, group: process_group.SingleProcess, paths: JobP
 
     def read(*, keep_litter: bool) -> tuple[Split, Split]:
         return manifest.read_train_and_validation(
-            config.data.data_dir, config.data.validation_fraction, config.loop.seed, keep_litter=keep_litter
-        )
+            config.data.data_dir, config.data.validation_fraction, config.loop.seed, keep_litter=keep_litter,
+            self_blended=config.self_blended,
+        )  # fmt: skip
 
     splits = read(keep_litter=False)
     keeps = False

@@ -23,7 +23,7 @@ from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import files
 from trainer.core.storage.transient import is_transient
-from trainer.data import preview
+from trainer.data import augment, preview
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.distributed import tf_private
@@ -200,7 +200,10 @@ class TensorBoardReporter(Observer):
 
     def _write_batch(self, step: int) -> None:
         data, seed = self._config.data, self._config.loop.seed
-        batch = preview.of_batch(self._train, data, seed, step=step, batch_size=data.batch_size, count=_BATCH_IMAGES)
+        settings = augment.Settings(self._config.augment, self._positive)
+        batch = preview.of_batch(
+            self._train, data, seed, step=step, batch_size=data.batch_size, count=_BATCH_IMAGES, settings=settings
+        )
         tf.summary.image("train/augmented", batch.augmented, max_outputs=_BATCH_IMAGES)
 
     def _write_curve(self, step: int, images: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float32]) -> None:

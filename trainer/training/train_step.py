@@ -103,7 +103,7 @@ class TrainStep:
             loss_scale: for gradients that are float16, computed or on their way; None otherwise.
             batch_size: slots of the global batch.
             seed: of dropout.
-            augmentation: a choice of ``--augment``, whose ``device`` part is applied here.
+            augmentation: value of ``--augment``, whose parts on the device are applied here.
             xla: whether to compile forward and backward pass.
             shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
                 1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
@@ -204,10 +204,7 @@ class TrainStep:
 
     def _pixels(self, batch: Batch) -> tf.Tensor:
         """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
-        if self._augmentation.device is None:
-            return preprocess.to_unit_range(batch["image"])
-        values = batch["draws"] if self._augmentation.parameters is None else batch["parameters"]
-        return preprocess.to_unit_range(self._augmentation.device(batch["image"], values))
+        return preprocess.to_unit_range(augment.on_device(self._augmentation, batch))
 
     def _gradients(
         self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor

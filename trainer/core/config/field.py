@@ -31,6 +31,7 @@ def setting(
     *,
     unit: str = "",
     choices: Sequence[str] = (),
+    several: bool = False,
     dotted: bool = False,
     minimum: float = -math.inf,
     maximum: float = math.inf,
@@ -47,6 +48,7 @@ def setting(
         help: what it does, including special values; shown by ``--help``.
         unit: unit of the value (steps, images, seconds), shown by ``--help``.
         choices: allowed strings; empty allows any.  A ``Registry`` also says what its choices are, see ``help_of``.
+        several: whether a value may be several choices, separated by commas.
         dotted: whether ``module:function`` is allowed besides the choices.
         minimum: smallest allowed number.
         maximum: largest allowed number.
@@ -62,6 +64,7 @@ def setting(
         "help": help,
         "unit": unit,
         "choices": choices,
+        "several": several,
         "dotted": dotted,
         "minimum": minimum,
         "maximum": maximum,
@@ -100,8 +103,9 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> Value:
     if meta["path"]:
         parts = str(converted).split(",") if meta["path"] == PATHS else [str(converted)]
         return ",".join(_at_home(field.name, part) for part in parts)
-    if meta["choices"] and converted not in meta["choices"]:
-        _check_dotted(field, str(converted))
+    if meta["choices"]:
+        for choice in str(converted).split(",") if meta["several"] else [str(converted)]:
+            _check_choice(field, choice)
     if isinstance(converted, (int, float)) and not isinstance(converted, bool) and converted != meta["auto"]:
         _check_range(field, converted)
     return converted
@@ -139,10 +143,10 @@ def _at_home(name: str, path: str) -> str:
     return expanded
 
 
-def _check_dotted(field: "dataclasses.Field[Any]", value: str) -> None:
+def _check_choice(field: "dataclasses.Field[Any]", value: str) -> None:
     """Refuse what is neither a choice nor an allowed ``module:function``."""
     meta = field.metadata
-    if meta["dotted"] and registry.is_dotted(value):
+    if value in meta["choices"] or (meta["dotted"] and registry.is_dotted(value)):
         return
     other = ", or module:function" if meta["dotted"] else ""
     raise RequestError(f"--{field.name}: expected one of {', '.join(meta['choices'])}{other}; received {value!r}")

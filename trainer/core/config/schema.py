@@ -16,6 +16,7 @@ from trainer.core import placement
 from trainer.core.config.field import Value, check, did_you_mean
 from trainer.core.config.registries import NETWORKS, OPTIMIZERS
 from trainer.core.config.sections import (
+    AugmentConfig,
     CheckpointConfig,
     DataConfig,
     ExportConfig,
@@ -33,6 +34,7 @@ class Config:
     """The whole request, by sections; built by ``from_flat`` and never changed afterwards."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
@@ -44,6 +46,11 @@ class Config:
     def flat(self) -> dict[str, Value]:
         """Return every setting as ``{name: value}`` in declaration order."""
         return {field.name: getattr(getattr(self, section), field.name) for section, field in settings_with_section()}
+
+    @property
+    def self_blended(self) -> str | None:
+        """The setting ``positive_class`` if training makes forgeries of that class (``--augment=sbi``), else None."""
+        return self.export.positive_class if "sbi" in self.data.augment.split(",") else None
 
     def replace(self, **changes: Value) -> "Config":
         """Return a checked copy with the named settings changed.

@@ -21,7 +21,7 @@ from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
 from trainer.core.storage import files
 from trainer.data import positive_class
-from trainer.data.manifest import read_train_and_validation
+from trainer.data.manifest import Split, read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
 from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
@@ -143,8 +143,14 @@ def make_card(job_dir: str, checkpoint: Checkpoint, metadata: dict[str, Any]) ->
     return model_card.render(metadata, model_card.CardFacts(images=done.images, skipped=done.skipped, made=rows))
 
 
+def _read_splits(job: Config) -> tuple[Split, Split]:
+    return read_train_and_validation(
+        job.data.data_dir, job.data.validation_fraction, job.loop.seed, self_blended=job.self_blended
+    )
+
+
 def _class_names(job: Config) -> Sequence[str]:
-    train, _ = read_train_and_validation(job.data.data_dir, job.data.validation_fraction, job.loop.seed)
+    train, _ = _read_splits(job)
     return list(train.class_names)
 
 
@@ -161,7 +167,7 @@ def read_samples(request: ExportFlags, job: Config) -> list[bytes]:
         from trainer.data import readers
 
         try:
-            _, split = read_train_and_validation(job.data.data_dir, job.data.validation_fraction, job.loop.seed)
+            _, split = _read_splits(job)
         except RequestError as error:
             raise RequestError(f"--samples: expected images to compare on, received none, and {error}") from error
         contents = readers.open_reader(split).read(_spread(len(split), request.num_samples))

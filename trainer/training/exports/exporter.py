@@ -20,7 +20,7 @@ from trainer.core.job_dir import JobPaths
 from trainer.core.result import Result
 from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass
-from trainer.data import preview
+from trainer.data import augment, preview
 from trainer.data.audit import digest
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -177,6 +177,7 @@ class Exporter:
                 "Initial weights": initial_weights.describe(self._paths),
                 "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
                 "SHA-256 of the weights": digest_of_arrays(weights),
+                "Forgeries in Validation": split.forgeries_made,
             },
         )
         return model_card.render(metadata, facts)
@@ -223,8 +224,12 @@ class Exporter:
         try:
             seed = self._config.loop.seed
             batch = preview.of_batch(
-                self._train, self._config.data, seed, step=0, batch_size=_PREVIEW_IMAGES, count=_PREVIEW_IMAGES
-            )
+                self._train, self._config.data, seed, step=0, batch_size=_PREVIEW_IMAGES, count=_PREVIEW_IMAGES,
+                settings=augment.Settings(
+                    self._config.augment,
+                    positive_class_index(self._train.class_names, self._config.export.positive_class),
+                ),
+            )  # fmt: skip
             counts = {split.name: split.counts for split in (self._train, self._validation)}
             training_report.write_training_report(
                 self._paths.job_dir, batch.images, batch.augmented, batch.labels, counts

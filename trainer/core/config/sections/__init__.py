@@ -4,6 +4,7 @@ Owns: names, defaults, ranges and help of the settings.  Does not own: checks of
 parsing (``flags.py``).  Imports no TensorFlow.
 """
 
+from trainer.core.config.sections.augment import AugmentConfig
 from trainer.core.config.sections.checkpoint import CheckpointConfig
 from trainer.core.config.sections.data import DataConfig
 from trainer.core.config.sections.export import ExportConfig
@@ -14,6 +15,7 @@ from trainer.core.config.sections.optim import OptimConfig
 from trainer.core.config.sections.runtime import RuntimeConfig
 
 __all__ = [
-    "CheckpointConfig", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig", "OptimConfig",
+    "AugmentConfig", "CheckpointConfig", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig",
+    "OptimConfig",
     "RuntimeConfig",
 ]  # fmt: skip

@@ -67,7 +67,12 @@ class DataConfig:
         "decodes its own images.",
         fixed=False,
     )
-    augment: str = setting("notebook", "Training augmentation.", choices=AUGMENTATIONS)
+    augment: str = setting(
+        "notebook",
+        "Training augmentation; several, separated by commas, are applied in their order.",
+        choices=AUGMENTATIONS,
+        several=True,
+    )
     sampling: str = setting(
         "none",
         "Which images an epoch draws. none: every image of Train once. balanced: as many of every class; those of a "
