@@ -23,7 +23,7 @@ FREE = {
     "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
     "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds", "startup_timeout_seconds",
     "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
-    "data_service",
+    "data_service", "seeds", "require_auc",
 }  # fmt: skip
 OTHER = {
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
@@ -37,7 +37,7 @@ OTHER = {
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,
     "allreduce_dtype": "bfloat16", "peer_timeout_seconds": 5.0, "startup_timeout_seconds": 30.0,
     "threshold_by": "eer", "threshold_fpr": 0.2, "calibrate": True, "tensorboard": "all", "profile_steps": "2,3",
-    "data_service": "grpc://other:5050",
+    "data_service": "grpc://other:5050", "seeds": 3, "require_auc": 0.6,
 }  # fmt: skip
 
 
