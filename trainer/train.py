@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 
 from trainer.core import cli, terminal
-from trainer.core.config import flags
-from trainer.core.errors import EXIT_DONE
+from trainer.core.config import Config, flags
+from trainer.core.errors import EXIT_DONE, JobFailed
 from trainer.core.job_dir import JobPaths
+from trainer.core.result import Result
 from trainer.distributed import cluster as cluster_lib
 from trainer.training import run as training_run
 
@@ -24,16 +25,35 @@ def main(argv: Sequence[str]) -> int:
     if cluster.num_workers > 1:
         log.info("cluster: %s says that this is process %d of %d; unset it if this process is to train alone",
                  cluster.source, cluster.worker_index, cluster.num_workers)  # fmt: skip
+    if config.loop.seeds > 1:
+        from trainer.sweep import seeds  # Late: a single job does not need it.
+
+        return seeds.run(config, cluster)
     outcome = training_run.run(config, cluster)
+    require_auc(outcome, config)
     if not cluster.is_chief:
         return EXIT_DONE
     values = ", ".join(f"{name} {value:.4f}" for name, value in outcome.validation.items() if value is not None)
     print(f"best epoch {outcome.best_epoch} (step {outcome.best_step}): validation {values}")
+    if outcome.learned is False:
+        print(f"learned nothing: {outcome.learned_because}")
     for kind, path in outcome.exports.items():
         threshold = f" (threshold {outcome.thresholds[kind]:g})" if kind in outcome.thresholds else ""
         print(terminal.visible(f"model ({kind}): {path}{threshold}"))
     print(terminal.visible(f"report: {JobPaths(config.loop.job_dir).report}"))
     return EXIT_DONE
+
+
+def require_auc(outcome: Result, config: Config) -> None:
+    """Fail a job, in all its processes alike, whose best epoch is not as good as ``--require_auc`` asks.
+
+    Raises:
+        JobFailed: with its AUC; again and again when the same command is rerun.
+    """
+    shortfall = outcome.shortfall(config.export.require_auc)
+    if shortfall:
+        exports = "exports of an earlier start stay" if outcome.exports else "nothing was exported"
+        raise JobFailed(f"{shortfall}; {exports}, the report is {JobPaths(config.loop.job_dir).report}/index.html")
 
 
 def console() -> None:

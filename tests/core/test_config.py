@@ -74,6 +74,7 @@ BOUNDS = {
     "epochs": ([0, -1], [1, 10_000]),
     "steps_per_epoch": ([-1], [0, 10_000_000]),
     "seed": ([-1, 2**31], [0, 2**31 - 1]),
+    "seeds": ([0, -1], [1, 10]),
     "early_stopping_patience": ([-1], [0, 100]),
     "max_seconds": ([-1.0], [0.0, 3600.0]),
     "max_restarts_without_progress": ([-1], [0, 10]),
@@ -85,6 +86,7 @@ BOUNDS = {
     "checkpoint_every_seconds": ([-0.5], [0.0, 3600.0]),
     "keep_checkpoints": ([0, -1], [1, 100]),
     "threshold_fpr": ([0.0, 1.0, -0.1], [1e-6, 0.5]),
+    "require_auc": ([-0.1, 1.1], [0.0, 0.6, 1.0]),
 }
 
 

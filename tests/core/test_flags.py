@@ -60,6 +60,7 @@ SURFACE = {
     "epochs": 5,
     "steps_per_epoch": 0,
     "seed": 0,
+    "seeds": 1,
     "monitor": "auto",
     "early_stopping_patience": 10,
     "max_seconds": 0.0,
@@ -85,6 +86,7 @@ SURFACE = {
     "threshold_by": "accuracy",
     "threshold_fpr": 0.01,
     "calibrate": False,
+    "require_auc": 0.0,
     "config": "",
 }
 

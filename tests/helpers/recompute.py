@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from sklearn import metrics as sk
 
 SETTINGS = {"split", "data_dir", "class_names", "positive_class", "skipped", "model", "bootstrap", "seed", "threshold",
-            "n", "ci95", "undefined", "drawn", "threshold_choice"}  # fmt: skip
+            "n", "ci95", "undefined", "drawn", "threshold_choice", "learned", "learned_because"}  # fmt: skip
 
 
 def read_predictions(rows, figures):

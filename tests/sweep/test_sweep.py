@@ -215,6 +215,7 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
         (["--tuner=grid", "--space={many}"], "expected at most 100000 combinations, received 1000000000"),
         (["--space={absent}"], "expected a readable YAML or JSON file"),
         (["--max_seconds=5"], "stop a sweep by a signal"),
+        (["--seeds=2"], "use --retrain_best"),
         (["--tuner=hyperband", "--prune=median"], "expected no --prune, as it stops bad trials early itself"),
         (["--prune=median", "--epochs=2"], "--prune_warmup_epochs: expected fewer than --epochs (2)"),
         (["--prune=mean"], "--prune: expected one of none, median"),

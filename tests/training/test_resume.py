@@ -23,7 +23,7 @@ FREE = {
     "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
     "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds", "startup_timeout_seconds",
     "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
-    "data_service",
+    "data_service", "seeds", "require_auc",
 }  # fmt: skip
 OTHER = {
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
@@ -41,7 +41,7 @@ OTHER = {
     "plateau_waits_for_learning": False,
     "weight_decay": 0.0, "decay_biases": True, "momentum": 0.5, "adam_beta_1": 0.5, "adam_beta_2": 0.5,
     "adam_epsilon": 1e-3, "clip_norm": 1.0, "loss": "focal", "focal_gamma": 1.0, "label_smoothing": 0.1,
-    "class_weights": "balanced",
+    "class_weights": "balanced", "seeds": 3, "require_auc": 0.6,
 }  # fmt: skip
 
 

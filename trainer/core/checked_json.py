@@ -45,6 +45,7 @@ def _is_list_of(value: Any, accepts: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and all(map(accepts, value))
 
 
+TRUTH = Kind(lambda value: isinstance(value, bool), "true or false")
 TEXT = Kind(lambda value: isinstance(value, str), "text")
 COUNT = Kind(_is_count, "a whole number from 0")
 NUMBER = Kind(_is_number, "a finite number")

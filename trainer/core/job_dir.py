@@ -79,6 +79,27 @@ class JobPaths:
 
 
 @dataclasses.dataclass(frozen=True)
+class SeedPaths:
+    """The files of a group of jobs that differ in their seeds alone."""
+
+    job_dir: str
+
+    @property
+    def group(self) -> str:
+        """Seeds, settings and figures of the group; written first, and again whenever a seed ends."""
+        return join(self.job_dir, "seeds.json")
+
+    @property
+    def report(self) -> str:
+        """The HTML report."""
+        return join(self.job_dir, "report", "index.html")
+
+    def job(self, seed: int) -> str:
+        """Return the job_dir of a seed."""
+        return join(self.job_dir, f"seed-{seed}")
+
+
+@dataclasses.dataclass(frozen=True)
 class SweepPaths:
     """The files of a sweep."""
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from trainer.core import checked_json
-from trainer.core.checked_json import COUNT, NUMBER, OBJECT, TEXT, nullable, optional
+from trainer.core.checked_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, nullable, optional
 from trainer.core.storage import files
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ _FIELDS = {
     "monitor": TEXT, "validation": OBJECT, "last_validation": OBJECT, "images_per_second": NUMBER,
     "weights_sha256": TEXT, "exports": OBJECT, "precision": TEXT, "num_devices": COUNT, "device_kind": TEXT,
     "images": OBJECT, "skipped": OBJECT, "thresholds": optional(OBJECT), "decided_by": optional(nullable(OBJECT)),
-    "reason": optional(TEXT),
+    "reason": optional(TEXT), "learned": optional(nullable(TRUTH)), "learned_because": optional(TEXT),
 }  # fmt: skip
 
 _REMEDY = "the job's end is made again from its newest checkpoint"
@@ -48,6 +48,9 @@ class Result:
         decided_by: the settings behind the thresholds; None in results of older versions.
         reason: of the pruner; empty unless pruned.
         unmade: parts that failed although training did not, such as the report; the next start tries again.
+        auc_interval: 95% interval of ``validation``'s auc (``evaluation/chance.py``); None where it is undefined.
+        learned: whether that auc is above chance and the answers differ; None in results of older versions.
+        learned_because: why not; empty if it learned.
     """
 
     status: str
@@ -71,6 +74,18 @@ class Result:
     decided_by: dict[str, Any] | None = None
     reason: str = ""
     unmade: list[str] = dataclasses.field(default_factory=list)
+    auc_interval: list[float] | None = None
+    learned: bool | None = None
+    learned_because: str = ""
+
+    def shortfall(self, required: float) -> str:
+        """Return how the best epoch's auc fails ``--require_auc`` (0: nothing is required); empty if it does not."""
+        auc = self.validation.get("auc")
+        if not required or (auc is not None and auc >= required):
+            return ""
+        value = "undefined" if auc is None else f"{auc:.4f}"
+        span = " (95% interval {:.4f} to {:.4f})".format(*self.auc_interval) if self.auc_interval else ""
+        return f"expected a Validation AUC of at least {required:g} (--require_auc), received {value}{span}"
 
     def write(self, path: str) -> None:
         """Write the JSON file."""

@@ -16,7 +16,8 @@ _GROUPS_SHOWN = 5
 
 def summary(figures: Mapping[str, Any], out: str) -> str:
     """Return the summary of ``metrics.json`` and the path of the report."""
-    lines = [f"{figures['split']}: {figures['n']:,} images, {figures['skipped']} skipped"]
+    lines = [no_use(figures)] if no_use(figures) else []
+    lines += [f"{figures['split']}: {figures['n']:,} images, {figures['skipped']} skipped"]
     for name, metric in metrics.all_metrics().items():
         if metric.console and name in figures["ci95"]:
             value = metrics.by_name(figures, name)
@@ -31,6 +32,13 @@ def summary(figures: Mapping[str, Any], out: str) -> str:
     if "audit" in figures:
         lines.append(f"  {'audit':<10}{audit_problems(figures) or 'no problem'}, see the report's data")
     return terminal.visible("\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"]))
+
+
+def no_use(figures: Mapping[str, Any]) -> str:
+    """Return the line that says that the model is no better than guessing on these images; empty if it is better."""
+    if figures.get("learned") is not False:  # Figures of an older version do not say.
+        return ""
+    return f"The model is of no use on these images: {figures['learned_because']}."
 
 
 def audit_problems(figures: Mapping[str, Any]) -> str:

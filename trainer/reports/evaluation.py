@@ -9,15 +9,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from trainer.core.storage import files
 from trainer.data.manifest import Split
-from trainer.evaluation import calibration, groups, metrics, provenance, sources
+from trainer.evaluation import calibration, chance, groups, metrics, provenance, sources
 from trainer.evaluation import predictions as predictions_lib
 from trainer.evaluation.predict_split import SplitPredictions
 from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.request import EvaluateFlags
 from trainer.evaluation.training_curves import Curves, read_curves
-from trainer.reports import evaluation_sections, gallery, html, metric_titles, plots
+from trainer.reports import console, evaluation_sections, gallery, html, metric_titles, plots
 from trainer.reports import training as training_report
 from trainer.serving import exported_model
 
@@ -62,6 +64,7 @@ def render(figures: Mapping[str, Any], predictions: Predictions, context: PageCo
     page = html.templates().get_template("evaluation.html")
     return page.render(
         figures=figures,
+        warning=console.no_use(figures),
         positive=positive,
         rest=rest,
         tiles=_tiles(figures),
@@ -207,6 +210,7 @@ def write(
         **metrics.measure(predictions, resamples=request.bootstrap, seed=request.seed, sources=image_sources.numbers),
         "threshold_choice": export.details.get("threshold_choice"),
     }
+    figures |= learned(figures, predictions)
     if audit:
         figures["audit"] = audit
     if export.details.get("temperature", 1.0) != 1.0:
@@ -227,6 +231,22 @@ def write(
     files.write_text(files.join(request.out, "predictions.csv"), predictions_lib.to_csv(predictions, split.names))
     _write_page(export, predictions, split, figures, request)
     return figures
+
+
+def learned(figures: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
+    """Return the entries that say whether the model tells this split's classes apart better than by guessing.
+
+    ``learned`` is None, as nothing is known, where the images are of one class.
+    """
+    positives = int(predictions.is_positive.sum())
+    negatives = len(predictions.labels) - positives
+    # The bootstrap's interval, which knows of sources; without resamples that of the numbers of images.
+    interval = figures["ci95"]["auc"] or chance.interval(figures["auc"], positives, negatives)
+    spread = float(np.ptp(predictions.probabilities, axis=0).max()) if len(predictions.labels) > 1 else None
+    if not positives or not negatives:
+        return {"learned": None, "learned_because": "the images are of one class"}
+    assessment = chance.assess(chance.Evidence(figures["auc"], interval, spread=spread), figures["split"])
+    return {"learned": assessment.learned, "learned_because": assessment.because}
 
 
 def _about(

@@ -50,6 +50,7 @@ class CardFacts:
         figures: metrics of Validation, see ``measure``; None if it was not scored for the export.
         made: further rows about how the model was made.
         audit: findings of an audit of the data, see ``digest.py``; None without one.
+        warning: what is wrong with the model, the first line of the card; empty: nothing.
     """
 
     images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
@@ -58,6 +59,7 @@ class CardFacts:
     figures: Mapping[str, Any] | None = None
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     audit: Mapping[str, Any] | None = None
+    warning: str = ""
 
 
 class Markdown(str):
@@ -126,6 +128,7 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
         .get_template("model_card.md")
         .render(
             meta=metadata,
+            warning=facts.warning,
             classes=", ".join(names),
             positive=positive,
             rest=others[0] if len(others) == 1 else "all other classes",
@@ -229,6 +232,7 @@ def _section(figures: Mapping[str, Any]) -> str:
         .get_template("model_card_evaluation.md")
         .render(
             figures=figures,
+            warning=console.no_use(figures),
             rows=metric_titles.rows(figures),
             intervals=metric_titles.intervals(figures),
             threshold=evaluation_sections.threshold(figures, figures["positive_class"]),

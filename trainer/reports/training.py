@@ -20,6 +20,8 @@ def write_training_report(
     augmented: Pixels,
     labels: Sequence[str],
     counts: Mapping[str, Mapping[str, int]],
+    *,
+    warning: str = "",
 ) -> None:
     """Write ``curves.png``, ``samples.png``, ``classes.png`` and ``index.html`` into ``job_dir/report``.
 
@@ -31,6 +33,7 @@ def write_training_report(
         augmented: the same images ``[N, S, S, 3]``, augmented.
         labels: class name of each image.
         counts: number of images by split and class.
+        warning: what is wrong with the model, the first line of the page; empty: nothing.
     """
     paths = JobPaths(job_dir)
     curves = read_curves(job_dir)
@@ -44,6 +47,7 @@ def write_training_report(
         .get_template("training.html")
         .render(
             job_dir=job_dir,
+            warning=warning,
             sentences=_sentences(curves) if curves else [],
             training=drawings(curves) if curves else [],
             samples=html.data_uri(pairs, "image/png") if pairs else "",

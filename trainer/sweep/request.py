@@ -16,7 +16,7 @@ from trainer.core import config as config_lib
 from trainer.core.checked_json import OBJECT, OBJECTS
 from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
-from trainer.core.job_dir import JobPaths, SweepPaths
+from trainer.core.job_dir import JobPaths, SeedPaths, SweepPaths
 from trainer.core.storage import files
 from trainer.sweep import space
 from trainer.training import resume
@@ -165,7 +165,7 @@ class Request:
         """
         job_dir = self.base.loop.job_dir
         if not files.exists(self.paths.request):
-            if files.exists(JobPaths(job_dir).config):
+            if files.exists(JobPaths(job_dir).config) or files.exists(SeedPaths(job_dir).group):
                 raise RequestError(
                     f"--job_dir: expected the folder of a sweep or a new one, received {job_dir!r}, which holds a job "
                     "of trainer.train; use another --job_dir"
@@ -255,6 +255,8 @@ def _check_together(request: Request, values: dict[str, Any]) -> None:
         _check_hyperband(request, names)
     if request.sweep.prune != "none":
         _check_prune(request, names)
+    if request.base.loop.seeds > 1:
+        raise RequestError("expected no --seeds for a sweep, received it; use --retrain_best for other seeds")
     if request.base.loop.max_seconds:
         raise RequestError("expected no --max_seconds for a sweep, received it; stop a sweep by a signal instead")
 

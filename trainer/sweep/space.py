@@ -36,6 +36,7 @@ _DIGITS = 6  # Significant digits of a float: what a person would write, and wha
 # Settings that decide a job's result, but must be the same in all trials of a sweep, each with the reason.
 _SAME_FOR_ALL = {
     "seed": "scores would differ by luck; --retrain_best measures that",
+    "seeds": "a trial is one job; --retrain_best measures luck",
     "validation_fraction": "trials would be scored on different images",
     "positive_class": "trials would be scored by different questions",
     "monitor": "it picks the epoch that is scored; see --objective",

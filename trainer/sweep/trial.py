@@ -16,7 +16,7 @@ from typing import IO
 
 from trainer.core import result
 from trainer.core.config import Config, flags
-from trainer.core.errors import EXIT_DONE, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
+from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
 from trainer.core.storage import files
@@ -48,7 +48,14 @@ _DISK_IS_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class TrialFailed(Exception):
-    """A trial has no score; the message is the reason.  The sweep continues."""
+    """A trial has no score; the message is the reason.  The sweep continues.
+
+    ``code`` is the exit code of its process; that of a failure for a trial in this one.
+    """
+
+    def __init__(self, reason: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 def run_here(config: Config, pruner: MedianPruner | None = None) -> result.Result:
@@ -146,7 +153,7 @@ def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = N
     if code == EXIT_STOPPED:
         raise StoppedEarly(_last(lines, "stopped: ") or f"{stop.reason or 'a signal'} stopped the trial")
     refuse_full_disk(reversed(lines))
-    raise TrialFailed(reason_of(code, list(lines)))
+    raise TrialFailed(reason_of(code, list(lines)), code)
 
 
 def _forward(stream: IO[str], lines: "collections.deque[str]") -> None:

@@ -14,12 +14,12 @@ from trainer.core import checked_json
 from trainer.core import config as config_lib
 from trainer.core.checked_json import COUNT
 from trainer.core.errors import JobFailed, RequestError
-from trainer.core.job_dir import MODEL_FILE, JobPaths, SweepPaths
+from trainer.core.job_dir import MODEL_FILE, JobPaths, SeedPaths, SweepPaths
 from trainer.core.storage import files
 
 log = logging.getLogger(__name__)
 
-_SETTINGS = ("config.json", "sweep.json")
+_SETTINGS = ("config.json", "sweep.json", "seeds.json")
 
 
 def prepare(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str]) -> None:
@@ -49,6 +49,11 @@ def prepare(config: config_lib.Config, paths: JobPaths, images: Mapping[str, str
         raise RequestError(
             f"--job_dir: expected the folder of a job or a new one, received {paths.job_dir!r}, which holds a sweep of "
             "trainer.tune; use another --job_dir"
+        )
+    elif files.exists(SeedPaths(paths.job_dir).group):
+        raise RequestError(
+            f"--job_dir: expected the folder of a job or a new one, received {paths.job_dir!r}, which holds jobs of "
+            "several seeds; give --seeds again, or another --job_dir"
         )
 
 

@@ -189,7 +189,8 @@ def make_plan(config: Config, examples: int) -> Plan:
 
 
 def is_complete(finished: result.Result, config: Config, plan: Plan) -> bool:
-    """Return whether a result satisfies the request: trained far enough, with the requested exports."""
+    """Return whether a result satisfies the request: trained far enough, and exported unless it is too bad for that."""
     far_enough = finished.step >= plan.total_steps or finished.stopped_by != StopReason.EPOCHS.value
     has_decision = finished.decided_by in (None, config.export.decision) or not config.export.kinds
-    return far_enough and has_decision and set(config.export.kinds) <= finished.exports.keys()
+    has_exports = set(config.export.kinds) <= finished.exports.keys()
+    return far_enough and has_decision and bool(has_exports or finished.shortfall(config.export.require_auc))

@@ -140,7 +140,12 @@ def make_card(job_dir: str, checkpoint: Checkpoint, metadata: dict[str, Any]) ->
     rows = {"Devices": f"{done.num_devices} x {done.device_kind}"}
     if done.step == checkpoint.step:
         rows["SHA-256 of the weights"] = done.weights_sha256
-    return model_card.render(metadata, model_card.CardFacts(images=done.images, skipped=done.skipped, made=rows))
+    is_bad = done.learned is False and checkpoint.step == done.best_step
+    facts = model_card.CardFacts(
+        images=done.images, skipped=done.skipped, made=rows,
+        warning=f"Learned nothing: {done.learned_because}." if is_bad else "",
+    )  # fmt: skip
+    return model_card.render(metadata, facts)
 
 
 def _read_splits(job: Config) -> tuple[Split, Split]:

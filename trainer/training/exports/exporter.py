@@ -6,10 +6,10 @@ Does not own: how a SavedModel is written and verified (``serving``), the pages 
 import functools
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from trainer import __version__
@@ -26,20 +26,19 @@ from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.positive_class import positive_class_index
 from trainer.distributed.strategy import Runtime
-from trainer.evaluation import calibration
+from trainer.evaluation import calibration, chance
 from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
-from trainer.training import evaluator, initial_weights, resume
+from trainer.training import initial_weights, resume
 from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.exports import scores as scores_lib
+from trainer.training.exports.scores import Scores
 from trainer.training.loop import Plan, StopReason
 from trainer.training.metrics_log import utc_now
 from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
-
-Positions = npt.NDArray[np.int64]
-Probabilities = npt.NDArray[np.float32]
 
 _PREVIEW_IMAGES = 8
 _EXPORT_SAMPLES = 8
@@ -62,17 +61,23 @@ class Exporter:
         self._validation = validation
         self._paths = JobPaths(config.loop.job_dir)
         self._unmade: list[str] = []  # Parts of the result that failed; the next start tries again.
+        self._scores: dict[int, Scores] = {}  # By step; best and last are often the same.
 
     def result(self, reason: StopReason, *, images_per_second: float, skipped: dict[str, int]) -> Result:
         """Export, write the report, and return the result (which is not written yet).
+
+        Nothing is exported if the best epoch falls short of ``--require_auc``.
 
         Raises:
             JobFailed: if an export differs from the live model, or its checkpoint is damaged.
         """
         state, runtime = self._state, self._runtime
         self._remove_unfinished()
-        exports, thresholds = self._export(skipped)
-        if not self._write_report():
+        exports, thresholds = self._export(skipped) if self._is_good_enough() else ({}, {})
+        assessment, interval = self._assess(state.stopping.best_step, state.best)
+        if assessment.warning:
+            log.warning("%s", assessment.warning)
+        if not self._write_report(assessment.warning):
             self._unmade.append("report")
         return Result(
             status="done",
@@ -96,7 +101,37 @@ class Exporter:
             decided_by=self._config.export.decision,
             reason=state.pruned_because,
             unmade=self._unmade,
+            auc_interval=list(interval) if interval else None,
+            learned=assessment.learned,
+            learned_because=assessment.because,
         )
+
+    def _is_good_enough(self) -> bool:
+        """Return whether the best epoch may be exported; score it if it may not, as its export would have been."""
+        required, auc = self._config.export.require_auc, self._state.best.get("val_auc")
+        if not required or (auc is not None and auc >= required):  # As ``Result.shortfall`` has it.
+            return True
+        if "best" in self._config.export.kinds:
+            step = self._state.stopping.best_step
+            self._score(step, self._arrays(step))
+        return False
+
+    def _assess(self, step: int, values: Mapping[str, Any]) -> tuple[chance.Assessment, Sequence[float] | None]:
+        """Return whether the weights of a step learned anything, and the interval of their AUC.
+
+        Args:
+            step: of the weights.
+            values: their validation; without scores (``--export=none``) all that is known.
+        """
+        scores = self._scores.get(step)
+        scored = scores is not None and len(scores.positions)
+        labels = self._validation.labels[scores.positions] if scores and scored else self._validation.labels
+        is_positive = labels == self._positive
+        evidence = chance.measured(
+            values.get("val_auc"), int(is_positive.sum()), int((~is_positive).sum()),
+            spread=scores.spread if scores else None, dead=scores.dead if scores else None,
+        )  # fmt: skip
+        return chance.assess(evidence, self._validation.name), evidence.interval
 
     def _remove_unfinished(self) -> None:
         """Remove what a kill left of earlier exports."""
@@ -109,18 +144,16 @@ class Exporter:
         values = {"best": self._state.best, "last": self._state.last}
         exports: dict[str, str] = {}
         decisions: dict[str, calibration.Decision] = {}
-        scores: dict[int, tuple[Positions, Probabilities]] = {}
         for kind in self._config.export.kinds:
             # The weights come from the checkpoint, so that an export can be made again from job_dir.
             target = files.join(self._paths.exports(kind), str(steps[kind]))
             arrays = self._arrays(steps[kind])
-            if steps[kind] not in scores:  # Best and last are often the same.
-                scores[steps[kind]] = self._score(arrays)
             # Threshold and temperature are chosen on Validation with exactly these weights.
-            predictions = scores[steps[kind]]
-            decisions[kind] = self._decide(*predictions)
+            scores = self._score(steps[kind], arrays)
+            decisions[kind] = self._decide(scores)
             metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
-            card = model_card.attempt(functools.partial(self._card, arrays, metadata, *predictions, skipped))
+            warning = self._assess(steps[kind], values[kind])[0].warning
+            card = model_card.attempt(functools.partial(self._card, arrays, metadata, scores, skipped, warning))
             if not card:
                 self._unmade.append(f"model card of {kind}")
             # Write, reload in a fresh process, and compare with the live model.
@@ -137,32 +170,38 @@ class Exporter:
             exports[kind] = target
         return exports, {kind: decision.threshold for kind, decision in decisions.items()}
 
-    def _score(self, arrays: Arrays) -> tuple[Positions, Probabilities]:
-        """Return positions and float32 predictions of the validation images; none where nothing needs them."""
+    def _score(self, step: int, arrays: Arrays) -> Scores:
+        """Return the scores of the validation images by the weights of a step; none where nothing needs them."""
+        if step not in self._scores:
+            self._scores[step] = self._scores_of(arrays)
+        return self._scores[step]
+
+    def _scores_of(self, arrays: Arrays) -> Scores:
         config, classes = self._config, len(self._train.class_names)
         if not calibration.needs_scores(config.export):
-            return np.zeros(0, np.int64), np.zeros([0, classes], np.float32)
+            return scores_lib.none(classes)
         model = saved_model.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
-        return evaluator.score_split(model, self._validation, config.data)
+        return scores_lib.of_split(model, self._validation, config.data)
 
-    def _decide(self, positions: Positions, probabilities: Probabilities) -> calibration.Decision:
+    @property
+    def _positive(self) -> int:
+        return positive_class_index(self._train.class_names, self._config.export.positive_class)
+
+    def _decide(self, scores: Scores) -> calibration.Decision:
         """Choose threshold and temperature on Validation, with the predictions of the exported weights."""
         settings = self._config.export
-        labels = self._validation.labels[positions]
-        positive = positive_class_index(self._train.class_names, settings.positive_class)
-        decision = calibration.decide(labels, probabilities, positive=positive, settings=settings)
+        labels = self._validation.labels[scores.positions]
+        decision = calibration.decide(labels, scores.probabilities, positive=self._positive, settings=settings)
         reason = decision.threshold_choice["why"] or f"by {settings.threshold_by} on {len(labels)} Validation images"
         log.info("threshold %g (%s), temperature %.4g", decision.threshold, reason, decision.temperature)
         return decision
 
     def _card(
-        self, arrays: Arrays, metadata: dict[str, Any], positions: Positions, probabilities: Probabilities,
-        skipped: dict[str, int],
-    ) -> str:  # fmt: skip
-        split, runtime = self._validation, self._runtime
-        weights = {name: array for name, array in arrays.items() if name.startswith(saved_model.MODEL_PREFIX)}
-        names = [split.names[position] for position in positions.tolist()]
-        lines = files.read_text(self._paths.metrics).splitlines()
+        self, arrays: Arrays, metadata: dict[str, Any], scores: Scores, skipped: dict[str, int], warning: str
+    ) -> str:
+        split = self._validation
+        names = [split.names[position] for position in scores.positions.tolist()]
+        labels = split.labels[scores.positions]
         audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
         if audit:
             audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
@@ -170,17 +209,24 @@ class Exporter:
             images={each.name: each.counts for each in (self._train, split)},
             skipped=skipped,
             held_out=not split.names[0].startswith(f"{split.name}/"),
-            figures=model_card.measure(split.labels[positions], probabilities, names, metadata) if names else None,
+            figures=model_card.measure(labels, scores.probabilities, names, metadata) if names else None,
             audit=audit,
-            made={
-                "Devices": f"{runtime.num_devices} x {runtime.device_kind}",
-                "Initial weights": initial_weights.describe(self._paths),
-                "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
-                "SHA-256 of the weights": digest_of_arrays(weights),
-                "Forgeries in Validation": split.forgeries_made,
-            },
+            made=self._made(arrays),
+            warning=warning,
         )
         return model_card.render(metadata, facts)
+
+    def _made(self, arrays: Arrays) -> dict[str, Any]:
+        """Return what the card says about how the model was made, besides its metadata: one row for each entry."""
+        weights = {name: array for name, array in arrays.items() if name.startswith(saved_model.MODEL_PREFIX)}
+        lines = files.read_text(self._paths.metrics).splitlines()
+        return {
+            "Devices": f"{self._runtime.num_devices} x {self._runtime.device_kind}",
+            "Initial weights": initial_weights.describe(self._paths),
+            "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
+            "SHA-256 of the weights": digest_of_arrays(weights),
+            "Forgeries in Validation": self._validation.forgeries_made,
+        }
 
     def _arrays(self, step: int) -> Any:
         try:
@@ -196,7 +242,7 @@ class Exporter:
         return {
             "format": 1,
             "class_names": list(names),
-            "positive_class": names[positive_class_index(names, self._config.export.positive_class)],
+            "positive_class": names[self._positive],
             "image_size": self._config.data.image_size,
             "step": step,
             "epoch": self._plan.epoch_of(step),
@@ -215,8 +261,11 @@ class Exporter:
         contents = ImageSource(self._validation, self._config.data, cached=False).encoded(positions)
         return [content for content in contents if isinstance(content, bytes)]
 
-    def _write_report(self) -> bool:
+    def _write_report(self, warning: str) -> bool:
         """Write the training report; a plot that fails must not cost a trained model, so it is logged instead.
+
+        Args:
+            warning: its first line; empty: none.
 
         Returns:
             Whether it was written.
@@ -232,7 +281,7 @@ class Exporter:
             )  # fmt: skip
             counts = {split.name: split.counts for split in (self._train, self._validation)}
             training_report.write_training_report(
-                self._paths.job_dir, batch.images, batch.augmented, batch.labels, counts
+                self._paths.job_dir, batch.images, batch.augmented, batch.labels, counts, warning=warning
             )
         except StoppedEarly:
             raise

@@ -43,6 +43,15 @@ class ExportConfig:
         fixed=False,
     )
 
+    require_auc: float = setting(
+        0.0,
+        "Export nothing and exit with code 1 if the best epoch's Validation AUC is below this or undefined; 0: export "
+        "in any case.",
+        minimum=0.0,
+        maximum=1.0,
+        fixed=False,
+    )
+
     @property
     def decision(self) -> dict[str, Value]:
         """The settings that determine an export's answers, without those that have no effect."""

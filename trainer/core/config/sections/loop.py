@@ -21,6 +21,12 @@ class LoopConfig:
         minimum=0,
         maximum=2**31 - 1,
     )
+    seeds: int = setting(
+        1,
+        "Train this many jobs with the seeds from --seed on, each in seed-<n>/ of job_dir, and report mean and spread.",
+        minimum=1,
+        fixed=False,
+    )
     monitor: str = setting(
         "auto",
         "Metric that selects the best epoch and that early stopping monitors. auto: val_loss, or val_auc if the "
