@@ -12,11 +12,12 @@ import joblib
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import augment
+from trainer.data import augment, input_rule
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.order import Order
+from trainer.data.pixels import DecodedBatch
 from trainer.data.readers import WINDOW
 from trainer.data.service_client import DataServiceClient
 from trainer.data.tfrecord import Array
@@ -59,14 +60,15 @@ def batches(
 ) -> tf.data.Dataset:
     """Return the batches of steps ``[start_step, stop_step)``: one element for each local replica in turn.
 
-    Elements hold, for the replica's ``b = batch_size / replicas`` slots: ``image [b, S, S, 3] uint8``,
+    Elements hold, for the replica's ``b = batch_size / replicas`` slots: ``image [b, S, S, 3] uint8`` (with several
+    views ``[b, V, S, S, 3]``),
     ``label [b] int32``, ``weight [b] float32`` (1, or 0 for padding and images that could not be decoded),
     ``index [b] int64`` (example number in the split); with an augmentation also ``draws [b, DRAWS] float32``, and
     ``parameters [b, ...] float32`` if it has any (``augment.Augmentation``).
 
     Args:
         split: the images and labels.
-        images: its pixels, S x S.
+        images: its pixels, S x S; if they are random crops, the pass and the example decide their places.
         order: the global order; its batch_size must be divisible by ``share.replicas``.
         bad_images: records images that cannot be decoded.
         augmentation: a choice of ``--augment``; its ``host`` runs here, its ``device`` later in the train step.
@@ -139,25 +141,28 @@ class _Source:
 
     def _load(self, number: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the pixels, and the weights, which are 0 for images without any."""
-        arguments = [number, batch["index"], batch["weight"]]
+        pass_number, _, _ = self.share.slots(self.order, number)
+        arguments = [number, pass_number, batch["index"], batch["weight"]]
         if self._looks_ahead:
             # Images of a later step, whose bytes are then fetched in large requests.
             steps = WINDOW // 2 // self.order.batch_size
             arguments.append(self.share.slots(self.order, number + steps * self.share.local)[1])
         # Unlike py_function, numpy_function takes the pixels over without a copy.
         image, good = tf.numpy_function(self._read, arguments, [tf.uint8, tf.float32])
-        image = tf.ensure_shape(image, [self._slots, self.images.size, self.images.size, 3])
+        image = tf.ensure_shape(image, [self._slots, *self.images.rule.shape])
         if self.augmentation.host is not None:
             image = tf.ensure_shape(self.augmentation.host(image, batch["draws"]), image.shape)
         return image, tf.ensure_shape(good, [self._slots])
 
-    def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
+    def _read(
+        self, number: Array, pass_number: Array, index: Array, weight: Array, *ahead: Array
+    ) -> tuple[Array, Array]:
         """Read the real slots of an element; padding and undecodable images are zeros."""
         for later in ahead:
             self.images.prefetch(later)
         real = np.flatnonzero(weight)
         examples = index[real]
-        loaded = self.remote.load(int(number), examples) if self.remote else self.images.load(examples)
+        loaded = self.remote.load(int(number), examples) if self.remote else self._decode(pass_number, examples)
         # A bad image keeps its slot, so that the order does not shift, and counts for nothing.
         good = weight.copy()
         for position, reason in loaded.errors.items():
@@ -169,8 +174,13 @@ class _Source:
             self.bad_images.report_good(self.split.name, names)
         images = loaded.images
         if len(real) < len(index):  # Padding stands at the end of a pass's last batch.
-            images = np.pad(images, [[0, len(index) - len(real)], [0, 0], [0, 0], [0, 0]])
+            images = np.pad(images, [[0, len(index) - len(real)], *[[0, 0]] * len(self.images.rule.shape)])
         return images, good
+
+    def _decode(self, pass_number: Array, examples: Array) -> DecodedBatch:
+        is_random = self.images.is_random
+        draws = input_rule.draw(self.order.seed, int(pass_number), examples) if is_random else None
+        return self.images.load(examples, draws)
 
 
 def _options() -> tf.data.Options:

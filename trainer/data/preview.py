@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.core.config import DataConfig
-from trainer.data import augment
+from trainer.data import augment, input_rule
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.order import Order
@@ -39,7 +39,8 @@ def of_batch(split: Split, data: DataConfig, seed: int, *, step: int, batch_size
     order = Order(len(split), batch_size, seed)
     number, index, real = order.slots(tf.constant(step, tf.int64), 0, min(count, batch_size))
     chosen: Any = index.numpy()[real.numpy()]
-    loaded = ImageSource(split, data, cached=False).load(chosen)
+    source = ImageSource(split, data, cached=False, training=True)
+    loaded = source.load(chosen, input_rule.draw(seed, int(number), chosen) if source.is_random else None)
     augmented = augment.preview(data.augment, loaded.images, augment.draw(seed, int(number), chosen))
     good = [position for position in range(len(chosen)) if position not in loaded.errors]
     return Preview(loaded.images[good], augmented[good], [split.class_names[split.labels[i]] for i in chosen[good]])

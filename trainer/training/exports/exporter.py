@@ -20,7 +20,7 @@ from trainer.core.job_dir import JobPaths
 from trainer.core.result import Result
 from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass
-from trainer.data import preview
+from trainer.data import input_rule, preview
 from trainer.data.audit import digest
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -196,6 +196,7 @@ class Exporter:
             "class_names": list(names),
             "positive_class": names[positive_class_index(names, self._config.export.positive_class)],
             "image_size": self._config.data.image_size,
+            "input": input_rule.of_config(self._config.data).metadata(),
             "step": step,
             "epoch": self._plan.epoch_of(step),
             "monitor": self._config.loop.monitor,
