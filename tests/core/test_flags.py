@@ -17,6 +17,8 @@ from trainer.evaluation.request import EvaluateFlags
 SURFACE = {
     "data_dir": "",
     "image_size": 224,
+    "input": "resize",
+    "test_views": 1,
     "batch_size": 32,
     "validation_fraction": 0.1,
     "max_bad_fraction": 0.05,

@@ -14,17 +14,18 @@ from PIL import Image
 from tests.helpers.pictures import encoded, noise, smooth
 from trainer.data import decode, decode_batch
 from trainer.data.formats import rescue
+from trainer.data.input_rule import InputRule
 
 
 def test_a_batch_is_decoded_in_order():
     pixels = [noise(48, 48, 3, seed=seed) for seed in range(9)]
     contents = [encoded(image, "PNG") for image in pixels]
-    assert np.array_equal(decode_batch.load_batch(contents, 48).images, np.stack(pixels))
-    assert np.array_equal(decode_batch.load_batch(contents[::-1], 48).images, np.stack(pixels[::-1]))
+    assert np.array_equal(decode_batch.load_batch(contents, InputRule(48)).images, np.stack(pixels))
+    assert np.array_equal(decode_batch.load_batch(contents[::-1], InputRule(48)).images, np.stack(pixels[::-1]))
 
 
 def test_an_empty_batch():
-    loaded = decode_batch.load_batch([], 48)
+    loaded = decode_batch.load_batch([], InputRule(48))
     assert loaded.images.shape == (0, 48, 48, 3)
     assert loaded.errors == {}
 
@@ -52,11 +53,11 @@ EVERY_WAY = [
 
 def test_pixels_are_to_the_bit_those_of_the_graph_that_an_export_holds():
     """Alone, all in one batch, and more than one call takes, whatever the way there."""
-    expected = decode.decode_batch(tf.constant(EVERY_WAY), 48).numpy()
+    expected = decode.decode_batch(tf.constant(EVERY_WAY), InputRule(48)).numpy()
     for content, pixels in zip(EVERY_WAY, expected, strict=True):
-        assert np.array_equal(decode_batch.load_batch([content], 48).images[0], pixels)
+        assert np.array_equal(decode_batch.load_batch([content], InputRule(48)).images[0], pixels)
     for times in (1, 40):
-        loaded = decode_batch.load_batch(EVERY_WAY * times, 48)
+        loaded = decode_batch.load_batch(EVERY_WAY * times, InputRule(48))
         assert loaded.errors == {}
         assert np.array_equal(loaded.images, np.tile(expected, [times, 1, 1, 1]))
 
@@ -96,10 +97,10 @@ def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
     random = Random(0)
     whole = jpegs()
     contents = whole + [damaged(random.choice(whole), random) for _ in range(200)]
-    loaded = decode_batch.load_batch(contents, 48)
+    loaded = decode_batch.load_batch(contents, InputRule(48))
     for position, content in enumerate(contents):
         try:
-            expected = decode.decode_batch(tf.constant([content]), 48).numpy()[0]
+            expected = decode.decode_batch(tf.constant([content]), InputRule(48)).numpy()[0]
         except tf.errors.InvalidArgumentError:
             expected = None
         if expected is None and position not in loaded.errors:
@@ -121,8 +122,8 @@ def test_where_the_decoders_disagree_the_one_of_the_export_decides(monkeypatch, 
     monkeypatch.setattr(decode_batch, "decode_into", brighter)
     monkeypatch.setattr(decode_batch, "_decoders_agree", functools.cache(decode_batch._decoders_agree.__wrapped__))
     with caplog.at_level("WARNING"):
-        loaded = decode_batch.load_batch(EVERY_WAY, 48)
-    assert np.array_equal(loaded.images, decode.decode_batch(tf.constant(EVERY_WAY), 48).numpy())
+        loaded = decode_batch.load_batch(EVERY_WAY, InputRule(48))
+    assert np.array_equal(loaded.images, decode.decode_batch(tf.constant(EVERY_WAY), InputRule(48)).numpy())
     assert [record.message for record in caplog.records if "differently" in record.message]
 
 
@@ -155,7 +156,7 @@ def loaded():
     contents.append(FileNotFoundError(2, "No such file or directory", "missing.jpg"))
     images.append(np.zeros([48, 48, 3], np.uint8))
     names.append("missing.jpg")
-    return decode_batch.load_batch(contents, 48), np.stack(images), names
+    return decode_batch.load_batch(contents, InputRule(48)), np.stack(images), names
 
 
 def test_the_others_of_a_batch_survive(loaded):
@@ -201,7 +202,7 @@ def test_an_image_that_announces_too_many_pixels_is_not_decoded():
         (png_header(30_000, 30_000), "PNG", 900_000_000),
         (jpeg_of_claimed_size(65_500, 65_500), "JPEG", 65_500**2),
     ):
-        (reason,) = decode_batch.load_batch([data], 48).errors.values()
+        (reason,) = decode_batch.load_batch([data], InputRule(48)).errors.values()
         assert reason == (
             f"expected at most 100000000 pixels (--max_image_pixels), received {pixels} in a {name}; shrink the image, "
             "or raise --max_image_pixels"

@@ -19,6 +19,7 @@ from trainer.core.errors import RequestError
 from trainer.data import augment, decode_batch, manifest, pipeline
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
+from trainer.data.input_rule import InputRule
 from trainer.data.order import Order
 from trainer.data.pipeline import ReplicaShare
 from trainer.distributed import tf_private
@@ -70,7 +71,7 @@ def test_every_image_comes_once_with_its_own_pixels_and_label(split):
     images = together(batches, "image")
     for position in np.flatnonzero(real)[::7]:
         content = Path(split.path(int(index[position]))).read_bytes()
-        pixels = decode_batch.load_batch([content], SIZE).images[0]
+        pixels = decode_batch.load_batch([content], InputRule(SIZE)).images[0]
         assert np.array_equal(images[position], pixels)
 
 

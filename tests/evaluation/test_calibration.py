@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.helpers.jobs import float32_policy  # noqa: F401  (a fixture)
 from trainer.core.config import ExportConfig
+from trainer.data.input_rule import InputRule
 from trainer.evaluation import calibration, metrics
 from trainer.evaluation.predictions import Predictions, decide
 from trainer.serving import saved_model, temperature
@@ -180,7 +181,9 @@ def serving(temperature, classes=2):
         classes, activation="softmax", kernel_initializer=keras.initializers.RandomNormal(seed=1)
     )
     model = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(inputs)))
-    return saved_model.ServingModel(model, ["Fake", "Real", "Drawn"][:classes], 0, 0.5, size, temperature), model
+    return saved_model.ServingModel(
+        model, ["Fake", "Real", "Drawn"][:classes], 0, 0.5, InputRule(size), temperature
+    ), model
 
 
 @pytest.mark.parametrize("classes", [2, 3])

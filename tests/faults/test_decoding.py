@@ -24,6 +24,7 @@ from trainer.data.audit import measure
 from trainer.data.formats import image_format, orientation, orientation_ops, rescue
 from trainer.data.formats.image_format import Unreadable
 from trainer.data.image_source import ImageSource
+from trainer.data.input_rule import InputRule
 from trainer.data.pack import convert
 from trainer.data.pack.request import PackFlags
 from trainer.serving import saved_model
@@ -217,7 +218,7 @@ def test_the_limit_of_an_export_is_that_of_its_training():
         ({}, True),  # Of an older version.
     ):
         limit = saved_model.max_pixels(metadata)
-        serving = saved_model.ServingModel(model, names, 0, 0.5, SIZE, max_pixels=limit)
+        serving = saved_model.ServingModel(model, names, 0, 0.5, InputRule(SIZE), max_pixels=limit)
         if is_taken:
             assert serving.serve_bytes(image)["probabilities"].shape == (1, 3)
             continue

@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer.data import decode
+from trainer.data.input_rule import InputRule
 
 SIZE = 16
 
@@ -27,7 +28,7 @@ class MeanColour(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes):
-        return self._score(decode.decode_batch(image_bytes, SIZE))
+        return self._score(decode.decode_batch(image_bytes, InputRule(SIZE)))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images):
@@ -36,7 +37,7 @@ class MeanColour(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def explain(self, image_bytes):
         """Return the red channel as the heat map, whatever the label is."""
-        images = decode.decode_batch(image_bytes, SIZE)
+        images = decode.decode_batch(image_bytes, InputRule(SIZE))
         return {**self._score(images), "heatmap": tf.cast(images[..., 0], tf.float32) / 255.0}
 
     def _score(self, images):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tests.helpers.jobs import float32_policy  # noqa: F401  (a fixture)
 from trainer.core.config import NETWORKS, ModelConfig
+from trainer.data.input_rule import InputRule
 from trainer.models import registry
 from trainer.serving import grad_cam, heatmap, saved_model
 
@@ -17,7 +18,7 @@ SIZE, NAMES = 64, ["Fake", "Real"]
 
 
 def save(model: keras.Model, folder: Path, threshold: float = 0.5) -> saved_model.ServingModel:
-    serving = saved_model.ServingModel(model, NAMES, 0, threshold, SIZE)
+    serving = saved_model.ServingModel(model, NAMES, 0, threshold, InputRule(SIZE))
     tf.saved_model.save(serving, str(folder), signatures=serving.signatures)
     return serving
 
@@ -132,7 +133,9 @@ def test_three_classes_and_every_network_have_maps():
 def test_a_network_without_a_feature_map_has_no_signature():
     inputs = keras.Input([SIZE, SIZE, 3])
     logits = keras.layers.Dense(2, name="logits")(keras.layers.Flatten()(inputs))
-    serving = saved_model.ServingModel(keras.Model(inputs, keras.layers.Softmax()(logits)), NAMES, 0, 0.5, SIZE)
+    serving = saved_model.ServingModel(
+        keras.Model(inputs, keras.layers.Softmax()(logits)), NAMES, 0, 0.5, InputRule(SIZE)
+    )
     assert set(serving.signatures) == {"serving_default", "serve_images"}
     assert json.loads(json.dumps(serving.explains)) == {
         "method": None, "because": "the model has no convolutional feature map",

@@ -18,6 +18,7 @@ from tests.helpers.jobs import SMALL, finished_job, float32_policy, result_of, r
 from trainer.core.config import ExportConfig, ModelConfig
 from trainer.core.errors import JobFailed
 from trainer.data import decode, decode_batch
+from trainer.data.input_rule import InputRule
 from trainer.evaluation import calibration
 from trainer.models import registry
 from trainer.serving import saved_model, verify_saved_model
@@ -228,7 +229,7 @@ def test_the_threshold_decides_the_label(paths):
     for positive in (0, 1):
         p_fake = model(tf.cast(images, tf.float32) / 255.0)[:, positive].numpy()
         threshold = float(np.median(p_fake))
-        serving = saved_model.ServingModel(model, CLASSES, positive, threshold, SIZE)
+        serving = saved_model.ServingModel(model, CLASSES, positive, threshold, InputRule(SIZE))
         answers = serving.serve_images(images)
         flagged = [label == CLASSES[positive].encode() for label in answers["label"].numpy()]
         assert flagged == (answers["p_fake"].numpy() >= np.float32(threshold)).tolist()
@@ -247,9 +248,9 @@ def samples(job, exports, paths, tmp_path_factory):
         path = folder / f"{kind}.npz"
         contents = [Path(name).read_bytes() for name in paths]
         encoded = saved_model._rows(contents)
-        images = decode_batch.load_batch(contents, SIZE).images
+        images = decode_batch.load_batch(contents, InputRule(SIZE)).images
         probabilities = live_probabilities(job, int(exports[kind].name), paths)
-        np.savez(path, encoded=encoded, images=images, probabilities=probabilities)
+        np.savez(path, encoded=encoded, images=images, probabilities=probabilities, of_images=probabilities)
         return str(path)
 
     return write

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.core.config import ExportConfig
+from trainer.data.input_rule import InputRule
 from trainer.evaluation import calibration
 from trainer.evaluation.predictions import decide
 from trainer.serving.exported_model import ExportedModel
@@ -35,7 +36,7 @@ def test_the_exported_graph_calls_it_positive(positive):
     model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax", kernel_initializer="zeros")(features))
     images = tf.zeros([1, 4, 4, 3], tf.uint8)
     for threshold, label in ((0.5, positive), (0.50001, 1 - positive)):
-        answer = ServingModel(model, NAMES, positive, threshold, 4)._score(images)
+        answer = ServingModel(model, NAMES, positive, threshold, InputRule(4))._score(images)
         assert answer["p_fake"].numpy().tolist() == [0.5]
         assert answer["label"].numpy().tolist() == [NAMES[label].encode()]
 

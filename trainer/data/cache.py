@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.core.config.registries import RESIZE
 from trainer.core.errors import RequestError
 from trainer.core.storage import files, transient
 from trainer.data import readers, tfrecord
+from trainer.data.input_rule import InputRule
 from trainer.data.manifest import Split
 from trainer.data.pixels import aligned_empty
 from trainer.data.tfrecord import Array
@@ -136,14 +138,14 @@ def _write(descriptor: int, content: bytes, offset: int) -> None:
         content, offset = content[written:], offset + written
 
 
-def open_cache(kind: str, limit: int, split: Split, size: int, max_pixels: int) -> Cache | None:
+def open_cache(kind: str, limit: int, split: Split, rule: InputRule, max_pixels: int) -> Cache | None:
     """Return the cache of a split, or None for ``none``.
 
     Args:
         kind: ``none``, ``memory`` or a local folder.
         limit: bytes to use at most; 0: half of the free memory, or 80% of the free disk.
         split: the images.
-        size: pixels per side.
+        rule: how an image becomes one view of S x S pixels.
         max_pixels: larger images are not decoded.
 
     A disk that is full or in trouble, or memory that is short, costs the cache and not the job.
@@ -153,7 +155,8 @@ def open_cache(kind: str, limit: int, split: Split, size: int, max_pixels: int) 
     """
     if kind == NONE:
         return None
-    folder = Path() if kind == MEMORY else Path(kind) / f"{split.name}-{size}-{_key(split, size, max_pixels)}"
+    size = rule.size
+    folder = Path() if kind == MEMORY else Path(kind) / f"{split.name}-{size}-{_key(split, rule, max_pixels)}"
     try:
         return _open_memory(split, limit, size) if kind == MEMORY else _open_disk(folder, split, limit, size)
     except (OSError, MemoryError) as error:
@@ -185,9 +188,12 @@ def _count(split: Split, room: int, image_bytes: int, where: str) -> int:
     return count
 
 
-def _key(split: Split, size: int, max_pixels: int) -> str:
-    """Return a hash of everything that determines the pixels: the files, their content and the size."""
-    digest = hashlib.sha256(json.dumps([_RULE, split.fingerprint, size, max_pixels]).encode())
+def _key(split: Split, rule: InputRule, max_pixels: int) -> str:
+    """Return a hash of everything that determines the pixels: the files, their content and the rule."""
+    parts = [_RULE, split.fingerprint, rule.size, max_pixels]
+    if rule.mode != RESIZE:  # Which was the only mode once; its keys stay.
+        parts.append(rule.mode)
+    digest = hashlib.sha256(json.dumps(parts).encode())
     if split.records is not None:
         digest.update(split.records.crc.tobytes())
     elif files.is_remote(split.root):

@@ -1,8 +1,9 @@
-"""From encoded bytes to ``[S, S, 3]`` uint8 pixels, by content and not by file name.
+"""From encoded bytes to ``[S, S, 3]`` uint8 pixels or several views, by content and not by file name.
 
 The same graph runs in training, evaluation and the exported model, so they cannot disagree; what it refuses is read by
 ``rescue.py`` everywhere but in the export.
-Owns: the graph, the resize rule.  Does not own: which image is read when (``order.py``).
+Owns: the graph, the resize rule.  Does not own: where windows lie (``input_rule.py``), which image is read when
+(``order.py``).
 """
 
 import functools
@@ -12,8 +13,11 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
+from trainer.core.config.registries import PAD, RESIZE
+from trainer.data import input_rule
 from trainer.data.formats import gif_ops, image_format, orientation_ops
 from trainer.data.formats.tensor_bytes import digits, first_bytes, starts_with, value
+from trainer.data.input_rule import InputRule
 
 _HEADER = 80  # Bytes that hold the dimensions, masks and flags in every format but JPEG.
 
@@ -127,6 +131,44 @@ def _pixels(header: _Header) -> tf.Tensor:
     return tf.reduce_sum(tf.where([matches for matches, _ in cases], [count for _, count in cases], 0))
 
 
+def to_input(image: tf.Tensor, rule: InputRule) -> tf.Tensor:
+    """Return what the model sees of ``[H, W, 3]`` or ``[N, H, W, 3]`` uint8: ``[..., *rule.shape]``, uint8.
+
+    Equal to ``InputRule.views_of`` of the image, which ``pad`` shrinks first.
+    """
+    if rule.mode == RESIZE:
+        return resize(image, rule.size)
+    whole = _fit(image, rule.size) if rule.mode == PAD else image
+    views = []
+    for row, column, is_mirrored in rule.places:
+        rows = _indices(tf.shape(whole)[-3], rule.size, row)
+        columns = _indices(tf.shape(whole)[-2], rule.size, column)
+        view = tf.gather(tf.gather(whole, rows, axis=-3), columns[::-1] if is_mirrored else columns, axis=-2)
+        views.append(view)
+    views_or_one = views[0] if rule.views == 1 else tf.stack(views, axis=-4)
+    return tf.ensure_shape(views_or_one, [*image.shape[:-3], *rule.shape])
+
+
+def _indices(length: tf.Tensor, size: int, place: int) -> tf.Tensor:
+    """Return the pixels of a window along a side."""
+    return input_rule.reflected(input_rule.start(length, size, place) + tf.range(size), length)
+
+
+def _fit(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Shrink an image whose longer side exceeds ``size`` to it, with its proportions; resampled as ``resize`` does."""
+    shape = tf.shape(image, tf.int64)
+    height, width = shape[-3], shape[-2]
+    target = tf.cast(tf.stack(input_rule.fitted(height, width, size)), tf.int32)
+    longer = tf.maximum(height, width)
+    return tf.cond(
+        longer <= size,
+        lambda: image,
+        lambda: tf.cond(
+            longer > 2 * size, lambda: _bilinear(image, target, True), lambda: _bilinear(image, target, False)
+        ),
+    )
+
+
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     """Resize ``[H, W, 3]`` or ``[N, H, W, 3]`` uint8 to ``size`` by ``size`` pixels, uint8.
 
@@ -134,29 +176,30 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     """
     shape = tf.shape(image)
     height, width = shape[-3], shape[-2]
+    sides = [size, size]
     shrinks = tf.maximum(height, width) > 2 * size
     same = tf.logical_and(tf.equal(height, size), tf.equal(width, size))
     resized = tf.cond(
         same,
         lambda: image,
-        lambda: tf.cond(shrinks, lambda: _bilinear(image, size, True), lambda: _bilinear(image, size, False)),
+        lambda: tf.cond(shrinks, lambda: _bilinear(image, sides, True), lambda: _bilinear(image, sides, False)),
     )
     return tf.ensure_shape(resized, [*image.shape[:-3], size, size, 3])
 
 
-def _bilinear(image: tf.Tensor, size: int, antialias: bool) -> tf.Tensor:
+def _bilinear(image: tf.Tensor, sides: list[int] | tf.Tensor, antialias: bool) -> tf.Tensor:
     # Adding one half makes the truncating cast round; means of bytes need no clipping.  TensorFlow resizes floats
     # faster than bytes.
     halfway = tf.cast(image, tf.float32) + 0.5
-    return tf.cast(tf.image.resize(halfway, [size, size], antialias=antialias), tf.uint8)
+    return tf.cast(tf.image.resize(halfway, sides, antialias=antialias), tf.uint8)
 
 
-def decode_batch(encoded: tf.Tensor, size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
-    """Decode and resize ``[N]`` encoded images into ``[N, size, size, 3]`` uint8, on all cores."""
+def decode_batch(encoded: tf.Tensor, rule: InputRule, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
+    """Decode ``[N]`` encoded images into model input ``[N, *rule.shape]`` uint8, on all cores."""
     return tf.map_fn(
-        lambda data: resize(decode(data, max_pixels), size),
+        lambda data: to_input(decode(data, max_pixels), rule),
         encoded,
-        fn_output_signature=tf.TensorSpec([size, size, 3], tf.uint8),
+        fn_output_signature=tf.TensorSpec(rule.shape, tf.uint8),
         parallel_iterations=max(os.cpu_count() or 1, 4),
     )
 

@@ -3,8 +3,10 @@
 The pixels equal those of ``decode.decode_batch``, which an export contains, to the last bit.  That graph decodes every
 format, but it reads each header with a dozen small operations and copies each image twice.  So baseline JPEGs, which
 nearly all images are, are decoded by simplejpeg into the batch's own memory; those of one size are resized together.
+Crops are cut out here, without a graph; at random places only here, for an export never needs that.
 All other images go through ``decode.decode_batch``, and what that graph does not take through ``rescue.py``.
-Owns: which decoder reads an image.  Does not own: the graph and the resize rule (``decode.py``).
+Owns: which decoder reads an image.  Does not own: the graph and the resize rule (``decode.py``), where windows lie
+(``input_rule.py``).
 """
 
 import functools
@@ -17,9 +19,11 @@ import simplejpeg
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
+from trainer.core.config.registries import CROP, RESIZE
 from trainer.data import decode
 from trainer.data.formats import image_format, orientation, rescue
 from trainer.data.formats.image_format import Unreadable
+from trainer.data.input_rule import Draws, InputRule
 from trainer.data.pixels import DecodedBatch, Pixels, aligned_empty
 
 log = logging.getLogger(__name__)
@@ -36,9 +40,21 @@ _START = b"\xff\xd8"
 _START_OF_SCAN = 0xDA
 
 
-def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int = MAX_IMAGE_PIXELS) -> DecodedBatch:
-    """Decode images; one that could not be read or cannot be decoded becomes zeros and an entry in ``errors``."""
-    images = aligned_empty((len(contents), size, size, 3))
+def load_batch(
+    contents: Sequence[bytes | OSError],
+    rule: InputRule,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    draws: Draws | None = None,
+) -> DecodedBatch:
+    """Decode images; one that could not be read or cannot be decoded becomes zeros and an entry in ``errors``.
+
+    Args:
+        contents: encoded images, or why there are none.
+        rule: how an image becomes model input.
+        max_pixels: larger images are not decoded.
+        draws: ``[N, 2]``, the places of random crops (``input_rule.draw``); None: the rule's own views.
+    """
+    images = aligned_empty((len(contents), *rule.shape))
     errors = {at: one.strerror or str(one) for at, one in enumerate(contents) if isinstance(one, OSError)}
     others = {at: one for at, one in enumerate(contents) if isinstance(one, bytes)}
     # The fast path: baseline JPEGs of equal size are decoded into one block of memory and resized together.
@@ -46,14 +62,14 @@ def load_batch(contents: Sequence[bytes | OSError], size: int, max_pixels: int =
         pixels = aligned_empty((len(positions), *shape, 3))
         is_decoded = [decode_into(slot, others[at]) for at, slot in zip(positions, pixels, strict=True)]
         if all(is_decoded) and len(positions) == len(contents):  # The usual case needs no copy.
-            return DecodedBatch(_resize(pixels, size), {})
+            return DecodedBatch(_to_input(pixels, rule, draws), {})
         if any(is_decoded):
             done = np.compress(is_decoded, positions)
-            images[done] = _resize(pixels[is_decoded], size)
+            images[done] = _to_input(pixels[is_decoded], rule, None if draws is None else draws[done])
             for at in done.tolist():
                 del others[at]
     # Everything else, damaged JPEGs too, so that TensorFlow decides what is valid.
-    errors |= _decode_others(others, images, max_pixels)
+    errors |= _decode_others(others, images, rule, max_pixels, draws)
     images[list(errors)] = 0
     return DecodedBatch(images, errors)
 
@@ -87,14 +103,19 @@ def _decoders_agree() -> bool:
     return True
 
 
-def _decode_others(contents: dict[int, bytes], images: Pixels, max_pixels: int) -> dict[int, str]:
-    """Decode images into their places in ``images [N, S, S, 3]`` and return the reasons of those that fail.
+def _decode_others(
+    contents: dict[int, bytes], images: Pixels, rule: InputRule, max_pixels: int, draws: Draws | None
+) -> dict[int, str]:
+    """Decode images into their places in ``images [N, *rule.shape]`` and return the reasons of those that fail.
 
-    Those for the graph are decoded together; only if that fails, one at a time to find the bad ones.
+    Those for the graph are decoded together; only if that fails, one at a time to find the bad ones.  So are random
+    crops, which the graph does not make.
     """
     together = {at: content for at, content in contents.items() if image_format.is_for_graph(content)}
+    if draws is not None:
+        together = {}
     if together:
-        decoder = _decoder(images.shape[1], max_pixels)
+        decoder = _decoder(rule, max_pixels)
         try:
             images[list(together)] = decoder(tf.constant(list(together.values()), tf.string))
         except tf.errors.InvalidArgumentError:
@@ -103,14 +124,15 @@ def _decode_others(contents: dict[int, bytes], images: Pixels, max_pixels: int) 
     for at, content in contents.items():
         if at not in together:
             try:
-                images[at] = _resize(decode_image(content, max_pixels)[np.newaxis], images.shape[1])[0]
+                pixels = decode_image(content, max_pixels)[np.newaxis]
+                images[at] = _to_input(pixels, rule, None if draws is None else draws[at : at + 1])[0]
             except Unreadable as error:
                 errors[at] = str(error)
     return errors
 
 
 def decode_image(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:
-    """Return ``[H, W, 3]`` uint8 of one image, upright; the pixels that ``load_batch`` resizes.
+    """Return ``[H, W, 3]`` uint8 of one image, upright; the pixels that ``load_batch`` starts from.
 
     Raises:
         Unreadable: with format and remedy.
@@ -129,23 +151,32 @@ def decode_image(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:
         raise Unreadable(image_format.damaged(image_format.name(content), reason)) from error
 
 
-def _resize(images: Pixels, size: int) -> Pixels:
-    """Return ``[N, S, S, 3]``: a view of a tensor, which lives as long as the array."""
-    if images.shape[1:3] == (size, size):
+def _to_input(images: Pixels, rule: InputRule, draws: Draws | None) -> Pixels:
+    """Return ``[N, *rule.shape]`` of decoded images ``[N, H, W, 3]``."""
+    if rule.mode == CROP:
+        return _crop(images, rule, draws)
+    if rule.mode == RESIZE and images.shape[1:3] == (rule.size, rule.size):
         return images
-    return np.asarray(_resizer(size)(tf.constant(images)))
+    return np.asarray(_converter(rule)(tf.constant(images)))  # A view of a tensor, which lives as long as the array.
+
+
+def _crop(images: Pixels, rule: InputRule, draws: Draws | None) -> Pixels:
+    crops = aligned_empty((len(images), *rule.shape))
+    for number, image in enumerate(images):
+        crops[number] = rule.views_of(image) if draws is None else rule.random_view(image, draws[number])
+    return crops
 
 
 @functools.cache
-def _decoder(size: int, max_pixels: int) -> Any:
-    """Return the compiled ``decode_batch``; one for each image size."""
-    return _compiled(lambda encoded: decode.decode_batch(encoded, size, max_pixels), tf.TensorSpec([None], tf.string))
+def _decoder(rule: InputRule, max_pixels: int) -> Any:
+    """Return the compiled ``decode_batch``; one for each rule."""
+    return _compiled(lambda encoded: decode.decode_batch(encoded, rule, max_pixels), tf.TensorSpec([None], tf.string))
 
 
 @functools.cache
-def _resizer(size: int) -> Any:
-    """Return the compiled ``resize`` of ``[N, H, W, 3]`` uint8."""
-    return _compiled(lambda images: decode.resize(images, size), tf.TensorSpec([None, None, None, 3], tf.uint8))
+def _converter(rule: InputRule) -> Any:
+    """Return the compiled ``to_input`` of ``[N, H, W, 3]`` uint8."""
+    return _compiled(lambda images: decode.to_input(images, rule), tf.TensorSpec([None, None, None, 3], tf.uint8))
 
 
 def _compiled(function: Any, signature: tf.TensorSpec) -> Any:

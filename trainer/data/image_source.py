@@ -7,10 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.core.config import DataConfig
+from trainer.core.config.registries import CROP
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import transient
 from trainer.data import cache as cache_lib
-from trainer.data import decode, decode_batch, interruptible, readers
+from trainer.data import decode, decode_batch, input_rule, interruptible, readers
+from trainer.data.input_rule import Draws
 from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
 from trainer.data.readers import Content
@@ -19,38 +21,48 @@ from trainer.data.tfrecord import Array
 
 
 class ImageSource:
-    """The images of one split at one size; safe to use from several threads."""
+    """The images of one split as model input; safe to use from several threads."""
 
-    def __init__(self, split: Split, config: DataConfig, *, size: int = 0, cached: bool = True) -> None:
+    def __init__(self, split: Split, config: DataConfig, *, cached: bool = True, training: bool = False) -> None:
         """Open the split.
 
         Args:
             split: the images.
-            config: image size, largest number of pixels, cache.
-            size: pixels per side; 0: as configured.
+            config: how an image becomes model input, largest number of pixels, cache.
             cached: whether to use the configured cache.
+            training: whether crops are at random places; else the views are those that are averaged.
 
         Raises:
             RequestError: if the cache cannot be used.
         """
         self.failure: Exception | None = None  # First storage error, kept because TensorFlow preserves only its text.
         self._split = split
-        self.size = size or config.image_size
+        self.rule = input_rule.of_config(config, training=training)
+        self.is_random = training and self.rule.mode == CROP
         self.max_pixels = config.max_image_pixels
         self._reader = readers.open_reader(split)
         self._cache = (
-            cache_lib.open_cache(config.cache, config.cache_bytes, split, self.size, self.max_pixels)
+            cache_lib.open_cache(config.cache, config.cache_bytes, split, self.rule, self.max_pixels)
             if cached
             else None
         )
+
+    @property
+    def size(self) -> int:
+        """Pixels per side of a view."""
+        return self.rule.size
 
     @property
     def looks_ahead(self) -> bool:
         """Whether ``prefetch`` has any effect."""
         return self._reader.looks_ahead
 
-    def load(self, index: Array) -> DecodedBatch:
-        """Return images ``index [n] int64``.
+    def load(self, index: Array, draws: Draws | None = None) -> DecodedBatch:
+        """Return images ``index [n] int64``, each in the shape ``rule.shape``.
+
+        Args:
+            index: example numbers.
+            draws: ``[n, 2]``, places of random crops (``input_rule.draw``); needed if ``is_random``.
 
         Raises:
             StoppedEarly: if the storage does not answer or memory is short for long, or if the job is to stop and a
@@ -59,20 +71,22 @@ class ImageSource:
         """
         try:
             # The first failure is the job's, so nobody waits for what other threads are still trying.
-            loaded = interruptible.run(lambda: self._load(index), is_void=lambda: self.failure is not None)
+            loaded = interruptible.run(lambda: self._load(index, draws), is_void=lambda: self.failure is not None)
         except (StoppedEarly, RequestError) as failure:
             self.failure = self.failure or failure
             raise
         return validation.blended(self._split, index, loaded)
 
-    def _load(self, index: Array) -> DecodedBatch:
+    def _load(self, index: Array, draws: Draws | None) -> DecodedBatch:
+        if self.is_random != (draws is not None):
+            raise ValueError("random crops need draws, and nothing else takes any")
         if self._cache is None:
-            return self._decode(index)
+            return self._decode(index, draws)
         images, hits = self._cache.get(index)
         missing = np.flatnonzero(~hits)
         if not len(missing):
             return DecodedBatch(images, {})
-        decoded = self._decode(index[missing])
+        decoded = self._decode(index[missing], None)  # Random crops are never cached.
         images[missing] = decoded.images
         good = [position for position in range(len(missing)) if position not in decoded.errors]
         self._cache.put(index[missing[good]], decoded.images[good])
@@ -86,12 +100,12 @@ class ImageSource:
         """Start to fetch images that will be loaded soon."""
         self._reader.prefetch(index)
 
-    def _decode(self, index: Array) -> DecodedBatch:
+    def _decode(self, index: Array, draws: Draws | None) -> DecodedBatch:
         contents = self.encoded(index)
 
         def attempt() -> DecodedBatch:
             try:
-                return decode_batch.load_batch(contents, self.size, self.max_pixels)
+                return decode_batch.load_batch(contents, self.rule, self.max_pixels, draws)
             except tf.errors.ResourceExhaustedError as error:  # Of this process, not of an image.
                 raise MemoryError(decode.reason(error)) from error
 

@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import augment
+from trainer.data import augment, input_rule
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -66,7 +66,8 @@ def batches(
 ) -> tf.data.Dataset:
     """Return the batches of steps ``[start_step, stop_step)``: one element for each local replica in turn.
 
-    Elements hold, for the replica's ``b = batch_size / replicas`` slots: ``image [b, S, S, 3] uint8``,
+    Elements hold, for the replica's ``b = batch_size / replicas`` slots: ``image [b, S, S, 3] uint8`` (with several
+    views ``[b, V, S, S, 3]``),
     ``label [b] int32``, ``weight [b] float32`` (1, or 0 for padding and images that could not be decoded),
     ``index [b] int64`` (example number in the split); with an augmentation also ``draws [b, DRAWS] float32``, and
     ``parameters [b, ...] float32`` if it has any; those of the second in a sequence are ``draws_1``, and so on
@@ -75,7 +76,7 @@ def batches(
 
     Args:
         split: the images and labels.
-        images: its pixels, S x S.
+        images: its pixels, S x S; if they are random crops, the pass and the example decide their places.
         order: the global order; its batch_size must be divisible by ``share.replicas``.
         bad_images: records images that cannot be decoded.
         augmentation: value of ``--augment``; what runs on the host runs here, the rest later in the train step.
@@ -135,7 +136,7 @@ class _Source:
         passes, index, real = self.share.slots(self.order, number)
         batch = {"index": index, "label": tf.gather(self.labels, index), "weight": tf.cast(real, tf.float32)}
         # The pixels; the weight of an image that cannot be decoded becomes 0.
-        image, good = self._load(number, batch)
+        image, good = self._load(number, passes, batch)
         return self._augmented({**batch, "image": image, "weight": good}, passes, self.sequence)
 
     def examples(self, passes: tf.Tensor, index: tf.Tensor, weight: tf.Tensor) -> Batch:
@@ -144,14 +145,14 @@ class _Source:
 
     def _apart(self, passes: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, sequence: augment.Sequence) -> Batch:
         """Return examples after the first augmentations."""
-        image, good = tf.numpy_function(self._read_here, [index, weight], [tf.uint8, tf.float32])
+        image, good = tf.numpy_function(self._read_here, [passes, index, weight], [tf.uint8, tf.float32])
         batch = {"index": index, "label": tf.gather(self.labels, index)}
         batch |= {"image": tf.ensure_shape(image, self._shape), "weight": tf.ensure_shape(good, [self._slots])}
         return self._augmented(batch, passes, sequence)
 
     @property
     def _shape(self) -> list[int]:
-        return [self._slots, self.images.size, self.images.size, 3]
+        return [self._slots, *self.images.rule.shape]
 
     def _augmented(self, batch: Batch, passes: tf.Tensor, sequence: augment.Sequence) -> Batch:
         """Return a batch after what augmentations do on the host, and with what their part on the device needs."""
@@ -229,9 +230,9 @@ class _Source:
         labels[chosen] = self.positive
         return images, labels
 
-    def _load(self, number: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    def _load(self, number: tf.Tensor, passes: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the pixels, and the weights, which are 0 for images without any."""
-        arguments = [number, batch["index"], batch["weight"]]
+        arguments = [number, passes, batch["index"], batch["weight"]]
         if self._looks_ahead:
             # Images of a later step, whose bytes are then fetched in large requests.
             steps = WINDOW // 2 // self.order.batch_size
@@ -240,12 +241,12 @@ class _Source:
         image, good = tf.numpy_function(self._read, arguments, [tf.uint8, tf.float32])
         return tf.ensure_shape(image, self._shape), tf.ensure_shape(good, [self._slots])
 
-    def _read_here(self, index: Array, weight: Array) -> tuple[Array, Array]:
+    def _read_here(self, passes: Array, index: Array, weight: Array) -> tuple[Array, Array]:
         """Read examples of nonzero weight in this process, whose data service knows the order's only."""
         real = np.flatnonzero(weight)
-        return self._checked(self.images.load(index[real]), index, weight, real)
+        return self._checked(self._decode(passes[real], index[real]), index, weight, real)
 
-    def _read(self, number: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
+    def _read(self, number: Array, passes: Array, index: Array, weight: Array, *ahead: Array) -> tuple[Array, Array]:
         """Read the real slots of an element; padding and undecodable images are zeros."""
         for later in ahead:
             self.images.prefetch(later)
@@ -254,7 +255,7 @@ class _Source:
         if self.remote:
             loaded = validation.blended(self.split, examples, self.remote.load(int(number), examples))
         else:
-            loaded = self.images.load(examples)
+            loaded = self._decode(passes[real], examples)
         return self._checked(loaded, index, weight, real)
 
     def _checked(self, loaded: DecodedBatch, index: Array, weight: Array, real: Array) -> tuple[Array, Array]:
@@ -273,6 +274,10 @@ class _Source:
             images = np.zeros([len(index), *images.shape[1:]], np.uint8)
             images[real] = loaded.images
         return images, good
+
+    def _decode(self, passes: Array, examples: Array) -> DecodedBatch:
+        draws = input_rule.draw(self.order.seed, passes, examples) if self.images.is_random else None
+        return self.images.load(examples, draws)
 
 
 def _options() -> tf.data.Options:

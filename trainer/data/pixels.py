@@ -12,7 +12,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class DecodedBatch:
-    """A batch of pixels: ``images [N, S, S, 3] uint8`` (zeros for bad images), and the ``errors`` by position."""
+    """A batch of pixels, zeros for bad images, and the ``errors`` by position.
+
+    The pixels are ``images [N, S, S, 3] uint8``, or with several views of each ``[N, V, S, S, 3]``.
+    """
 
     images: Pixels
     errors: dict[int, str]

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.core.config import DataConfig
-from trainer.data import augment, order, pipeline
+from trainer.data import augment, input_rule, order, pipeline
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.pixels import Pixels
@@ -48,8 +48,8 @@ def of_batch(
     passes, index, real = stream.slots(tf.constant(step, tf.int64), 0, min(count, batch_size))
     chosen: Any = index.numpy()[real.numpy()]
     numbers = passes.numpy()[real.numpy()]
-    images = ImageSource(split, data, cached=False)
-    loaded = images.load(chosen)
+    images = ImageSource(split, data, cached=False, training=True)
+    loaded = images.load(chosen, input_rule.draw(seed, numbers, chosen) if images.is_random else None)
     batch = pipeline.examples(split, images, data.augment, settings, seed=seed, passes=numbers, index=chosen)
     augmented = augment.to_pixels(augment.on_device(augment.load(data.augment, settings.config), batch))
     good = [position for position in range(len(chosen)) if position not in loaded.errors]

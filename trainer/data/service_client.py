@@ -8,6 +8,7 @@ Does not own: which example stands where (``order.py``), starting a service (``t
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -79,7 +80,7 @@ class DataServiceClient:
         self._slots = slots
         self._count = count
         self._stop = stop
-        room = _BUFFER_BYTES // (count * images.size**2 * 3)
+        room = _BUFFER_BYTES // (count * math.prod(images.rule.shape))
         capacity = min(max(room, _MIN_BUFFERED), _MAX_BUFFERED)
         self._buffer: ReorderBuffer[Pixels] = ReorderBuffer(capacity, _PATIENCE_SECONDS, health)
         self._starting = threading.Lock()
@@ -156,10 +157,10 @@ class DataServiceClient:
     def _dataset(self, start: int) -> tf.data.Dataset:
         """Return elements ``(number, pixels [b, S, S, 3] uint8, good [b] bool)`` as the service sends them."""
         read, count = reader(self._split), self._count
-        size, max_pixels = self._images.size, self._images.max_pixels
+        rule, max_pixels = self._images.rule, self._images.max_pixels
 
         def decoded(slot: tf.Tensor, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return slot, decode.resize(decode.decode(read(example), max_pixels), size)
+            return slot, decode.to_input(decode.decode(read(example), max_pixels), rule)
 
         def element(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             _, index, real = self._slots(number)
@@ -167,10 +168,10 @@ class DataServiceClient:
             each = tf.data.Dataset.from_tensor_slices(examples)
             each = each.map(_plain(decoded), num_parallel_calls=tf.data.AUTOTUNE)
             # A bad image fails its own map call and is left out.  The extra slot keeps the batch from being empty.
-            extra = tf.data.Dataset.from_tensors((count, tf.zeros([size, size, 3], tf.uint8)))
+            extra = tf.data.Dataset.from_tensors((count, tf.zeros(rule.shape, tf.uint8)))
             slots, pixels = each.ignore_errors().concatenate(extra).batch(count + 1).get_single_element()
             # Back to the slots of the element; those without an image stay zero and are marked.
-            images = tf.scatter_nd(slots[:, None], pixels, [count + 1, size, size, 3])[:-1]
+            images = tf.scatter_nd(slots[:, None], pixels, [count + 1, *rule.shape])[:-1]
             good = tf.scatter_nd(slots[:, None], tf.ones_like(slots), [count + 1])[:-1] > 0
             return number, images, good
 

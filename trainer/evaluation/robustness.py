@@ -1,14 +1,15 @@
 """Robustness of an exported model: the same images recompressed, blurred, noisy, rescaled, cropped or darker.
 
 Distortions act on the decoded image at its own size, as they would on the way through the internet; the model then
-resizes as usual.  Each is a function of (seed, number of the image).
+resizes, crops or pads as usual.  Each is a function of (seed, number of the image).
 Does not own: metrics (``metrics/``), how they are shown (``reports/evaluation_sections.py``).
 """
 
 import dataclasses
 import io
+import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +19,7 @@ import tensorflow as tf
 import tqdm
 from PIL import Image, ImageFilter
 
+from trainer.core.config.registries import RESIZE
 from trainer.data import decode, decode_batch, readers
 from trainer.data.manifest import Split
 from trainer.data.pixels import Pixels
@@ -31,6 +33,7 @@ Numbers = npt.NDArray[np.int64]
 
 FIGURES = ("accuracy", "auc")
 _SCORED_AT_ONCE = 64
+_PIXELS_AT_ONCE = 2**26  # Of images that are not resized: 200 MB.
 
 
 def _jpeg(pixels: Pixels, quality: float, noise: np.random.Generator) -> Pixels:
@@ -167,31 +170,42 @@ def _score(
     """Return probabilities ``[settings, N, C]``."""
     predictor = Predictor(export)
     reader = readers.open_reader(split)
-    size = int(export.details["image_size"])
+    rule = export.input_rule
 
-    def variants(position: int) -> Pixels:
-        """Return one image in all settings, ``[settings, S, S, 3]``."""
+    def variants(position: int) -> list[Pixels]:
+        """Return one image in all settings: resized, or of any size if the export crops or pads."""
         pixels = decode_batch.decode_image(reader.read_one(position), export.max_image_pixels)
         rows = []
         for kind, strength in settings:
             changed = distort(pixels, kind, strength, seed=seed, number=int(numbers[position])) if kind else pixels
-            rows.append(decode.resize(tf.constant(changed), size).numpy())
-        return np.stack(rows)
+            is_resized = rule.mode == RESIZE
+            rows.append(decode.resize(tf.constant(changed), rule.size).numpy() if is_resized else changed)
+        return rows
 
-    images_at_once = max(1, _SCORED_AT_ONCE // len(settings))
-    blocks = []
+    images_at_once = max(1, _SCORED_AT_ONCE // len(settings)) if rule.mode == RESIZE else 1
+    rows: list[npt.NDArray[np.float32]] = []
     with tqdm.tqdm(
         total=len(split), desc="robustness", unit="image", file=sys.stderr, disable=None, leave=False
     ) as bar:
-        batches = (images.reshape(-1, size, size, 3) for images in _in_batches(variants, len(split), images_at_once))
+        batches = itertools.chain.from_iterable(map(_of_one_shape, _in_batches(variants, len(split), images_at_once)))
         for answers in predictor.score_pixels(batches):
-            blocks.append(answers.probabilities.reshape(-1, len(settings), len(export.class_names)))
-            bar.update(len(blocks[-1]))
-    return np.concatenate(blocks).transpose(1, 0, 2)
+            done = len(rows) // len(settings)
+            rows.extend(answers.probabilities)
+            bar.update(len(rows) // len(settings) - done)
+    return np.stack(rows).reshape(len(split), len(settings), -1).transpose(1, 0, 2)
 
 
-def _in_batches(variants: Callable[[int], Pixels], count: int, size: int) -> Iterator[Pixels]:
-    """Yield ``[n, settings, S, S, 3]``, ``size`` images at a time; the next batch is made while the model works."""
+def _of_one_shape(images: Sequence[Pixels]) -> Iterator[Pixels]:
+    """Yield images in batches ``[n, H, W, 3]`` of bounded memory, in order."""
+    for shape, neighbours in itertools.groupby(images, key=lambda image: image.shape):
+        group = list(neighbours)
+        count = max(1, _PIXELS_AT_ONCE // (shape[0] * shape[1]))
+        for start in range(0, len(group), count):
+            yield np.stack(group[start : start + count])
+
+
+def _in_batches(variants: Callable[[int], list[Pixels]], count: int, size: int) -> Iterator[list[Pixels]]:
+    """Yield all settings of ``size`` images at a time, image by image; the next are made while the model works."""
     starts = list(range(0, count, size))
     with ThreadPoolExecutor() as pool:
 
@@ -202,4 +216,4 @@ def _in_batches(variants: Callable[[int], Pixels], count: int, size: int) -> Ite
         for following in [*starts[1:], None]:
             current = ahead
             ahead = submit(following) if following is not None else []
-            yield np.stack([future.result() for future in current])
+            yield [image for future in current for image in future.result()]

@@ -4,6 +4,8 @@ A network that expects another range says so by ``INPUT_RANGE``; ``registry.buil
 the model, so that training, evaluation and exports all feed [0, 1].
 """
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -14,6 +16,20 @@ _LARGEST = 255.0  # Of 8 bits.
 def to_unit_range(images: tf.Tensor) -> tf.Tensor:
     """Return float32 in [0, 1] for ``[N, S, S, 3]`` grey levels in [0, 255], uint8 or float32 (augmented)."""
     return tf.cast(images, tf.float32) / _LARGEST
+
+
+def average_views(score: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> tf.Tensor:
+    """Return probabilities ``[N, C]``: of ``images [N, S, S, 3]``, or the mean over the views of ``[N, V, S, S, 3]``.
+
+    Args:
+        score: from ``[N, S, S, 3]`` to probabilities; called for one view after another, so that memory does not grow.
+        images: the views.
+    """
+    if images.shape.rank == 4:
+        return score(images)
+    by_view = tf.transpose(images, [1, 0, 2, 3, 4])
+    scores = tf.map_fn(score, by_view, fn_output_signature=tf.float32, parallel_iterations=1)
+    return tf.reduce_mean(scores, axis=0)
 
 
 def to_input_range(pixels: keras.KerasTensor, input_range: tuple[float, float]) -> keras.KerasTensor:

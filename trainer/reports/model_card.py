@@ -25,6 +25,7 @@ from trainer.core.errors import StoppedEarly
 from trainer.core.job_dir import EXPORT_CARD
 from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass
+from trainer.data import input_rule
 from trainer.evaluation import calibration, metrics, sources
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import console, evaluation_sections, html, metric_titles
@@ -129,6 +130,7 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
         .render(
             meta=metadata,
             warning=facts.warning,
+            input=input_rule.of_export(metadata).text,
             classes=", ".join(names),
             positive=positive,
             rest=others[0] if len(others) == 1 else "all other classes",

@@ -17,13 +17,16 @@ from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
+from trainer.data import input_rule
+from trainer.data.input_rule import InputRule
 
 Probabilities = npt.NDArray[np.float32]
 
 # What readers rely on; versions add fields, so only the first three are always there.
 _FIELDS = {
     "class_names": CLASSES, "positive_class": TEXT, "threshold": PROBABILITY, "temperature": optional(POSITIVE),
-    "image_size": optional(COUNT), "step": optional(COUNT), "config": optional(OBJECT), "versions": optional(OBJECT),
+    "image_size": optional(COUNT), "input": optional(OBJECT), "step": optional(COUNT), "config": optional(OBJECT),
+    "versions": optional(OBJECT),
     "listings": optional(nullable(OBJECT)), "validation": optional(OBJECT), "explain": optional(nullable(OBJECT)),
     "calibration": optional(nullable(OBJECT)), "threshold_choice": optional(nullable(OBJECT)),
 }  # fmt: skip
@@ -56,6 +59,11 @@ class ExportedModel:
     def max_image_pixels(self) -> int:
         """The largest number of pixels that the export decodes; older ones do not name it."""
         return int(self.details.get("max_image_pixels", MAX_IMAGE_PIXELS))
+
+    @property
+    def input_rule(self) -> InputRule:
+        """How an image becomes the model's input; older exports resize."""
+        return input_rule.of_export(self.details)
 
     def decide(self, probabilities: Probabilities, threshold: float = 0.0) -> str:
         """Return the class for ``probabilities [C]``; ``threshold`` replaces the export's unless it is 0."""
@@ -118,4 +126,10 @@ def _describe(path: str) -> ExportedModel:
             f"--model_dir: expected {file!r} to name one of its classes {', '.join(names)} as 'positive_class', "
             f"received {positive!r}; {remedy}"
         )
+    try:
+        input_rule.of_export(details)
+    except ValueError as error:
+        raise RequestError(
+            f"--model_dir: expected {file!r} to name as 'input' {error}, received {details['input']}; {remedy}"
+        ) from error
     return ExportedModel(path, names, positive, float(details["threshold"]), details)

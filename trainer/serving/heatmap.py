@@ -27,7 +27,7 @@ def overlay(image: Pixels, heat: npt.NDArray[np.float32]) -> Pixels:
 
     Args:
         image: ``[H, W, 3]``; shrunk if a side is longer than 1024 pixels.
-        heat: ``[S, S]`` in [0, 1], stretched to the image's shape as the image was squeezed to the model's.
+        heat: ``[h, w]`` in [0, 1] of the whole image (``InputRule.on_image``), stretched to the image's shape.
     """
     picture = Image.fromarray(image)
     picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)

@@ -79,13 +79,17 @@ def predict_images(
         for batch in predictor.score(len(paths), read, request.batch_size):
             numbers = range(batch.start, batch.start + len(batch.labels))
             encoded = {n: contents.pop(n) for n in numbers if n in contents}
-            pictures = _draw(request.explain, paths, batch, encoded, export.max_image_pixels)
+            pictures = _draw(request.explain, paths, batch, encoded, export)
             yield [_row(export, paths[n], batch, n, request, pictures) for n in numbers]
             bar.update(len(numbers))
 
 
 def _draw(
-    folder: str, paths: Sequence[str], batch: PredictionBatch, contents: Mapping[int, bytes], max_pixels: int
+    folder: str,
+    paths: Sequence[str],
+    batch: PredictionBatch,
+    contents: Mapping[int, bytes],
+    export: exported_model.ExportedModel,
 ) -> dict[int, str]:
     """Write the pictures of a batch's heat maps, and return their files by the image's number."""
     numbers = [batch.start + n for n in batch.heatmaps if n not in batch.errors]
@@ -94,8 +98,9 @@ def _draw(
     from trainer.data import decode_batch  # Late: TensorFlow.  It gives the pixels that the model gets.
 
     def draw(number: int) -> str:
-        image = decode_batch.decode_image(contents[number], max_pixels)
-        picture = heatmap.overlay(image, batch.heatmaps[number - batch.start])
+        image = decode_batch.decode_image(contents[number], export.max_image_pixels)
+        heat = export.input_rule.on_image(batch.heatmaps[number - batch.start], *image.shape[:2])
+        picture = heatmap.overlay(image, heat)
         file = files.join(folder, heatmap.file_name(paths[number]))
         files.write_bytes(file, heatmap.to_png(picture))
         return file

@@ -1,4 +1,4 @@
-"""Write a self-contained SavedModel: decoding, resizing, scaling and class names are part of it.
+"""Write a self-contained SavedModel: decoding, resizing or cropping, scaling and class names are part of it.
 
 An export gets its final name only after a new process, which imports nothing of this package, has loaded it beside that
 name and reproduced the live model's probabilities.  For a bucket that process loads the local copy, and the uploaded
@@ -25,9 +25,10 @@ from trainer.core.config import MAX_IMAGE_PIXELS, ModelConfig
 from trainer.core.errors import JobFailed
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
 from trainer.core.storage import files
-from trainer.data import decode, decode_batch
+from trainer.data import decode, decode_batch, input_rule
 from trainer.data.formats import rescue
 from trainer.data.formats.image_format import Unreadable
+from trainer.data.input_rule import InputRule
 from trainer.models import preprocess, registry
 from trainer.serving import grad_cam, verify_saved_model
 from trainer.serving import temperature as temperature_lib
@@ -48,7 +49,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         class_names: Sequence[str],
         positive: int,
         threshold: float,
-        image_size: int,
+        rule: InputRule,
         temperature: float = 1.0,
         max_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
@@ -58,7 +59,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         self._binary = len(class_names) == 2
         self._positive = positive
         self._threshold = threshold
-        self._image_size = image_size
+        self._rule = rule
         self._temperature = temperature
         self.max_pixels = max_pixels
         self._looked_at = grad_cam.feature_layer(model)
@@ -66,26 +67,28 @@ class ServingModel(tf.Module):  # type: ignore[misc]
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Score encoded images of any format that ``decode`` supports."""
-        return self._score(decode.decode_batch(image_bytes, self._image_size, self.max_pixels))
+        return self._score(decode.decode_batch(image_bytes, self._rule, self.max_pixels))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Score RGB pixels of any size in [0, 255]."""
-        return self._score(decode.resize(images, self._image_size))
+        return self._score(self.to_input(images))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def explain(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Score encoded images, and add ``heatmap [N, S, S] float32`` in [0, 1]: what contributed to the label."""
-        images = decode.decode_batch(image_bytes, self._image_size, self.max_pixels)
+        """Score encoded images, and add ``heatmap [N, S, S] float32`` in [0, 1]: what contributed to the label.
+
+        Of several views, the map is of the centre.
+        """
+        images = decode.decode_batch(image_bytes, self._rule, self.max_pixels)
         answers = self._score(images)
         of = tf.argmax(tf.equal(answers["label"][:, tf.newaxis], self._names), axis=1)
-        pixels = preprocess.to_unit_range(images)
-        return {**answers, "heatmap": grad_cam.grad_cam(self.model, self._looked_at, pixels, of, self._image_size)}
+        pixels = preprocess.to_unit_range(images if self._rule.views == 1 else images[:, 0])
+        return {**answers, "heatmap": grad_cam.grad_cam(self.model, self._looked_at, pixels, of, self._rule.size)}
 
     def of_pixels(self) -> Any:
-        """Return a function of ``images [N, S, S, 3] uint8`` in [0, 255] that returns only the probabilities."""
-        size = self._image_size
-        signature = [tf.TensorSpec([None, size, size, 3], tf.uint8, name="images")]
+        """Return a function of one view of each image, ``images [N, S, S, 3] uint8``, that returns probabilities."""
+        signature = [tf.TensorSpec([None, *self._rule.one_view.shape], tf.uint8, name="images")]
         return tf.function(self.probabilities, input_signature=signature, autograph=False)
 
     @property
@@ -102,11 +105,21 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         return {"method": "Grad-CAM", "layer": self._looked_at.name, "of": "label"}
 
     def probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        """Return ``[N, C]`` of pixels ``[N, S, S, 3]`` uint8, with the temperature (``temperature.temper``)."""
-        probabilities = self.model(preprocess.to_unit_range(images), training=False)
+        """Return ``[N, C]`` of model input ``[N, S, S, 3]`` or ``[N, V, S, S, 3]`` uint8.
+
+        The temperature (``temperature.temper``) comes after the mean over the views, of which it was chosen.
+        """
+        probabilities = preprocess.average_views(self._probabilities, images)
         if self._temperature == 1.0:
             return probabilities
         return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, temperature_lib.SMALLEST)) / self._temperature)
+
+    def to_input(self, images: tf.Tensor) -> tf.Tensor:
+        """Return the model input of RGB pixels ``[N, H, W, 3]`` uint8."""
+        return decode.to_input(images, self._rule)
+
+    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        return self.model(preprocess.to_unit_range(images), training=False)
 
     def _score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = self.probabilities(images)
@@ -134,7 +147,7 @@ def write(
         target: such as ``export/best/<step>``; replaced if it exists.
         arrays: a checkpoint's arrays; those under ``model/`` are used.
         metadata: written next to the model; must hold ``class_names``, ``positive_class`` and ``threshold``; a
-            ``temperature`` becomes part of the model.
+            ``temperature`` and the rule of ``input`` become part of the model.
         samples: encoded images for the comparison; undecodable ones are ignored.
         config: architecture.
         image_size: S.
@@ -152,7 +165,7 @@ def write(
         files.write_text(files.join(built, EXPORT_METADATA), content)
         if card:
             files.write_text(files.join(built, EXPORT_CARD), card)
-        check = _Check(serving, _for_graph(samples, limit), image_size, scratch)
+        check = _Check(serving, _for_graph(samples, limit), _rule(metadata, image_size), scratch)
         files.publish(built, target, last=MODEL_FILE, check=check)
     return check.difference
 
@@ -164,7 +177,12 @@ def serving_model(arrays: Arrays, metadata: dict[str, Any], config: ModelConfig,
     positive = names.index(metadata["positive_class"])
     temperature = metadata.get("temperature", 1.0)
     limit = max_pixels(metadata)
-    return ServingModel(model, names, positive, metadata["threshold"], image_size, temperature, limit)
+    rule = _rule(metadata, image_size)
+    return ServingModel(model, names, positive, metadata["threshold"], rule, temperature, limit)
+
+
+def _rule(metadata: dict[str, Any], image_size: int) -> InputRule:
+    return input_rule.of_export({**metadata, "image_size": image_size})
 
 
 def max_pixels(metadata: dict[str, Any]) -> int:
@@ -212,17 +230,19 @@ def _float32_policy() -> Iterator[None]:
 class _Check:
     """Runs ``verify_saved_model.py`` on a folder, and keeps the largest difference of a probability."""
 
-    def __init__(self, serving: ServingModel, samples: Sequence[bytes], image_size: int, scratch: str) -> None:
+    def __init__(self, serving: ServingModel, samples: Sequence[bytes], rule: InputRule, scratch: str) -> None:
         """Write the samples with the live model's answers into ``scratch``."""
         self.difference = 0.0
         self._samples = os.path.join(scratch, "samples.npz")
-        loaded = decode_batch.load_batch(samples, image_size, serving.max_pixels)
+        loaded = decode_batch.load_batch(samples, rule, serving.max_pixels)
         good = [i for i in range(len(samples)) if i not in loaded.errors]
-        images = loaded.images[good]
+        views = loaded.images[good]
+        images = views if rule.views == 1 else views[:, 0]
         with tf.device("/CPU:0"):
-            expected = serving.probabilities(tf.constant(images)).numpy()
+            of_files = serving.probabilities(tf.constant(views)).numpy()
+            of_images = serving.probabilities(serving.to_input(tf.constant(images))).numpy()
         encoded = _rows([samples[i] for i in good])
-        np.savez(self._samples, encoded=encoded, images=images, probabilities=expected)
+        np.savez(self._samples, encoded=encoded, images=images, probabilities=of_files, of_images=of_images)
 
     def __call__(self, folder: str) -> None:
         """Load the folder in a fresh process and compare.

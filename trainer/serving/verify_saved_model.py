@@ -2,8 +2,8 @@
 
 Run as ``python -P verify_saved_model.py MODEL_DIR SAMPLES.npz``; on purpose, it imports nothing of this package, and
 makes that impossible, wherever the package is installed: an export that needs it must be noticed.  TensorFlow itself
-may come from anywhere, such as PYTHONPATH.  The samples hold ``encoded [N]`` bytes, ``images [N, S, S, 3] uint8`` and
-``probabilities [N, C]`` of the live model.
+may come from anywhere, such as PYTHONPATH.  The samples hold ``encoded [N]`` bytes and ``images [N, S, S, 3] uint8``,
+and of the live model ``probabilities [N, C]`` and ``of_images [N, C]``.
 Prints the largest difference and exits with 0, or prints what is wrong and exits with 1.
 """
 
@@ -24,7 +24,8 @@ def main(model_dir: str, samples_path: str) -> int:
     with np.load(samples_path, allow_pickle=False) as samples:
         encoded = samples["encoded"]
         images = samples["images"]
-        expected = samples["probabilities"]
+        expected = dict.fromkeys(("serving_default", "explain"), samples["probabilities"])
+        expected["serve_images"] = samples["of_images"]
     signatures = tf.saved_model.load(model_dir).signatures
     outputs = {
         "serving_default": signatures["serving_default"](image_bytes=tf.constant(_contents(encoded))),
@@ -38,7 +39,7 @@ def main(model_dir: str, samples_path: str) -> int:
             return 1
     largest = 0.0
     for name, output in outputs.items():
-        difference = float(np.max(np.abs(output["probabilities"].numpy() - expected)))
+        difference = float(np.max(np.abs(output["probabilities"].numpy() - expected[name])))
         largest = max(largest, difference)
         if not difference <= TOLERANCE:  # So that NaN fails, too.
             print(f"signature {name} differs from the live model by {difference:.2e} (allowed: {TOLERANCE:.0e})")

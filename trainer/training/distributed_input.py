@@ -59,7 +59,7 @@ class DistributedInput:
         return self._distribute(self._train, order, self._config.augment, start_step, stop_step)
 
     def validation(self) -> Batches:
-        """Return every validation image once, in the manifest's order, only resized."""
+        """Return every validation image once, in the manifest's order, as the views that are averaged."""
         order = Order(len(self._validation), self._config.batch_size, shuffle=False)
         return self._distribute(self._validation, order, "none", 0, order.steps_per_pass)
 
@@ -79,7 +79,9 @@ class DistributedInput:
 
     def _distribute(self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int) -> Batches:
         if split not in self._images:  # Kept, because a cache lives in it.
-            self._images[split] = _with_own_stop(lambda: ImageSource(split, self._config))
+            self._images[split] = _with_own_stop(
+                lambda: ImageSource(split, self._config, training=split is self._train)
+            )
         images, share = self._images[split], self._share
         remote = self._remote(split, order, stop_step * share.local) if self._config.data_service else None
         dataset = pipeline.batches(

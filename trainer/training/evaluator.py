@@ -144,19 +144,19 @@ def score_split(
     Args:
         model: takes ``[B, S, S, 3] float32`` in [0, 1]; see ``saved_model.live_model``.
         split: the images.
-        data: image size and largest number of pixels; the cache is not used.
+        data: input, views and largest number of pixels; the cache is not used.
 
     Raises:
         StoppedEarly: if the storage does not answer.
     """
-    size = data.image_size
+    source = ImageSource(split, data, cached=False)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)], autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec([None, *source.rule.shape], tf.uint8)], autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return model(preprocess.to_unit_range(images), training=False)
+        return preprocess.average_views(lambda view: model(preprocess.to_unit_range(view), training=False), images)
 
     positions, outputs = [], []
-    for index, batch in _batches(ImageSource(split, data, cached=False), len(split)):
+    for index, batch in _batches(source, len(split)):
         good = np.array([slot not in batch.errors for slot in range(len(index))], np.bool_)
         outputs.append(probabilities(batch.images).numpy()[good])
         positions.append(index[good])

@@ -4,6 +4,7 @@ On gs:// TensorFlow would upload the whole file again at every flush.  There the
 ``send`` appends what is new to the object.
 """
 
+import dataclasses
 import importlib.util
 import logging
 import math
@@ -225,7 +226,8 @@ class TensorBoardReporter(Observer):
         text = "\n".join(["Probability of the true class:\n", *lines]) if lines else "no errors"
         tf.summary.text("validation/worst_names", text)
         if len(worst):
-            pixels = ImageSource(split, self._config.data, cached=False).load(images[worst]).images
+            data = dataclasses.replace(self._config.data, test_views=1)
+            pixels = ImageSource(split, data, cached=False).load(images[worst]).images
             tf.summary.image("validation/worst", pixels, max_outputs=_WORST)
 
 

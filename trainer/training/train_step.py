@@ -150,8 +150,10 @@ class TrainStep:
         return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
 
     def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
-        pixels = preprocess.to_unit_range(batch["image"])
-        return tf.concat([self._model(pixels, training=False), batch["weight"][:, None]], axis=1)
+        def score(images: tf.Tensor) -> tf.Tensor:
+            return self._model(preprocess.to_unit_range(images), training=False)
+
+        return tf.concat([preprocess.average_views(score, batch["image"]), batch["weight"][:, None]], axis=1)
 
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.

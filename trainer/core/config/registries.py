@@ -8,3 +8,7 @@ OPTIMIZERS = TableRegistry("trainer.training.optimizers:OPTIMIZERS")
 
 # Of one image; ordinary cameras have up to 60 million.  Decoding holds three bytes for each.
 MAX_IMAGE_PIXELS = 100_000_000
+
+# How an image becomes model input (``data/input_rule.py``), and how many crops of an image are averaged.
+RESIZE, CROP, PAD = INPUTS = ("resize", "crop", "pad")
+TEST_VIEWS = (1, 5, 10)

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer.core import placement
 from trainer.core.config.field import Value, check, did_you_mean
-from trainer.core.config.registries import NETWORKS, OPTIMIZERS
+from trainer.core.config.registries import CROP, NETWORKS, OPTIMIZERS, TEST_VIEWS
 from trainer.core.config.sections import (
     AugmentConfig,
     CheckpointConfig,
@@ -101,6 +101,7 @@ def check_together(config: Config) -> None:
     _ = config.loop.profiled, config.loss.given_weights  # Raises if they are invalid.
     _check_image_size(config)
     _check_weight_decay(config)
+    _check_input(data)
     if optim.lr_schedule != "constant" and optim.min_learning_rate > optim.learning_rate:
         raise RequestError(
             f"expected min_learning_rate <= learning_rate, received {optim.min_learning_rate:g} > "
@@ -129,6 +130,24 @@ def check_together(config: Config) -> None:
             f"expected a batch_size that divides among {runtime.num_devices} devices, received {data.batch_size}; "
             f"use --batch_size={math.ceil(data.batch_size / runtime.num_devices) * runtime.num_devices}"
         )
+
+
+def _check_input(data: DataConfig) -> None:
+    """Refuse views that nothing makes, and places that hold one fixed view of an image."""
+    if data.test_views not in TEST_VIEWS:
+        choices = ", ".join(map(str, TEST_VIEWS))
+        raise RequestError(f"--test_views: expected one of {choices}; received {data.test_views}")
+    if data.test_views > 1 and data.input != CROP:
+        raise RequestError(
+            f"--test_views={data.test_views}: expected --input=crop, received --input={data.input}, of which there is "
+            "one view; use --input=crop, or --test_views=1"
+        )
+    for flag, value, without in (("cache", data.cache, "none"), ("data_service", data.data_service, "")):
+        if data.input == CROP and value != without:
+            raise RequestError(
+                f"--{flag}: expected none with --input=crop, whose windows differ in every epoch, received {value!r}; "
+                f"leave --{flag} out, or use another --input"
+            )
 
 
 def _check_places(config: Config) -> None:

@@ -27,5 +27,6 @@ def blended(split: Split, index: npt.NDArray[np.int64], loaded: DecodedBatch) ->
     images = loaded.images.copy()
     draws = draws_lib.draw(split.self_blended.seed, _PASS, examples[chosen], count=blend.DRAWS)
     for slot, row in zip(chosen, draws, strict=True):
-        images[slot] = blend.self_blend(images[slot], row)
+        for view in images[slot].reshape(-1, *images.shape[-3:]):  # In place: a reshaped row is a view of it.
+            view[:] = blend.self_blend(view, row)
     return dataclasses.replace(loaded, images=images)

@@ -20,7 +20,7 @@ from trainer.core.config import Config, flags
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
 from trainer.core.storage import files
-from trainer.data import positive_class
+from trainer.data import input_rule, positive_class
 from trainer.data.manifest import Split, read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
@@ -118,6 +118,7 @@ def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any
         "positive_class": positive,
         "threshold": THRESHOLD,
         "image_size": job.data.image_size,
+        "input": input_rule.of_config(job.data).metadata(),
         "step": checkpoint.step,
         "monitor": job.loop.monitor,
         "validation": {name: values.get(f"val_{name}") for name in ("loss", "accuracy", "auc")},
@@ -207,17 +208,21 @@ def write(
     from trainer.serving import saved_model
 
     size = job.data.image_size
-    decoded = decode_batch.load_batch(contents, size, job.data.max_image_pixels)
+    rule = input_rule.of_config(job.data).one_view
+    decoded = decode_batch.load_batch(contents, rule, job.data.max_image_pixels)
     images = np.delete(decoded.images, list(decoded.errors), axis=0)
     if not len(images):
         raise RequestError("--samples: expected images that can be decoded, received none; give other ones")
-    frozen = convert.freeze(saved_model.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels())
+    of_pixels = saved_model.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels()
+    frozen = convert.freeze(of_pixels)
     with tempfile.TemporaryDirectory() as scratch:
         keep = "savedmodel" in forms
         target = files.join(request.out, "savedmodel", str(checkpoint.step)) if keep else os.path.join(scratch, "1")
         good = [content for number, content in enumerate(contents) if number not in decoded.errors]
         _write_saved_model(request, target, job, checkpoint, metadata, good[:_CHECK_SAMPLES])
         runs = {"savedmodel": _load(target, request.out)}
+        if job.data.test_views > 1:  # Other forms take one view, so they are compared with the model on one view.
+            runs["savedmodel"] = (lambda batch: of_pixels(batch).numpy(), runs["savedmodel"][1])
         runs |= {form: _convert(request, form, frozen) for form in forms if form != "savedmodel"}
         comparison = convert.compare(runs, images, exported_model.find_export(target), request.quantize)
         return {"job_dir": request.job_dir, "step": checkpoint.step, **comparison}

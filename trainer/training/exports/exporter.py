@@ -20,7 +20,7 @@ from trainer.core.job_dir import JobPaths
 from trainer.core.result import Result
 from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass
-from trainer.data import augment, preview
+from trainer.data import augment, input_rule, preview
 from trainer.data.audit import digest
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -244,6 +244,7 @@ class Exporter:
             "class_names": list(names),
             "positive_class": names[self._positive],
             "image_size": self._config.data.image_size,
+            "input": input_rule.of_config(self._config.data).metadata(),
             "step": step,
             "epoch": self._plan.epoch_of(step),
             "monitor": self._config.loop.monitor,

@@ -3,7 +3,7 @@
 import dataclasses
 
 from trainer.core.config.field import PATH, setting
-from trainer.core.config.registries import AUGMENTATIONS, MAX_IMAGE_PIXELS
+from trainer.core.config.registries import AUGMENTATIONS, INPUTS, MAX_IMAGE_PIXELS, RESIZE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,25 @@ class DataConfig:
         fixed=False,
         path=PATH,
     )
-    image_size: int = setting(224, "Height and width that images are resized to.", unit="pixels", minimum=1)
+    image_size: int = setting(
+        224, "Height and width of what the model sees of an image; --input says how.", unit="pixels", minimum=1
+    )
+    input: str = setting(
+        RESIZE,
+        "How an image becomes what the model sees. resize: squeezed or stretched to image_size; that erases fine "
+        "traces of forgery. crop: a window of its own pixels, in training a random one. pad: the whole image, shrunk "
+        "only if its longer side exceeds image_size. Smaller images are padded by reflection.",
+        choices=INPUTS,
+        before=RESIZE,
+    )
+    test_views: int = setting(
+        1,
+        "With --input=crop, windows whose probabilities are averaged in Validation and in the export. 1: the centre. "
+        "5: also the corners. 10: all of them mirrored, too.",
+        minimum=1,
+        maximum=10,
+        before=1,
+    )
     batch_size: int = setting(
         32,
         "Global batch: images per step over all devices; must divide evenly among them.",
