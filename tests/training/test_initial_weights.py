@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import ROOT
 from tests.helpers.fake_gcs import upload
 from tests.helpers.jobs import float32_policy, lines_of, result_of, run_job, sigterm_after  # noqa: F401  (a fixture)
 from tests.helpers.torch_files import state_dict, zip_of
@@ -88,6 +90,7 @@ def test_a_keras_file_gives_every_variable_and_is_recorded(network, tmp_path, pa
 
 def keras_twin():
     """Return ``cnn_bn`` made of Keras's own layers, with averages that are not those of the start."""
+    keras.utils.set_random_seed(0)
     layers = keras.layers
     x = inputs = keras.Input([46, 46, 3])
     for block, filters in enumerate(cnn.FILTERS, 1):
@@ -108,7 +111,9 @@ def test_kerass_batch_normalisation_becomes_ours(tmp_path):
     twin.save(tmp_path / "twin.keras")
     model = start(tmp_path, tmp_path / "twin.keras", model="cnn_bn")
     assert record(tmp_path)["missing"] == record(tmp_path)["unused"] == []
-    images = np.random.default_rng(2).random([3, 46, 46, 3]).astype("float32")
+    images = np.random.default_rng(2).random([3, 46, 46, 3]).astype("float32") * np.float32(
+        [[[[0.1]]], [[[0.5]]], [[[1]]]]
+    )
     expected = np.array(twin(images, training=False))
     assert np.ptp(expected[:, 0]) > 1e-3  # It depends on the image.
     np.testing.assert_allclose(model(images, training=False), expected, rtol=1e-4)
@@ -184,9 +189,12 @@ def require(tmp_path, weights, *, starts_over=False, **values):
 
 
 def test_a_name_that_is_no_path_says_what_to_fetch_where(tmp_path):
+    page = (ROOT / "docs" / "weights.md").read_text()
     for model, file in published.KERAS.items():
-        assert file.url.startswith("https://storage.googleapis.com/tensorflow/keras-applications/")
-        assert (model in file.url.replace("-", "").replace("_", "")) or model in file.url or "large" in file.url
+        kind = "SHA-256" if len(file.checksum) == 64 else "MD5"
+        assert f"| `{model}` | `{file.url.split('keras-applications/')[1]}` | {kind} `{file.checksum}` |" in page
+    assert re.findall(r"^\| `(\w+)` \| `", page, re.MULTILINE) == list(published.KERAS)
+    assert published.PACKAGED[LITE0].sha256 in page
     message = refused(require, tmp_path, "imagenet")
     assert "received 'imagenet', which does not exist; check the path" in message
     for model in ("xception", LITE0):

@@ -1,7 +1,7 @@
 """Where ImageNet weights of the networks are published, for messages: nothing here downloads anything.
 
 The files and checksums are those of ``keras.applications`` (keras/src/applications/*.py).  docs/weights.md has the same
-table with licences; a test compares the two.
+table; a test compares the two.
 Owns: names and checksums of these files, and weights in installed Python packages.
 """
 
