@@ -62,6 +62,8 @@ BOUNDS = {
     "plateau_patience": ([-1], [0, 50]),
     "plateau_factor": ([0.0, 1.0, 2.0], [0.01, 0.99]),
     "min_learning_rate": ([-1e-9], [0.0, 1e-3]),
+    "freeze_backbone_epochs": ([-1], [0, 100]),
+    "backbone_lr_factor": ([0.0, -0.1, 1.01], [1e-3, 1.0]),
     "epochs": ([0, -1], [1, 10_000]),
     "steps_per_epoch": ([-1], [0, 10_000_000]),
     "seed": ([-1, 2**31], [0, 2**31 - 1]),

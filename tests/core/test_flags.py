@@ -34,6 +34,8 @@ SURFACE = {
     "plateau_patience": 2,
     "plateau_factor": 0.1,
     "min_learning_rate": 1e-5,
+    "freeze_backbone_epochs": 0,
+    "backbone_lr_factor": 1.0,
     "job_dir": "",
     "epochs": 5,
     "steps_per_epoch": 0,
@@ -153,6 +155,7 @@ UNITS = {
     "early_stopping_patience": "epochs", "log_every_steps": "steps", "checkpoint_every_steps": "steps",
     "checkpoint_every_seconds": "seconds", "max_seconds": "seconds", "max_image_pixels": "pixels",
     "cache_bytes": "bytes", "peer_timeout_seconds": "seconds", "startup_timeout_seconds": "seconds",
+    "freeze_backbone_epochs": "epochs",
 }  # fmt: skip
 
 

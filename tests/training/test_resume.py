@@ -37,7 +37,7 @@ OTHER = {
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,
     "allreduce_dtype": "bfloat16", "peer_timeout_seconds": 5.0, "startup_timeout_seconds": 30.0,
     "threshold_by": "eer", "threshold_fpr": 0.2, "calibrate": True, "tensorboard": "all", "profile_steps": "2,3",
-    "data_service": "grpc://other:5050",
+    "data_service": "grpc://other:5050", "freeze_backbone_epochs": 2, "backbone_lr_factor": 0.5,
 }  # fmt: skip
 
 

@@ -44,21 +44,38 @@ class DistributedInput:
         self._seed = seed
         self._bad_images = bad_images
         self._group = group
-        self._train = train
-        self._validation = validation
+        self.train_split = train
+        self.validation_split = validation
         self._images: dict[Split, ImageSource] = {}
         self._health = ServiceHealth()
-        self._share = pipeline.ReplicaShare(runtime.num_devices, runtime.first_device, runtime.local_devices)
+        self.share = pipeline.ReplicaShare(runtime.num_devices, runtime.first_device, runtime.local_devices)
+
+    @property
+    def train_order(self) -> Order:
+        """The order of the training images."""
+        return Order(len(self.train_split), self._config.batch_size, self._seed)
+
+    @property
+    def validation_order(self) -> Order:
+        """Every validation image once, in the manifest's order."""
+        return Order(len(self.validation_split), self._config.batch_size, shuffle=False)
 
     def training(self, start_step: int, stop_step: int) -> Batches:
         """Return shuffled, augmented training batches of steps ``[start_step, stop_step)``."""
-        order = Order(len(self._train), self._config.batch_size, self._seed)
-        return self._distribute(self._train, order, self._config.augment, start_step, stop_step)
+        return self._distribute(self.train_split, self.train_order, self._config.augment, start_step, stop_step)
 
     def validation(self) -> Batches:
         """Return every validation image once, in the manifest's order, only resized."""
-        order = Order(len(self._validation), self._config.batch_size, shuffle=False)
-        return self._distribute(self._validation, order, "none", 0, order.steps_per_pass)
+        return self.plain(self.validation_split, self.validation_order, 0)
+
+    def plain(self, split: Split, order: Order, start_step: int) -> Batches:
+        """Return the images of one pass in an order from a step on, only resized."""
+        return self._distribute(split, order, "none", start_step, order.steps_per_pass)
+
+    def on_devices(self, elements: tf.data.Dataset) -> Iterable[pipeline.Batch]:
+        """Return the elements that this process has made for its replicas as batches."""
+        batches: Iterable[pipeline.Batch] = self._strategy.distribute_datasets_from_function(lambda _: elements)
+        return batches
 
     def check_bad_images(self, *, merge: bool = False) -> None:
         """Warn of the bad images found since the last call.
@@ -77,7 +94,7 @@ class DistributedInput:
     def _distribute(self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int) -> Batches:
         if split not in self._images:  # Kept, because a cache lives in it.
             self._images[split] = _with_own_stop(lambda: ImageSource(split, self._config))
-        images, share = self._images[split], self._share
+        images, share = self._images[split], self.share
         remote = self._remote(split, order, stop_step * share.local) if self._config.data_service else None
         dataset = pipeline.batches(
             split,
@@ -90,11 +107,11 @@ class DistributedInput:
             stop_step=stop_step,
             remote=remote,
         )
-        return _with_own_errors(images, remote, self._strategy.distribute_datasets_from_function(lambda _: dataset))
+        return _with_own_errors(images, remote, self.on_devices(dataset))
 
     def _remote(self, split: Split, order: Order, stop: int) -> DataServiceClient:
         """Return the client of the servers that decode elements up to ``stop`` in place of this process."""
-        share, count = self._share, order.batch_size // self._share.replicas
+        share, count = self.share, order.batch_size // self.share.replicas
         slots = functools.partial(share.slots, order)
         return DataServiceClient(
             self._config.data_service, self._health, split, self._images[split], slots, count, stop

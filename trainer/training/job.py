@@ -6,6 +6,7 @@ checked without TensorFlow (``run.py``), how exports and reports are made (``exp
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from trainer.core.config import Config
 from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
-from trainer.core.storage import transient
+from trainer.core.storage import files, transient
 from trainer.data import interruptible
 from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split
@@ -28,12 +29,15 @@ from trainer.distributed import consistency
 from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import ProcessGroup, SingleProcess
+from trainer.models import split as split_model
 from trainer.training import loop, resume
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.evaluator import Evaluator
 from trainer.training.exports.exporter import Exporter
+from trainer.training.frozen.features import FeatureExtractor
+from trainer.training.frozen.phase import HeadStep, PhasedInput, PhasedStep
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
 from trainer.training.profiler import Profiler
@@ -140,6 +144,8 @@ class Job:
                 f"{trainer.stop.cause} at step {trainer.state.step} of {trainer.plan.total_steps}, state "
                 f"saved in {self.request.paths.checkpoints}; rerun the same command to resume"
             )
+        if self.request.is_chief and trainer.plan.frozen_steps:
+            files.remove_tree(self.request.paths.features)
         stop.at_once = "while exporting, all training state saved; rerun the same command to resume"
         return self._export(reason)
 
@@ -193,8 +199,9 @@ def build(request: Request) -> Job:
     runtime = _same_runtime(request)
     bad_images = BadImages(paths.skipped, config.data.max_bad_fraction, write=is_chief)
     state = TrainState.fresh(
-        config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps
-    )
+        config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps,
+        frozen_steps=request.plan.frozen_steps,
+    )  # fmt: skip
     # What only watches, in the order in which it gets the events.
     metrics_log = MetricsLog(paths, request.plan, write=is_chief)
     writer = SummaryWriter(paths.tensorboard, write=is_chief)
@@ -235,11 +242,11 @@ def _make_trainer(
     statistics: StepStatistics, checkpoints: CheckpointManager, stop: StopController, observers: Observers,
 ) -> Trainer:  # fmt: skip
     config, plan = request.config, request.plan
-    train_step = _make_train_step(config, runtime, state)
-    inputs = DistributedInput(
+    pixels = DistributedInput(
         runtime, config.data, config.loop.seed, bad_images, request.group,
         train=request.train, validation=request.validation,
     )  # fmt: skip
+    train_step, inputs = _steps_and_input(request, runtime, state, pixels, stop)
     evaluator = Evaluator(
         plan=plan, split=request.validation, positive=request.positive, monitor=config.loop.monitor,
         plateau_monitor=config.optim.plateau_monitor, state=state, train_step=train_step, inputs=inputs, stop=stop,
@@ -251,19 +258,31 @@ def _make_trainer(
     )  # fmt: skip
 
 
-def _make_train_step(config: Config, runtime: strategy_lib.Runtime, state: TrainState) -> TrainStep:
-    return TrainStep(
-        runtime.strategy,
-        state.model,
-        state.optimizer,
-        state.loss_scale,
-        batch_size=config.data.batch_size,
-        seed=config.loop.seed,
-        augmentation=config.data.augment,
-        xla=config.runtime.xla,
-        shards=runtime.gradient_shards,
-        allreduce_dtype=runtime.allreduce_dtype,
-    )
+def _steps_and_input(
+    request: Request, runtime: strategy_lib.Runtime, state: TrainState, pixels: DistributedInput, stop: StopController
+) -> tuple[TrainStep | PhasedStep, DistributedInput | PhasedInput]:
+    """Return the step on batches of pixels and their input; in front of them those of a frozen backbone, if asked."""
+    config, paths = request.config, request.paths
+    options: dict[str, Any] = {
+        "batch_size": config.data.batch_size,
+        "seed": config.loop.seed,
+        "xla": config.runtime.xla,
+        "shards": runtime.gradient_shards,
+        "allreduce_dtype": runtime.allreduce_dtype,
+    }
+    parts = split_model.split(state.model)
+    whole = TrainStep(
+        runtime.strategy, state.model, state.optimizer, state.loss_scale, augmentation=config.data.augment,
+        slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor, **options,
+    )  # fmt: skip
+    if not request.plan.frozen_steps:
+        return whole, pixels
+    head = HeadStep(runtime.strategy, parts, state.optimizer, state.loss_scale, **options)
+    extractor = FeatureExtractor(
+        runtime, parts.backbone, pixels, request.group, stop, folder=paths.features, settings=config.decisive(),
+        on_progress=functools.partial(files.remove, paths.restarts),
+    )  # fmt: skip
+    return PhasedStep(head, whole), PhasedInput(pixels, extractor, request.plan, state)
 
 
 def _same_runtime(request: Request) -> strategy_lib.Runtime:

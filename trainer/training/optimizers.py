@@ -49,16 +49,23 @@ def make_optimizer(config: OptimConfig) -> "keras.optimizers.Optimizer":
 class Schedule:
     """The learning rate as a function of the step and of past validations."""
 
-    def __init__(self, config: OptimConfig, total_steps: int) -> None:
+    def __init__(self, config: OptimConfig, total_steps: int, frozen_steps: int = 0) -> None:
         """Start at step 0.
 
         Args:
             config: the schedule and its constants.
-            total_steps: steps over which cosine decays.
+            total_steps: steps of the job.
+            frozen_steps: those of them with a frozen backbone; the schedule runs over these, and anew over the others.
         """
         self._config = config
         self._total_steps = total_steps
+        self._frozen_steps = frozen_steps
         self.rollbacks = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget past validations, as the backbone is trained from now on; rollbacks still count."""
+        config = self._config
         self._plateau = Plateau(
             config.plateau_monitor,
             config.plateau_patience,
@@ -76,12 +83,19 @@ class Schedule:
 
         cosine: Loshchilov & Hutter 2017, "SGDR", arXiv:1608.03983, eq. 5, without restarts.
         """
-        return self._scheduled(step) * 0.5**self.rollbacks
+        return self._scheduled(*self._in_phase(step)) * 0.5**self.rollbacks
 
-    def _scheduled(self, step: int) -> float:
+    def _in_phase(self, step: int) -> tuple[int, int]:
+        """Return the number of a step since the backbone was frozen or released, and the steps that there are then."""
+        frozen = self._frozen_steps
+        if step < frozen:
+            return step, min(frozen, self._total_steps)
+        return step - frozen, max(self._total_steps - frozen, 1)
+
+    def _scheduled(self, step: int, steps: int) -> float:
         config = self._config
         if config.lr_schedule == "cosine":
-            progress = min(step / self._total_steps, 1.0)
+            progress = min(step / steps, 1.0)
             span = config.learning_rate - config.min_learning_rate
             return config.min_learning_rate + 0.5 * span * (1.0 + math.cos(math.pi * progress))
         return self._plateau.rate

@@ -44,7 +44,9 @@ class TrainState:
     last: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def fresh(cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int) -> "TrainState":
+    def fresh(
+        cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int, frozen_steps: int = 0
+    ) -> "TrainState":
         """Return the state before the first step; it is a function of the config."""
         with runtime.strategy.scope():
             model = registry.build(
@@ -60,7 +62,7 @@ class TrainState:
             model,
             optimizer,
             loss_scale,
-            Schedule(config.optim, total_steps),
+            Schedule(config.optim, total_steps, frozen_steps),
             EarlyStopping(config.loop.monitor, config.loop.early_stopping_patience),
         )
 
@@ -70,6 +72,19 @@ class TrainState:
         if self.stopping.stopped:
             return StopReason.EARLY_STOPPING
         return StopReason.PRUNED if self.pruned_because else None
+
+    def start_fine_tuning(self) -> None:
+        """Start optimizer, loss scale, schedule and early stopping afresh, as all layers are trained from now on.
+
+        Adam's bias correction counts the steps since its averages were zero, which those of the backbone are only now;
+        a plateau, a number of epochs without improvement and a loss scale were those of the last layer alone.
+        """
+        for variable in self.optimizer.variables:  # All begin with zero; the learning rate is set at every step.
+            variable.assign(tf.zeros_like(variable))
+        if self.loss_scale is not None:
+            self.loss_scale.reset()
+        self.schedule.restart()
+        self.stopping.restart()
 
     def model_arrays(self) -> Arrays:
         """Return the model's variables in its order, by name."""

@@ -43,6 +43,11 @@ class Config:
         """Return every setting as ``{name: value}`` in declaration order."""
         return {field.name: getattr(getattr(self, section), field.name) for section, field in settings_with_section()}
 
+    def decisive(self) -> dict[str, Value]:
+        """Return the settings that decide a job's result, which a job keeps."""
+        fields = settings()
+        return {name: value for name, value in self.flat().items() if fields[name].metadata["fixed"]}
+
     def replace(self, **changes: Value) -> "Config":
         """Return a checked copy with the named settings changed.
 
