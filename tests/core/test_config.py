@@ -71,6 +71,8 @@ BOUNDS = {
     "min_learning_rate": ([-1e-9], [0.0, 1e-3]),
     "focal_gamma": ([-0.1, 21.0], [0.0, 20.0]),
     "label_smoothing": ([-0.1, 1.0], [0.0, 0.9]),
+    "freeze_backbone_epochs": ([-1], [0, 100]),
+    "backbone_lr_factor": ([0.0, -0.1, 1.01], [1e-3, 1.0]),
     "epochs": ([0, -1], [1, 10_000]),
     "steps_per_epoch": ([-1], [0, 10_000_000]),
     "seed": ([-1, 2**31], [0, 2**31 - 1]),

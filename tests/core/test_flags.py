@@ -54,6 +54,8 @@ SURFACE = {
     "plateau_factor": 0.1,
     "plateau_waits_for_learning": True,
     "min_learning_rate": 1e-5,
+    "freeze_backbone_epochs": 0,
+    "backbone_lr_factor": 1.0,
     "loss": "crossentropy",
     "focal_gamma": 2.0,
     "label_smoothing": 0.0,
@@ -180,6 +182,7 @@ UNITS = {
     "checkpoint_every_seconds": "seconds", "max_seconds": "seconds", "max_image_pixels": "pixels",
     "lr_warmup_steps": "steps",
     "cache_bytes": "bytes", "peer_timeout_seconds": "seconds", "startup_timeout_seconds": "seconds",
+    "freeze_backbone_epochs": "epochs",
 }  # fmt: skip
 
 

@@ -116,6 +116,15 @@ def test_topologies_agree_to_the_last_bit(data, alone, tmp_path, workers, device
 
 
 @pytest.mark.thorough
+def test_features_of_a_frozen_backbone_are_shared_out_and_gathered(data, tmp_path):
+    changes = {"freeze_backbone_epochs": 2}
+    finished(data, tmp_path / "alone", 1, num_devices=2, **changes)
+    texts = finished(data, tmp_path / "two", 2, **changes)
+    assert_same_job(tmp_path / "alone", tmp_path / "two")
+    assert all("256 features of each of 104 images of Train" in text for text in texts)
+
+
+@pytest.mark.thorough
 def test_float16_and_fewer_validation_images_than_workers(tmp_path):
     data = write_image_set(tmp_path / "data", train=25, validation=1, test=0)
     changes = {"precision": "mixed_float16", "image_size": 46, "epochs": 2, "max_bad_fraction": 0.05}

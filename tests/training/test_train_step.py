@@ -79,7 +79,14 @@ class Trainer:
 
 
 def trainer_of(
-    devices: int, *, batch_size: int, policy: str = "float32", optimizer=None, make_model=tiny_model, **options
+    devices: int,
+    *,
+    batch_size: int,
+    policy: str = "float32",
+    optimizer=None,
+    make_model=tiny_model,
+    slow=None,
+    **options,
 ) -> Trainer:
     strategy = strategy_of(devices)
     with precision_policy(policy), strategy.scope():
@@ -88,6 +95,7 @@ def trainer_of(
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if policy == "mixed_float16" else None
     settings = {"batch_size": batch_size, "seed": 5, "augmentation": "none", **options}
+    settings |= {"slow": slow(model)} if slow else {}
     return Trainer(
         strategy, model, optimizer, loss_scale, TrainStep(strategy, model, optimizer, loss_scale, **settings)
     )
@@ -417,6 +425,45 @@ def test_the_loss_scale_has_a_floor_and_stays_finite():
     scale.good_steps.assign(GROWTH_INTERVAL - 1)
     scale.update(tf.constant(True))
     assert scale.scale.numpy() == 2.0**127
+
+
+# A part of each update for some variables.
+
+
+@pytest.mark.parametrize(
+    ("devices", "policy", "optimizer"),
+    [
+        (1, "float32", keras.optimizers.AdamW),
+        pytest.param(2, "mixed_float16", keras.optimizers.SGD, marks=pytest.mark.slow),
+    ],
+)
+def test_slow_variables_get_a_part_of_each_update_whatever_the_optimizer(devices, policy, optimizer):
+    def moves(factor):
+        trainer = trainer_of(
+            devices, batch_size=4, policy=policy, optimizer=lambda: optimizer(0.125, weight_decay=0.5, name="any"),
+            slow=lambda model: model.trainable_variables[:2], slow_factor=factor,
+        )  # fmt: skip
+        before = trainer.state()
+        assert trainer.train(random_batch(4)).applied
+        after = trainer.state()
+        assert_equal_state(after, after)
+        return {variable.path: after[variable.path][0] - before[variable.path][0] for variable in trainer.model.weights}
+
+    whole, part = moves(1.0), moves(0.25)
+    names = list(whole)
+    for name in names:
+        assert np.abs(whole[name]).max() > 0
+        np.testing.assert_allclose(part[name], whole[name] * (0.25 if name in names[:2] else 1.0), atol=1e-6)
+
+
+def test_a_skipped_update_leaves_slow_variables_alone():
+    trainer = trainer_of(
+        1, batch_size=4, policy="mixed_float16", make_model=overflowing_model, slow_factor=0.5,
+        slow=lambda model: model.trainable_variables[:1],
+    )  # fmt: skip
+    before = trainer.state()
+    assert not trainer.train(bright_on(0)).applied
+    assert_equal_state(before, trainer.state())
 
 
 # Stock Keras, for the record.

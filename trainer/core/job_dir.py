@@ -64,6 +64,11 @@ class JobPaths:
         return join(self.job_dir, "checkpoints")
 
     @property
+    def features(self) -> str:
+        """Features of a frozen backbone, while it is frozen."""
+        return join(self.job_dir, "features")
+
+    @property
     def tensorboard(self) -> str:
         """TensorBoard's event files."""
         return join(self.job_dir, "tensorboard")

@@ -93,7 +93,7 @@ def batches(
     # No AutoGraph: there is no Python control flow on tensors here, and conversion costs seconds at every start.
     make_element = tf.autograph.experimental.do_not_convert(source.element)
     loaded = elements.map(make_element, num_parallel_calls=joblib.cpu_count(), deterministic=True)
-    return loaded.prefetch(2 * share.local).with_options(_options())
+    return loaded.prefetch(2 * share.local).with_options(options())
 
 
 def examples(
@@ -280,7 +280,8 @@ class _Source:
         return self.images.load(examples, draws)
 
 
-def _options() -> tf.data.Options:
+def options() -> tf.data.Options:
+    """Return how batches are made: in order, and by each process for itself."""
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable
 import tensorflow as tf
 
 from trainer.core.config import DataConfig
+from trainer.core.config.registries import CROP
 from trainer.core.errors import StoppedEarly
 from trainer.data import augment, interruptible, pipeline
 from trainer.data import order as order_lib
@@ -46,22 +47,41 @@ class DistributedInput:
         self._seed = seed
         self._bad_images = bad_images
         self._group = group
-        self._train = train
-        self._validation = validation
-        self._images: dict[Split, ImageSource] = {}
+        self.train_split = train
+        self.validation_split = validation
+        self._images: dict[tuple[Split, bool], ImageSource] = {}
         self._health = ServiceHealth()
-        self._share = pipeline.ReplicaShare(runtime.num_devices, runtime.first_device, runtime.local_devices)
+        self.share = pipeline.ReplicaShare(runtime.num_devices, runtime.first_device, runtime.local_devices)
+
+    @property
+    def train_order(self) -> Order:
+        """The order of the training images."""
+        config = self._config
+        return order_lib.of_training(self.train_split, config.sampling, config.batch_size, self._seed)
+
+    @property
+    def validation_order(self) -> Order:
+        """Every validation image once, in the manifest's order."""
+        return Order(len(self.validation_split), self._config.batch_size, shuffle=False)
 
     def training(self, start_step: int, stop_step: int) -> Batches:
         """Return shuffled, augmented training batches of steps ``[start_step, stop_step)``."""
-        config = self._config
-        order = order_lib.of_training(self._train, config.sampling, config.batch_size, self._seed)
-        return self._distribute(self._train, order, self._config.augment, start_step, stop_step)
+        return self._distribute(
+            self.train_split, self.train_order, start_step, stop_step, augmentation=self._config.augment, training=True
+        )
 
     def validation(self) -> Batches:
         """Return every validation image once, in the manifest's order, as the views that are averaged."""
-        order = Order(len(self._validation), self._config.batch_size, shuffle=False)
-        return self._distribute(self._validation, order, "none", 0, order.steps_per_pass)
+        return self.plain(self.validation_split, self.validation_order, 0)
+
+    def plain(self, split: Split, order: Order, start_step: int) -> Batches:
+        """Return the images of one pass in an order from a step on, as validation sees them."""
+        return self._distribute(split, order, start_step, order.steps_per_pass, augmentation="none", training=False)
+
+    def on_devices(self, elements: tf.data.Dataset) -> Iterable[pipeline.Batch]:
+        """Return the elements that this process has made for its replicas as batches."""
+        batches: Iterable[pipeline.Batch] = self._strategy.distribute_datasets_from_function(lambda _: elements)
+        return batches
 
     def check_bad_images(self, *, merge: bool = False) -> None:
         """Warn of the bad images found since the last call.
@@ -77,13 +97,11 @@ class DistributedInput:
         for line in self._bad_images.check_limit():
             log.warning("%s", line)
 
-    def _distribute(self, split: Split, order: Order, augmentation: str, start_step: int, stop_step: int) -> Batches:
-        if split not in self._images:  # Kept, because a cache lives in it.
-            self._images[split] = _with_own_stop(
-                lambda: ImageSource(split, self._config, training=split is self._train)
-            )
-        images, share = self._images[split], self._share
-        remote = self._remote(split, order, stop_step * share.local) if self._config.data_service else None
+    def _distribute(
+        self, split: Split, order: Order, start_step: int, stop_step: int, *, augmentation: str, training: bool
+    ) -> Batches:
+        images, share = self._source(split, training), self.share
+        remote = self._remote(split, images, order, stop_step * share.local) if self._config.data_service else None
         dataset = pipeline.batches(
             split,
             images,
@@ -96,15 +114,20 @@ class DistributedInput:
             stop_step=stop_step,
             remote=remote,
         )
-        return _with_own_errors(images, remote, self._strategy.distribute_datasets_from_function(lambda _: dataset))
+        return _with_own_errors(images, remote, self.on_devices(dataset))
 
-    def _remote(self, split: Split, order: Order, stop: int) -> DataServiceClient:
+    def _source(self, split: Split, training: bool) -> ImageSource:
+        """Return the images of a split; those with random crops apart.  Kept, because a cache lives in it."""
+        key = split, training and self._config.input == CROP
+        if key not in self._images:
+            self._images[key] = _with_own_stop(lambda: ImageSource(split, self._config, training=key[1]))
+        return self._images[key]
+
+    def _remote(self, split: Split, images: ImageSource, order: Order, stop: int) -> DataServiceClient:
         """Return the client of the servers that decode elements up to ``stop`` in place of this process."""
-        share, count = self._share, order.batch_size // self._share.replicas
+        share, count = self.share, order.batch_size // self.share.replicas
         slots = functools.partial(share.slots, order)
-        return DataServiceClient(
-            self._config.data_service, self._health, split, self._images[split], slots, count, stop
-        )
+        return DataServiceClient(self._config.data_service, self._health, split, images, slots, count, stop)
 
 
 def _with_own_errors(

@@ -63,7 +63,11 @@ class EarlyStopping:
     wait: int = 0
     stopped: bool = False
 
-    def update(self, step: int, value: float | None) -> bool:
+    def restart(self) -> None:
+        """Count the epochs without improvement from 0; the best value stays."""
+        self.wait = 0
+
+    def update(self, step: int, value: float | None, *, may_stop: bool = True) -> bool:
         """Add an epoch's value (None: undefined, counts as no improvement); return whether it is the best so far."""
         value = math.nan if value is None else value
         self.wait += 1
@@ -71,7 +75,7 @@ class EarlyStopping:
             self.best, self.best_step = value, step
             self.wait = 0
             return True
-        self.stopped = bool(self.patience) and self.wait >= self.patience
+        self.stopped = may_stop and bool(self.patience) and self.wait >= self.patience
         return False
 
     def state(self) -> dict[str, Any]:

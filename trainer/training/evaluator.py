@@ -30,6 +30,7 @@ from trainer.evaluation import metrics
 from trainer.models import preprocess
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.early_stopping import is_at_chance
+from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer, Validation
 from trainer.training.stop_controller import StopController
@@ -58,8 +59,8 @@ class Evaluator:
     monitor: str
     plateau_monitor: str
     state: TrainState
-    train_step: TrainStep
-    inputs: DistributedInput
+    train_step: TrainStep | PhasedStep
+    inputs: DistributedInput | PhasedInput
     stop: StopController
     pruner: Pruner | None
     observers: Observer
@@ -101,7 +102,9 @@ class Evaluator:
         """Record the values as the last and perhaps the best ones; complete them as the validation line has them."""
         state = self.state
         values["learning_rate"] = state.schedule.rate(done - 1)
-        values["best"] = state.stopping.update(done, values[self.monitor])
+        # Epochs with a frozen backbone cost nothing, and the ones that matter are still to come.
+        may_stop = done > self.plan.frozen_steps
+        values["best"] = state.stopping.update(done, values[self.monitor], may_stop=may_stop)
         state.last = values
         state.validated = done
         if values["best"]:

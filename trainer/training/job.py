@@ -6,6 +6,7 @@ checked without TensorFlow (``run.py``), how exports and reports are made (``exp
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from trainer.core.config import Config
 from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
-from trainer.core.storage import transient
+from trainer.core.storage import files, transient
 from trainer.data import augment, interruptible
 from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split
@@ -29,12 +30,15 @@ from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import ProcessGroup, SingleProcess
 from trainer.models import layers
+from trainer.models import split as split_model
 from trainer.training import initial_weights, loop, resume
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.evaluator import Evaluator
 from trainer.training.exports.exporter import Exporter
+from trainer.training.frozen.features import FeatureExtractor
+from trainer.training.frozen.phase import HeadStep, PhasedInput, PhasedStep
 from trainer.training.loss import Loss
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
@@ -142,6 +146,8 @@ class Job:
                 f"{trainer.stop.cause} at step {trainer.state.step} of {trainer.plan.total_steps}, state "
                 f"saved in {self.request.paths.checkpoints}; rerun the same command to resume"
             )
+        if self.request.is_chief and trainer.plan.frozen_steps:
+            files.remove_tree(self.request.paths.features)
         stop.at_once = "while exporting, all training state saved; rerun the same command to resume"
         return self._export(reason)
 
@@ -197,6 +203,7 @@ def build(request: Request) -> Job:
     state = TrainState.fresh(
         config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps,
         initial=initial_weights.prepare(config, request.train.class_names, request.group),
+        frozen_steps=request.plan.frozen_steps,
     )  # fmt: skip
     if layers.batch_norms(state.model):
         runtime = strategy_lib.with_normalised_parts(runtime, config.data.batch_size, config.model.model)
@@ -240,12 +247,12 @@ def _make_trainer(
     statistics: StepStatistics, checkpoints: CheckpointManager, stop: StopController, observers: Observers,
 ) -> Trainer:  # fmt: skip
     config, plan = request.config, request.plan
-    train_step = _make_train_step(request, runtime, state)
-    inputs = DistributedInput(
+    pixels = DistributedInput(
         runtime, config.data, config.loop.seed, bad_images, request.group,
         train=request.train, validation=request.validation,
         augmentation=augment.Settings(config.augment, request.positive),
     )  # fmt: skip
+    train_step, inputs = _steps_and_input(request, runtime, state, pixels, stop)
     evaluator = Evaluator(
         plan=plan, split=request.validation, positive=request.positive, monitor=config.loop.monitor,
         plateau_monitor=config.optim.plateau_monitor, state=state, train_step=train_step, inputs=inputs, stop=stop,
@@ -257,22 +264,33 @@ def _make_trainer(
     )  # fmt: skip
 
 
-def _make_train_step(request: Request, runtime: strategy_lib.Runtime, state: TrainState) -> TrainStep:
-    config = request.config
-    return TrainStep(
-        runtime.strategy,
-        state.model,
-        state.optimizer,
-        state.loss_scale,
-        batch_size=config.data.batch_size,
-        seed=config.loop.seed,
-        augmentation=config.data.augment,
-        xla=config.runtime.xla,
-        shards=runtime.gradient_shards,
-        allreduce_dtype=runtime.allreduce_dtype,
-        clip_norm=config.optim.clip_norm,
-        loss=Loss(config.loss, config.loss.weights_of(request.train.counts)),
-    )
+def _steps_and_input(
+    request: Request, runtime: strategy_lib.Runtime, state: TrainState, pixels: DistributedInput, stop: StopController
+) -> tuple[TrainStep | PhasedStep, DistributedInput | PhasedInput]:
+    """Return the step on batches of pixels and their input; in front of them those of a frozen backbone, if asked."""
+    config, paths = request.config, request.paths
+    options: dict[str, Any] = {
+        "batch_size": config.data.batch_size,
+        "seed": config.loop.seed,
+        "xla": config.runtime.xla,
+        "shards": runtime.gradient_shards,
+        "allreduce_dtype": runtime.allreduce_dtype,
+        "clip_norm": config.optim.clip_norm,
+        "loss": Loss(config.loss, config.loss.weights_of(request.train.counts)),
+    }
+    parts = split_model.split(state.model)
+    whole = TrainStep(
+        runtime.strategy, state.model, state.optimizer, state.loss_scale, augmentation=config.data.augment,
+        slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor, **options,
+    )  # fmt: skip
+    if not request.plan.frozen_steps:
+        return whole, pixels
+    head = HeadStep(runtime.strategy, parts, state.optimizer, state.loss_scale, **options)
+    extractor = FeatureExtractor(
+        runtime, parts.backbone, pixels, request.group, stop, folder=paths.features, settings=config.decisive(),
+        on_progress=functools.partial(files.remove, paths.restarts),
+    )  # fmt: skip
+    return PhasedStep(head, whole), PhasedInput(pixels, extractor, request.plan, state)
 
 
 def _same_runtime(request: Request) -> strategy_lib.Runtime:

@@ -22,6 +22,7 @@ class Plan:
         log_every_steps: steps between log calls.
         checkpoint_every_steps: steps between saves inside an epoch; 0: none.
         checkpoint_every_seconds: seconds between saves inside an epoch; 0: none.
+        frozen_steps: steps of the first epochs, in which only the last layer is trained (``frozen/``); 0: none.
     """
 
     total_steps: int
@@ -29,6 +30,7 @@ class Plan:
     log_every_steps: int = 1
     checkpoint_every_steps: int = 0
     checkpoint_every_seconds: float = 0.0
+    frozen_steps: int = 0
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch, from 1, that the ``step``-th step (from 1) belongs to."""
@@ -42,6 +44,10 @@ class Plan:
     def epochs(self) -> int:
         """Epochs of the whole job."""
         return -(-self.total_steps // self.steps_per_epoch)
+
+    def starts_fine_tuning(self, step: int) -> bool:
+        """Return whether the step with this number, from 0, is the first of the layers that were frozen."""
+        return step > 0 and step == self.frozen_steps
 
     def logs_at(self, step: int) -> bool:
         """Return whether a train line ends with the ``step``-th step."""

@@ -185,6 +185,7 @@ def make_plan(config: Config, examples: int) -> Plan:
         log_every_steps=config.loop.log_every_steps,
         checkpoint_every_steps=config.checkpoint.checkpoint_every_steps,
         checkpoint_every_seconds=config.checkpoint.checkpoint_every_seconds,
+        frozen_steps=config.optim.freeze_backbone_epochs * per_epoch,
     )
 
 

@@ -48,7 +48,7 @@ class TrainState:
     @classmethod
     def fresh(
         cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int,
-        initial: Callable[[keras.Model], None] | None = None,
+        initial: Callable[[keras.Model], None] | None = None, frozen_steps: int = 0,
     ) -> "TrainState":  # fmt: skip
         """Return the state before the first step; it is a function of the config.
 
@@ -58,6 +58,7 @@ class TrainState:
             num_classes: of the images.
             total_steps: of the job.
             initial: puts weights of another model into a new one (``initial_weights.py``); None: they stay random.
+            frozen_steps: steps in which the backbone is frozen.
         """
         with runtime.strategy.scope():
             model = registry.build(
@@ -74,7 +75,7 @@ class TrainState:
             model,
             optimizer,
             loss_scale,
-            Schedule(config.optim, total_steps),
+            Schedule(config.optim, total_steps, frozen_steps),
             EarlyStopping(config.loop.monitor, config.loop.early_stopping_patience),
         )
 
@@ -84,6 +85,19 @@ class TrainState:
         if self.stopping.stopped:
             return StopReason.EARLY_STOPPING
         return StopReason.PRUNED if self.pruned_because else None
+
+    def start_fine_tuning(self) -> None:
+        """Start optimizer, loss scale, schedule and early stopping afresh, as all layers are trained from now on.
+
+        Adam's bias correction counts the steps since its averages were zero, which those of the backbone are only now;
+        a plateau, a number of epochs without improvement and a loss scale were those of the last layer alone.
+        """
+        for variable in self.optimizer.variables:  # All begin with zero; the learning rate is set at every step.
+            variable.assign(tf.zeros_like(variable))
+        if self.loss_scale is not None:
+            self.loss_scale.reset()
+        self.schedule.restart()
+        self.stopping.restart()
 
     def model_arrays(self) -> Arrays:
         """Return the model's variables in its order, by name."""

@@ -6,6 +6,7 @@ alike (skip an overflow) is decided on an all-reduced value, and no collective i
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -65,6 +66,11 @@ class LossScale:
         self.scale = tf.Variable(INITIAL_LOSS_SCALE, dtype=tf.float32, name="loss_scale", **only_one)
         self.good_steps = tf.Variable(0, dtype=tf.int64, name="good_steps", **only_one)
 
+    def reset(self) -> None:
+        """Start again from the initial scale."""
+        self.scale.assign(INITIAL_LOSS_SCALE)
+        self.good_steps.assign(0)
+
     def update(self, finite: tf.Tensor) -> None:
         """Adjust the scale after a step; ``finite`` is all-reduced, so that all replicas do the same."""
         good = tf.where(finite, self.good_steps + 1, 0)
@@ -93,6 +99,8 @@ class TrainStep:
         allreduce_dtype: tf.DType | None = None,
         clip_norm: float = 0.0,
         loss: loss_lib.Loss | None = None,
+        slow: Sequence[keras.Variable] = (),
+        slow_factor: float = 1.0,
     ) -> None:
         """Bind what a step uses.
 
@@ -110,6 +118,8 @@ class TrainStep:
             allreduce_dtype: in which gradients are sent between replicas; None: their own.
             clip_norm: largest norm of the whole gradient; 0: no limit.
             loss: what is minimised; None: cross-entropy.
+            slow: variables of the model that get only a part of each update.
+            slow_factor: this part, of whatever the optimizer does to them (weight decay, too).
         """
         self._strategy = strategy
         self._model = model
@@ -118,13 +128,15 @@ class TrainStep:
         self._seed = seed
         self._batch_size = batch_size
         self._augmentation = augment.load(augmentation)
-        self._logits = registry.logits_of(model)
+        self._logits = self._logits_of(model)
         # A separate function, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
         self._shards = shards
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         self._clip_norm = clip_norm
         self._loss = loss or loss_lib.Loss(LossConfig())
+        self._slow = [variable.value for variable in slow] if slow_factor != 1.0 else []
+        self._slow_factor = slow_factor
         # Gradients are reduced here, in buckets.
         tf_private.leave_gradients_as_they_are(optimizer)
         self._norms = layers.trained_batch_norms(model)
@@ -148,6 +160,10 @@ class TrainStep:
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """Return ``[batch_size, C + 1]`` float32: probabilities and weight of every slot, in slot order."""
         return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
+
+    def _logits_of(self, model: keras.Model) -> keras.Model:
+        """Return the part of the model that ends before the softmax."""
+        return registry.logits_of(model)
 
     def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
         def score(images: tf.Tensor) -> tf.Tensor:
@@ -186,7 +202,7 @@ class TrainStep:
             gradients = _clipped(gradients, self._clip_norm)
         # Apply the update; with float16 only if no gradient overflowed.
         if self._loss_scale is None:
-            self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+            self._apply(context, gradients)
             applied = tf.constant(True)
         else:
             applied = self._apply_if_finite(context, gradients)
@@ -257,6 +273,13 @@ class TrainStep:
         statistics = {name: tf.cast(moments, tf.float64) * examples for name, moments in shard.statistics.items()}
         return tape.gradient(target, self._model.trainable_variables), losses, logits, statistics
 
+    def _apply(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> None:
+        """Update the weights with the reduced gradients."""
+        before = [tf.identity(variable) for variable in self._slow]
+        self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+        if before:
+            context.merge_call(_keep_part, args=(self._slow, before, self._slow_factor))
+
     def _apply_if_finite(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> tf.Tensor:
         """Apply the reduced gradients, then undo everything unless they are finite.
 
@@ -269,7 +292,7 @@ class TrainStep:
         variables = [v.value for v in (*self._model.trainable_variables, *self._optimizer.variables)]
         # Keep a copy, update always, then choose between the two: the same operations on every replica.
         before = [tf.identity(variable) for variable in variables]
-        self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
+        self._apply(context, gradients)
         context.merge_call(_keep_if, args=(variables, before, finite))
         self._loss_scale.update(finite)
         return finite
@@ -289,6 +312,18 @@ def _clipped(gradients: list[tf.Tensor], limit: float) -> list[tf.Tensor]:
     squares = [tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients]
     factor = limit / tf.maximum(tf.sqrt(tf.add_n(squares)), limit)
     return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+
+
+def _keep_part(
+    strategy: tf.distribute.Strategy, variables: list[tf.Variable], before: list[tf.Tensor], factor: float
+) -> None:
+    """Take back all but a part of what an update did to each variable; runs in cross-replica context."""
+
+    def shorten(variable: tf.Variable, old: tf.Tensor) -> tf.Operation:
+        return variable.assign(old + (variable - old) * factor)
+
+    for variable, old in zip(variables, before, strict=True):
+        strategy.extended.update(variable, shorten, args=(old,), group=False)
 
 
 def _keep_if(

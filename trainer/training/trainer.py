@@ -18,6 +18,7 @@ from trainer.training import loop
 from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import Batches, DistributedInput, InputDown
 from trainer.training.evaluator import Evaluator
+from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.observers import End, Observer, SavedCheckpoint, Start, Step
 from trainer.training.step_stats import StepStatistics
 from trainer.training.stop_controller import StopController
@@ -37,8 +38,8 @@ class Trainer:
     plan: loop.Plan
     machine: Mapping[str, Any]
     state: TrainState
-    train_step: TrainStep
-    inputs: DistributedInput
+    train_step: TrainStep | PhasedStep
+    inputs: DistributedInput | PhasedInput
     statistics: StepStatistics
     evaluator: Evaluator
     checkpoints: CheckpointManager
@@ -76,11 +77,11 @@ class Trainer:
 
     def _run_loop(self) -> loop.StopReason:
         start = self._saved_step = self.state.step  # Whatever it starts from is saved, or nothing was done.
-        self.statistics.resume_clock()
         with (
             self._saving_without_input(),
             contextlib.closing(self.inputs.training(start, self.plan.total_steps)) as batches,
         ):
+            self.statistics.resume_clock()
             return loop.run(
                 self.plan,
                 start,
@@ -130,6 +131,8 @@ class Trainer:
         before = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - before
+        if self.plan.starts_fine_tuning(step):
+            self.state.start_fine_tuning()
         rate = self.state.schedule.rate(step)
         self.state.optimizer.learning_rate = rate
         with tf.profiler.experimental.Trace("train", step_num=step + 1, _r=1):  # Free unless a profile is running.

@@ -52,6 +52,11 @@ class Config:
         """The setting ``positive_class`` if training makes forgeries of that class (``--augment=sbi``), else None."""
         return self.export.positive_class if "sbi" in self.data.augment.split(",") else None
 
+    def decisive(self) -> dict[str, Value]:
+        """Return the settings that decide a job's result, which a job keeps."""
+        fields = settings()
+        return {name: value for name, value in self.flat().items() if fields[name].metadata["fixed"]}
+
     def replace(self, **changes: Value) -> "Config":
         """Return a checked copy with the named settings changed.
 
@@ -102,6 +107,7 @@ def check_together(config: Config) -> None:
     _check_image_size(config)
     _check_weight_decay(config)
     _check_input(data)
+    _check_frozen(config)
     if optim.lr_schedule != "constant" and optim.min_learning_rate > optim.learning_rate:
         raise RequestError(
             f"expected min_learning_rate <= learning_rate, received {optim.min_learning_rate:g} > "
@@ -148,6 +154,23 @@ def _check_input(data: DataConfig) -> None:
                 f"--{flag}: expected none with --input=crop, whose windows differ in every epoch, received {value!r}; "
                 f"leave --{flag} out, or use another --input"
             )
+
+
+def _check_frozen(config: Config) -> None:
+    """Refuse what the features of a frozen backbone, computed once for each image, cannot have."""
+    data = config.data
+    if not config.optim.freeze_backbone_epochs:
+        return
+    if data.test_views > 1:
+        raise RequestError(
+            f"--freeze_backbone_epochs: expected --test_views=1, as each image has one vector of features, received "
+            f"--test_views={data.test_views}; use --test_views=1"
+        )
+    if config.self_blended is not None:
+        raise RequestError(
+            "--freeze_backbone_epochs: expected images that stay the same, received --augment=sbi, which makes new "
+            "forgeries in every epoch; use --freeze_backbone_epochs=0"
+        )
 
 
 def _check_places(config: Config) -> None:

@@ -68,3 +68,19 @@ class OptimConfig:
         before=False,
     )
     min_learning_rate: float = setting(1e-5, "Floor of the plateau and cosine schedules.", minimum=0.0)
+    freeze_backbone_epochs: int = setting(
+        0,
+        "Train only the last layer in the first epochs, on features of the unaugmented images that are computed once. "
+        "0: train all layers from the start.",
+        unit="epochs",
+        minimum=0,
+        before=0,
+    )
+    backbone_lr_factor: float = setting(
+        1.0,
+        "Share of each update that the layers before the last one get once they are trained; below 1 they learn slower "
+        "than the last layer.",
+        minimum=1e-6,  # With 0 the backbone would stay frozen: --freeze_backbone_epochs, which does so for nothing.
+        maximum=1.0,
+        before=1.0,
+    )

@@ -1,0 +1,17 @@
+"""Small networks for ``--model=tests.helpers.networks:NAME``."""
+
+import keras
+
+from trainer.models.layers import ShardBatchNorm, SlotDropout
+
+
+def tiny(inputs, config, kernel):
+    """Return the features of one convolution with batch normalisation, after dropout: traced in a second."""
+    return SlotDropout(config.dropout, salt=0, name="dropout")(plain(inputs, config, kernel))
+
+
+def plain(inputs, config, kernel):
+    """Return the same without dropout."""
+    x = keras.layers.Conv2D(8, 5, strides=4, kernel_initializer=kernel(), name="conv")(inputs)
+    x = keras.layers.Activation("relu", name="relu")(ShardBatchNorm(name="norm")(x))
+    return keras.layers.Flatten(name="flatten")(keras.layers.MaxPooling2D(5, name="pool")(x))
