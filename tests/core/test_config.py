@@ -115,7 +115,7 @@ def test_numbers_that_are_not_finite_are_refused(name, value):
 
 
 def test_a_bound_is_told_with_its_sense():
-    assert "at least 1; received 0" in refused(batch_size=0)
+    assert "at least 1; received -1" in refused(batch_size=-1)
     assert "above 0 and below 1; received 1" in refused(plateau_factor=1.0)
     assert "at least 0 and at most 0.95; received 0.99" in refused(dropout=0.99)
 

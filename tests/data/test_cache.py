@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_used_is_refused(data_dir, tmp_path):
 
 
 def test_free_memory_is_a_sensible_number():
-    assert 2**26 < cache_lib._free_memory() < 2**46
+    assert 2**26 < cache_lib.free_memory() < 2**46
 
 
 @pytest.mark.slow

@@ -242,6 +242,8 @@ def test_flags_win_over_the_built_in_space_and_decide_the_rest(tmp_path):
     words = ["--data_dir=D", "--job_dir=J", "--optimizer=sgd", "--objective=val_loss", "--seed=3"]
     parsed = request_lib.parse(words)
     assert "optimizer" not in [one.name for one in parsed.space]
+    (tmp_path / "base.yaml").write_text("description: a base\noptimizer: sgd\nseed: 3\nmonitor: auto\n")
+    assert request_lib.parse([*words[:2], *words[3:4], f"--config={tmp_path / 'base.yaml'}"]) == parsed
     assert request_lib.parse([*words, "--monitor=auto"]) == parsed
     assert (parsed.base.optim.optimizer, parsed.base.loop.monitor, parsed.maximizes) == ("sgd", "val_loss", False)
     config = parsed.trial({"learning_rate": 0.01}, "J/trials/0000")

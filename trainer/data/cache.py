@@ -170,7 +170,7 @@ def open_cache(kind: str, limit: int, split: Split, rule: InputRule, max_pixels:
 
 
 def _open_memory(split: Split, limit: int, size: int) -> Cache:
-    room = limit or int(_MEMORY_SHARE * _free_memory())
+    room = limit or int(_MEMORY_SHARE * free_memory())
     return _Memory(_count(split, room, 3 * size * size, "memory"), size)
 
 
@@ -206,7 +206,7 @@ def _key(split: Split, rule: InputRule, max_pixels: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Return the available memory in bytes: of the machine, or within the container's limit if that is less."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

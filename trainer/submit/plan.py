@@ -101,14 +101,15 @@ def describe(request: Request, table: Table, images: int) -> list[str]:
         f"run        {run.name} ({run.kind}) in namespace {run.namespace}, {run.platform}",
         f"machines   {run.machines} x {run.gpus} {run.accelerator} ({spot}{run.machines * run.gpus} GPUs)"
         + (", and a chief without GPU" if run.sweep_workers else ""),
-        f"batch      {config.data.batch_size} images a step, {config.data.batch_size // gpus} on each of {gpus} GPUs"
-        + (" of a trial" if run.sweep_workers else ""),
+        _batch(config.data.batch_size, gpus) + (" of a trial" if run.sweep_workers else ""),
     ]
     if run.spot:
         often = config.checkpoint
         every = f"{often.checkpoint_every_seconds:g} s" if often.checkpoint_every_seconds else \
             f"{often.checkpoint_every_steps} steps"  # fmt: skip
         lines.append(f"checkpoint every {every}: what a lost spot machine can cost")
+    if not config.data.batch_size:
+        return [*lines, "steps      unknown: give --batch_size for steps, hours and cost"]
     if not images:
         return [*lines, "steps      unknown: give --train_images for steps, hours and cost"]
     per_epoch = config.loop.steps_per_epoch or math.ceil(images / config.data.batch_size)
@@ -116,6 +117,12 @@ def describe(request: Request, table: Table, images: int) -> list[str]:
     lines.append(f"steps      {total:,} ({config.loop.epochs} epochs of {per_epoch:,}, {images:,} images)"
                  + (" a trial at most" if run.sweep_workers else ""))  # fmt: skip
     return lines + _estimate(request, accelerator, table, total)
+
+
+def _batch(size: int, gpus: int) -> str:
+    if not size:
+        return f"batch      auto: found when the job starts, the largest that fits on {gpus} GPUs"
+    return f"batch      {size} images a step, {size // gpus} on each of {gpus} GPUs"
 
 
 def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: int) -> list[str]:

@@ -248,6 +248,11 @@ def _check_together(request: Request, values: dict[str, Any]) -> None:
         raise RequestError(f"expected --{both[0]} as a flag or in --space, received both; leave one of them out")
     if not names:
         raise RequestError("expected settings that vary, received flags for all of them; give --space=space.yaml")
+    if config_lib.is_auto(config_lib.settings()["batch_size"], request.base.data.batch_size):
+        raise RequestError(
+            "--batch_size: expected a number for a sweep, whose trials are compared, received auto; train once with "
+            "--batch_size=auto and take the number that it logs"
+        )
     _check_image_sizes(request)
     if request.sweep.tuner == "grid":
         _check_grid(request)

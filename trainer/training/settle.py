@@ -7,6 +7,7 @@ Imports no TensorFlow.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 
 from trainer.core import config as config_lib
@@ -17,9 +18,10 @@ from trainer.core.storage import files
 from trainer.data import positive_class, split_report
 from trainer.data.manifest import Split
 from trainer.distributed import process_group
-from trainer.training import optimizers, resume, schedule
+from trainer.training import batch_size, optimizers, resume, schedule
 
 # By setting: its value for a new job with these training images, in the order in which they are settled.
+# Before all of them comes ``batch_size``, whose value others may follow from.
 AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {
     # The loss of a detector that answers the larger class alone is low; its AUC is not.
     "monitor": lambda _, train: "val_auc" if split_report.are_uneven(train) else "val_loss",
@@ -38,7 +40,7 @@ def settle(config: Config, train: Split, group: process_group.SingleProcess, pat
     if group.index == 0:
         before = _before(config, paths)
         values = _as_before(config, paths) if before else {}
-        values |= _settled(config.replace(**values), train, before)
+        values |= _settled(config.replace(**values), train, before, group.size)
     return config.replace(**group.broadcast(values))
 
 
@@ -69,19 +71,24 @@ def _repeats(config: Config, before: Mapping[str, Value]) -> bool:
     )
 
 
-def _settled(config: Config, train: Split, before: Mapping[str, Value]) -> dict[str, Value]:
+def _settled(config: Config, train: Split, before: Mapping[str, Value], processes: int) -> dict[str, Value]:
     """Return the settled settings by name.
 
     Args:
         config: of the request.
         train: its training images.
         before: settings of the job in job_dir; empty for a new job.
+        processes: that train together.
     """
     kept = str(before["positive_class"]) if "positive_class" in before else None
     values: dict[str, Value] = {
         "positive_class": positive_class.settle(train.class_names, config.export.positive_class, kept)
     }
-    for name, choose in AUTOMATIC.items():
+    automatic: dict[str, Callable[[Config, Split], Value]] = {
+        "batch_size": functools.partial(batch_size.choose, processes=processes),
+        **AUTOMATIC,
+    }
+    for name, choose in automatic.items():
         if config_lib.is_auto(config_lib.settings()[name], config.flat()[name]):
             values[name] = before[name] if name in before else choose(config, train)
             config = config.replace(**{name: values[name]})

@@ -38,9 +38,11 @@ class DataConfig:
     )
     batch_size: int = setting(
         32,
-        "Global batch: images per step over all devices; must divide evenly among them.",
+        "Global batch: images per step over all devices; must divide evenly among them. auto: the largest power of two "
+        "on each device that fits into memory, found by train steps before the job starts.",
         unit="images",
         minimum=1,
+        auto=0,
     )
     validation_fraction: float = setting(
         0.1,
