@@ -57,6 +57,13 @@ BOUNDS = {
     "max_bad_fraction": ([-0.01, 1.01], [0.0, 1.0]),
     "max_image_pixels": ([0, -1], [1, 10**12]),
     "cache_bytes": ([-1], [0, 10**15]),
+    "blur_probability": ([-0.1, 1.1], [0.0, 1.0]),
+    "jpeg_probability": ([-0.1, 1.1], [0.0, 1.0]),
+    "photometric_magnitude": ([-0.1, 1.1], [0.0, 1.0]),
+    "cutout_size": ([-0.1, 1.1], [0.0, 1.0]),
+    "mixup_alpha": ([0.0, 101.0], [0.01, 100.0]),
+    "cutmix_alpha": ([0.0, 101.0], [0.01, 100.0]),
+    "sbi_probability": ([-0.1, 1.1], [0.0, 1.0]),
     "dropout": ([-0.1, 0.96, 1.0], [0.0, 0.95]),
     "learning_rate": ([0.0, -1.0], [1e-5, 100.0]),
     "weight_decay": ([-0.1], [-1.0, 0.0]),  # -1: auto.

@@ -203,6 +203,14 @@ def test_both_places_are_needed():
             flags.train_config([f"--{given}=x"])
 
 
+def test_several_augmentations_are_one_value():
+    config = flags.train_config([*PLACES, "--augment=flip,sbi,cutout"])
+    assert config.data.augment == "flip,sbi,cutout"
+    assert config.self_blended == ""
+    assert flags.train_config([*PLACES, "--augment=sbi", "--positive_class=Forged"]).self_blended == "Forged"
+    assert flags.train_config(PLACES).self_blended is None
+
+
 def test_forms_of_a_flag():
     config = flags.train_config([*PLACES, "--epochs", "3", "-seed=5", "--xla", "--nodeterministic", "--dropout=0"])
     assert (config.loop.epochs, config.loop.seed) == (3, 5)
@@ -232,6 +240,10 @@ def test_an_unknown_flag_is_refused_with_the_nearest_known_one():
         ("--batch_size=0", ["--batch_size", "at least 1", "received 0"]),
         ("--learning_rate=nan", ["--learning_rate", "nan"]),
         ("--augment=heavy", ["--augment", "notebook, forensic, none", "'heavy'"]),
+        ("--augment=flip,heavy", ["--augment", "notebook, forensic, none", "'heavy'"]),
+        ("--augment=flip,", ["--augment", "notebook, forensic, none", "''"]),
+        ("--model=cnn,cnn", ["--model", "'cnn,cnn'"]),
+        ("--sbi_probability=1.5", ["--sbi_probability", "at most 1", "1.5"]),
         ("--epochs", ["--epochs", "Missing value"]),
         ("--noxla=1", ["--noxla", "does not take an argument"]),
     ],

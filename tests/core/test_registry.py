@@ -46,8 +46,9 @@ def test_names_keep_their_order_and_new_ones_follow():
 
 
 def test_help_says_what_each_choice_is():
-    assert help_of(settings()["augment"]).startswith("Training augmentation. notebook: rotation 15 degrees")
-    assert help_of(settings()["augment"]).count("(Wang et al. 2020). none.") == 1
+    assert help_of(settings()["augment"]).startswith("Training augmentation; several, ")
+    assert help_of(settings()["augment"]).count("in their order. notebook: rotation 15 degrees") == 1
+    assert help_of(settings()["augment"]).count("(Wang et al. 2020). none. flip: ") == 1
     assert help_of(settings()["model"]).startswith(
         "Architecture. cnn: the notebook's four convolution blocks. cnn_bn: "
     )
@@ -67,5 +68,5 @@ def test_names_help_and_checks_cost_no_tensorflow():
 
 
 def test_an_unknown_name_is_refused_with_all_names():
-    with pytest.raises(RequestError, match=r"--augment: expected one of notebook, forensic, none; received 'heavy'"):
+    with pytest.raises(RequestError, match=r"--augment: expected one of notebook, forensic, none, .*; received 'heavy'"):
         from_flat({"augment": "heavy"})

@@ -152,4 +152,5 @@ def preview(name: str, images: Pixels, draws: Floats) -> Pixels:
 
 def to_pixels(images: tf.Tensor) -> Pixels:
     """Return images in [0, 255] as ``uint8``."""
-    return images.numpy() if images.dtype == tf.uint8 else np.asarray(tf.round(images)).astype(np.uint8)
+    values = np.asarray(images)
+    return values if values.dtype == np.uint8 else np.rint(values).astype(np.uint8)

@@ -15,7 +15,7 @@ from trainer.data.pixels import Floats, Pixels
 from trainer.data.self_blending import masks
 
 # The paper's.
-RATIOS = (0.25, 0.5, 0.75, 1.0)
+RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 SHIFT_X, SHIFT_Y = 0.03, 0.015  # Of the image's side.
 RESIZE = 0.05
 RGB_SHIFT = 20.0  # Grey levels.
