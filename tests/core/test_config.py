@@ -52,6 +52,7 @@ def test_values_land_in_their_sections():
 # The numbers that are refused first and accepted last on both sides of every bound.
 BOUNDS = {
     "image_size": ([45, 0, -1], [46, 1024]),
+    "test_views": ([0, 11], [1]),
     "batch_size": ([0, -32], [1, 4096]),
     "validation_fraction": ([0.0, 1.0, -0.1, 1.5], [0.01, 0.99]),
     "max_bad_fraction": ([-0.01, 1.01], [0.0, 1.0]),
@@ -129,6 +130,7 @@ def test_a_bound_is_told_with_its_sense():
 
 CHOICES = {
     "sampling": {"none", "balanced"},
+    "input": {"resize", "crop", "pad"},
     "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
     "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
     "optimizer": {"adam", "adamw", "sgd", "rmsprop", *config_lib.OPTIMIZERS},

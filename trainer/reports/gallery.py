@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.core import config
+from trainer.core.config.registries import RESIZE
 from trainer.core.storage import files
-from trainer.data import readers
+from trainer.data import decode_batch, readers
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.evaluation.predictions import Predictions
@@ -72,7 +73,8 @@ class HeatMaps:
     """Where a model looked.
 
     Attributes:
-        of: by position in the split, a map ``[S, S]`` in [0, 1] and the class it explains, the export's answer.
+        of: by position in the split, a map ``[h, w]`` of the image in [0, 1] and the class it explains, the export's
+            answer.
         why_not: why there are none; empty if there are.
     """
 
@@ -93,5 +95,16 @@ def explain(export: exported_model.ExportedModel, split: Split, positions: Seque
     for answers in predictor.score(len(positions), lambda n: reader.read_one(int(positions[n])), _EXPLAINED_AT_ONCE):
         for place, heat in answers.heatmaps.items():
             if place not in answers.errors:
-                maps[int(positions[answers.start + place])] = heat, answers.labels[place]
+                position = int(positions[answers.start + place])
+                maps[position] = _on_image(heat, export, reader, position), answers.labels[place]
     return HeatMaps(maps, "")
+
+
+def _on_image(
+    heat: npt.NDArray[np.float32], export: exported_model.ExportedModel, reader: readers.Reader, position: int
+) -> npt.NDArray[np.float32]:
+    """Return a map of the whole image; the model may have seen its centre alone."""
+    if export.input_rule.mode == RESIZE:
+        return heat
+    pixels = decode_batch.decode_image(reader.read_one(position), export.max_image_pixels)
+    return export.input_rule.on_image(heat, *pixels.shape[:2])
