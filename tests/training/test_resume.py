@@ -39,7 +39,8 @@ OTHER = {
     "threshold_by": "eer", "threshold_fpr": 0.2, "calibrate": True, "tensorboard": "all", "profile_steps": "2,3",
     "data_service": "grpc://other:5050", "lr_warmup_steps": 7, "plateau_waits_for_learning": False,
     "weight_decay": 0.0, "decay_biases": True, "momentum": 0.5, "adam_beta_1": 0.5, "adam_beta_2": 0.5,
-    "adam_epsilon": 1e-3, "clip_norm": 1.0, "loss": "focal", "focal_gamma": 1.0, "label_smoothing": 0.1,
+    "adam_epsilon": 1e-3, "clip_norm": 1.0, "ema_decay": 0.9, "accumulate_steps": 2, "scale_learning_rate": True,
+    "loss": "focal", "focal_gamma": 1.0, "label_smoothing": 0.1,
     "class_weights": "balanced",
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from trainer import __version__
 from trainer.core import result as result_lib
 from trainer.core.config import Config
-from trainer.core.errors import StoppedEarly, StorageDown
+from trainer.core.errors import RequestError, StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
 from trainer.core.storage import transient
@@ -254,6 +254,13 @@ def _make_trainer(
 
 def _make_train_step(request: Request, runtime: strategy_lib.Runtime, state: TrainState) -> TrainStep:
     config = request.config
+    accumulate, batch_size = config.optim.accumulate_steps, config.data.batch_size
+    parts = accumulate * runtime.num_devices
+    if batch_size % parts:
+        raise RequestError(
+            f"--accumulate_steps: expected a batch_size that divides among {runtime.num_devices} devices and "
+            f"{accumulate} parts, received {batch_size}; use --batch_size={-(-batch_size // parts) * parts}"
+        )
     return TrainStep(
         runtime.strategy,
         state.model,
@@ -265,6 +272,8 @@ def _make_train_step(request: Request, runtime: strategy_lib.Runtime, state: Tra
         xla=config.runtime.xla,
         shards=runtime.gradient_shards,
         allreduce_dtype=runtime.allreduce_dtype,
+        average=state.average,
+        accumulate_steps=accumulate,
         clip_norm=config.optim.clip_norm,
         loss=Loss(config.loss, config.loss.weights_of(request.train.counts)),
     )

@@ -31,7 +31,7 @@ from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
 from trainer.training import evaluator, resume
-from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays, exported
 from trainer.training.loop import Plan, StopReason
 from trainer.training.metrics_log import utc_now
 from trainer.training.train_state import TrainState
@@ -182,7 +182,7 @@ class Exporter:
 
     def _arrays(self, step: int) -> Any:
         try:
-            return self._store.read(step).arrays
+            return exported(self._store.read(step).arrays)
         except DamagedCheckpoint as damage:
             raise JobFailed(
                 f"the checkpoint of step {step}, which is to be exported, is damaged ({damage}); restore "
