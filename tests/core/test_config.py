@@ -72,6 +72,8 @@ BOUNDS = {
     "adam_beta_1": ([-0.1, 1.0], [0.0, 0.99]),
     "adam_beta_2": ([-0.1, 1.0], [0.0, 0.9999]),
     "adam_epsilon": ([0.0, -1e-8], [1e-12, 1.0]),
+    "ema_decay": ([-0.1, 1.0], [0.0, 0.999]),
+    "accumulate_steps": ([0, -1], [1, 4]),
     "clip_norm": ([-0.1], [0.0, 1.0]),
     "lr_warmup_steps": ([-2], [-1, 0, 1000]),  # -1: auto.
     "plateau_patience": ([-1], [0, 50]),

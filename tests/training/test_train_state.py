@@ -14,6 +14,7 @@ from trainer.training.optimizers import make_optimizer
 from trainer.training.schedule import Schedule
 from trainer.training.train_state import TrainState
 from trainer.training.train_step import LossScale
+from trainer.training.weight_average import WeightAverage
 
 CONFIG = from_flat({"data_dir": "D", "job_dir": "J", "lr_schedule": "plateau", "plateau_patience": 1})
 
@@ -24,7 +25,8 @@ def fresh(units=2):
     optimizer = make_optimizer(CONFIG.optim)
     optimizer.build(model.trainable_variables)
     return TrainState(
-        model, optimizer, LossScale(), Schedule(CONFIG.optim, 100), EarlyStopping("val_loss", patience=2)
+        model, optimizer, LossScale(), Schedule(CONFIG.optim, 100), EarlyStopping("val_loss", patience=2),
+        WeightAverage(model, 0.9),
     )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def changed():
 def contents(state):
     """Return all that must survive, apart from the objects that hold it."""
     plain = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    for name in ("model", "optimizer", "loss_scale", "schedule", "stopping"):
+    for name in ("model", "optimizer", "loss_scale", "schedule", "stopping", "average"):
         del plain[name]
     arrays = {name: np.array(variable).tolist() for name, variable in state.snapshot().arrays.items()}
     return plain, arrays, state.schedule.state(), state.stopping.state(), [state.schedule.rate(n) for n in (0, 6, 90)]

@@ -25,6 +25,7 @@ from trainer.training.train_step import (
     StepStats,
     TrainStep,
 )
+from trainer.training.weight_average import WeightAverage
 
 SIDE = 4  # Pixels of the tiny model's images.
 UNITS = 6
@@ -58,6 +59,7 @@ class Trainer:
     optimizer: keras.optimizers.Optimizer
     loss_scale: LossScale | None
     steps: TrainStep
+    average: WeightAverage | None = None
 
     def train(self, batch: dict[str, np.ndarray], step: int = 0) -> StepStats:
         return StepStats.of(self.steps.train(distribute(self.strategy, batch), tf.constant(step, tf.int64)).numpy())
@@ -86,6 +88,7 @@ def trainer_of(
     optimizer=None,
     make_model=tiny_model,
     slow=None,
+    ema_decay=0.0,
     **options,
 ) -> Trainer:
     strategy = strategy_of(devices)
@@ -94,11 +97,11 @@ def trainer_of(
         optimizer = optimizer() if optimizer else keras.optimizers.Adam(0.01, name="adam")
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if policy == "mixed_float16" else None
-    settings = {"batch_size": batch_size, "seed": 5, "augmentation": "none", **options}
+        average = WeightAverage(model, ema_decay) if ema_decay else None
+    settings = {"batch_size": batch_size, "seed": 5, "augmentation": "none", "average": average, **options}
     settings |= {"slow": slow(model)} if slow else {}
-    return Trainer(
-        strategy, model, optimizer, loss_scale, TrainStep(strategy, model, optimizer, loss_scale, **settings)
-    )
+    steps = TrainStep(strategy, model, optimizer, loss_scale, **settings)
+    return Trainer(strategy, model, optimizer, loss_scale, steps, average)
 
 
 def distribute(strategy: tf.distribute.Strategy, batch: dict[str, np.ndarray]) -> dict[str, tf.Tensor]:
@@ -306,6 +309,84 @@ def test_class_weights_and_smoothing_change_the_gradient_and_not_what_is_reporte
         np.testing.assert_allclose(old - new.numpy(), gradient, atol=1e-6)
     assert stats.loss_sum == pytest.approx(plain, rel=1e-5)
     assert stats.examples == 5
+
+
+def bn_model():
+    inputs = keras.Input([SIDE, SIDE, 3], name="pixels")
+    x = layers.ShardBatchNorm(name="norm")(keras.layers.Conv2D(3, 2, name="conv")(inputs))
+    x = keras.layers.Flatten()(layers.SlotDropout(0.3, salt=0)(x))
+    logits = keras.layers.Dense(2, dtype="float32", name="logits")(x)
+    return keras.Model(inputs, keras.layers.Activation("softmax", dtype="float32")(logits))
+
+
+def seeded(make_model):
+    def make():
+        keras.utils.set_random_seed(3)
+        return make_model()
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_in_parts_gives_the_step_of_the_large_batch(devices):
+    """Four parts of two slots each, one after another or at once: the same bits, in a pass with padding."""
+    shards = 4 // devices
+    settings = {"batch_size": 8, "make_model": seeded(bn_model)}
+    whole = trainer_of(1, **settings, shards=4)
+    parts = trainer_of(devices, **settings, shards=1, accumulate_steps=shards)
+    for step in range(3):
+        batch = random_batch(8, seed=step, weight=[1, 1, 1, 1, 1, 0, 0, 0])
+        one, two = whole.train(batch, step), parts.train(batch, step)
+        assert dataclasses.replace(one, loss_sum=0) == dataclasses.replace(two, loss_sum=0)
+        assert two.loss_sum == pytest.approx(one.loss_sum, rel=1e-6)
+    assert_equal_state(whole.state(), parts.state())
+    np.testing.assert_allclose(whole.evaluate(batch), parts.evaluate(batch), rtol=1e-5)
+
+
+# The average of the weights.
+
+
+@pytest.mark.parametrize(
+    ("devices", "policy"), [(1, "float32"), pytest.param(2, "mixed_float16", marks=pytest.mark.slow)]
+)
+def test_the_average_follows_the_definition_and_not_skipped_steps(devices, policy):
+    trainer = trainer_of(devices, batch_size=4, policy=policy, make_model=overflowing_model, ema_decay=0.25)
+    average = trainer.average.variables
+    model = {variable.path: variable for variable in trainer.model.variables}
+    expected = {path: variable.numpy() for path, variable in model.items()}
+    overflow = policy == "mixed_float16"
+    applied = []
+    for step, replica in enumerate([None, 1, 1, None]):
+        stats = trainer.train(bright_on(replica if devices == 2 else None), step)
+        applied.append(stats.applied)
+        decay = min(0.25, (2 + step) / (11 + step))
+        if stats.applied:
+            expected = {path: decay * expected[path] + (1 - decay) * v.numpy() for path, v in model.items()}
+        for path, value in expected.items():
+            parts = trainer.strategy.experimental_local_results(average[path])
+            np.testing.assert_allclose(parts[0], value, rtol=1e-5, atol=1e-7)
+            assert all((part.numpy() == parts[0].numpy()).all() for part in parts)
+    assert applied == [True, not overflow, True, True]
+    assert any((average[path].numpy() != v.numpy()).any() for path, v in model.items())
+
+
+def test_the_average_takes_the_models_place_and_leaves_it():
+    trainer = trainer_of(2, batch_size=4, ema_decay=0.9)
+    trainer.train(random_batch(4))
+    before, batch = trainer.state(), random_batch(4, seed=1)
+    own = trainer.evaluate(batch)
+    with trainer.average.in_the_model():
+        averaged = trainer.evaluate(batch)
+        values = trainer.state()
+    for path, variable in trainer.average.variables.items():
+        for part in values[path]:
+            np.testing.assert_array_equal(part, variable.numpy())
+    assert (averaged != own).any()
+    assert_equal_state(before, trainer.state())
+    with pytest.raises(KeyError), trainer.average.in_the_model():
+        raise KeyError  # A validation that fails or is interrupted.
+    assert_equal_state(before, trainer.state())
 
 
 # Compilers and precisions.

@@ -118,7 +118,7 @@ def gradient_shards(batch_size: int, replicas: int) -> int:
     return parts // replicas if parts % replicas == 0 else 1
 
 
-def with_normalised_parts(runtime: Runtime, batch_size: int, model_name: str) -> Runtime:
+def with_normalised_parts(runtime: Runtime, batch_size: int, model_name: str, accumulate_steps: int = 1) -> Runtime:
     """Return the runtime of a network that normalises over each part: with fewer parts where those are too small.
 
     On 1, 2 and 4 devices they are the same parts of the global batch again.
@@ -126,14 +126,16 @@ def with_normalised_parts(runtime: Runtime, batch_size: int, model_name: str) ->
     Raises:
         RequestError: if a replica's whole batch is too small.
     """
-    parts, per_replica = runtime.gradient_shards, batch_size // runtime.num_devices
+    parts, per_replica = runtime.gradient_shards, batch_size // runtime.num_devices // accumulate_steps
     while parts > 1 and per_replica // parts < SMALLEST_NORMALISED_PART:
         parts //= 2
     if per_replica < SMALLEST_NORMALISED_PART:
+        pieces = runtime.num_devices * accumulate_steps
         raise RequestError(
-            f"--batch_size: expected at least {SMALLEST_NORMALISED_PART} images for each device, over which "
-            f"--model={model_name} normalises, received {batch_size} for {runtime.num_devices}; use "
-            f"--batch_size={SMALLEST_NORMALISED_PART * runtime.num_devices} or a network without batch normalisation"
+            f"--batch_size: expected at least {SMALLEST_NORMALISED_PART} images for each device"
+            f"{' and each of --accumulate_steps' if accumulate_steps > 1 else ''}, over which --model={model_name} "
+            f"normalises, received {batch_size} for {pieces}; use "
+            f"--batch_size={SMALLEST_NORMALISED_PART * pieces} or a network without batch normalisation"
         )
     return dataclasses.replace(runtime, gradient_shards=parts)
 

@@ -113,7 +113,7 @@ class Evaluator:
     def _predict(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
         """Return positions ``[N]`` and probabilities ``[N, C]`` of every decodable image; None if interrupted."""
         outputs = []
-        with contextlib.closing(self.inputs.validation()) as batches:
+        with self.state.averaged(), contextlib.closing(self.inputs.validation()) as batches:
             for batch in batches:
                 outputs.append(self.train_step.evaluate(batch).numpy())
                 if self.stop.poll():

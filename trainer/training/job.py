@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainer import __version__
 from trainer.core import result as result_lib
 from trainer.core.config import Config
-from trainer.core.errors import StoppedEarly, StorageDown
+from trainer.core.errors import RequestError, StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
 from trainer.core.storage import files, transient
@@ -206,7 +206,9 @@ def build(request: Request) -> Job:
         frozen_steps=request.plan.frozen_steps,
     )  # fmt: skip
     if layers.batch_norms(state.model):
-        runtime = strategy_lib.with_normalised_parts(runtime, config.data.batch_size, config.model.model)
+        runtime = strategy_lib.with_normalised_parts(
+            runtime, config.data.batch_size, config.model.model, config.optim.accumulate_steps
+        )
     # What only watches, in the order in which it gets the events.
     metrics_log = MetricsLog(paths, request.plan, write=is_chief)
     writer = SummaryWriter(paths.tensorboard, write=is_chief)
@@ -275,13 +277,15 @@ def _steps_and_input(
         "xla": config.runtime.xla,
         "shards": runtime.gradient_shards,
         "allreduce_dtype": runtime.allreduce_dtype,
+        "average": state.average,
         "clip_norm": config.optim.clip_norm,
         "loss": Loss(config.loss, config.loss.weights_of(request.train.counts)),
     }
     parts = split_model.split(state.model)
     whole = TrainStep(
         runtime.strategy, state.model, state.optimizer, state.loss_scale, augmentation=config.data.augment,
-        slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor, **options,
+        slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor,
+        accumulate_steps=_accumulate_steps(config, runtime), **options,
     )  # fmt: skip
     if not request.plan.frozen_steps:
         return whole, pixels
@@ -291,6 +295,22 @@ def _steps_and_input(
         on_progress=functools.partial(files.remove, paths.restarts),
     )  # fmt: skip
     return PhasedStep(head, whole), PhasedInput(pixels, extractor, request.plan, state)
+
+
+def _accumulate_steps(config: Config, runtime: strategy_lib.Runtime) -> int:
+    """Return ``--accumulate_steps``.
+
+    Raises:
+        RequestError: if a batch does not divide into so many parts.
+    """
+    accumulate, batch_size = config.optim.accumulate_steps, config.data.batch_size
+    parts = accumulate * runtime.num_devices
+    if batch_size % parts:
+        raise RequestError(
+            f"--accumulate_steps: expected a batch_size that divides among {runtime.num_devices} devices and "
+            f"{accumulate} parts, received {batch_size}; use --batch_size={-(-batch_size // parts) * parts}"
+        )
+    return accumulate
 
 
 def _same_runtime(request: Request) -> strategy_lib.Runtime:

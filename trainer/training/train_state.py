@@ -1,5 +1,6 @@
 """Everything that decides a job's future, in one object that can be saved and restored."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,12 @@ from trainer.distributed.strategy import Runtime
 from trainer.models import registry
 from trainer.serving.saved_model import MODEL_PREFIX
 from trainer.training import optimizers
-from trainer.training.checkpoints.checkpoint import Checkpoint
+from trainer.training.checkpoints.checkpoint import AVERAGE_PREFIX, Checkpoint
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.loop import StopReason
 from trainer.training.schedule import Schedule
 from trainer.training.train_step import LossScale
+from trainer.training.weight_average import WeightAverage
 
 
 @dataclasses.dataclass
@@ -27,6 +29,7 @@ class TrainState:
     """Weights, optimizer, loss scale, schedule, early stopping and the values of the best and last epoch.
 
     Attributes:
+        average: of the weights; None: there is none.
         step: steps done.
         validated: step of the last validation.
         pruned_because: why the pruner ended the job; empty if it did not.
@@ -39,6 +42,7 @@ class TrainState:
     loss_scale: LossScale | None
     schedule: Schedule
     stopping: EarlyStopping
+    average: WeightAverage | None = None
     step: int = 0
     validated: int = 0
     pruned_because: str = ""
@@ -69,14 +73,17 @@ class TrainState:
             )
             if initial is not None:  # Before the optimizer, which may keep averages of the weights.
                 initial(model)
-            optimizer = optimizers.build(config.optim, model.trainable_variables)
+            optim = config.optim.scaled(config.data.batch_size)
+            optimizer = optimizers.build(optim, model.trainable_variables)
             loss_scale = LossScale() if runtime.scales_loss else None
+            average = WeightAverage(model, optim.ema_decay) if optim.ema_decay else None
         return cls(
             model,
             optimizer,
             loss_scale,
-            Schedule(config.optim, total_steps, frozen_steps),
+            Schedule(optim, total_steps, frozen_steps),
             EarlyStopping(config.loop.monitor, config.loop.early_stopping_patience),
+            average,
         )
 
     @property
@@ -98,6 +105,10 @@ class TrainState:
             self.loss_scale.reset()
         self.schedule.restart()
         self.stopping.restart()
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which the model has the weights that it is judged by: averaged, if there is an average."""
+        return self.average.in_the_model() if self.average else contextlib.nullcontext()
 
     def model_arrays(self) -> Arrays:
         """Return the model's variables in its order, by name."""
@@ -141,6 +152,8 @@ class TrainState:
         named = {MODEL_PREFIX + variable.path: variable for variable in self.model.variables}
         named |= {f"optimizer/{variable.path}": variable for variable in self.optimizer.variables}
         assert len(named) == len(self.model.variables) + len(self.optimizer.variables), "two variables of one name"
+        if self.average is not None:
+            named |= {f"{AVERAGE_PREFIX}{MODEL_PREFIX}{path}": v for path, v in self.average.variables.items()}
         if self.loss_scale is not None:
             named |= {
                 "loss_scale/scale": self.loss_scale.scale,

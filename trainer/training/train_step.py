@@ -6,6 +6,7 @@ alike (skip an overflow) is decided on an all-reduced value, and no collective i
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainer.data import augment
 from trainer.distributed import tf_private
 from trainer.models import layers, preprocess, registry
 from trainer.training import loss as loss_lib
+from trainer.training import weight_average
 
 # Keras's LossScaleOptimizer starts here and doubles as often (the values of Micikevicius et al. 2018,
 # "Mixed Precision Training", arXiv:1710.03740, and NVIDIA's guide).
@@ -97,6 +99,8 @@ class TrainStep:
         xla: bool = False,
         shards: int = 1,
         allreduce_dtype: tf.DType | None = None,
+        average: weight_average.WeightAverage | None = None,
+        accumulate_steps: int = 1,
         clip_norm: float = 0.0,
         loss: loss_lib.Loss | None = None,
         slow: Sequence[keras.Variable] = (),
@@ -116,6 +120,9 @@ class TrainStep:
             shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
                 1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
             allreduce_dtype: in which gradients are sent between replicas; None: their own.
+            average: moves after each update; None: there is none.
+            accumulate_steps: parts of a replica's batch that are computed one after another, so that a step needs the
+                memory of one; each has ``shards`` of its own.
             clip_norm: largest norm of the whole gradient; 0: no limit.
             loss: what is minimised; None: cross-entropy.
             slow: variables of the model that get only a part of each update.
@@ -131,7 +138,6 @@ class TrainStep:
         self._logits = self._logits_of(model)
         # A separate function, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
-        self._shards = shards
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         self._clip_norm = clip_norm
         self._loss = loss or loss_lib.Loss(LossConfig())
@@ -141,6 +147,11 @@ class TrainStep:
         tf_private.leave_gradients_as_they_are(optimizer)
         self._norms = layers.trained_batch_norms(model)
         self._per_replica = batch_size // strategy.num_replicas_in_sync
+        self._average = average
+        self._accumulate_steps = accumulate_steps
+        self._part = self._per_replica // accumulate_steps
+        # Of a part, which may be too small for so many; the same in all for 1, 2 and 4 replicas.
+        self._shards = math.gcd(shards, self._part)
 
     @tf.function(autograph=False)
     def train(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
@@ -166,10 +177,20 @@ class TrainStep:
         return registry.logits_of(model)
 
     def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
-        def score(images: tf.Tensor) -> tf.Tensor:
-            return self._model(preprocess.to_unit_range(images), training=False)
+        images = batch["image"]
+        if self._accumulate_steps == 1:
+            probabilities = self._probabilities(images)
+        else:
+            parts = tf.reshape(images, [self._accumulate_steps, self._part, *images.shape[1:]])
+            rows = tf.map_fn(self._probabilities, parts, fn_output_signature=tf.float32, parallel_iterations=1)
+            probabilities = tf.reshape(rows, [self._per_replica, -1])
+        return tf.concat([probabilities, batch["weight"][:, None]], axis=1)
 
-        return tf.concat([preprocess.average_views(score, batch["image"]), batch["weight"][:, None]], axis=1)
+    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        def score(views: tf.Tensor) -> tf.Tensor:
+            return self._model(preprocess.to_unit_range(views), training=False)
+
+        return preprocess.average_views(score, images)
 
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.
@@ -178,7 +199,8 @@ class TrainStep:
         scale = self._loss_scale.scale.read_value() if self._loss_scale else tf.constant(1.0)
         seed = tf.random.fold_in(tf.constant([self._seed, 0x6E6F69], tf.int64), step, alg="philox")
         # Forward and backward pass; the loss is scaled, and divided by the slots until the real examples are counted.
-        gradients, losses, logits, statistics = self._gradients(
+        compute = self._gradients if self._accumulate_steps == 1 else self._accumulated
+        gradients, losses, logits, statistics = compute(
             batch, scale / self._batch_size, seed, replica * self._per_replica
         )
         # Reduce the gradients first: their messages are large and can leave early.
@@ -211,6 +233,8 @@ class TrainStep:
             means = [tf.cast(each / total, tf.float32) for each in moments]
             updates = self._optimizer.iterations.value
             context.merge_call(_move_averages, args=(self._norms, means, tf.convert_to_tensor(updates), applied))
+        if self._average is not None:
+            self._average.move(context, step, applied)
         return tf.concat([tf.cast(sums[:3], tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
 
     def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -227,7 +251,7 @@ class TrainStep:
     def _gradients(
         self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
-        """Return gradients and statistics of a replica's batch.
+        """Return gradients and statistics of a replica's batch, or of a part of it.
 
         Returns:
             Gradients of ``factor`` times the sum of what is minimised; cross-entropies ``[b]``; logits ``[b, C]``; and
@@ -236,7 +260,7 @@ class TrainStep:
         """
         # The batch is cut into shards of one size, whatever the number of replicas.
         inputs = (self._pixels(batch), _targets(batch), batch["weight"])
-        size = self._per_replica // self._shards
+        size = self._part // self._shards
         parts = [
             self._forward_backward(*(x[k * size : (k + 1) * size] for x in inputs), factor, seed, first_slot + k * size)
             for k in range(self._shards)
@@ -249,6 +273,33 @@ class TrainStep:
         # In float64, the sum of a few float32 gradients does not depend on how the batch is split.
         columns = zip(*(part[0] for part in parts), strict=True)
         return [tf.add_n([tf.cast(g, tf.float64) for g in column]) for column in columns], losses, logits, statistics
+
+    def _accumulated(
+        self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+        """Return the same as ``_gradients``, computed in parts, one after another; gradients in float64."""
+        classes = self._logits.output_shape[-1]
+        sums = (
+            [tf.zeros(variable.shape, tf.float64) for variable in self._model.trainable_variables],
+            {layer.key: tf.zeros(layer.moving.shape, tf.float64) for layer in self._norms},
+        )
+        rows = [tf.TensorArray(tf.float32, self._accumulate_steps, element_shape=shape)
+                for shape in ([self._part], [self._part, classes])]  # fmt: skip
+
+        def add(number: tf.Tensor, sums: Any, rows: list[tf.TensorArray]) -> tuple[tf.Tensor, Any, Any]:
+            # Only the pixels of a part are converted and augmented; those of the batch stay uint8.
+            begin = number * self._part
+            part = {name: _rows(values, begin, self._part) for name, values in batch.items()}
+            gradients, losses, logits, statistics = self._gradients(part, factor, seed, first_slot + begin)
+            sums = tf.nest.map_structure(lambda x, more: x + tf.cast(more, tf.float64), sums, (gradients, statistics))
+            values = (losses, tf.cast(logits, tf.float32))
+            return number + 1, sums, [each.write(number, x) for each, x in zip(rows, values, strict=True)]
+
+        _, (gradients, statistics), rows = tf.while_loop(
+            lambda number, *_: number < self._accumulate_steps, add, (0, sums, rows), parallel_iterations=1
+        )
+        losses, logits = (each.concat() for each in rows)
+        return gradients, losses, logits, statistics
 
     def _shard_gradients(
         self,
@@ -296,6 +347,12 @@ class TrainStep:
         context.merge_call(_keep_if, args=(variables, before, finite))
         self._loss_scale.update(finite)
         return finite
+
+
+def _rows(values: tf.Tensor, begin: tf.Tensor, count: int) -> tf.Tensor:
+    """Return ``count`` rows; the shape stays static."""
+    rest = values.shape[1:]
+    return tf.slice(values, [begin] + [0] * len(rest), [count, *rest])
 
 
 def _targets(batch: Batch) -> tf.Tensor:

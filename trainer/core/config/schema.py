@@ -100,7 +100,7 @@ def from_flat(values: Mapping[str, Any]) -> Config:
 
 def check_together(config: Config) -> None:
     """Refuse settings that contradict each other, naming the one to change."""
-    optim = config.optim
+    optim = config.optim.scaled(config.data.batch_size)
     runtime = config.runtime
     data = config.data
     _ = config.loop.profiled, config.loss.given_weights  # Raises if they are invalid.
@@ -131,6 +131,12 @@ def check_together(config: Config) -> None:
             f"expected a job_dir of its own, received the data_dir {data.data_dir!r}; give another --job_dir"
         )
     _check_places(config)
+    if data.batch_size % optim.accumulate_steps:
+        raise RequestError(
+            f"--accumulate_steps: expected a divisor of the batch_size, {data.batch_size}; received "
+            f"{optim.accumulate_steps}; use --batch_size="
+            f"{math.ceil(data.batch_size / optim.accumulate_steps) * optim.accumulate_steps}"
+        )
     if runtime.num_devices and data.batch_size % runtime.num_devices:
         raise RequestError(
             f"expected a batch_size that divides among {runtime.num_devices} devices, received {data.batch_size}; "

@@ -25,6 +25,9 @@ from trainer.core.storage.transient import is_transient, reason
 
 log = logging.getLogger(__name__)
 
+# Of the averaged model variables' names, before their own.
+AVERAGE_PREFIX = "average/"
+
 _ARRAYS = "arrays.npz"
 _STATE = "state.json"
 _COMMIT = "COMMIT.json"
@@ -237,6 +240,12 @@ def _verified(path: str, mark: Mapping[str, Any]) -> bytes:
     if _digest(content) != mark["sha256"]:
         raise DamagedCheckpoint(f"{path} does not match its SHA-256")
     return content
+
+
+def exported(arrays: Arrays) -> Arrays:
+    """Return a checkpoint's arrays with the model's variables as they are exported: averaged, if it has averages."""
+    averages = {name: array for name, array in arrays.items() if name.startswith(AVERAGE_PREFIX)}
+    return {**arrays, **{name.removeprefix(AVERAGE_PREFIX): array for name, array in averages.items()}}
 
 
 def digest_of_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> str:

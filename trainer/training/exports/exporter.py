@@ -31,7 +31,7 @@ from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
 from trainer.training import initial_weights, resume
-from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays, exported
 from trainer.training.exports import scores as scores_lib
 from trainer.training.exports.scores import Scores
 from trainer.training.loop import Plan, StopReason
@@ -230,7 +230,7 @@ class Exporter:
 
     def _arrays(self, step: int) -> Any:
         try:
-            return self._store.read(step).arrays
+            return exported(self._store.read(step).arrays)
         except DamagedCheckpoint as damage:
             raise JobFailed(
                 f"the checkpoint of step {step}, which is to be exported, is damaged ({damage}); restore "

@@ -5,6 +5,9 @@ import dataclasses
 from trainer.core.config.field import setting
 from trainer.core.config.registries import OPTIMIZERS
 
+# The notebook's, for which the default rate is meant.
+DEFAULT_BATCH_SIZE = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -34,6 +37,22 @@ class OptimConfig:
         0.0,
         "Largest norm of the gradient of all weights together; larger ones are scaled down. 0: no limit.",
         minimum=0.0,
+    )
+    ema_decay: float = setting(
+        0.0,
+        "Decay of an exponential moving average of the weights, which Validation and exports then use; 0: off. 0.999 "
+        "averages about 1000 steps.",
+        minimum=0.0,
+        maximum=0.999999,
+    )
+    accumulate_steps: int = setting(
+        1,
+        "Take a batch in this many parts, one after another, and add their gradients: a step then needs the memory of "
+        "one part.",
+        minimum=1,
+    )
+    scale_learning_rate: bool = setting(
+        False, "Multiply --learning_rate by batch_size / 32, for batches of another size than the defaults'."
     )
     lr_schedule: str = setting(
         "plateau",
@@ -84,3 +103,11 @@ class OptimConfig:
         maximum=1.0,
         before=1.0,
     )
+
+    def scaled(self, batch_size: int) -> "OptimConfig":
+        """Return these settings with the rate that they mean for a batch size.
+
+        Linear scaling: Goyal et al. 2017, "Accurate, Large Minibatch SGD", arXiv:1706.02677, section 2.1.
+        """
+        factor = batch_size / DEFAULT_BATCH_SIZE if self.scale_learning_rate else 1.0
+        return dataclasses.replace(self, learning_rate=self.learning_rate * factor, scale_learning_rate=False)
