@@ -339,9 +339,12 @@ def test_one_and_two_devices_start_and_train_alike(network, image_set, tmp_path)
     assert result_of(tmp_path / "1")["weights_sha256"] == result_of(tmp_path / "2")["weights_sha256"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "make"), [("convnext_tiny", "ConvNeXtTiny"), ("mobilenetv3large", "MobileNetV3Large")]
+    ("name", "make"),
+    [
+        pytest.param("convnext_tiny", "ConvNeXtTiny", marks=pytest.mark.thorough),
+        pytest.param("mobilenetv3large", "MobileNetV3Large", marks=pytest.mark.slow),
+    ],
 )
 def test_files_of_keras_applications_give_our_networks_the_same_features(tmp_path, name, make):
     if name not in NETWORKS.entries():
