@@ -69,6 +69,12 @@ def test_another_shape_is_named_and_not_taken():
     assert "stem_conv/kernel" not in outcome.values
 
 
+def test_a_convolution_in_groups_of_one_channel_is_a_depthwise_one():
+    kernel = np.random.default_rng(0).random([7, 7, 1, 6])
+    outcome = match.match({"depthwise/kernel": (7, 7, 6, 1)}, {"depthwise/kernel": kernel})
+    np.testing.assert_array_equal(outcome.values["depthwise/kernel"][:, :, 4, 0], kernel[:, :, 0, 4])
+
+
 def test_transposed_and_equal_counts_are_other_shapes():
     outcome = match.match({"a/kernel": (3, 4)}, {"a/kernel": np.zeros((4, 3))})
     assert outcome.taken == {}

@@ -339,6 +339,32 @@ def test_one_and_two_devices_start_and_train_alike(network, image_set, tmp_path)
     assert result_of(tmp_path / "1")["weights_sha256"] == result_of(tmp_path / "2")["weights_sha256"]
 
 
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        pytest.param("convnext_tiny", "ConvNeXtTiny", marks=pytest.mark.thorough),
+        pytest.param("mobilenetv3large", "MobileNetV3Large", marks=pytest.mark.slow),
+    ],
+)
+def test_files_of_keras_applications_give_our_networks_the_same_features(tmp_path, name, make):
+    if name not in NETWORKS.entries():
+        pytest.skip(f"there is no network {name}")
+    theirs = getattr(keras.applications, make)(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
+    random = np.random.default_rng(0)
+    for variable in theirs.variables:
+        is_scale = "moving" in variable.path or "gamma" in variable.path
+        variable.assign(random.uniform(0.5, 1.5, variable.shape) if is_scale else variable)
+    theirs.save(tmp_path / "theirs.h5")
+    config, _ = job_of(tmp_path, tmp_path / "theirs.h5", model=name)
+    ours = registry.build(config.model, num_classes=2, image_size=64, seed=0)
+    initial_weights.prepare(config, CLASSES, SingleProcess())(ours)
+    assert record(tmp_path)["missing"] == ["logits/kernel", "logits/bias"]
+    assert record(tmp_path)["unused"] == []
+    images = random.random([2, 64, 64, 3]).astype("float32")
+    features = keras.Model(ours.input, ours.get_layer("logits").input)(images, training=False)
+    np.testing.assert_allclose(features, theirs(images * 255, training=False), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_the_published_lite0_fits_our_network(image_set, tmp_path):
     if importlib.util.find_spec(published.PACKAGED[LITE0].package) is None or LITE0 not in NETWORKS.entries():

@@ -181,15 +181,26 @@ def _outcome(variables: Mapping[str, Shape], arrays: Arrays, pairs: Mapping[str,
     for path, keys in pairs.items():
         if not all(keys):
             continue
-        value = arrays[keys[0]] if len(keys) == 1 else _stacked([arrays[key] for key in keys])
-        if value is not None and value.shape == tuple(variables[path]):
+        shape = tuple(variables[path])
+        value = _as_depthwise(arrays[keys[0]], shape) if len(keys) == 1 else _stacked([arrays[key] for key in keys])
+        if value is not None and value.shape == shape:
             values[path] = value
         else:
-            differing.append(Difference(path, tuple(variables[path]), keys[0], arrays[keys[0]].shape))
+            differing.append(Difference(path, shape, keys[0], arrays[keys[0]].shape))
     taken = {path: pairs[path] for path in values}
     used = set(_flat(taken.values()))
     missing = [path for path in variables if path not in values]
     return Match(values, taken, differing, missing, [name for name in arrays if name not in used])
+
+
+def _as_depthwise(array: Any, shape: Shape) -> Any:
+    """Return the kernel ``[H, W, 1, C]`` of a convolution with C groups as that of a depthwise one, ``[H, W, C, 1]``.
+
+    Keras's ConvNeXt has the one, ours the other; they compute the same.
+    """
+    if array.ndim == len(shape) == 4 and array.shape[2] == shape[-1] == 1 and array.shape[3] == shape[2]:
+        return array.swapaxes(2, 3)
+    return array
 
 
 def _stacked(rows: list[Any]) -> Any:
