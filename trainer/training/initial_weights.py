@@ -28,7 +28,13 @@ from trainer.models.weights import match, own_model, published, source
 from trainer.models.weights.match import Match
 from trainer.models.weights.source import NONE, Source
 from trainer.serving import exported_model
-from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    DamagedCheckpoint,
+    digest_of_arrays,
+    exported,
+)
 
 log = logging.getLogger(__name__)
 
@@ -177,10 +183,9 @@ def _is_package(weights: str) -> bool:
 def _read_job(paths: JobPaths) -> Source:
     """Return the weights of a job's best checkpoint, or of its newest if the best one is not there."""
     checkpoint = _best_checkpoint(CheckpointStore(paths.checkpoints, keep=1))
+    judged = exported(checkpoint.arrays)  # The averages of the weights, if there are any.
     arrays = {
-        name.removeprefix(_MODEL_PREFIX): checkpoint.arrays[name]
-        for name in sorted(checkpoint.arrays)
-        if name.startswith(_MODEL_PREFIX)
+        name.removeprefix(_MODEL_PREFIX): judged[name] for name in sorted(judged) if name.startswith(_MODEL_PREFIX)
     }
     finished = result_lib.read(paths.result)
     class_names = tuple(finished.images.get(TRAIN, ())) if finished else ()
