@@ -95,7 +95,8 @@ def test_each_export_is_scored_once_on_test(tmp_path, capsys):
     write_export(job / "export" / "best" / "120", ["Fake", "Real"], threshold=0.5)
     outcome = outcome_of(threshold=0.5)
     figures = spread.on_test(config, outcome)
-    assert figures == {"loss": pytest.approx(-math.log(200 / 255 * 165 / 255) / 2, rel=1e-4), "accuracy": 1.0, "auc": 1.0}
+    loss = -math.log(200 / 255 * 165 / 255) / 2
+    assert figures == {"loss": pytest.approx(loss, rel=1e-4), "accuracy": 1.0, "auc": 1.0}
     assert spread.on_test(config, outcome) == figures
     assert capsys.readouterr().out.count("Test: 2 images") == 1
     shutil.rmtree(job / "export")  # More epochs, or another rule, have made another one.
