@@ -1,7 +1,10 @@
 """``trainer.train --seeds``: one job for each seed, which resume and are told with mean and spread."""
 
+import dataclasses
 import json
+import math
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -15,8 +18,9 @@ from scripts import demo_summary
 from tests.helpers.commands import refusal
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import argv, lines_of, result_of
+from tests.helpers.tiny_export import write_export, write_image
 from trainer import train, tune
-from trainer.core import errors
+from trainer.core import errors, result
 from trainer.core.config import from_flat
 from trainer.distributed.cluster import Cluster
 from trainer.reports import seeds as page
@@ -30,7 +34,7 @@ def data(tmp_path_factory):
     return write_image_set(tmp_path_factory.mktemp("images"), train=12, validation=6, test=6)
 
 
-JOB = {"epochs": 1, "batch_size": 12, "export": "best", "checkpoint_every_steps": 1, "seed": 3, "seeds": 2}
+JOB = {"epochs": 1, "batch_size": 12, "checkpoint_every_steps": 1, "seed": 3, "seeds": 2}
 
 
 def start(data, folder, **changes):
@@ -49,7 +53,6 @@ def test_seeds_resume_and_are_told_with_their_spread(data, tmp_path, capsys):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     done = (folder / "seed-3" / "metrics.jsonl").read_bytes()
-    assert result_of(folder / "seed-3")["exports"].keys() == {"best"}
     assert json.loads((folder / "seeds.json").read_text())["status"] == "running"
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
@@ -72,20 +75,43 @@ def test_seeds_resume_and_are_told_with_their_spread(data, tmp_path, capsys):
         "mean": statistics.fmean(losses), "std": statistics.stdev(losses), "min": min(losses), "max": max(losses),
         "n": 2,
     }  # fmt: skip
-    tests = [json.loads((folder / f"seed-{seed}/test/metrics.json").read_text()) for seed in (3, 4)]
-    assert content["Test"]["accuracy"]["mean"] == statistics.fmean(test["accuracy"] for test in tests)
     assert re.search(rf"^mean +{summary['mean']:.4f}", out, re.MULTILINE)
     assert re.search(rf"^4 +{losses[1]:.4f}", out, re.MULTILINE)
     report = (folder / "report" / "index.html").read_text()
     for link in re.findall(r'href="(\.\./[^"]+)"', report):
         assert (folder / "report" / link).resolve().exists(), link
-    assert len(re.findall(r'href="\.\./seed-\d+/test/report.html"', report)) == 2
     assert f"{summary['std']:.4f}" in report
     demo = demo_summary.summary(tmp_path)
-    for split in ("Validation", "Test"):
-        auc = content[split]["auc"]
-        assert f"{auc['mean']:.4f} +- {auc['std']:.4f} ({auc['min']:.4f} to {auc['max']:.4f})" in demo
-    assert all(result["exports"]["best"] in demo for result in results)
+    accuracy = content["Validation"]["accuracy"]
+    assert "{mean:.4f} +- {std:.4f} ({min:.4f} to {max:.4f})".format(**accuracy) in demo
+
+
+@pytest.mark.slow
+def test_each_export_is_scored_once_on_test(tmp_path, capsys):
+    job, data = tmp_path / "seed-5", tmp_path / "data"
+    for name, red in (("Fake", 200), ("Real", 90)):
+        write_image(data / "Test" / name / "0.png", (red, 40, 60))
+    config = from_flat({"data_dir": str(data), "job_dir": str(job), "seed": 5})
+    write_export(job / "export" / "best" / "120", ["Fake", "Real"], threshold=0.5)
+    outcome = outcome_of(threshold=0.5)
+    figures = spread.on_test(config, outcome)
+    loss = -math.log(200 / 255 * 165 / 255) / 2
+    assert figures == {"loss": pytest.approx(loss, rel=1e-4), "accuracy": 1.0, "auc": 1.0}
+    assert spread.on_test(config, outcome) == figures
+    assert capsys.readouterr().out.count("Test: 2 images") == 1
+    shutil.rmtree(job / "export")  # More epochs, or another rule, have made another one.
+    write_export(job / "export" / "best" / "120", ["Fake", "Real"], threshold=0.9)
+    assert spread.on_test(config, outcome_of(threshold=0.9)) == figures | {"accuracy": 0.5}
+    assert spread.on_test(config, dataclasses.replace(outcome, exports={})) == {}
+    text = page.render("J", group(tmp_path / "job", entry(5, 0.75, Test=figures))[1])
+    assert 'href="../seed-5/test/report.html"' in text
+    assert "Test AUC" in text
+
+
+def outcome_of(threshold):
+    """Return the result of a job whose best step is 120."""
+    empty = {field.name: {} for field in dataclasses.fields(result.Result)}
+    return result.Result(**{**empty, "best_step": 120, "exports": {"best": "E"}, "thresholds": {"best": threshold}})
 
 
 def group(folder, *jobs):
