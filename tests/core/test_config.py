@@ -53,7 +53,7 @@ def test_values_land_in_their_sections():
 BOUNDS = {
     "image_size": ([45, 0, -1], [46, 1024]),
     "test_views": ([0, 11], [1]),
-    "batch_size": ([0, -32], [1, 4096]),
+    "batch_size": ([-1, -32], [1, 4096]),
     "validation_fraction": ([0.0, 1.0, -0.1, 1.5], [0.01, 0.99]),
     "max_bad_fraction": ([-0.01, 1.01], [0.0, 1.0]),
     "max_image_pixels": ([0, -1], [1, 10**12]),
@@ -122,6 +122,15 @@ def test_bounds(name):
 @pytest.mark.parametrize("name", [name for name, field in config_lib.settings().items() if field.type is float])
 def test_numbers_that_are_not_finite_are_refused(name, value):
     assert refused(**{name: value}).startswith(f"--{name}: expected a number ")
+
+
+def test_auto_is_the_number_behind_it_and_only_the_word_is_allowed():
+    field = config_lib.settings()["batch_size"]
+    assert from_flat({"batch_size": "auto"}) == from_flat(from_flat({"batch_size": "auto"}).flat())
+    assert config_lib.is_auto(field, config_lib.check_written(field, "auto"))
+    assert not config_lib.is_auto(field, config_lib.check_written(field, 1))
+    with pytest.raises(RequestError, match="--batch_size: expected a number at least 1; received 0"):
+        config_lib.check_written(field, 0)
 
 
 def test_a_bound_is_told_with_its_sense():

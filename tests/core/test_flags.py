@@ -340,6 +340,7 @@ def test_a_yaml_file_gives_values_too(tmp_path, suffix, package_log):
         ("xla: 1", ["--xla: expected bool, received 1"]),
         ("epochs:", ["--epochs", "received None"]),
         ("epochs: 0", ["--epochs", "at least 1", "received 0"]),
+        ("batch_size: 0", ["--batch_size", "at least 1", "received 0"]),
         ("optim: {learning_rate: 1}", ["'optim'"]),
         ("config: other.yaml", ["'config'"]),
         ("epochs: 1\nseed: 2\nepochs: 3", ["line 3, column 1", "'epochs' is there twice"]),
@@ -410,6 +411,13 @@ def test_to_argv_round_trip(seed):
 
 def test_to_argv_spells_switches():
     assert flags.to_argv(from_flat({"xla": True, "epochs": 6})) == ["--epochs=6", "--xla"]
+
+
+def test_auto_travels_as_a_word():
+    config = flags.train_config([*PLACES, "--batch_size=auto", "--num_devices=3"])
+    words = flags.to_argv(config)
+    assert "--batch_size=auto" in words
+    assert flags.train_config(words) == config
 
 
 def test_parsing_leaves_no_trace_in_the_process():

@@ -258,8 +258,10 @@ def test_a_job_is_refused_before_its_data_are_listed(bucket, gcs_server, capsys)
 def test_settings_can_come_from_a_bucket(bucket, capsys):
     files.write_text(f"{bucket}/c.json", json.dumps({"epochs": 7, "data_dir": "d", "job_dir": "j"}))
     assert flags.train_config([f"--config={bucket}/c.json"]).loop.epochs == 7
-    with pytest.raises(RequestError, match="--config: expected a readable JSON file"):
+    with pytest.raises(RequestError, match="--config: expected a readable JSON or YAML file"):
         flags.train_config([f"--config={bucket}/none.json"])
+    files.write_text(f"{bucket}/c.yaml", "epochs: 7\ndata_dir: d\njob_dir: j\n")
+    assert flags.train_config([f"--config={bucket}/c.yaml"]).loop.epochs == 7
 
 
 def write_tree(root, put):

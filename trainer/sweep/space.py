@@ -227,7 +227,7 @@ def _values(entry: dict[str, Any], field: "dataclasses.Field[Any]") -> tuple[Val
         raise RequestError("expected values: [one, another]")
     if entry["kind"] == "bool" and field.type is not bool:
         raise RequestError(f"expected kind: choice, as --{field.name} is not a switch")
-    checked = [config_lib.check(field, _number(value, field)) for value in values]
+    checked = [config_lib.check_written(field, _number(value, field)) for value in values]
     return tuple(dict.fromkeys(tidy(value) for value in checked))
 
 
@@ -239,7 +239,7 @@ def _range(entry: dict[str, Any], field: "dataclasses.Field[Any]") -> tuple[floa
     ends = entry.get("range")
     if not isinstance(ends, list) or len(ends) != 2:
         raise RequestError(f"expected range: [low, high], received {ends!r}")
-    low, high = (config_lib.check(field, _number(end, field)) for end in ends)
+    low, high = (config_lib.check_written(field, _number(end, field)) for end in ends)
     assert isinstance(low, (int, float))
     assert isinstance(high, (int, float))
     if not low < high:

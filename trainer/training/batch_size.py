@@ -3,7 +3,8 @@
 The child runs this very job, in a folder of its own, for a few steps with one size after the other.  Running out of
 memory ends the child at worst.  On a CPU it is not led there: the memory of the next size is extrapolated from those
 before, and sizes that bring no more images per second are not tried.
-Owns: the search, and the child.  Does not own: when it is made (``settle.py``).  Imports no TensorFlow itself.
+Owns: the search.  Does not own: the child's steps (``batch_probe.py``), when it is made (``settle.py``).  Imports no
+TensorFlow.
 """
 
 import contextlib
@@ -12,22 +13,19 @@ import json
 import logging
 import os
 import queue
-import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trainer.core import config as config_lib
 from trainer.core.config import Config, DataConfig, Value
-from trainer.core.errors import EXIT_DONE, EXIT_REQUEST, EXIT_STOPPED, JobFailed, RequestError, StoppedEarly
+from trainer.core.errors import EXIT_REQUEST, EXIT_STOPPED, JobFailed, RequestError, StoppedEarly
 from trainer.data import cache
 from trainer.data.manifest import Split
-from trainer.distributed.cluster import Cluster
-from trainer.training.observers import Observer, Step, Window
 
 log = logging.getLogger("trainer.train")
 
@@ -36,7 +34,7 @@ MEMORY_VARIABLE = "DEEPDETECT_BATCH_MEMORY"  # Bytes that the process may use; f
 _MOST = 1024  # Images; larger batches need another learning rate at the least (Goyal et al. 2017, arXiv:1706.02677).
 _FIRST = 8  # Images on each device.
 _DEFAULT = DataConfig().batch_size  # Up to here, more images are worth it even if they are not faster.
-_STEPS = 4  # The first one also compiles.
+STEPS = 4  # The first one also compiles.
 _FASTER = 1.05  # Times as many images per second as with half the batch, or a CPU has enough.
 _SECONDS = 100.0  # For the whole search, unless the first size takes longer.
 _FIRST_SECONDS = 600.0  # For the first size: a large network on a slow machine.
@@ -46,11 +44,11 @@ _SPARE = 8  # On a GPU, an eighth more than the choice must fit.
 
 # Settings of the child's job: what costs time or memory without a bearing on the size, or hides what is needed later.
 _OWN: dict[str, Value] = {
-    "epochs": 1, "steps_per_epoch": _STEPS, "export": "none", "cache": "none", "data_service": "", "profile_steps": "",
+    "epochs": 1, "steps_per_epoch": STEPS, "export": "none", "cache": "none", "data_service": "", "profile_steps": "",
     "tensorboard": "scalars", "max_seconds": 0.0, "resume": "auto", "checkpoint_every_steps": 0,
     "checkpoint_every_seconds": 0.0, "freeze_backbone_epochs": 0,
 }  # fmt: skip
-_CHILD = "from trainer.core import cli; from trainer.training import batch_size; cli.console(batch_size.serve)"
+_CHILD = "from trainer.core import cli; from trainer.training import batch_probe; cli.console(batch_probe.serve)"
 
 
 class _DoesNotFit(Exception):
@@ -286,95 +284,3 @@ def _pass_on(process: "subprocess.Popen[str]", answers: "queue.SimpleQueue[str]"
     for line in process.stdout:
         answers.put(line)
     answers.put("")
-
-
-# In the child.
-
-
-class _Enough(Exception):
-    """The steps are done."""
-
-
-class _Watch(Observer):
-    """Measures the steps after the first, and ends the job after the last."""
-
-    def __init__(self) -> None:
-        self._started = 0.0
-        self.seconds = 0.0
-
-    def on_step(self, step: Step) -> None:
-        """Begin to measure after the first step."""
-        if step.step == 1:
-            self._started = time.monotonic()
-
-    def on_window(self, window: Window) -> None:
-        """End the job once the numbers of the last step are here."""
-        if window.step == _STEPS:
-            self.seconds = time.monotonic() - self._started
-            raise _Enough
-
-
-def serve(_: Sequence[str]) -> int:
-    """Be the child: answer each line of the standard input; die with the parent.
-
-    Raises:
-        RequestError: if devices or settings are refused.
-        StoppedEarly: if the storage is away.
-    """
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What a network prints is no answer.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
-        score.write("1000")  # If memory runs out after all, this process is the one to go.
-    questions = _questions()
-    first = next(questions)
-    config = config_lib.from_flat(first["settings"] | {"batch_size": config_lib.AUTO})
-    from trainer.distributed import strategy
-
-    runtime = strategy.setup(config.runtime, config.data)
-    hello = {"devices": runtime.num_devices, "kind": runtime.device_kind, "peak": _peak()}
-    print(json.dumps(hello), file=answers, flush=True)
-    for question in questions:
-        answer = _answer(config, question["size"], os.path.join(first["folder"], f"{time.monotonic_ns()}"))
-        print(json.dumps(answer), file=answers, flush=True)
-    return EXIT_DONE
-
-
-def _questions() -> Iterator[dict[str, Any]]:
-    """Yield the parent's questions; end the process with the parent, even in the middle of a step."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(EXIT_STOPPED)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        yield json.loads(lines.get())
-
-
-def _answer(config: Config, size: int, job_dir: str) -> dict[str, Any]:
-    """Train some steps with a batch; return speed and memory, or what went wrong."""
-    import keras
-
-    from trainer.training import run
-
-    watch = _Watch()
-    try:
-        run.run(config.replace(batch_size=size, job_dir=job_dir), Cluster(), observers=[watch])
-    except _Enough:
-        return {"speed": size * (_STEPS - 1) / max(watch.seconds, 1e-9), "peak": _peak()}
-    except RequestError as refusal:
-        return {"refused": str(refusal)}
-    except StoppedEarly:
-        raise
-    except Exception as error:  # TensorFlow has many names for a lack of memory.
-        return {"failed": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-    finally:
-        keras.utils.clear_session(free_memory=True)
-    return {"failed": "it ended before its last step"}
-
-
-def _peak() -> int:
-    """Return the largest memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
