@@ -14,7 +14,7 @@ from trainer.training.checkpoints.checkpoint import CheckpointStore, exported
 FAMILIES = {
     "sgd": {"optimizer": "sgd", "clip_norm": 0.5, "label_smoothing": 0.1, "lr_schedule": "cosine",
             "scale_learning_rate": True, "learning_rate": 0.03},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "ema_decay": 0.5, "model": "cnn_bn"},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "ema_decay": 0.5},
     "lion": {"optimizer": "lion", "learning_rate": 1e-4, "loss": "focal", "class_weights": "Fake=2",
              "accumulate_steps": 2},
 }  # fmt: skip
