@@ -8,7 +8,7 @@ from tests.helpers.jobs import float32_policy, lines_of, run_job  # noqa: F401
 from trainer.core.config import from_flat
 from trainer.core.errors import JobFailed, RequestError
 from trainer.sweep import request as sweep_request
-from trainer.training import batch_size
+from trainer.training.batch_size import search as batch_size
 
 
 class Machine:

@@ -18,7 +18,8 @@ from trainer.core.storage import files
 from trainer.data import positive_class, split_report
 from trainer.data.manifest import Split
 from trainer.distributed import process_group
-from trainer.training import batch_size, optimizers, resume, schedule
+from trainer.training import optimizers, resume, schedule
+from trainer.training.batch_size import search
 
 # By setting: its value for a new job with these training images, in the order in which they are settled.
 # Before all of them comes ``batch_size``, whose value others may follow from.
@@ -85,7 +86,7 @@ def _settled(config: Config, train: Split, before: Mapping[str, Value], processe
         "positive_class": positive_class.settle(train.class_names, config.export.positive_class, kept)
     }
     automatic: dict[str, Callable[[Config, Split], Value]] = {
-        "batch_size": functools.partial(batch_size.choose, processes=processes),
+        "batch_size": functools.partial(search.choose, processes=processes),
         **AUTOMATIC,
     }
     for name, choose in automatic.items():

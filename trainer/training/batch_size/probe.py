@@ -1,6 +1,6 @@
 """The child process of ``--batch_size=auto``: answers how fast some train steps of a size are, and in how much memory.
 
-Owns: one size.  Does not own: which sizes are tried (``batch_size.py``).
+Owns: one size.  Does not own: which sizes are tried (``search.py``).
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from trainer.core.config import Config
 from trainer.core.errors import EXIT_DONE, EXIT_STOPPED, RequestError, StoppedEarly
 from trainer.distributed.cluster import Cluster
 from trainer.training import run
-from trainer.training.batch_size import STEPS
+from trainer.training.batch_size.search import STEPS
 from trainer.training.observers import Observer, Step, Window
 
 

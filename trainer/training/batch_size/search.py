@@ -3,7 +3,7 @@
 The child runs this very job, in a folder of its own, for a few steps with one size after the other.  Running out of
 memory ends the child at worst.  On a CPU it is not led there: the memory of the next size is extrapolated from those
 before, and sizes that bring no more images per second are not tried.
-Owns: the search.  Does not own: the child's steps (``batch_probe.py``), when it is made (``settle.py``).  Imports no
+Owns: the search.  Does not own: the child's steps (``probe.py``), when it is made (``settle.py``).  Imports no
 TensorFlow.
 """
 
@@ -48,7 +48,7 @@ _OWN: dict[str, Value] = {
     "tensorboard": "scalars", "max_seconds": 0.0, "resume": "auto", "checkpoint_every_steps": 0,
     "checkpoint_every_seconds": 0.0, "freeze_backbone_epochs": 0,
 }  # fmt: skip
-_CHILD = "from trainer.core import cli; from trainer.training import batch_probe; cli.console(batch_probe.serve)"
+_CHILD = "from trainer.core import cli; from trainer.training.batch_size import probe; cli.console(probe.serve)"
 
 
 class _DoesNotFit(Exception):
