@@ -60,6 +60,26 @@ def test_inference_uses_the_moving_averages(inputs):
     np.testing.assert_allclose(layer(inputs), (inputs - 3.0) / np.sqrt(4.001), rtol=1e-4, atol=1e-5)
 
 
+def test_the_gradient_is_that_of_the_formula(inputs):
+    layer, weights = layers.ShardBatchNorm(), [1, 1, 1, 1, 0, 0]
+    layer(inputs)
+    layer.gamma.assign([0.5, 1.0, 2.0, -1.0])
+    upstream = np.random.default_rng(1).normal(size=inputs.shape).astype(np.float32)
+    upstream[4:] = 0.0  # The loss leaves padding out.
+    x, variables = tf.constant(inputs), [layer.gamma.value, layer.beta.value]
+    with tf.GradientTape() as tape, layers.training_on(shard(weights)):
+        tape.watch(x)
+        out = tf.reduce_sum(layer(x, training=True) * upstream)
+    ours = tape.gradient(out, [x, *variables])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        mean, variance = tf.nn.moments(x[:4], [0, 1, 2])
+        plain = tf.nn.batch_normalization(x[:4], mean, variance, *reversed(variables), layer.epsilon)
+        out = tf.reduce_sum(plain * upstream[:4])
+    for one, other in zip(ours, tape.gradient(out, [x, *variables]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_a_frozen_layer_uses_its_moving_averages_in_training_too(inputs):
     layer = layers.ShardBatchNorm(epsilon=1e-5)
     layer(inputs)

@@ -5,7 +5,6 @@ Owns: these rules.  Does not own: how the layers of ours keep them (``layers.py`
 """
 
 import collections
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,17 +93,10 @@ def _unsteady_names(model: keras.Model, everything: list[keras.layers.Layer]) ->
     for path, count in collections.Counter(paths).items():
         if count > 1:
             yield f"expected a name of its own for each variable, received {path!r} {count} times; name the layers"
-    numbered = {layer.name for layer in everything if _is_automatic(layer)}
+    numbered = {layer.name for layer in everything if layers.automatic_name(layer)}
     for path in paths:
         if numbered & set(path.split("/")[:-1]):
             yield (
                 f"expected a name for each layer with weights, received the automatic one of {path!r}, which changes "
                 "from start to start; give the layer name=..."
             )
-
-
-def _is_automatic(layer: keras.layers.Layer) -> bool:
-    """Return whether Keras named the layer: by its class, and a number that counts those of the process."""
-    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
-    words = re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
-    return re.fullmatch(rf"{words}(_\d+)?", layer.name) is not None

@@ -7,8 +7,10 @@ Does not own: architectures (``networks/``), what the train step does with the s
 import contextlib
 import dataclasses
 import math
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -74,12 +76,14 @@ class SlotDropout(keras.layers.Layer):  # type: ignore[misc]
     Args:
         rate: share of units set to zero; the others are scaled by ``1 / (1 - rate)``.
         salt: distinguishes the layers of one model.
+        whole: whether an example's units are dropped all or none: stochastic depth, for a branch beside a shortcut.
     """
 
-    def __init__(self, rate: float, salt: int, **kwargs: object) -> None:
+    def __init__(self, rate: float, salt: int, whole: bool = False, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.rate = rate
         self.salt = salt
+        self.whole = whole
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the inputs, masked when training; ``[b, ...]`` in their own dtype."""
@@ -87,7 +91,8 @@ class SlotDropout(keras.layers.Layer):  # type: ignore[misc]
             return inputs
         shard = _shard()
         # The mask of the whole global batch, so that a slot's part is the same on any number of devices.
-        shape = [shard.batch_size, *inputs.shape[1:]]
+        units = [1] * (len(inputs.shape) - 1) if self.whole else inputs.shape[1:]
+        shape = [shard.batch_size, *units]
         seed = tf.random.fold_in(shard.seed, self.salt, alg="philox")
         # Integers, because XLA turns the generator's bits into other floats than the plain kernel does.
         bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox")
@@ -99,7 +104,7 @@ class SlotDropout(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "rate": self.rate, "salt": self.salt}
+        return {**super().get_config(), "rate": self.rate, "salt": self.salt, "whole": self.whole}
 
 
 @keras.saving.register_keras_serializable("deepdetect")
@@ -139,30 +144,63 @@ class ShardBatchNorm(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the normalised inputs, ``[b, ..., C]`` in their own dtype."""
         values = tf.cast(inputs, tf.float32)
-        training = training and self.trainable
-        moments = self._moments(values) if training else tf.convert_to_tensor(self.moving)
-        if training:
-            statistics = _shard().statistics
-            assert self.key not in statistics, f"batch normalisation {self.key} is called twice in one model"
-            statistics[self.key] = moments
-        scale = self.gamma * tf.math.rsqrt(moments[1] + self.epsilon)
-        return tf.cast((values - moments[0]) * scale + self.beta, inputs.dtype)
-
-    def _moments(self, values: tf.Tensor) -> tf.Tensor:
-        """Return ``[2, C]``: mean and variance over the real examples and all positions."""
-        weights = _shard().weights
-        # Padding weighs 0; in an empty shard the count of 1 keeps the statistics finite, and they are not used.
-        weights = tf.reshape(weights, [-1] + [1] * (len(values.shape) - 1))
-        axes = list(range(len(values.shape) - 1))
-        positions = math.prod(values.shape[1:-1])
-        count = tf.maximum(tf.reduce_sum(weights) * positions, 1.0)
-        mean = tf.reduce_sum(values * weights, axes) / count
-        variance = tf.reduce_sum(tf.square(values - mean) * weights, axes) / count
-        return tf.stack([mean, variance])
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        if not (training and self.trainable):
+            scale, shift = _scale_and_shift(tf.convert_to_tensor(self.moving), gamma, beta, self.epsilon)
+            return tf.cast(values * scale + shift, inputs.dtype)
+        shard = _shard()
+        assert self.key not in shard.statistics, f"batch normalisation {self.key} is called twice in one model"
+        out, shard.statistics[self.key] = _normalised(values, gamma, beta, shard.weights, self.epsilon)
+        return tf.cast(out, inputs.dtype)
 
     def get_config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
+
+
+def _normalised(
+    values: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, weights: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the outputs and ``[2, C]``, mean and variance over the real examples and all positions.
+
+    The gradient is written out, because automatic differentiation of these lines takes half of a train step.
+    """
+    # Padding weighs 0; in an empty shard the count of 1 keeps the statistics finite, and they are not used.
+    positions = list(range(1, len(values.shape) - 1))
+    count = tf.maximum(tf.reduce_sum(weights) * math.prod(values.shape[1:-1]), 1.0)
+    by_example = tf.reshape(weights, [-1] + [1] * (len(values.shape) - 1))
+
+    def total(of_each: tf.Tensor) -> tf.Tensor:
+        """Return the sum ``[C]`` over the real examples and all positions."""
+        return tf.reduce_sum(tf.reduce_sum(of_each, positions) * weights[:, None], 0)
+
+    @tf.custom_gradient
+    def normalise(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        mean = total(x) / count
+        moments = tf.stack([mean, total(tf.math.squared_difference(x, mean)) / count])
+        inverse = tf.math.rsqrt(moments[1] + epsilon)
+        scale, shift = _scale_and_shift(moments, gamma, beta, epsilon)
+
+        def gradient(upstream: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            """Return the gradients of Ioffe and Szegedy 2015, arXiv:1502.03167, section 3."""
+            of_beta = total(upstream)
+            of_gamma = (total(upstream * x) - mean * of_beta) * inverse
+            slope = scale * inverse * of_gamma / count
+            common = x * (by_example * slope) + by_example * (scale * of_beta / count - slope * mean)
+            return upstream * scale - common, of_gamma, of_beta
+
+        return (x * scale + shift, moments), gradient
+
+    out: tuple[tf.Tensor, tf.Tensor] = normalise(values, gamma, beta)
+    return out
+
+
+def _scale_and_shift(
+    moments: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the two ``[C]`` with which normalisation is one multiplication and one addition."""
+    scale = gamma * tf.math.rsqrt(moments[1] + epsilon)
+    return scale, beta - moments[0] * scale
 
 
 def momentum_at(momentum: float, updates: tf.Tensor) -> tf.Tensor:
@@ -185,6 +223,13 @@ def _zero_mean_unit_variance(shape: tuple[int, ...], dtype: str | None = None) -
 def all_layers(root: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Yield a layer and all layers inside it at any depth, each once: of nested models, and attributes of layers."""
     return _walk(root, set())
+
+
+def automatic_name(layer: keras.layers.Layer) -> bool:
+    """Return whether Keras named the layer: by its class, and a number that counts those of the process."""
+    words = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
+    words = re.sub("([a-z])([A-Z])", r"\1_\2", words).lower()
+    return re.fullmatch(rf"{words}(_\d+)?", layer.name) is not None
 
 
 def batch_norms(model: keras.Model) -> list[ShardBatchNorm]:
