@@ -87,3 +87,20 @@ def test_what_is_said(evidence, learned, title, said):
     for words in said:
         assert words in assessment.warning
     assert learned or assessment.because in assessment.warning
+
+
+@pytest.mark.parametrize(
+    ("auc", "positives", "negatives", "expected"),
+    [
+        (0.5, 50, 50, True),
+        (0.551, 250, 250, False),  # Its interval is .501 to .601.
+        (0.549, 250, 250, True),
+        (0.449, 250, 250, False),  # It has learned something, if the wrong way round.
+        (0.6, 10, 10, True),
+        (0.6, 1000, 1000, False),
+        (1.0, 1, 1, True),  # Two images prove nothing.
+        (None, 0, 8, False),
+    ],
+)
+def test_an_auc_whose_interval_holds_one_half_is_chance(auc, positives, negatives, expected):
+    assert chance.is_at_chance(auc, positives, negatives) is expected

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainer.training.early_stopping import PLATEAU_MIN_DELTA, EarlyStopping, Plateau, improves, is_at_chance
+from trainer.training.early_stopping import PLATEAU_MIN_DELTA, EarlyStopping, Plateau, improves
 
 FACTOR, FLOOR, RATE = 0.1, 1e-5, 1e-3
 
@@ -208,30 +208,3 @@ def test_epochs_at_chance_do_not_count_against_the_rate():
     assert not any(plateau.update(value, at_chance=at_chance) for value, at_chance in series)
     assert plateau.rate == float(np.float32(RATE))
     assert plateau.update(0.5)  # The second that counts.
-
-
-@pytest.mark.parametrize(
-    ("auc", "positives", "negatives", "chance"),
-    [
-        (0.5, 50, 50, True),
-        (0.551, 250, 250, False),  # Its interval is .501 to .601.
-        (0.549, 250, 250, True),
-        (0.449, 250, 250, False),  # It has learned something, if the wrong way round.
-        (0.6, 10, 10, True),
-        (0.6, 1000, 1000, False),
-        (1.0, 1, 1, False),
-        (0.0, 3, 5, False),
-        (None, 0, 8, False),
-    ],
-)
-def test_an_auc_whose_interval_holds_one_half_is_chance(auc, positives, negatives, chance):
-    assert is_at_chance(auc, positives, negatives) is chance
-
-
-@pytest.mark.parametrize("auc", [0.58, 0.6, 0.63, 0.66])
-def test_the_interval_is_as_wide_as_aucs_of_drawn_scores_vary(auc):
-    random = np.random.default_rng(0)
-    high = random.exponential(auc / (1 - auc), [2000, 40, 1])  # The distribution that the formula assumes.
-    low = random.exponential(1.0, [2000, 1, 60])
-    deviation = np.std((high > low).mean(axis=(1, 2)))
-    assert is_at_chance(auc, 40, 60) == (auc - 0.5 <= 1.96 * deviation)

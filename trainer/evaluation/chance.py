@@ -94,6 +94,12 @@ def interval(auc: float | None, positives: int, negatives: int) -> tuple[float, 
     return _lower_bound(auc, positives, negatives), 1.0 - _lower_bound(1.0 - auc, negatives, positives)
 
 
+def is_at_chance(auc: float | None, positives: int, negatives: int) -> bool:
+    """Return whether the 95% interval of an AUC holds 0.5; one that is undefined says nothing."""
+    bounds = interval(auc, positives, negatives)
+    return bounds is not None and bounds[0] <= 0.5 <= bounds[1]
+
+
 def _lower_bound(auc: float, positives: int, negatives: int) -> float:
     """Return the smallest value whose standard error does not exclude the AUC, by bisection."""
     excluded, held = 0.0, auc

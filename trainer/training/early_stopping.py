@@ -29,20 +29,6 @@ def improves(name: str, value: float, best: float | None, min_delta: float = 0.0
     return bool(np.float32(value - min_delta) > np.float32(best))
 
 
-def is_at_chance(auc: float | None, positives: int, negatives: int) -> bool:
-    """Return whether the 95% interval of an AUC holds .5; an undefined one says nothing.
-
-    Its standard error: Hanley & McNeil 1982, "The meaning and use of the area under a ROC curve", Radiology 143, eq. 1.
-    """
-    if auc is None:
-        return False
-    both_positive, both_negative = auc / (2.0 - auc), 2.0 * auc**2 / (1.0 + auc)
-    variance = (
-        auc * (1.0 - auc) + (positives - 1) * (both_positive - auc**2) + (negatives - 1) * (both_negative - auc**2)
-    ) / (positives * negatives)
-    return abs(auc - 0.5) <= 1.96 * math.sqrt(max(variance, 0.0))
-
-
 @dataclasses.dataclass
 class EarlyStopping:
     """The best value so far, and a stop after ``patience`` epochs without a better one.

@@ -26,10 +26,9 @@ from trainer.data.image_source import ImageSource
 from trainer.data.interruptible import DaemonPool
 from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
-from trainer.evaluation import metrics
+from trainer.evaluation import chance, metrics
 from trainer.models import preprocess
 from trainer.training.distributed_input import DistributedInput
-from trainer.training.early_stopping import is_at_chance
 from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer, Validation
@@ -90,7 +89,7 @@ class Evaluator:
         self._update_best(done, values)
         self.observers.on_validation(_event(done, values, images, probabilities))
         positives = int((self.split.labels[images] == self.positive).sum())
-        at_chance = is_at_chance(values["val_auc"], positives, len(images) - positives)
+        at_chance = chance.is_at_chance(values["val_auc"], positives, len(images) - positives)
         if self.state.schedule.update(values, at_chance=at_chance):
             log.info("%s stopped improving: learning rate is now %.1e",
                      self.plateau_monitor, self.state.schedule.rate(done))  # fmt: skip

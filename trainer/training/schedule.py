@@ -93,7 +93,7 @@ class Schedule:
 
         Args:
             values: of the validation.
-            at_chance: whether they are still what a guess gives, see ``early_stopping.is_at_chance``.
+            at_chance: whether they are still what a guess gives, see ``chance.is_at_chance``.
         """
         config = self._config
         waits = at_chance and config.plateau_waits_for_learning
