@@ -110,6 +110,7 @@ def test_a_bound_is_told_with_its_sense():
 CHOICES = {
     "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
     "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
+    "front_end": {"rgb", "srm", "dct"},
     "optimizer": {"adam", "adamw", "sgd", "rmsprop", *config_lib.OPTIMIZERS},
     "lr_schedule": {"plateau", "constant", "cosine"},
     "plateau_monitor": {"val_loss", "val_accuracy", "val_auc"},

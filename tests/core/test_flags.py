@@ -27,6 +27,7 @@ SURFACE = {
     "augment": "notebook",
     "model": "cnn",
     "dropout": 0.2,
+    "front_end": "dct",
     "optimizer": "adam",
     "learning_rate": 1e-3,
     "lr_schedule": "plateau",
