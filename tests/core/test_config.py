@@ -144,6 +144,7 @@ CHOICES = {
     "input": {"resize", "crop", "pad"},
     "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
     "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
+    "front_end": {"rgb", "srm", "dct"},
     "optimizer": {"adam", "adamw", "sgd", "rmsprop", *config_lib.OPTIMIZERS},
     "lr_schedule": {"plateau", "constant", "cosine"},
     "plateau_monitor": {"val_loss", "val_accuracy", "val_auc"},

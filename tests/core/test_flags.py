@@ -37,6 +37,7 @@ SURFACE = {
     "sbi_probability": 0.5,
     "model": "cnn",
     "dropout": 0.2,
+    "front_end": "dct",
     "weights": "none",
     "optimizer": "adam",
     "learning_rate": 1e-3,

@@ -38,4 +38,13 @@ def to_input_range(pixels: keras.KerasTensor, input_range: tuple[float, float]) 
         return pixels
     low, high = input_range
     # In float32, because bfloat16 cannot tell the upper grey levels of [0, 1] apart.
-    return keras.layers.Rescaling(high - low, low, dtype="float32", name="input_range")(pixels)
+    return InputRange(high - low, low, dtype="float32", name="input_range")(pixels)
+
+
+@keras.saving.register_keras_serializable("deepdetect")
+class InputRange(keras.layers.Rescaling):  # type: ignore[misc]
+    """Change of range that TensorFlow does not merge with the division before it, see ``front_ends.py``."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Return the pixels in the other range."""
+        return super().call(tf.clip_by_value(inputs, *UNIT_RANGE))
