@@ -37,7 +37,7 @@ def to_input_range(pixels: keras.KerasTensor, input_range: tuple[float, float]) 
     if tuple(input_range) == UNIT_RANGE:
         return pixels
     low, high = input_range
-    # In float32, because bfloat16 cannot tell the upper grey levels of [0, 1] apart.
+    # In float32, because bfloat16 rounds the upper grey levels of [0, 1] by up to half of one.
     return InputRange(high - low, low, dtype="float32", name="input_range")(pixels)
 
 

@@ -1,4 +1,4 @@
-"""A small network for traces of forgery: nothing is averaged before two convolutions have seen the finest detail."""
+"""A small network for traces of forgery: nothing is averaged before filters have seen the finest detail."""
 
 import keras
 
@@ -11,7 +11,7 @@ ORDER = 2
 MINIMUM_IMAGE_SIZE = 32  # The last stage must have a few places left.
 
 # Filters of each convolution, by stage; between stages places are averaged 2x2.
-_OF_PIXELS = ((32, 32), (64, 64), (96, 96))
+_OF_PIXELS = ((32,), (64, 64), (96, 96))
 _OF_DCT = ((64, 64), (96, 96))  # Its blocks are 4 pixels apart already.
 
 
