@@ -119,15 +119,27 @@ def test_an_export_alone_gives_the_maps_of_the_definition(tmp_path):
     assert np.ptp(answers["heatmap"], axis=(1, 2)).min() > 0.05, "a flat map would prove nothing"
 
 
-def test_three_classes_and_every_network_have_maps():
-    for name in NETWORKS:
-        model = registry.build(ModelConfig(model=name), num_classes=3, image_size=SIZE, seed=0)
-        pixels = tf.random.stateless_uniform([3, SIZE, SIZE, 3], [1, 2])
-        maps = grad_cam.grad_cam(model, grad_cam.feature_layer(model), pixels, tf.constant([0, 1, 2]), SIZE).numpy()
-        assert maps.shape == (3, SIZE, SIZE)
-        assert maps.min() >= 0
-        assert maps.max() <= 1
-        assert maps.max(axis=(1, 2)).any()
+LARGE = ("efficientnet", "convnext", "xception", "resnet", "mobilenet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.thorough if name.startswith(LARGE) and name != "efficientnet_lite0" else ()
+        )
+        for name in NETWORKS
+    ],
+)
+def test_three_classes_and_every_network_have_maps(name):
+    size = max(SIZE, NETWORKS.entries()[name].facts["MINIMUM_IMAGE_SIZE"])
+    model = registry.build(ModelConfig(model=name), num_classes=3, image_size=size, seed=0)
+    pixels = tf.random.stateless_uniform([3, size, size, 3], [1, 2])
+    maps = grad_cam.grad_cam(model, grad_cam.feature_layer(model), pixels, tf.constant([0, 1, 2]), size).numpy()
+    assert maps.shape == (3, size, size)
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    assert maps.max(axis=(1, 2)).any()
 
 
 def test_a_network_without_a_feature_map_has_no_signature():

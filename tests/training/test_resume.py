@@ -26,6 +26,8 @@ FREE = {
     "data_service", "seeds", "require_auc",
 }  # fmt: skip
 OTHER = {
+    "blur_probability": 0.1, "jpeg_probability": 0.1, "photometric_magnitude": 0.1, "cutout_size": 0.1,
+    "mixup_alpha": 0.1, "cutmix_alpha": 0.1, "sbi_probability": 0.1, "input": "pad", "test_views": 5,
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
     "augment": "none", "dropout": 0.5, "front_end": "srm", "optimizer": "sgd", "learning_rate": 0.1,
     "lr_schedule": "constant",
@@ -97,10 +99,11 @@ def test_a_free_setting_may_change_and_is_kept(tmp_path, name):
 # Of positive_class the meaning counts: tests/data/test_positive_class.py.
 @pytest.mark.parametrize("name", sorted(set(OTHER) - FREE - {"positive_class"}))
 def test_a_setting_that_decides_the_result_may_not(tmp_path, name):
-    prepare(tmp_path)
+    needed = {"input": "crop"} if name == "test_views" else {}
+    prepare(tmp_path, **needed)
     before = kept(tmp_path)
     with pytest.raises(RequestError) as caught:
-        prepare(tmp_path, **{name: OTHER[name]})
+        prepare(tmp_path, **needed, **{name: OTHER[name]})
     message = str(caught.value)
     assert f"--{name} (was {before[name]}, now {OTHER[name]})" in message
     assert message.count("(was ") == 1

@@ -22,6 +22,8 @@ _ITERATORS = "tensorflow.python.data.ops.multi_device_iterator_ops"
 _COLLECTIVES = "tensorflow.python.distribute.collective_all_reduce_strategy"
 _CONTEXT = "tensorflow.python.eager.context"
 _CONSTANTS = "tensorflow.python.framework.convert_to_constants"
+_OBJECT_GRAPH = "tensorflow.core.protobuf.trackable_object_graph_pb2"
+_GRAPH_ENTRY = "_CHECKPOINTABLE_OBJECT_GRAPH"  # Of a TensorFlow checkpoint: it names the variables.
 
 
 @functools.cache
@@ -109,6 +111,16 @@ def freeze(function: Any) -> Any:
     """
     convert = _function(_module(_CONSTANTS), "convert_variables_to_constants_v2", "function")
     return convert(function.get_concrete_function())
+
+
+def variable_keys(reader: Any) -> dict[str, str]:
+    """Return the entries of a TensorFlow checkpoint that hold its variables, by the variables' names.
+
+    Noticed by ``tests/training/test_initial_weights.py``, where an export gives its weights to another job.
+    """
+    graph = _function(_module(_OBJECT_GRAPH), "TrackableObjectGraph")()
+    graph.ParseFromString(reader.get_tensor(_GRAPH_ENTRY))
+    return {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
 
 
 def _module(name: str) -> Any:

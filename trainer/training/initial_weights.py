@@ -24,10 +24,10 @@ from trainer.core.storage import files
 from trainer.data.manifest import TRAIN
 from trainer.distributed import consistency
 from trainer.distributed.process_group import SingleProcess
-from trainer.models.weights import match, own_model, published, source
+from trainer.models.weights import match, published, source
 from trainer.models.weights.match import Match
 from trainer.models.weights.source import NONE, Source
-from trainer.serving import exported_model
+from trainer.serving import exported_model, exported_weights
 from trainer.training.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointStore,
@@ -213,7 +213,7 @@ def _read_export(path: str) -> Source:
             f"--weights: expected a job_dir with a checkpoint or an export, received the folder {path!r} without "
             "either; check the path"
         ) from error
-    arrays = own_model.read_export(export.path)
+    arrays = exported_weights.read_export(export.path)
     return Source("export", export.path, digest_of_arrays(arrays), arrays, export.class_names)
 
 

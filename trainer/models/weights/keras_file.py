@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer.core.arrays import Arrays
-from trainer.core.errors import RequestError
+from trainer.core.errors import RequestError, StoppedEarly
 
 _INNER = "model.weights.h5"  # In a .keras file.
 
@@ -46,7 +46,7 @@ def read(content: bytes) -> Arrays:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 return _read_hdf5(archive.read(_INNER), _layer_configs(json.loads(archive.read("config.json"))))
         return _read_hdf5(content, {})
-    except (RequestError, MemoryError):
+    except (RequestError, StoppedEarly, MemoryError):
         raise
     except Exception as error:  # Damaged bytes can raise anything in a parser.
         raise RequestError(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.core.arrays import Arrays
-from trainer.core.errors import RequestError
+from trainer.core.errors import RequestError, StoppedEarly
 
 # https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -115,7 +115,7 @@ def read(content: bytes) -> Arrays:
     try:
         state, contents = _read_zip(content) if content[:2] == b"PK" else _read_pickles(content)
         return {name: _array(tensor, contents) for name, tensor in _tensors(state).items()}
-    except (RequestError, MemoryError):
+    except (RequestError, StoppedEarly, MemoryError):
         raise
     except Exception as error:  # Damaged bytes can raise anything in a parser.
         raise RequestError(
