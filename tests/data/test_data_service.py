@@ -176,3 +176,13 @@ def test_a_service_that_is_away_costs_one_thread_and_not_one_per_validation(data
     stream.load(0, np.arange(6))
     stream.close()
     assert stream._thread is not None
+
+
+@pytest.mark.thorough
+def test_features_of_a_frozen_backbone_come_through_the_service(data, service, tmp_path, told):
+    changes = {**JOB, "freeze_backbone_epochs": 1}
+    assert run_job(data, tmp_path / "alone", **changes) == 0
+    assert run_job(data, tmp_path / "service", **changes, data_service=service[0]) == 0
+    assert result_of(tmp_path / "service")["weights_sha256"] == result_of(tmp_path / "alone")["weights_sha256"]
+    assert values_of(tmp_path / "service") == values_of(tmp_path / "alone")
+    assert decoded(told[0])[0] > 0
