@@ -68,5 +68,7 @@ def test_names_help_and_checks_cost_no_tensorflow():
 
 
 def test_an_unknown_name_is_refused_with_all_names():
-    with pytest.raises(RequestError, match=r"--augment: expected one of notebook, forensic, none, .*; received 'heavy'"):
+    with pytest.raises(
+        RequestError, match=r"--augment: expected one of notebook, forensic, none, .*; received 'heavy'"
+    ):
         from_flat({"augment": "heavy"})
