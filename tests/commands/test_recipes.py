@@ -47,3 +47,30 @@ def test_the_recipes_with_published_weights_train(image_set, tmp_path):
         path = ROOT / f"recipes/{name}.yaml"
         assert jobs.run_job(image_set, tmp_path / name, config=path, **changes) == 0
         assert jobs.result_of(tmp_path / name)["step"] > 0
+
+
+def test_the_table_of_the_docs_is_replaced_between_its_marks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import benchmark_recipes
+
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "docs/recipes.md").read_text())
+    for row in ("| old |", "| new |"):
+        benchmark_recipes.write_table(page, [row])
+    before, after = (ROOT / "docs/recipes.md").read_text().split(benchmark_recipes.BEGIN)
+    assert page.read_text().startswith(before)
+    assert page.read_text().endswith(after.split(benchmark_recipes.END)[1])
+    assert "| new |" in page.read_text()
+    assert "| old |" not in page.read_text()
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="without them"):
+        benchmark_recipes.write_table(page, ["| row |"])
+
+
+def test_runs_of_several_seeds_are_one_row(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import benchmark_recipes
+
+    runs = [benchmark_recipes.Run(auc, auc - 0.1, auc + 0.05, 0.2, 0.7, 1234, 100.0, 2.0) for auc in (0.8, 0.9)]
+    cells = benchmark_recipes._row("x", runs).strip("| ").split(" | ")
+    assert cells == ["`x`", "0.850 ± 0.071", "0.800, 0.900", "0.700 to 0.950", "0.200", "0.700", "1,234", "100", "2.0"]

@@ -17,11 +17,8 @@ from trainer.core.config import DataConfig, LossConfig, RuntimeConfig
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
 from trainer.training.loss import Loss
+from trainer.training.loss_scale import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale
 from trainer.training.train_step import (
-    GROWTH_INTERVAL,
-    INITIAL_LOSS_SCALE,
-    MIN_LOSS_SCALE,
-    LossScale,
     StepStats,
     TrainStep,
 )

@@ -19,8 +19,8 @@ from trainer.training import optimizers
 from trainer.training.checkpoints.checkpoint import AVERAGE_PREFIX, Checkpoint
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.loop import StopReason
+from trainer.training.loss_scale import LossScale
 from trainer.training.schedule import Schedule
-from trainer.training.train_step import LossScale
 from trainer.training.weight_average import WeightAverage
 
 

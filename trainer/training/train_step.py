@@ -1,4 +1,4 @@
-"""One train step and one eval step over all replicas: the only place that scales a loss.
+"""One train step and one eval step over all replicas: the only place where a loss is scaled.
 
 The loss of a step is the sum over real examples divided by their global number (of weighted ones, by the sum of their
 weights), so that padding, undecodable images and the number of replicas change nothing.  What all replicas must decide
@@ -19,12 +19,7 @@ from trainer.distributed import tf_private
 from trainer.models import layers, preprocess, registry
 from trainer.training import loss as loss_lib
 from trainer.training import weight_average
-
-# Keras's LossScaleOptimizer starts here and doubles as often (the values of Micikevicius et al. 2018,
-# "Mixed Precision Training", arXiv:1710.03740, and NVIDIA's guide).
-INITIAL_LOSS_SCALE = 2.0**15
-GROWTH_INTERVAL = 2000
-MIN_LOSS_SCALE = 1.0
+from trainer.training.loss_scale import LossScale
 
 # A message of gradients is sent when it exceeds this size.  Last layers come first, so that it can be sent while the
 # gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
@@ -57,30 +52,6 @@ class StepStats:
         """Read the ``[5]`` vector that a train step returns."""
         loss_sum, correct, examples, applied, scale = (float(value) for value in vector)
         return cls(loss_sum, correct, examples, applied > 0.5, scale)
-
-
-class LossScale:
-    """Dynamic loss scale for float16: halved on an overflow anywhere, doubled after a run of good steps."""
-
-    def __init__(self) -> None:
-        """Create the two variables; call inside the strategy's scope."""
-        only_one: dict[str, Any] = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
-        self.scale = tf.Variable(INITIAL_LOSS_SCALE, dtype=tf.float32, name="loss_scale", **only_one)
-        self.good_steps = tf.Variable(0, dtype=tf.int64, name="good_steps", **only_one)
-
-    def reset(self) -> None:
-        """Start again from the initial scale."""
-        self.scale.assign(INITIAL_LOSS_SCALE)
-        self.good_steps.assign(0)
-
-    def update(self, finite: tf.Tensor) -> None:
-        """Adjust the scale after a step; ``finite`` is all-reduced, so that all replicas do the same."""
-        good = tf.where(finite, self.good_steps + 1, 0)
-        grow = good >= GROWTH_INTERVAL
-        lowered = tf.maximum(self.scale * 0.5, MIN_LOSS_SCALE)
-        doubled = tf.where(tf.math.is_finite(self.scale * 2.0), self.scale * 2.0, self.scale)
-        self.scale.assign(tf.where(finite, tf.where(grow, doubled, self.scale), lowered))
-        self.good_steps.assign(tf.where(grow, tf.zeros_like(good), good))
 
 
 class TrainStep:
