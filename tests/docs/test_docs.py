@@ -126,7 +126,12 @@ def wrong_flags(line):
     for command, own, passed in parts(line):
         words = own.split("#")[0].split()
         sub = [words[0]] if words and re.fullmatch(r"[a-z_]+", words[0]) else []
-        if command[0] in ("scripts/prepare_data.py", "scripts/submit.py") or command[-1].endswith("prepare_data"):
+        trains = command[0] == "scripts/benchmark.py" and sub in (["recipes"], ["notebook"])
+        if (
+            command[0] in ("scripts/prepare_data.py", "scripts/submit.py")
+            or command[-1].endswith("prepare_data")
+            or trains
+        ):
             command = (*command, *sub)
         known = flags_of(*command)
         if "--selftest" in own:
@@ -168,6 +173,7 @@ def test_flags_in_prose_exist(page):
     for script in ("local_cluster", "benchmark", "benchmark_scale", "benchmark_sweep", "chaos", "chaos_sweep",
                    "multi_worker", "make_demo_data"):  # fmt: skip
         known |= flags_of(f"scripts/{script}.py")
+    known |= flags_of("scripts/benchmark.py", "recipes") | flags_of("scripts/benchmark.py", "notebook")
     known |= flags_of("-m", "trainer.train", "--selftest")
     known |= flags_of("scripts/prepare_data.py", "audit") | flags_of("scripts/prepare_data.py", "pack")
     for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard"):

@@ -15,7 +15,7 @@ from tests.helpers.jobs import finished_job, float32_policy, result_of, run_job,
 from trainer import evaluate, export, predict
 from trainer.core import cli
 from trainer.core.config import DataConfig, ModelConfig, RuntimeConfig
-from trainer.data import decode_batch, input_rule, manifest
+from trainer.data import augment, decode_batch, input_rule, manifest
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.input_rule import InputRule
@@ -84,7 +84,14 @@ def test_a_job_trains_on_random_windows_and_validates_on_the_views(data):
     train, validation = (manifest.read_split(str(data), name) for name in ("Train", "Validation"))
     runtime = strategy.setup(RuntimeConfig(precision="float32"), config)
     inputs = DistributedInput(
-        runtime, config, 3, BadImages("", 0.0, write=False), SingleProcess(), train=train, validation=validation
+        runtime,
+        config,
+        3,
+        BadImages("", 0.0, write=False),
+        SingleProcess(),
+        train=train,
+        validation=validation,
+        augmentation=augment.Settings(),
     )
     with contextlib.closing(inputs.training(9, 10)) as batches:  # Of pass 1.
         batch = next(batches)

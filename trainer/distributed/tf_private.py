@@ -118,7 +118,7 @@ def variable_keys(reader: Any) -> dict[str, str]:
 
     Noticed by ``tests/training/test_initial_weights.py``, where an export gives its weights to another job.
     """
-    graph = _function(_module(_OBJECT_GRAPH), "TrackableObjectGraph")()
+    graph = _value(_module(_OBJECT_GRAPH), "TrackableObjectGraph", inspect.isclass)()
     graph.ParseFromString(reader.get_tensor(_GRAPH_ENTRY))
     return {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
 

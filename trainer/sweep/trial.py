@@ -135,7 +135,7 @@ def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = N
     """
     paths = JobPaths(config.loop.job_dir)
     request = files.join(config.loop.job_dir, "request.json")
-    files.write_text(request, json.dumps(config.flat(), indent=1) + "\n")
+    files.write_text(request, json.dumps(config.written(), indent=1) + "\n")
     stop.at_once = ""  # From here on the trial saves first.
     process = subprocess.Popen(
         [sys.executable, "-c", _CHILD, f"--config={request}", *([pruner.to_json()] if pruner else [])],

@@ -123,6 +123,11 @@ def check_written(field: "dataclasses.Field[Any]", value: Any) -> Value:
     return checked
 
 
+def written(field: "dataclasses.Field[Any]", value: Value) -> Value:
+    """Return a value as a person writes it: the word ``auto`` instead of the number that it stands for."""
+    return AUTO if field.metadata["auto"] is not None and is_auto(field, value) else value
+
+
 def is_auto(field: "dataclasses.Field[Any]", value: Value) -> bool:
     """Return whether a setting's value stands for one that the job settles: ``auto``, or the number behind it."""
     number = field.metadata["auto"]

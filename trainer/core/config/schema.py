@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainer.core import placement
-from trainer.core.config.field import Value, check, did_you_mean
+from trainer.core.config.field import Value, check, did_you_mean, written
 from trainer.core.config.registries import CROP, NETWORKS, OPTIMIZERS, TEST_VIEWS
 from trainer.core.config.sections import (
     AugmentConfig,
@@ -56,6 +56,11 @@ class Config:
         """Return the settings that decide a job's result, which a job keeps."""
         fields = settings()
         return {name: value for name, value in self.flat().items() if fields[name].metadata["fixed"]}
+
+    def written(self) -> dict[str, Value]:
+        """Return every setting as a ``--config`` file has it."""
+        fields = settings()
+        return {name: written(fields[name], value) for name, value in self.flat().items()}
 
     def replace(self, **changes: Value) -> "Config":
         """Return a checked copy with the named settings changed.
