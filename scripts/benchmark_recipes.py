@@ -62,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
         out.mkdir(parents=True, exist_ok=True)
         data = Path(arguments.data_dir) if arguments.data_dir else draw(out / "data", arguments)
         recompressed = recompress(data, out / f"jpeg{JPEG_QUALITY}")
-        lines = [f"Command: `python scripts/benchmark.py recipes {' '.join(argv)}`".replace(" `", "`"), "",
-                 _line(HEAD), _line(["---"] * len(HEAD))]  # fmt: skip
+        lines = [f"Command: `{_command(argv)}`", "", _line(HEAD), _line(["---"] * len(HEAD))]
         print("\n".join(lines), flush=True)
         for recipe in arguments.recipes.split(","):
             runs = list(_runs(recipe, data, recompressed, out, arguments.seeds))
@@ -74,6 +73,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _command(argv: Sequence[str]) -> str:
+    """Return the command for people who repeat it, without the places where this one wrote."""
+    words = [word for word in argv if not word.startswith(("--out=", "--write="))]
+    return " ".join(["python scripts/benchmark.py recipes", *words])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -82,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--data_dir", default="", help="Train, Validation and Test (default: drawn faces)")
     add("--out", default="", help="keep jobs and results here, and continue from them (default: a temporary folder)")
     add("--seeds", type=int, default=3, help="(default 3)")
-    add("--train_per_class", type=int, default=1500, help="of drawn faces (default 1500)")
-    add("--difficulty", type=float, default=0.5, help="of drawn faces (default 0.5)")
+    add("--train_per_class", type=int, default=750, help="of drawn faces (default 750)")
+    add("--difficulty", type=float, default=0.3, help="of drawn faces (default 0.3)")
     add("--write", default="", help="also replace the table in this page")
     return parser
 
