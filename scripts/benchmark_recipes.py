@@ -136,7 +136,7 @@ def _run(recipe: str, data: Path, recompressed: Path, out: Path, seed: int) -> R
 
 def _parameters(job: Path) -> int:
     """Count a model's variables in the newest checkpoint."""
-    from trainer.serving.saved_model import MODEL_PREFIX
+    from trainer.core.arrays import MODEL_PREFIX
     from trainer.training.checkpoints.checkpoint import CheckpointStore
 
     newest = CheckpointStore(str(job / "checkpoints"), keep=1).newest()

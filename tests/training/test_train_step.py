@@ -18,10 +18,7 @@ from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
 from trainer.training.loss import Loss
 from trainer.training.loss_scale import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale
-from trainer.training.train_step import (
-    StepStats,
-    TrainStep,
-)
+from trainer.training.train_step import StepStats, TrainStep
 from trainer.training.weight_average import WeightAverage
 
 SIDE = 4  # Pixels of the tiny model's images.

@@ -5,3 +5,5 @@ from typing import Any
 import numpy.typing as npt
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+MODEL_PREFIX = "model/"  # Of a model's variables in a checkpoint.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from trainer.core.config import DataConfig
 from trainer.core.config.registries import CROP, INPUTS, PAD, RESIZE, TEST_VIEWS
+from trainer.data import draws as draws_lib
 from trainer.data.pixels import Floats, Pixels
 
 Draws = npt.NDArray[np.uint64]
@@ -140,11 +141,7 @@ def draw(seed: int, passes: npt.NDArray[np.int64], index: npt.NDArray[np.int64])
 
     A Philox block of its own for each, so that the augmentations' draws do not depend on it (``augment.draw``).
     """
-    blocks = [
-        np.random.Philox(key=[seed, number], counter=[example, 0, 0, _STREAM]).random_raw(2)
-        for number, example in zip(np.broadcast_to(passes, index.shape).tolist(), index.tolist(), strict=True)
-    ]
-    return np.array(blocks, np.uint64).reshape(-1, 2) >> np.uint64(_BITS)
+    return draws_lib.raw(seed, passes, index, [[0, 0, _STREAM]], 2) >> np.uint64(_BITS)
 
 
 def spare(length: Any, size: int) -> Any:

@@ -18,13 +18,18 @@ def to_unit_range(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32) / _LARGEST
 
 
-def average_views(score: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """Return probabilities ``[N, C]``: of ``images [N, S, S, 3]``, or the mean over the views of ``[N, V, S, S, 3]``.
+def probabilities(model: Callable[..., tf.Tensor], images: tf.Tensor) -> tf.Tensor:
+    """Return ``[N, C]``: of ``images [N, S, S, 3]`` uint8, or the mean over the views of ``[N, V, S, S, 3]``.
 
     Args:
-        score: from ``[N, S, S, 3]`` to probabilities; called for one view after another, so that memory does not grow.
+        model: from ``[N, S, S, 3]`` in [0, 1] to probabilities; called for one view after another, so that memory does
+            not grow.
         images: the views.
     """
+
+    def score(view: tf.Tensor) -> tf.Tensor:
+        return model(to_unit_range(view), training=False)
+
     if images.shape.rank == 4:
         return score(images)
     by_view = tf.transpose(images, [1, 0, 2, 3, 4])

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.core.arrays import Arrays
+from trainer.core.arrays import MODEL_PREFIX, Arrays
 from trainer.core.config import MAX_IMAGE_PIXELS, ModelConfig
 from trainer.core.errors import JobFailed
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, MODEL_FILE
@@ -32,8 +32,6 @@ from trainer.data.input_rule import InputRule
 from trainer.models import preprocess, registry
 from trainer.serving import grad_cam, verify_saved_model
 from trainer.serving import temperature as temperature_lib
-
-MODEL_PREFIX = "model/"
 
 
 class ServingModel(tf.Module):  # type: ignore[misc]
@@ -109,7 +107,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
 
         The temperature (``temperature.temper``) comes after the mean over the views, of which it was chosen.
         """
-        probabilities = preprocess.average_views(self._probabilities, images)
+        probabilities = preprocess.probabilities(self.model, images)
         if self._temperature == 1.0:
             return probabilities
         return tf.nn.softmax(tf.math.log(tf.maximum(probabilities, temperature_lib.SMALLEST)) / self._temperature)
@@ -117,9 +115,6 @@ class ServingModel(tf.Module):  # type: ignore[misc]
     def to_input(self, images: tf.Tensor) -> tf.Tensor:
         """Return the model input of RGB pixels ``[N, H, W, 3]`` uint8."""
         return decode.to_input(images, self._rule)
-
-    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        return self.model(preprocess.to_unit_range(images), training=False)
 
     def _score(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         probabilities = self.probabilities(images)

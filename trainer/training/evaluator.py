@@ -155,7 +155,7 @@ def score_split(
 
     @tf.function(input_signature=[tf.TensorSpec([None, *source.rule.shape], tf.uint8)], autograph=False)
     def probabilities(images: tf.Tensor) -> tf.Tensor:
-        return preprocess.average_views(lambda view: model(preprocess.to_unit_range(view), training=False), images)
+        return preprocess.probabilities(model, images)
 
     positions, outputs = [], []
     for index, batch in _batches(source, len(split)):

@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer.core import checked_json
 from trainer.core import result as result_lib
-from trainer.core.arrays import Arrays
+from trainer.core.arrays import MODEL_PREFIX, Arrays
 from trainer.core.checked_json import COUNT, OBJECT, TEXT
 from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
@@ -38,7 +38,6 @@ from trainer.training.checkpoints.checkpoint import (
 
 log = logging.getLogger(__name__)
 
-_MODEL_PREFIX = "model/"  # Of a model's variables in a checkpoint.
 _SHOWN = 3  # Names in a message; weights.json has all.
 _FIELDS = {"weights": TEXT, "kind": TEXT, "path": TEXT, "sha256": TEXT, "variables": COUNT, "taken": OBJECT}
 
@@ -184,9 +183,7 @@ def _read_job(paths: JobPaths) -> Source:
     """Return the weights of a job's best checkpoint, or of its newest if the best one is not there."""
     checkpoint = _best_checkpoint(CheckpointStore(paths.checkpoints, keep=1))
     judged = exported(checkpoint.arrays)  # The averages of the weights, if there are any.
-    arrays = {
-        name.removeprefix(_MODEL_PREFIX): judged[name] for name in sorted(judged) if name.startswith(_MODEL_PREFIX)
-    }
+    arrays = {name.removeprefix(MODEL_PREFIX): judged[name] for name in sorted(judged) if name.startswith(MODEL_PREFIX)}
     finished = result_lib.read(paths.result)
     class_names = tuple(finished.images.get(TRAIN, ())) if finished else ()
     folder = CheckpointStore(paths.checkpoints, keep=1).path(checkpoint.step)

@@ -71,10 +71,8 @@ def is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, st
 
 def checkpoint_inputs(paths: JobPaths) -> dict[str, str]:
     """Return what the newest checkpoint was made from besides the settings; empty if there is none."""
-    from trainer.training.checkpoints.checkpoint import (
-        CheckpointStore,
-        DamagedCheckpoint,
-    )  # Late, as ``submit`` needs no NumPy.
+    # Late, as ``submit`` needs no NumPy.
+    from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint
 
     store = CheckpointStore(paths.checkpoints, keep=1)
     for step in reversed(store.steps()):
@@ -117,7 +115,7 @@ def refuse_other_settings(config: config_lib.Config, before: dict[str, config_li
     fixed.remove("positive_class")  # Compared by its meaning: ``data/positive_class.py``.
     if config.optim.lr_schedule == "cosine":
         fixed.add("epochs")  # The whole curve depends on where it ends.
-    before = {**_before_there_were(), **before}
+    before = {**newer_settings(before), **before}
     differing = [
         f"--{name} (was {before[name]}, now {now[name]})"
         for name in now
@@ -136,29 +134,17 @@ def _read_settings(path: str) -> dict[str, config_lib.Value]:
 
 
 def settings_of(paths: JobPaths) -> dict[str, config_lib.Value]:
-    """Return the settings of the job in job_dir, with those that did not exist when it began; empty without a job.
+    """Return the settings of the job in job_dir, as it began with them; empty without a job.
 
     Raises:
         RequestError: if they are damaged.
     """
-    if not files.exists(paths.config):
-        return {}
-    return {**_before_there_were(), **_read_settings(paths.config)}
+    return _read_settings(paths.config) if files.exists(paths.config) else {}
 
 
-def newer_settings(paths: JobPaths) -> dict[str, config_lib.Value]:
-    """Return settings that did not exist when the job in job_dir began, with what it does; empty without a job.
-
-    Raises:
-        RequestError: if its settings are damaged.
-    """
-    kept = _read_settings(paths.config) if files.exists(paths.config) else _before_there_were()
-    return {name: value for name, value in _before_there_were().items() if name not in kept}
-
-
-def _before_there_were() -> dict[str, config_lib.Value]:
-    """Return the values that newer settings have in jobs without them."""
-    values = {name: field.metadata["before"] for name, field in config_lib.settings().items()}
+def newer_settings(before: Mapping[str, config_lib.Value]) -> dict[str, config_lib.Value]:
+    """Return what a job does for the settings that did not exist when it began with ``before``."""
+    values = {name: field.metadata["before"] for name, field in config_lib.settings().items() if name not in before}
     return {name: value for name, value in values.items() if value is not None}
 
 

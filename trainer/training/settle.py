@@ -40,8 +40,9 @@ def settle(config: Config, train: Split, group: process_group.SingleProcess, pat
     values: dict[str, Value] = {}
     if group.index == 0:
         before = _before(config, paths)
-        values = _as_before(config, paths) if before else {}
-        values |= _settled(config.replace(**values), train, before, group.size)
+        newer = resume.newer_settings(before) if before else {}
+        values = _as_before(config, newer)
+        values |= _settled(config.replace(**values), train, {**newer, **before}, group.size)
     return config.replace(**group.broadcast(values))
 
 
@@ -51,15 +52,14 @@ def _before(config: Config, paths: JobPaths) -> Mapping[str, Value]:
         return resume.settings_of(paths)
     with contextlib.suppress(RequestError):  # Damaged ones: it starts over.
         before = resume.settings_of(paths)
-        if before and not files.exists(paths.result) and _repeats(config, before):
+        if before and not files.exists(paths.result) and _repeats(config, {**resume.newer_settings(before), **before}):
             return before
     return {}
 
 
-def _as_before(config: Config, paths: JobPaths) -> dict[str, Value]:
-    """Return what the job in job_dir does for settings that are newer than it, unless the request sets them."""
+def _as_before(config: Config, newer: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what a begun job does for settings that are newer than it, without those that the request sets."""
     fields, flat = config_lib.settings(), config.flat()
-    newer = resume.newer_settings(paths)
     return {name: value for name, value in newer.items() if flat[name] == fields[name].default}
 
 

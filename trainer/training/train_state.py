@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.core.arrays import Arrays
+from trainer.core.arrays import MODEL_PREFIX, Arrays
 from trainer.core.config import Config
 from trainer.core.errors import RequestError
 from trainer.distributed.strategy import Runtime
 from trainer.models import registry
-from trainer.serving.saved_model import MODEL_PREFIX
 from trainer.training import optimizers
 from trainer.training.checkpoints.checkpoint import AVERAGE_PREFIX, Checkpoint
 from trainer.training.early_stopping import EarlyStopping

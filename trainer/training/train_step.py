@@ -158,10 +158,7 @@ class TrainStep:
         return tf.concat([probabilities, batch["weight"][:, None]], axis=1)
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        def score(views: tf.Tensor) -> tf.Tensor:
-            return self._model(preprocess.to_unit_range(views), training=False)
-
-        return preprocess.average_views(score, images)
+        return preprocess.probabilities(self._model, images)
 
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import __version__
-from trainer.core.arrays import Arrays
+from trainer.core.arrays import MODEL_PREFIX, Arrays
 from trainer.core.config import Config
 from trainer.core.errors import JobFailed, StoppedEarly
 from trainer.core.job_dir import JobPaths
@@ -218,7 +218,7 @@ class Exporter:
 
     def _made(self, arrays: Arrays) -> dict[str, Any]:
         """Return what the card says about how the model was made, besides its metadata: one row for each entry."""
-        weights = {name: array for name, array in arrays.items() if name.startswith(saved_model.MODEL_PREFIX)}
+        weights = {name: array for name, array in arrays.items() if name.startswith(MODEL_PREFIX)}
         lines = files.read_text(self._paths.metrics).splitlines()
         return {
             "Devices": f"{self._runtime.num_devices} x {self._runtime.device_kind}",
