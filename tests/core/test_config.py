@@ -142,6 +142,7 @@ def test_a_bound_is_told_with_its_sense():
 CHOICES = {
     "sampling": {"none", "balanced"},
     "input": {"resize", "crop", "pad"},
+    "interpolation": {"nearest", "bilinear"},
     "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
     "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
     "front_end": {"rgb", "srm", "dct"},

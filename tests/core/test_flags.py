@@ -18,6 +18,7 @@ SURFACE = {
     "data_dir": "",
     "image_size": 224,
     "input": "resize",
+    "interpolation": "nearest",
     "test_views": 1,
     "batch_size": 32,
     "validation_fraction": 0.1,

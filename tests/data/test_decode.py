@@ -214,6 +214,24 @@ def test_a_strong_shrink_is_antialiased_as_pillow_does(shape):
     assert difference(resized, oracle).mean() < 0.5
 
 
+@pytest.mark.parametrize("shape", [(20, 20), (33, 64), (64, 33), (32, 16), (70, 65), (1, 1), (46, 46)])
+def test_nearest_takes_pixels_of_the_image_as_the_notebooks_loader_does(shape):
+    pixels = noise(*shape, 3)
+    resized = decode.resize(tf.constant(pixels), 40, "nearest").numpy()
+    oracle = np.asarray(Image.fromarray(pixels).resize([40, 40], Image.Resampling.NEAREST))  # keras.utils.load_img
+    # Where a middle lies between two pixels, Pillow takes either.
+    rows, columns = ([(2 * position + 1) * length % 80 != 0 for position in range(40)] for length in shape)
+    clear = np.ix_(rows, columns)
+    assert np.array_equal(resized[clear], oracle[clear])
+    assert clear[0].size * clear[1].size >= 20 * 20
+
+
+def test_nearest_averages_where_a_side_shrinks_to_less_than_half():
+    pixels = noise(90, 60, 3)
+    image = tf.constant(pixels)
+    assert np.array_equal(decode.resize(image, 40, "nearest").numpy(), decode.resize(image, 40, "bilinear").numpy())
+
+
 def test_the_same_size_is_untouched():
     pixels = noise(40, 40, 3)
     assert np.array_equal(decode.resize(tf.constant(pixels), 40).numpy(), pixels)

@@ -23,7 +23,12 @@ from trainer.data.pipeline import ReplicaShare
 S = 24
 LENGTHS = (1, 2, 7, 23, 24, 25, 60)
 SHAPES = [*itertools.product((1, 7, 24, 25), LENGTHS), (60, 23), (60, 61), (2, 1), (96, 40)]
-RULES = [InputRule(S, "crop", 10), InputRule(S, "pad")]
+RULES = [
+    InputRule(S, "crop", 10),
+    InputRule(S, "pad"),
+    InputRule(S, "pad", interpolation="nearest"),
+    InputRule(S, interpolation="nearest"),
+]
 
 
 def padded(image):
@@ -51,7 +56,7 @@ def test_the_views_of_a_crop_are_windows_of_the_images_own_pixels(shape):
     assert np.array_equal(InputRule(S, "crop", 10).views_of(image), expected)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.mode}{rule.views}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.mode}{rule.views}{rule.interpolation}")
 def test_the_graph_and_the_host_agree_on_every_bit(rule):
     for shape in ((1, 1), (7, 24), (61, 9), (96, 40)):
         files = [encoded(noise(*shape, 3, seed=seed), "JPEG") for seed in range(2)]
@@ -81,7 +86,7 @@ FILES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.mode}{rule.views}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.mode}{rule.views}{rule.interpolation}")
 def test_files_of_all_kinds_become_what_the_graph_makes_of_them(rule):
     """One by one and in one batch, whatever the decoder."""
     graph = [decode.to_input(tf.constant(decode_batch.decode_image(content)), rule).numpy() for content in FILES]

@@ -28,6 +28,7 @@ FREE = {
 OTHER = {
     "blur_probability": 0.1, "jpeg_probability": 0.1, "photometric_magnitude": 0.1, "cutout_size": 0.1,
     "mixup_alpha": 0.1, "cutmix_alpha": 0.1, "sbi_probability": 0.1, "input": "pad", "test_views": 5,
+    "interpolation": "bilinear",
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
     "augment": "none", "dropout": 0.5, "front_end": "srm", "optimizer": "sgd", "learning_rate": 0.1,
     "lr_schedule": "constant",

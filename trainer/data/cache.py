@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.core.config.registries import RESIZE
+from trainer.core.config.registries import BILINEAR, CROP, RESIZE
 from trainer.core.errors import RequestError
 from trainer.core.storage import files, transient
 from trainer.data import readers, tfrecord
@@ -193,6 +193,8 @@ def _key(split: Split, rule: InputRule, max_pixels: int) -> str:
     parts = [_RULE, split.fingerprint, rule.size, max_pixels]
     if rule.mode != RESIZE:  # Which was the only mode once; its keys stay.
         parts.append(rule.mode)
+    if rule.mode != CROP and rule.interpolation != BILINEAR:  # As before.
+        parts.append(rule.interpolation)
     digest = hashlib.sha256(json.dumps(parts).encode())
     if split.records is not None:
         digest.update(split.records.crc.tobytes())

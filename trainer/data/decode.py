@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.core.config.registries import PAD, RESIZE
+from trainer.core.config.registries import BILINEAR, NEAREST, PAD, RESIZE
 from trainer.data import input_rule
 from trainer.data.formats import gif_ops, image_format, orientation_ops
 from trainer.data.formats.tensor_bytes import digits, first_bytes, starts_with, value
@@ -137,8 +137,8 @@ def to_input(image: tf.Tensor, rule: InputRule) -> tf.Tensor:
     Equal to ``InputRule.views_of`` of the image, which ``pad`` shrinks first.
     """
     if rule.mode == RESIZE:
-        return resize(image, rule.size)
-    whole = _fit(image, rule.size) if rule.mode == PAD else image
+        return resize(image, rule.size, rule.interpolation)
+    whole = _fit(image, rule) if rule.mode == PAD else image
     views = []
     for row, column, is_mirrored in rule.places:
         rows = _indices(tf.shape(whole)[-3], rule.size, row)
@@ -154,25 +154,28 @@ def _indices(length: tf.Tensor, size: int, place: int) -> tf.Tensor:
     return input_rule.reflected(input_rule.start(length, size, place) + tf.range(size), length)
 
 
-def _fit(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Shrink an image whose longer side exceeds ``size`` to it, with its proportions; resampled as ``resize`` does."""
+def _fit(image: tf.Tensor, rule: InputRule) -> tf.Tensor:
+    """Shrink an image whose longer side exceeds S to it, with its proportions; resampled as ``resize`` does."""
     shape = tf.shape(image, tf.int64)
     height, width = shape[-3], shape[-2]
-    target = tf.cast(tf.stack(input_rule.fitted(height, width, size)), tf.int32)
+    target = tf.cast(tf.stack(input_rule.fitted(height, width, rule.size)), tf.int32)
     longer = tf.maximum(height, width)
     return tf.cond(
-        longer <= size,
+        longer <= rule.size,
         lambda: image,
-        lambda: tf.cond(
-            longer > 2 * size, lambda: _bilinear(image, target, True), lambda: _bilinear(image, target, False)
-        ),
+        lambda: _resample(image, target, longer > 2 * rule.size, rule.interpolation),
     )
 
 
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
+def resize(image: tf.Tensor, size: int, interpolation: str = BILINEAR) -> tf.Tensor:
     """Resize ``[H, W, 3]`` or ``[N, H, W, 3]`` uint8 to ``size`` by ``size`` pixels, uint8.
 
-    Bilinear, with antialiasing if a side shrinks to less than half, where plain bilinear would skip source pixels.
+    If a side shrinks to less than half, bilinear with antialiasing, because the rest would skip source pixels.
+
+    Args:
+        image: the pixels.
+        size: of the result.
+        interpolation: ``nearest`` or ``bilinear``.
     """
     shape = tf.shape(image)
     height, width = shape[-3], shape[-2]
@@ -182,9 +185,25 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     resized = tf.cond(
         same,
         lambda: image,
-        lambda: tf.cond(shrinks, lambda: _bilinear(image, sides, True), lambda: _bilinear(image, sides, False)),
+        lambda: _resample(image, sides, shrinks, interpolation),
     )
     return tf.ensure_shape(resized, [*image.shape[:-3], size, size, 3])
+
+
+def _resample(image: tf.Tensor, sides: list[int] | tf.Tensor, shrinks: tf.Tensor, interpolation: str) -> tf.Tensor:
+    """Resize to other sides; ``shrinks``: whether one of them becomes less than half."""
+
+    def plain() -> tf.Tensor:
+        return _nearest(image, sides) if interpolation == NEAREST else _bilinear(image, sides, False)
+
+    return tf.cond(shrinks, lambda: _bilinear(image, sides, True), plain)
+
+
+def _nearest(image: tf.Tensor, sides: list[int] | tf.Tensor) -> tf.Tensor:
+    # In whole numbers: where a middle lies between two pixels, TensorFlow's own kernel and Pillow round differently.
+    shape = tf.shape(image)
+    rows, columns = (input_rule.nearest(tf.range(sides[i]), shape[i - 3], sides[i]) for i in (0, 1))
+    return tf.gather(tf.gather(image, rows, axis=-3), columns, axis=-2)
 
 
 def _bilinear(image: tf.Tensor, sides: list[int] | tf.Tensor, antialias: bool) -> tf.Tensor:

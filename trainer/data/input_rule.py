@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.core.config import DataConfig
-from trainer.core.config.registries import CROP, INPUTS, PAD, RESIZE, TEST_VIEWS
+from trainer.core.config.registries import BILINEAR, CROP, INPUTS, INTERPOLATIONS, PAD, RESIZE, TEST_VIEWS
 from trainer.data import draws as draws_lib
 from trainer.data.pixels import Floats, Pixels
 
@@ -39,11 +39,13 @@ class InputRule:
             middle, and reflections of the image fill the rest.
         views: windows of ``crop`` whose probabilities are averaged: the centre; with 5, the four corners too; with 10,
             all of these mirrored too.
+        interpolation: of ``resize`` and ``pad``: ``nearest`` or ``bilinear`` (``decode.resize``).
     """
 
     size: int
     mode: str = RESIZE
     views: int = 1
+    interpolation: str = BILINEAR
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,7 +66,7 @@ class InputRule:
             return f"{self.size} px crops at native resolution, {self.views} view{'s' if self.views > 1 else ''}"
         squeezed = f"resized to {self.size} x {self.size} pixels inside the model"
         padded = f"shrunk to {self.size} pixels if larger, with its proportions, and padded by reflection"
-        return squeezed if self.mode == RESIZE else padded
+        return f"{squeezed if self.mode == RESIZE else padded} ({self.interpolation} interpolation)"
 
     @property
     def one_view(self) -> "InputRule":
@@ -73,7 +75,7 @@ class InputRule:
 
     def metadata(self) -> dict[str, Any]:
         """Return the entry ``input`` of ``deepdetect.json``."""
-        return {"mode": self.mode, "views": self.views}
+        return {"mode": self.mode, "views": self.views, "interpolation": self.interpolation}
 
     def views_of(self, image: Pixels) -> Pixels:
         """Return the views of a decoded image ``[H, W, 3]`` without resizing it, in the shape ``shape``."""
@@ -118,11 +120,11 @@ class InputRule:
 
 def of_config(data: DataConfig, *, training: bool = False) -> InputRule:
     """Return the rule of a job, for Validation or for training, which sees one view of an image at a time."""
-    return InputRule(data.image_size, data.input, 1 if training else data.test_views)
+    return InputRule(data.image_size, data.input, 1 if training else data.test_views, data.interpolation)
 
 
 def of_export(details: Mapping[str, Any]) -> InputRule:
-    """Return the rule of an export from its ``deepdetect.json``; older ones, which do not name it, resize.
+    """Return the rule of an export from its ``deepdetect.json``; older ones, which do not name it, resize bilinearly.
 
     Very old ones do not name S either, which is 0 then.
 
@@ -130,10 +132,15 @@ def of_export(details: Mapping[str, Any]) -> InputRule:
         ValueError: if it names no rule of this version.
     """
     named = details.get("input") or {}
-    rule = InputRule(int(details.get("image_size") or 0), named.get("mode", RESIZE), named.get("views", 1))
-    if rule.mode not in INPUTS or rule.views not in TEST_VIEWS:
-        raise ValueError(f"a mode of {', '.join(INPUTS)} and views of {', '.join(map(str, TEST_VIEWS))}")
-    return rule
+    mode, views, interpolation = (
+        named.get(name, default) for name, default in (("mode", RESIZE), ("views", 1), ("interpolation", BILINEAR))
+    )
+    if mode not in INPUTS or views not in TEST_VIEWS or interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"a mode of {', '.join(INPUTS)}, views of {', '.join(map(str, TEST_VIEWS))} and an interpolation of "
+            f"{', '.join(INTERPOLATIONS)}"
+        )
+    return InputRule(int(details.get("image_size") or 0), mode, views, interpolation)
 
 
 def draw(seed: int, passes: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> Draws:
@@ -163,6 +170,11 @@ def reflected(position: Any, length: Any) -> Any:
     last = length - 1
     period = 2 * last + 1 // length  # 1, not 0, for a single pixel.
     return last - abs(position % period - last)
+
+
+def nearest(position: Any, length: Any, size: Any) -> Any:
+    """Return the pixel of a side that lies under the middle of pixel ``position`` when it is resized to ``size``."""
+    return (2 * position + 1) * length // (2 * size)
 
 
 def fitted(height: Any, width: Any, size: int) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 
 from trainer.core.config.registries import RESIZE
 from trainer.data import decode, decode_batch, readers
+from trainer.data.input_rule import InputRule
 from trainer.data.manifest import Split
 from trainer.data.pixels import Pixels
 from trainer.evaluation import groups, metrics
@@ -179,7 +180,7 @@ def _score(
         for kind, strength in settings:
             changed = distort(pixels, kind, strength, seed=seed, number=int(numbers[position])) if kind else pixels
             is_resized = rule.mode == RESIZE
-            rows.append(decode.resize(tf.constant(changed), rule.size).numpy() if is_resized else changed)
+            rows.append(_resized(changed, rule) if is_resized else changed)
         return rows
 
     images_at_once = max(1, _SCORED_AT_ONCE // len(settings)) if rule.mode == RESIZE else 1
@@ -193,6 +194,10 @@ def _score(
             rows.extend(answers.probabilities)
             bar.update(len(rows) // len(settings) - done)
     return np.stack(rows).reshape(len(split), len(settings), -1).transpose(1, 0, 2)
+
+
+def _resized(pixels: Pixels, rule: InputRule) -> Pixels:
+    return np.asarray(decode.resize(tf.constant(pixels), rule.size, rule.interpolation))
 
 
 def _of_one_shape(images: Sequence[Pixels]) -> Iterator[Pixels]:

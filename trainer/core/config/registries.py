@@ -11,4 +11,5 @@ MAX_IMAGE_PIXELS = 100_000_000
 
 # How an image becomes model input (``data/input_rule.py``), and how many crops of an image are averaged.
 RESIZE, CROP, PAD = INPUTS = ("resize", "crop", "pad")
+NEAREST, BILINEAR = INTERPOLATIONS = ("nearest", "bilinear")
 TEST_VIEWS = (1, 5, 10)

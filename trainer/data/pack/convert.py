@@ -21,7 +21,7 @@ def convert(content: bytes | OSError, request: PackFlags) -> tuple[bytes, str]:
     if _is_plain(content) and request.encode == "keep" and not request.resize:
         return content, ""
     if request.resize:
-        pixels = decode.resize(pixels, request.resize)
+        pixels = decode.resize(pixels, request.resize, request.interpolation)
     if request.encode == "jpeg":
         return tf.io.encode_jpeg(pixels, quality=request.jpeg_quality).numpy(), ""
     return tf.io.encode_png(pixels).numpy(), ""

@@ -3,6 +3,7 @@
 import dataclasses
 
 from trainer.core import config
+from trainer.core.config.registries import INTERPOLATIONS, NEAREST
 
 USAGE = """\
 Pack a folder of images into TFRecord shards with an index.
@@ -31,6 +32,7 @@ class PackFlags:
     resize: int = config.setting(
         0, "Store images at this height and width, as --image_size would resize them; 0: as they are.", minimum=0
     )
+    interpolation: str = config.setting(NEAREST, "Of --resize; give training the same.", choices=INTERPOLATIONS)
     encode: str = config.setting(
         "keep",
         "keep: the files' own bytes where possible. png, jpeg: encode every image anew (jpeg loses detail).",

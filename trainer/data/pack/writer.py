@@ -20,6 +20,7 @@ import tensorflow as tf
 import tqdm
 
 from trainer import __version__
+from trainer.core.config.registries import BILINEAR
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import readers, tfrecord
@@ -102,6 +103,8 @@ def _key(request: PackFlags, splits: Sequence[Split]) -> str:
     """Return a checksum of what determines the packed set: images, by name and stamp, and settings."""
     settings = {name: value for name, value in dataclasses.asdict(request).items()
                 if name not in ("data_dir", "out", "workers", "drop_leaks")}  # fmt: skip
+    if not request.resize or request.interpolation == BILINEAR:  # As before there was a choice.
+        del settings["interpolation"]
     parts = [json.dumps(settings), *(split.fingerprint + readers.stamp(split) for split in splits)]
     return f"{tfrecord.checksum('|'.join(parts).encode()):08x}"
 

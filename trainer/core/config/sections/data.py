@@ -3,7 +3,15 @@
 import dataclasses
 
 from trainer.core.config.field import PATH, setting
-from trainer.core.config.registries import AUGMENTATIONS, INPUTS, MAX_IMAGE_PIXELS, RESIZE
+from trainer.core.config.registries import (
+    AUGMENTATIONS,
+    BILINEAR,
+    INPUTS,
+    INTERPOLATIONS,
+    MAX_IMAGE_PIXELS,
+    NEAREST,
+    RESIZE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +35,14 @@ class DataConfig:
         "only if its longer side exceeds image_size. Smaller images are padded by reflection.",
         choices=INPUTS,
         before=RESIZE,
+    )
+    interpolation: str = setting(
+        NEAREST,
+        "How --input=resize and pad resample an image. nearest: each pixel is one of the image's own, which keeps fine "
+        "traces of forgery; the notebook's. bilinear: smooth. A side that shrinks to less than half is averaged in "
+        "both.",
+        choices=INTERPOLATIONS,
+        before=BILINEAR,
     )
     test_views: int = setting(
         1,
