@@ -142,7 +142,7 @@ def test_the_export_answers_as_the_live_model_does(data, version, live):
 def test_the_metadata_and_the_card_name_the_input(version):
     found = exported_model.find_export(str(version))
     assert found.details["input"] == {"mode": "crop", "views": 5, "interpolation": "nearest"}
-    assert found.input_rule == InputRule(SIZE, "crop", 5)
+    assert found.input_rule == InputRule(SIZE, "crop", 5, "nearest")
     card = (version / "assets.extra/model_card.md").read_text()
     assert "- Input: 64 px crops at native resolution, 5 views.\n" in card
 
