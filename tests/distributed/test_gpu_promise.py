@@ -1,5 +1,6 @@
 """A job that was promised GPUs and finds fewer says so; it never trains on the CPU in silence."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from trainer import train
 from trainer.core.config import RuntimeConfig
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.distributed import gpu_promise
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import local_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = {"DEEPDETECT_GPUS": "4"}
@@ -92,13 +97,22 @@ def test_logical_gpus_are_nothing_to_a_machine_without_gpus(image_set, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["trainer.train", "trainer.tune"])
-def test_the_gate_has_the_last_word_after_all_noise_of_tensorflow(image_set, tmp_path, script):
-    """And no trial of a sweep is lost by it: trials wait for the next start."""
+def test_one_machine_without_its_gpus_stops_all_and_the_chief_counts(image_set, tmp_path):
+    promises = [{"DEEPDETECT_GPUS": "0"}, {"DEEPDETECT_GPUS": "1"}]
+    described = [each | promise for each, promise in zip(local_cluster.environments(2), promises, strict=True)]
+    processes = [local_cluster.start(each, argv(image_set, tmp_path)) for each in described]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 75, output
+        assert output.splitlines()[-1].startswith("stopped: expected 1 GPUs (DEEPDETECT_GPUS), received 0; ")
+    assert json.loads((tmp_path / "restarts.json").read_text()) == {"step": 0, "starts": 1}
+
+
+@pytest.mark.slow
+def test_the_gate_has_the_last_word_after_all_noise_of_tensorflow(image_set, tmp_path):
+    """In a sweep, too, where no trial is lost by it: trials wait for the next start."""
     environment = {**os.environ, "DEEPDETECT_GPUS": "1", "TF_CPP_MIN_LOG_LEVEL": "0"}
-    command = [sys.executable, "-m", script, *argv(image_set, tmp_path)]
-    if script == "trainer.tune":
-        command += ["--max_trials=1", "--noisolate_trials"]
+    command = [sys.executable, "-m", "trainer.tune", *argv(image_set, tmp_path), "--max_trials=1", "--noisolate_trials"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     lines = done.stderr.splitlines()
     assert done.returncode == 75, done.stderr
