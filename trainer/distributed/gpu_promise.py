@@ -5,6 +5,7 @@ Does not own: which GPUs TensorFlow finds (``strategy.py``).  Imports no TensorF
 """
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from trainer.core.errors import RequestError, StoppedEarly
 
 VARIABLE = "DEEPDETECT_GPUS"  # GPUs of this machine or pod; 0: none, and --num_devices counts logical CPU devices.
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_NAME = re.compile("[0-9]|GPU-|MIG-")  # The beginning of a GPU's name there.
 _SCHEDULERS = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID")  # Each is set in every process that the scheduler starts.
 
 Environment = Mapping[str, str]
@@ -34,6 +36,21 @@ def from_environment(environment: Environment = os.environ) -> int | None:
 def nvidia_devices() -> int:
     """Return the number of NVIDIA devices that this process can see, whatever TensorFlow makes of them."""
     return len(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def expected(environment: Environment = os.environ) -> int:
+    """Return the number of GPUs that this process should find, by what it was promised or can see.
+
+    Raises:
+        RequestError: if DEEPDETECT_GPUS is no number.
+    """
+    promised = from_environment(environment)
+    if promised is not None:
+        return promised
+    if _VISIBLE in environment:
+        names = [name.strip() for name in environment[_VISIBLE].split(",")]
+        return len(list(itertools.takewhile(_NAME.match, names)))  # CUDA ignores what follows an invalid one.
+    return nvidia_devices()
 
 
 def shortfall(config: RuntimeConfig, received: int, environment: Environment = os.environ) -> str:
@@ -78,9 +95,8 @@ def _has_signs(environment: Environment) -> bool:
 
 
 def _hides_all(visible: str) -> bool:
-    """Return whether a value of CUDA_VISIBLE_DEVICES names no GPU; CUDA ignores what follows an invalid one."""
-    first = visible.split(",")[0].strip()
-    return not re.match(r"[0-9]|GPU-|MIG-", first)
+    """Return whether a value of CUDA_VISIBLE_DEVICES names no GPU."""
+    return not _NAME.match(visible.strip())
 
 
 def unused(received: int, environment: Environment = os.environ) -> str:
