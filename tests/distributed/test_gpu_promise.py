@@ -88,12 +88,22 @@ def test_in_a_cluster_a_job_without_its_gpus_asks_for_another_start_but_not_for_
 
 
 @pytest.mark.slow
-def test_logical_gpus_are_nothing_to_a_machine_without_gpus(image_set, tmp_path, monkeypatch, capsys):
+def test_logical_gpus_add_up_the_same_gradients(image_set, tmp_path):
+    """Without a GPU nothing is divided, but gradients are added up as between two devices of one card."""
+    job = {"epochs": 1, "steps_per_epoch": 2}
+    words = argv(image_set, tmp_path / "two", num_devices=2, **job)
+    process = local_cluster.start({"DEEPDETECT_LOGICAL_GPUS": "2"}, words)
+    assert run_job(image_set, tmp_path / "one", **job) == 0
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    one, two = (result_of(tmp_path / name) for name in ("one", "two"))
+    assert (two["device_kind"], two["num_devices"]) == ("CPU", 2)
+    assert two["weights_sha256"] == one["weights_sha256"]
+
+
+def test_logical_gpus_must_be_a_number(image_set, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DEEPDETECT_LOGICAL_GPUS", "two")
     assert "DEEPDETECT_LOGICAL_GPUS" in refusal(capsys, train.main, *argv(image_set, tmp_path))
-    monkeypatch.setenv("DEEPDETECT_LOGICAL_GPUS", "2")
-    assert run_job(image_set, tmp_path, epochs=1, steps_per_epoch=1) == 0
-    assert result_of(tmp_path)["device_kind"] == "CPU"
 
 
 @pytest.mark.slow

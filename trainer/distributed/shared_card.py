@@ -1,7 +1,7 @@
 """DEEPDETECT_LOGICAL_GPUS=N divides each GPU into N logical devices, so that one card can try what several do.
 
-For tests: N devices on a card are no faster than one.  NCCL refuses two ranks on one card, so gradients are added up on
-one of the devices instead.
+Without a GPU nothing is divided.  For tests: N devices on a card are no faster than one.  NCCL refuses two ranks on one
+card, so gradients are added up on one of the devices instead.
 """
 
 import os
