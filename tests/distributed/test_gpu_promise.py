@@ -62,6 +62,16 @@ def test_a_scheduler_may_try_another_machine(environment, in_cluster, kind):
     assert type(gpu_promise.broken("expected", in_cluster=in_cluster, environment=environment)) is kind
 
 
+def test_a_visible_gpu_that_tensorflow_does_not_find_is_never_left_in_silence(monkeypatch):
+    monkeypatch.setattr(gpu_promise, "nvidia_devices", lambda: 2)
+    two = RuntimeConfig(num_devices=2)
+    assert gpu_promise.shortfall(two, 0, {}).startswith("expected 2 GPUs (--num_devices), received 0; ")
+    assert gpu_promise.unused(0, {}).startswith("this machine shows 2 NVIDIA devices, but TensorFlow finds no GPU")
+    for hiding in (HIDDEN, {"CUDA_VISIBLE_DEVICES": ""}, {"DEEPDETECT_GPUS": "0"}):
+        assert gpu_promise.shortfall(two, 0, hiding) == gpu_promise.unused(0, hiding) == ""
+    assert gpu_promise.unused(2, {}) == ""
+
+
 def test_a_promise_that_cannot_be_read_is_refused():
     with pytest.raises(RequestError, match="DEEPDETECT_GPUS: expected a number of GPUs, received 'all'"):
         gpu_promise.from_environment({"DEEPDETECT_GPUS": "all"})

@@ -102,6 +102,18 @@ def test_one_wrong_element_is_noticed(exact, form):
     assert output_error(exact, form, images, exact.kernel) > 1
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_device_is_within_its_bounds_and_tf32_stays_as_it_was(exact, allowed):
+    switch = arithmetic.tf.config.experimental
+    before = switch.tensor_float_32_execution_enabled()
+    switch.enable_tensor_float_32_execution(allowed)
+    try:
+        assert all(0 < arithmetic.error("CPU:0", form, exact) < 0.5 for form in arithmetic.FORMATS)
+        assert switch.tensor_float_32_execution_enabled() is allowed
+    finally:
+        switch.enable_tensor_float_32_execution(before)
+
+
 def test_a_device_that_forgets_is_failed(monkeypatch):
     devices.fill("CPU:0", 4096, 1024)
     real = devices.tf.fill
