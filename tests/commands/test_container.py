@@ -66,7 +66,8 @@ def image_environment():
 def container():
     """Return the pod and its container as ``submit.py run --dry_run`` prints them."""
     words = ["run", "--name=sandbox", "--image=deepdetect:1", "--data_dir=gs://bucket/data",
-             "--job_dir=gs://bucket/jobs/one", "--dry_run", "--", "--image_size=64", "--batch_size=20", "--epochs=3",
+             "--job_dir=gs://bucket/jobs/one", "--env=DEEPDETECT_GPUS=0", "--dry_run", "--",
+             "--image_size=64", "--batch_size=20", "--epochs=3",
              "--precision=float32", "--export=none", "--checkpoint_every_steps=5"]  # fmt: skip
     done = subprocess.run([sys.executable, "scripts/submit.py", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ ALLOWED = {
     "core/signals.py:stop_requests": "turns what a stop request became back into StoppedEarly",
     "core/signals.py:interruptible": "the same for KeyboardInterrupt",
     "data/interruptible.py:_do": "runs on a thread; whoever waits for the result gets the error",
-    "training/selftest.py:_report": "an outage is a finding of the self-test, which runs all checks in any case",
+    "training/selftest/__init__.py:_report": "an outage is a finding, and all checks run in any case",
     "training/checkpoints/writer.py:_try": "runs on a thread; ``collect`` and ``refuse_unsaved_end`` raise it later",
     "submit/launch.py:_images_in": "a hint from a bucket that this machine need not reach",
     "submit/runs.py:progress": "one bucket's trouble is a cell of the table, the other runs must be listed",

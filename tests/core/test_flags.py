@@ -81,6 +81,7 @@ SURFACE = {
     "precision": "auto",
     "strategy": "auto",
     "num_devices": 0,
+    "require_gpu": False,
     "xla": False,
     "deterministic": False,
     "allreduce_dtype": "auto",

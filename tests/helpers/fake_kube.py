@@ -29,7 +29,7 @@ class ApiServer:
         self.requests: list[tuple[str, str, dict[str, str], Object | None]] = []
         self.refuse: dict[tuple[str, str], tuple[int, str]] = {}  # By method and plural: every such request.
         self.watches: list[list[Any]] = []  # Each watch takes the first: events, functions to call, or BREAK.
-        self.logs: dict[str, list[list[str]]] = {}  # By pod; each request takes the first, the last one stays.
+        self.logs: dict[str, list[list[str]]] = {}  # By pod, or pod/container; requests take the first, the last stays.
         self.missing: set[str] = set()  # Plurals that the cluster does not know.
         self._versions = itertools.count(1)
 
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused(plural):
             return
         if sub == "log":
-            self._log(name)
+            self._log(name, query.get("container", ""))
         elif query.get("watch") == "true":
             self._watch()
         elif name:
@@ -159,8 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._stream(script, lambda event: json.dumps(event))
 
-    def _log(self, pod: str) -> None:
-        scripts = self.state.logs.get(pod)
+    def _log(self, pod: str, container: str) -> None:
+        scripts = self.state.logs.get(pod if container == "trainer" else f"{pod}/{container}")
         if not scripts:
             self._status(404, f'pods "{pod}" not found')
             return

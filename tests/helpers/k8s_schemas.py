@@ -101,7 +101,7 @@ def require_restricted(pod: dict[str, Any]) -> None:
         "secret",
     }
     assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
-    for container in pod["containers"]:
+    for container in (*pod.get("initContainers", []), *pod["containers"]):
         context = container["securityContext"]
         assert context["allowPrivilegeEscalation"] is False
         assert context["readOnlyRootFilesystem"] is True

@@ -82,7 +82,8 @@ def test_components_that_were_refused_a_target_would_show(built):
     for platform in PLATFORMS:
         for kind in KINDS:
             text = built[f"{platform}/{kind}"]
-            assert text.count("nvidia.com/gpu: ") == 2, (platform, kind)
+            assert text.count("nvidia.com/gpu: ") == 4, (platform, kind)  # Of the trainer and of the self-test.
+            assert text.count("name: DEEPDETECT_GPUS") == 2, (platform, kind)
             of_gke, of_nvidia = "cloud.google.com/gke-accelerator: nvidia-l4", "nvidia.com/gpu.product: NVIDIA-L4"
             assert (of_gke in text, of_nvidia in text) == (platform.startswith("gke-"), platform == "generic")
 

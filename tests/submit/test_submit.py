@@ -114,6 +114,20 @@ def test_worker_pods_describe_the_cluster_that_the_trainer_reads(capsys):
 
 
 @needs_kubectl
+@pytest.mark.parametrize(("words", "number"), [([], "8"), (["--env=DEEPDETECT_GPUS=0,NOTE=a"], "0")])
+def test_trainer_and_self_test_are_promised_a_pods_gpus(words, number, capsys):
+    assert dry_run(["--workers=4", "--gpus=8", *words]) == 0
+    (pod,) = [template["spec"] for item in yaml.safe_load_all(capsys.readouterr().out) if item["kind"] == "JobSet"
+              for template in pod_templates(item)]  # fmt: skip
+    (container,), (selftest,) = pod["containers"], pod["initContainers"]
+    for each in (container, selftest):
+        values = [variable["value"] for variable in each["env"] if variable["name"] == "DEEPDETECT_GPUS"]
+        assert (values, each["resources"]["limits"]["nvidia.com/gpu"]) == ([number], "8")
+    assert selftest["image"] == container["image"]
+    assert selftest["command"][-1] == "--selftest"
+
+
+@needs_kubectl
 def test_tensorboard_objects_are_valid():
     for platform in platforms.names():
         (item,) = render.tensorboard_objects(platform, "team", "first", "image:1", "gs://bucket/jobs/first")
@@ -152,6 +166,7 @@ def test_tensorboard_objects_are_valid():
             "--spot on a platform that supports it (gke-standard, gke-autopilot)",
         ),
         (["--env=1A=2"], "--env: expected NAME=VALUE"),
+        (["--env=DEEPDETECT_GPUS=many"], "DEEPDETECT_GPUS: expected a number of GPUs"),
         (["--sweep_workers=2", "--", "--tuner=magic"], "--tuner: expected one of"),
         (["--sweep_workers=2", "--", "--space=absent.yaml"], "--space: expected a readable YAML or JSON file"),
         (["--sweep_workers=2", "--", "--space=[{name: epochs, kind: int}]"], "parameter 1 (epochs): expected range"),

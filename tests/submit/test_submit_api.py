@@ -214,6 +214,20 @@ def test_logs_of_all_pods_are_prefixed(server, capsys):
     assert sorted(capsys.readouterr().out.splitlines()) == ["[worker 0] zero", "[worker 1] WARNING: one"]
 
 
+def test_a_failed_self_test_shows_its_log_and_its_state(server, capsys):
+    server.put("jobs", job("first", "", active=1))
+    states = {"zero": {"terminated": {"exitCode": 0}}, "one": {"terminated": {"exitCode": 1}}}
+    for name, state in states.items():
+        init = [{"name": "selftest", "state": state}]
+        server.put("pods", pod(f"first-{name}", None, "waiting", initContainerStatuses=init))
+    server.logs = {f"first-{name}/selftest": [[line(1, f"FAILED GPUs {name}")]] for name in states}
+    assert submit("logs", "first") == 0
+    assert capsys.readouterr().out.splitlines() == ["[trainer] FAILED GPUs one"]
+    assert submit("status", "first") == 0
+    (row,) = [text for text in capsys.readouterr().out.splitlines() if "selftest failed" in text]
+    assert "first-one" in row
+
+
 def finish(server, **status):
     """Return what a script calls to end the run and its pods."""
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import JobFailed, RequestError
-from trainer.distributed import tf_private
+from trainer.distributed import gpu_promise, shared_card, tf_private
 from trainer.distributed.cluster import Cluster
 
 log = logging.getLogger(__name__)
@@ -74,17 +74,20 @@ def setup(
 
     Raises:
         RequestError: if the devices do not exist, or the global batch does not divide among them.
+        StoppedEarly: if promised GPUs are missing in a cluster.
         JobFailed: if this machine lacks the checkpoints' precision.
     """
     os.environ.pop("TF_CONFIG", None)  # ``cluster.py`` has read it; MirroredStrategy would read it as well.
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf_private.switch_off_iterator_autotune()
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:  # Allocate memory as needed, so that an evaluation can share the card.
-        tf.config.experimental.set_memory_growth(gpu, True)
+    if missing := missing_gpus(config):
+        raise gpu_promise.broken(missing, in_cluster=cluster.num_workers > 1)
+    gpus = shared_card.prepare(tf.config.list_physical_devices("GPU"))
+    if warning := gpu_promise.unused(gpus):
+        log.warning("%s", warning)
     kind = "GPU" if gpus else "CPU"
-    devices = _devices(config, kind, len(gpus))
+    devices = _devices(config, kind, gpus)
     replicas = len(devices) * cluster.num_workers
     if data.batch_size % replicas:
         raise RequestError(
@@ -105,6 +108,16 @@ def setup(
         gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
         allreduce_dtype=tf.dtypes.as_dtype(allreduce_dtype),
     )
+
+
+def missing_gpus(config: RuntimeConfig) -> str:
+    """Return what is wrong if this process has fewer GPUs than it was promised; else an empty text.
+
+    Raises:
+        RequestError: if the environment's promise cannot be read.
+    """
+    gpus = len(tf.config.list_physical_devices("GPU")) * shared_card.logical_gpus()
+    return gpu_promise.shortfall(config, gpus)
 
 
 def gradient_shards(batch_size: int, replicas: int) -> int:
@@ -143,8 +156,6 @@ def with_normalised_parts(runtime: Runtime, batch_size: int, model_name: str, ac
 def _devices(config: RuntimeConfig, kind: str, gpus: int) -> list[str]:
     """Return the names of the devices to compute on; makes logical devices on a CPU."""
     count = 1 if config.strategy == "single" else config.num_devices or (gpus if kind == "GPU" else 1)
-    if kind == "GPU" and count > gpus:
-        raise RequestError(f"--num_devices: expected at most the {gpus} GPUs of this machine, received {count}")
     if kind == "CPU" and count > 1:
         make_logical_cpus(count)
     return [f"{kind}:{number}" for number in range(count)]
@@ -182,7 +193,7 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     TensorFlow 2.21 numbers the collectives of every new strategy from the same start, so a second job of the process
     (a sweep's next trial) would collide with the first one's collectives and fail every time.
     """
-    return tf.distribute.MirroredStrategy(devices)
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=shared_card.cross_device_ops())
 
 
 @functools.cache
@@ -193,6 +204,7 @@ def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.S
         tf_private.use_logical_cpus(devices)
     gpus = len(devices) if devices[0].startswith("GPU") else 0
     kinds = tf.distribute.experimental.CommunicationImplementation
+    uses_nccl = gpus and shared_card.logical_gpus() == 1
     strategy = tf.distribute.MultiWorkerMirroredStrategy(
         tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
@@ -201,7 +213,7 @@ def _multi_worker(cluster: Cluster, devices: tuple[str, ...]) -> tf.distribute.S
             rpc_layer="grpc",
             num_accelerators={"GPU": gpus},
         ),
-        tf.distribute.experimental.CommunicationOptions(implementation=kinds.NCCL if gpus else kinds.RING),
+        tf.distribute.experimental.CommunicationOptions(implementation=kinds.NCCL if uses_nccl else kinds.RING),
     )
     # All workers have the same number of elements; checking before each batch would cost a message.
     strategy.extended.experimental_enable_get_next_as_optional = False

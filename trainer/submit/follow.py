@@ -13,6 +13,7 @@ from trainer.submit.api import Interrupted, KubeClient, Object, Outdated, Refuse
 from trainer.submit.render import INSTANCE
 
 CONTAINER = "trainer"
+SELF_TEST = "selftest"  # Runs before it; its log matters if it failed, and then there is no other.
 _WATCH_SECONDS = 5  # Between two requests for the run's state.
 _PAUSE_SECONDS = 1.0  # Before reconnecting.
 _ATTEMPTS = 60  # Without an answer of the API server, before giving up.
@@ -30,7 +31,7 @@ def to_terminal(line: str) -> None:
 def show(client: KubeClient, name: str, *, write: Write = to_terminal) -> None:
     """Write the current log of the run's pods."""
     for pod in client.list("Pod", selector(name)).items:
-        if has_log(pod):
+        if log_of(pod):
             _Tail(client, pod, write).read(follow=False)
 
 
@@ -84,11 +85,13 @@ def selector(name: str) -> str:
     return f"{runs.SELECTOR},{INSTANCE}={name}"
 
 
-def has_log(pod: Object) -> bool:
-    """Return whether a pod's trainer has started."""
-    states = [entry.get("state", {}) for entry in pod.get("status", {}).get("containerStatuses", [])
-              if entry["name"] == CONTAINER]  # fmt: skip
-    return any("running" in state or "terminated" in state for state in states)
+def log_of(pod: Object) -> str:
+    """Return the container of a pod whose log is to be read; empty: there is none yet."""
+    status = pod.get("status", {})
+    for entry in status.get("containerStatuses", []):
+        if entry["name"] == CONTAINER and entry.get("state", {}).keys() & {"running", "terminated"}:
+            return CONTAINER
+    return SELF_TEST if SELF_TEST in runs.failed_before_start(pod) else ""
 
 
 def _exit_code(run: runs.Run) -> int:
@@ -100,7 +103,7 @@ def _exit_code(run: runs.Run) -> int:
 def _attend(client: KubeClient, pod: Object, tails: dict[str, "_Tail"], write: Write) -> None:
     """Start to read a pod's log, once."""
     uid = pod["metadata"]["uid"]
-    if uid not in tails and has_log(pod):
+    if uid not in tails and log_of(pod):
         node = pod.get("spec", {}).get("nodeName", "?")
         write(f"[{runs.label_of(pod)}] pod {pod['metadata']['name']} on {node}")
         tails[uid] = _Tail(client, pod, write)
@@ -121,6 +124,7 @@ class _Tail(threading.Thread):
         super().__init__(daemon=True, name=f"log of {pod['metadata']['name']}")
         self._client = client
         self._pod = pod["metadata"]["name"]
+        self._container = log_of(pod)
         self._write = write
         self._prefix = f"[{runs.label_of(pod)}] "
         self._newest = ""  # Time of the last line written; times of equal length compare as text.
@@ -134,7 +138,7 @@ class _Tail(threading.Thread):
         """Read once; return whether the stream ended normally."""
         before = self._newest
         try:
-            for line in self._client.log(self._pod, CONTAINER, follow=follow, since_seconds=self._age()):
+            for line in self._client.log(self._pod, self._container, follow=follow, since_seconds=self._age()):
                 stamp, _, text = line.partition(" ")
                 if stamp > before:  # After a reconnect the server repeats some seconds.
                     self._newest = stamp

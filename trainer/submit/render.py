@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from trainer.core.errors import JobFailed, RequestError
+from trainer.distributed import gpu_promise
 from trainer.submit.plan import Accelerator
 from trainer.submit.platforms import SOURCES
 from trainer.submit.request import Request
@@ -144,14 +145,18 @@ def _has_gpu(pod: Object) -> bool:
 
 def _fill_pod(pod: Object, request: Request) -> None:
     run, container = request.run, pod["containers"][0]
-    container["image"] = run.image
     container["args"] = trainer_words(request)
+    for each in (*pod.get("initContainers", []), container):
+        each["image"] = run.image
+        _fill_gpus(each, request)
     if run.priority:
         pod["priorityClassName"] = run.priority
     variables = {entry["name"]: entry for entry in container["env"]}
     if "DEEPDETECT_NUM_WORKERS" in variables:
         variables["DEEPDETECT_NUM_WORKERS"]["value"] = str(run.workers)
     for name, value in request.env.items():
+        if name == gpu_promise.VARIABLE:
+            continue
         if name in variables:
             raise RequestError(f"--env: expected variables that the run does not set itself, received {name}")
         # Kubernetes would replace $(NAME) in a value; $$ stands for one $.
@@ -162,11 +167,20 @@ def _fill_pod(pod: Object, request: Request) -> None:
             volume["csi"]["volumeAttributes"]["bucketName"] = run.data_dir.removeprefix("gs://").partition("/")[0]
         if volume["name"] == "shm":
             volume["emptyDir"]["sizeLimit"] = _times(volume["emptyDir"]["sizeLimit"], run.gpus)
-    if _has_gpu(pod):
-        resources = copy.deepcopy(container["resources"])
-        for amounts in resources.values():
-            amounts |= {name: _times(amounts[name], run.gpus) for name in ("cpu", "memory", _GPU) if name in amounts}
-        container["resources"] = resources
+
+
+def _fill_gpus(container: Object, request: Request) -> None:
+    """Multiply a container's resources by the number of GPUs, and promise it that number, or the one in --env."""
+    gpus = request.run.gpus
+    if _GPU not in container["resources"]["limits"]:
+        return
+    resources = copy.deepcopy(container["resources"])
+    for amounts in resources.values():
+        amounts |= {name: _times(amounts[name], gpus) for name in ("cpu", "memory", _GPU) if name in amounts}
+    container["resources"] = resources
+    for entry in container["env"]:
+        if entry["name"] == gpu_promise.VARIABLE:
+            entry["value"] = request.env.get(gpu_promise.VARIABLE, str(gpus))
 
 
 def _times(quantity: str, factor: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from trainer.core import storage
 from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
+from trainer.distributed import gpu_promise
 from trainer.submit import platforms
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
@@ -64,7 +65,11 @@ class RunFlags(ClusterFlags):
         0.0, "End the run after this time, everything saved (several machines: since the last restart); 0: no limit.",
         unit="hours", minimum=0.0,
     )  # fmt: skip
-    env: str = setting("", "Environment variables of the trainer: NAME=VALUE,NAME=VALUE.")
+    env: str = setting(
+        "",
+        "Environment variables of the trainer: NAME=VALUE,NAME=VALUE. DEEPDETECT_GPUS=0: do not insist on GPUs "
+        "that work.",
+    )
     gcsfuse: bool = setting(False, "Read data_dir as files through GKE's Cloud Storage FUSE driver.")
     train_images: int = setting(
         0, "Images in Train, for the plan; 0: read from a packed set's index, else unknown.", unit="images", minimum=0
@@ -141,7 +146,7 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
     for name in ("data_dir", "job_dir"):
         _check_bucket_path(name, getattr(run, name))
     _check_together(run)
-    parse_env(run.env)
+    gpu_promise.from_environment(parse_env(run.env))  # Raises if either cannot be read.
     words = [f"--data_dir={run.data_dir}", f"--job_dir={run.job_dir}", *trainer_words]
     sweep = sweep_lib.parse(words) if run.sweep_workers else None
     config = sweep.base if sweep else flags.train_config(words)

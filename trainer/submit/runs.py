@@ -240,11 +240,18 @@ def label_of(pod: Object) -> str:
     return "trainer" if index is None else f"worker {index}"
 
 
+def failed_before_start(pod: Object) -> list[str]:
+    """Return the containers that run before the trainer and failed, so that it never starts."""
+    entries = pod.get("status", {}).get("initContainerStatuses", [])
+    return [entry["name"] for entry in entries if entry.get("state", {}).get("terminated", {}).get("exitCode")]
+
+
 def _pod_state(pod: Object) -> str:
     status = pod.get("status", {})
     words = [status.get("phase", "Pending")]
     if pod.get("spec", {}).get("nodeName"):
         words.append(f"on {pod['spec']['nodeName']}")
+    words += [f"{name} failed" for name in failed_before_start(pod)]
     for container in status.get("containerStatuses", []):
         state = container.get("state", {})
         if "terminated" in state:

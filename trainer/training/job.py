@@ -25,7 +25,7 @@ from trainer.data import augment, interruptible
 from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split
 from trainer.data.positive_class import positive_class_index
-from trainer.distributed import consistency
+from trainer.distributed import consistency, gpu_promise
 from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import ProcessGroup, SingleProcess
@@ -320,9 +320,11 @@ def _same_runtime(request: Request) -> strategy_lib.Runtime:
 
     Raises:
         RequestError: if they are not, or do not fit the request.
+        StoppedEarly: if promised GPUs are missing in a cluster.
         JobFailed: if the checkpoints' precision cannot be used on this machine.
     """
     config, group = request.config, request.group
+    _require_promised_gpus(request)
     kept = resume.checkpoint_inputs(request.paths) if request.is_chief and config.runtime.precision == "auto" else {}
     precision: str = group.broadcast(kept.get("precision", "") if request.is_chief else None)
     runtime = strategy_lib.setup(config.runtime, config.data, request.cluster, kept_precision=precision)
@@ -333,6 +335,20 @@ def _same_runtime(request: Request) -> strategy_lib.Runtime:
         with group.time_limit(seconds, _not_connected(request.cluster, seconds)):
             strategy_lib.connect(runtime)
     return runtime
+
+
+def _require_promised_gpus(request: Request) -> None:
+    """End all processes if one of them lacks GPUs that it was promised.
+
+    Such a start counts, because a scheduler may choose the same machine again and again.
+    """
+    missing = next(filter(None, request.group.gather(strategy_lib.missing_gpus(request.config.runtime))), "")
+    if not missing:
+        return
+    error = gpu_promise.broken(missing, in_cluster=request.cluster.num_workers > 1)
+    if request.is_chief and isinstance(error, StoppedEarly):
+        resume.count_again(request.paths, request.config.loop.max_restarts_without_progress)
+    raise error
 
 
 def _not_connected(cluster: Cluster, seconds: float) -> str:

@@ -206,12 +206,24 @@ def count_start(paths: JobPaths, step: int, limit: int) -> None:
         )
 
 
+def count_again(paths: JobPaths, limit: int) -> None:
+    """Count a start that ended before the job read its step: from where the one before began.
+
+    Raises:
+        JobFailed: if this one exceeds the limit, see ``count_start``.
+    """
+    count_start(paths, _record(paths)["step"], limit)
+
+
 def _starts(paths: JobPaths, step: int) -> int:
-    """Return how often the job has started from this step; an unreadable record counts as none."""
-    if not files.exists(paths.restarts):
-        return 0
-    try:
-        record = checked_json.read(paths.restarts, {"starts": COUNT, "step": COUNT}, remedy="")
-    except (FileNotFoundError, checked_json.Malformed):
-        return 0
-    return int(record["starts"]) if record["step"] == step else 0
+    """Return how often the job has started from this step."""
+    record = _record(paths)
+    return record["starts"] if record["step"] == step else 0
+
+
+def _record(paths: JobPaths) -> dict[str, int]:
+    """Return step and number of the last starts; an unreadable record counts as none."""
+    with contextlib.suppress(FileNotFoundError, checked_json.Malformed):
+        if files.exists(paths.restarts):
+            return checked_json.read(paths.restarts, {"starts": COUNT, "step": COUNT}, remedy="")
+    return {"starts": 0, "step": 0}

@@ -25,8 +25,16 @@ class RuntimeConfig:
     )
     num_devices: int = setting(
         0,
-        "Devices to use in each process; 0: all. Without a GPU, creates that many logical CPU devices.",
+        "Devices to use in each process; 0: all. They are GPUs where DEEPDETECT_GPUS, --require_gpu, "
+        "CUDA_VISIBLE_DEVICES or an NVIDIA device says that there are some, and fewer are refused; elsewhere they are "
+        "logical devices of the CPU.",
         minimum=0,
+        fixed=False,
+    )
+    require_gpu: bool = setting(
+        False,
+        "Do not train without a GPU, or with fewer than --num_devices: exit code 75 in a cluster (Kubernetes, Slurm, "
+        "several processes, DEEPDETECT_GPUS), else 2.",
         fixed=False,
     )
     xla: bool = setting(False, "Compile the forward and backward pass with XLA (faster on a GPU, slower on a CPU).")
