@@ -207,8 +207,9 @@ def _decoder(rule: InputRule, max_pixels: int) -> Any:
 def plain_shape(content: bytes) -> tuple[int, int]:
     """Return height and width of an upright baseline JPEG from its frame header; ``NOT_PLAIN`` for anything else."""
     shape, has_metadata = NOT_PLAIN, False
+    last = len(content) - 10
     at = len(_START) if content.startswith(_START) else len(content)
-    while at + 10 <= len(content) and content[at] == 0xFF:
+    while at <= last and content[at] == 0xFF:  # Few words, because this holds the interpreter's lock.
         marker = content[at + 1]
         if marker == _START_OF_SCAN:
             return NOT_PLAIN if has_metadata and orientation.of(content) != 1 else shape
@@ -217,8 +218,9 @@ def plain_shape(content: bytes) -> tuple[int, int]:
             if precision != 8 or components not in _COMPONENTS:
                 break
             shape = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
-        has_metadata |= marker == orientation.APP1
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+        elif marker == orientation.APP1:
+            has_metadata = True
+        at += 2 + (content[at + 2] << 8) + content[at + 3]
     return NOT_PLAIN
 
 
