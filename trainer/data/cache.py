@@ -48,8 +48,13 @@ class Cache:
         images = aligned_empty((len(index), *self._shape))
         hits = index < len(self._has)
         hits[hits] = self._has[index[hits]]
-        for position in np.flatnonzero(hits):
-            hits[position] = self._load(int(index[position]), images[position])
+        if hits.all():
+            hits = self._load_all(index, images)
+        else:
+            present = np.flatnonzero(hits)
+            some = aligned_empty((len(present), *self._shape))
+            hits[present] = self._load_all(index[present], some)
+            images[present] = some
         return images, hits
 
     def put(self, index: Array, images: Array) -> None:
@@ -58,7 +63,8 @@ class Cache:
             if i < len(self._has) and not self._has[i]:
                 self._has[i] = self._store(i, image)
 
-    def _load(self, i: int, image: Array) -> bool:
+    def _load_all(self, index: Array, images: Array) -> Array:
+        """Read present images into ``images [n, S, S, 3]`` and return ``[n] bool``, False where one turned out bad."""
         raise NotImplementedError
 
     def _store(self, i: int, image: Array) -> bool:
@@ -70,9 +76,9 @@ class _Memory(Cache):
         super().__init__(count, size)
         self._pixels = np.empty([count, *self._shape], np.uint8)  # Allocated when written to.
 
-    def _load(self, i: int, image: Array) -> bool:
-        image[:] = self._pixels[i]
-        return True
+    def _load_all(self, index: Array, images: Array) -> Array:
+        np.take(self._pixels, index, axis=0, out=images, mode="clip")  # Other modes copy twice.
+        return np.ones(len(index), bool)
 
     def _store(self, i: int, image: Array) -> bool:
         self._pixels[i] = image
@@ -97,6 +103,9 @@ class _Disk(Cache):
         self._bytes = int(np.prod(self._shape))
         self._full = threading.Event()
         self._unreadable = threading.Event()
+
+    def _load_all(self, index: Array, images: Array) -> Array:
+        return np.fromiter(map(self._load, index.tolist(), images), bool, len(index))
 
     def _load(self, i: int, image: Array) -> bool:
         try:

@@ -2,8 +2,8 @@
 
 The pixels equal those of ``decode.decode_batch``, which an export contains, to the last bit.  That graph decodes every
 format, but it reads each header with a dozen small operations and copies each image twice.  So baseline JPEGs, which
-nearly all images are, are decoded by simplejpeg into the batch's own memory; those of one size are resized together.
-Crops are cut out here, without a graph; at random places only here, for an export never needs that.
+nearly all images are, are decoded by simplejpeg, and resized while their pixels are still in a core's cache
+(``resample.py``).  Crops are cut out here, without a graph; at random places only here, for an export never needs that.
 All other images go through ``decode.decode_batch``, and what that graph does not take through ``rescue.py``.
 Owns: which decoder reads an image.  Does not own: the graph and the resize rule (``decode.py``), where windows lie
 (``input_rule.py``).
@@ -19,16 +19,16 @@ import simplejpeg
 import tensorflow as tf
 
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.core.config.registries import CROP, RESIZE
-from trainer.data import decode
+from trainer.core.config.registries import RESIZE
+from trainer.data import decode, resample
 from trainer.data.formats import image_format, orientation, rescue
 from trainer.data.formats.image_format import Unreadable
 from trainer.data.input_rule import Draws, InputRule
-from trainer.data.pixels import DecodedBatch, Pixels, aligned_empty
+from trainer.data.pixels import DecodedBatch, Image, Pixels, Scratch, aligned_empty
 
 log = logging.getLogger(__name__)
 
-_TOGETHER_PIXELS = 2**24  # Of the images that are resized in one call: 48 MB, and four times that as floats.
+_whole = Scratch()  # One decoded image.
 
 NOT_PLAIN = (0, 0)
 
@@ -57,20 +57,15 @@ def load_batch(
     images = aligned_empty((len(contents), *rule.shape))
     errors = {at: one.strerror or str(one) for at, one in enumerate(contents) if isinstance(one, OSError)}
     others = {at: one for at, one in enumerate(contents) if isinstance(one, bytes)}
-    # The fast path: baseline JPEGs of equal size are decoded into one block of memory and resized together.
-    for shape, positions in _group_by_shape(others, max_pixels):
-        pixels = aligned_empty((len(positions), *shape, 3))
-        is_decoded = [decode_into(slot, others[at]) for at, slot in zip(positions, pixels, strict=True)]
-        if all(is_decoded) and len(positions) == len(contents):  # The usual case needs no copy.
-            return DecodedBatch(_to_input(pixels, rule, draws), {})
-        if any(is_decoded):
-            done = np.compress(is_decoded, positions)
-            images[done] = _to_input(pixels[is_decoded], rule, None if draws is None else draws[done])
-            for at in done.tolist():
+    with tf.device("/CPU:0"):
+        # The fast path: baseline JPEGs; those of equal size are resized together.
+        for shape, positions in _group_by_shape(others, max_pixels):
+            for at in _decode_group(others, positions, shape, images, rule, draws):
                 del others[at]
-    # Everything else, damaged JPEGs too, so that TensorFlow decides what is valid.
-    errors |= _decode_others(others, images, rule, max_pixels, draws)
-    images[list(errors)] = 0
+        # Everything else, damaged JPEGs too, so that TensorFlow decides what is valid.
+        errors |= _decode_others(others, images, rule, max_pixels, draws)
+    for at in errors:
+        images[at] = 0
     return DecodedBatch(images, errors)
 
 
@@ -78,17 +73,53 @@ def _group_by_shape(contents: dict[int, bytes], max_pixels: int) -> list[tuple[t
     """Return positions of plain JPEGs by height and width, in groups that can be resized in one call."""
     groups: list[tuple[tuple[int, int], list[int]]] = []
     open_groups: dict[tuple[int, int], list[int]] = {}  # By shape, the one that has room.
+    if not _decoders_agree():
+        return groups
     for position, content in contents.items():
         shape = plain_shape(content)
         pixels = shape[0] * shape[1]
-        if not 0 < pixels <= max_pixels or not _decoders_agree():
+        if not 0 < pixels <= max_pixels:
             continue
         group = open_groups.get(shape)
-        if group is None or (len(group) + 1) * pixels > _TOGETHER_PIXELS:
+        if group is None or (len(group) + 1) * pixels > resample.TOGETHER_PIXELS:
             group = open_groups[shape] = []
             groups.append((shape, group))
         group.append(position)
     return groups
+
+
+def _decode_group(
+    contents: dict[int, bytes],
+    positions: list[int],
+    shape: tuple[int, int],
+    images: Pixels,
+    rule: InputRule,
+    draws: Draws | None,
+) -> list[int]:
+    """Decode JPEGs of one shape into their places in ``images [N, *rule.shape]`` and return those that are whole."""
+    if rule.mode == RESIZE and shape == (rule.size, rule.size):
+        return [at for at in positions if decode_into(images[at], contents[at])]
+    whole = _whole.take(3 * shape[0] * shape[1]).reshape(*shape, 3)
+    done = []
+    stack = None if rule.sides(*shape) == shape else resample.Stack(len(positions), *shape)
+    for at in positions:
+        if decode_into(whole, contents[at]):
+            done.append(at)
+            if stack is None:
+                images[at] = _views(whole, rule, draws, at)
+            else:
+                stack.add(whole)
+    if stack is not None:
+        for at, image in zip(done, stack.resized(*rule.sides(*shape)), strict=True):
+            np.copyto(images[at], _views(image, rule, None, at), casting="unsafe")
+    return done
+
+
+def _views(image: Image, rule: InputRule, draws: Draws | None, at: int) -> Image:
+    """Return the input ``rule.shape`` from an image that is resized already; the windows of crops by row ``at``."""
+    if rule.mode == RESIZE:
+        return image
+    return rule.views_of(image) if draws is None else rule.random_view(image, draws[at])
 
 
 @functools.cache
@@ -124,11 +155,22 @@ def _decode_others(
     for at, content in contents.items():
         if at not in together:
             try:
-                pixels = decode_image(content, max_pixels)[np.newaxis]
-                images[at] = _to_input(pixels, rule, None if draws is None else draws[at : at + 1])[0]
+                _place(decode_image(content, max_pixels), images[at], rule, draws, at)
             except Unreadable as error:
                 errors[at] = str(error)
     return errors
+
+
+def _place(image: Pixels, place: Pixels, rule: InputRule, draws: Draws | None, at: int) -> None:
+    """Write the input of a decoded image of any size into ``place [*rule.shape]``."""
+    shape = image.shape[:2]
+    sides = rule.sides(*shape)
+    if sides == shape:
+        place[:] = _views(image, rule, draws, at)
+        return
+    stack = resample.Stack(1, *shape)
+    stack.add(image)
+    np.copyto(place, _views(stack.resized(*sides)[0], rule, draws, at), casting="unsafe")
 
 
 def decode_image(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:
@@ -151,44 +193,23 @@ def decode_image(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:
         raise Unreadable(image_format.damaged(image_format.name(content), reason)) from error
 
 
-def _to_input(images: Pixels, rule: InputRule, draws: Draws | None) -> Pixels:
-    """Return ``[N, *rule.shape]`` of decoded images ``[N, H, W, 3]``."""
-    if rule.mode == CROP:
-        return _crop(images, rule, draws)
-    if rule.mode == RESIZE and images.shape[1:3] == (rule.size, rule.size):
-        return images
-    return np.asarray(_converter(rule)(tf.constant(images)))  # A view of a tensor, which lives as long as the array.
-
-
-def _crop(images: Pixels, rule: InputRule, draws: Draws | None) -> Pixels:
-    crops = aligned_empty((len(images), *rule.shape))
-    for number, image in enumerate(images):
-        crops[number] = rule.views_of(image) if draws is None else rule.random_view(image, draws[number])
-    return crops
-
-
 @functools.cache
 def _decoder(rule: InputRule, max_pixels: int) -> Any:
     """Return the compiled ``decode_batch``; one for each rule."""
-    return _compiled(lambda encoded: decode.decode_batch(encoded, rule, max_pixels), tf.TensorSpec([None], tf.string))
-
-
-@functools.cache
-def _converter(rule: InputRule) -> Any:
-    """Return the compiled ``to_input`` of ``[N, H, W, 3]`` uint8."""
-    return _compiled(lambda images: decode.to_input(images, rule), tf.TensorSpec([None, None, None, 3], tf.uint8))
-
-
-def _compiled(function: Any, signature: tf.TensorSpec) -> Any:
+    signature = [tf.TensorSpec([None], tf.string)]
     with tf.device("/CPU:0"):
-        return tf.function(function, input_signature=[signature], autograph=False).get_concrete_function()
+        function = tf.function(
+            lambda encoded: decode.decode_batch(encoded, rule, max_pixels), input_signature=signature, autograph=False
+        )
+        return function.get_concrete_function()
 
 
 def plain_shape(content: bytes) -> tuple[int, int]:
     """Return height and width of an upright baseline JPEG from its frame header; ``NOT_PLAIN`` for anything else."""
     shape, has_metadata = NOT_PLAIN, False
+    last = len(content) - 10
     at = len(_START) if content.startswith(_START) else len(content)
-    while at + 10 <= len(content) and content[at] == 0xFF:
+    while at <= last and content[at] == 0xFF:  # Few words, because this holds the interpreter's lock.
         marker = content[at + 1]
         if marker == _START_OF_SCAN:
             return NOT_PLAIN if has_metadata and orientation.of(content) != 1 else shape
@@ -197,8 +218,9 @@ def plain_shape(content: bytes) -> tuple[int, int]:
             if precision != 8 or components not in _COMPONENTS:
                 break
             shape = int.from_bytes(content[at + 5 : at + 7]), int.from_bytes(content[at + 7 : at + 9])
-        has_metadata |= marker == orientation.APP1
-        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+        elif marker == orientation.APP1:
+            has_metadata = True
+        at += 2 + (content[at + 2] << 8) + content[at + 3]
     return NOT_PLAIN
 
 

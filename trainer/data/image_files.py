@@ -12,6 +12,8 @@ import stat
 from trainer.core.storage import files, transient
 from trainer.data import slow_reads, tfrecord
 
+_PIECE = 2**20  # Bytes.
+
 # What a file's own fault and a folder that is not mounted look like alike.
 _UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 
@@ -31,7 +33,7 @@ def read(path: str, folder: str = "") -> bytes:
     with slow_reads.watched(path):
         if files.is_remote(path):
             return files.read_bytes(path)
-        return transient.retry(path, lambda: _read_local(path, folder))
+        return transient.retry(path, lambda: read_local(path, folder))
 
 
 def class_folder(root: str, name: str) -> str:
@@ -39,9 +41,18 @@ def class_folder(root: str, name: str) -> str:
     return files.join(root, *name.split("/")[:-1][:2])
 
 
-def _read_local(path: str, folder: str) -> bytes:
-    with open(open_regular(path, folder), "rb", buffering=0) as file:
-        return file.readall()
+def read_local(path: str, folder: str) -> bytes:
+    """Return a local file's content in one attempt, which somebody watches; see ``read``."""
+    descriptor, size = _open(path, folder)
+    try:
+        content = os.read(descriptor, size + 1)
+        while len(content) != size:  # It has another size by now.
+            piece = os.read(descriptor, _PIECE)
+            content += piece
+            size = len(content) if not piece else size
+        return content
+    finally:
+        os.close(descriptor)
 
 
 def open_regular(path: str, folder: str = "") -> int:
@@ -51,6 +62,11 @@ def open_regular(path: str, folder: str = "") -> int:
         OSError: if it cannot be opened, or is something else, which is not waited for.  One that may pass, if the
             folder is not there either.
     """
+    return _open(path, folder)[0]
+
+
+def _open(path: str, folder: str) -> tuple[int, int]:
+    """Return the descriptor of ``open_regular``, and the file's size in bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # Otherwise a pipe waits for a writer.
     except OSError as error:
@@ -60,11 +76,12 @@ def open_regular(path: str, folder: str = "") -> int:
             _require_present(folder)
         raise
     try:
-        _require_regular(path, os.fstat(descriptor).st_mode)
+        status = os.fstat(descriptor)
+        _require_regular(path, status.st_mode)
     except OSError:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, status.st_size
 
 
 def _require_regular(path: str, mode: int) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from trainer.core.config import DataConfig
 from trainer.core.config.registries import BILINEAR, CROP, INPUTS, INTERPOLATIONS, PAD, RESIZE, TEST_VIEWS
 from trainer.data import draws as draws_lib
-from trainer.data.pixels import Floats, Pixels
+from trainer.data.pixels import Floats, Image
 
 Draws = npt.NDArray[np.uint64]
 
@@ -77,7 +77,13 @@ class InputRule:
         """Return the entry ``input`` of ``deepdetect.json``."""
         return {"mode": self.mode, "views": self.views, "interpolation": self.interpolation}
 
-    def views_of(self, image: Pixels) -> Pixels:
+    def sides(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image gets before windows are cut out of it."""
+        if self.mode == RESIZE:
+            return self.size, self.size
+        return fitted(height, width, self.size) if self.mode == PAD else (height, width)
+
+    def views_of(self, image: Image) -> Image:
         """Return the views of a decoded image ``[H, W, 3]`` without resizing it, in the shape ``shape``."""
         views = [
             self._window(image, start(image.shape[0], self.size, row), start(image.shape[1], self.size, column))
@@ -86,7 +92,7 @@ class InputRule:
         mirrored = [view[:, ::-1] if turn else view for view, (_, _, turn) in zip(views, self.places, strict=True)]
         return mirrored[0] if self.views == 1 else np.stack(mirrored)
 
-    def random_view(self, image: Pixels, draws: Draws) -> Pixels:
+    def random_view(self, image: Image, draws: Draws) -> Image:
         """Return a window ``[S, S, 3]`` of an image at a place that two draws decide, each place equally likely."""
         top, left = (
             start(length, self.size, 0) + (int(value) * (spare(length, self.size) + 1) >> _BITS)
@@ -94,7 +100,7 @@ class InputRule:
         )
         return self._window(image, top, left)
 
-    def _window(self, image: Pixels, top: int, left: int) -> Pixels:
+    def _window(self, image: Image, top: int, left: int) -> Image:
         height, width = image.shape[:2]
         if 0 <= top <= height - self.size and 0 <= left <= width - self.size:  # The usual case needs no index.
             return image[top : top + self.size, left : left + self.size]

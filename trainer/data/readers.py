@@ -12,7 +12,7 @@ import hashlib
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -97,13 +97,24 @@ class _Folder(Reader):
         self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if files.is_remote(split.root) else None
 
     def read(self, index: Array) -> list[Content]:
-        numbers = index.tolist()
-        return list(self._pool.map(self._read, numbers) if self._pool else map(self._read, numbers))
+        if self._pool:
+            return list(self._pool.map(self._read_remote, index.tolist()))
+        with slow_reads.watched_each() as begin:
+            return [self._read_local(number, begin) for number in index.tolist()]
 
-    def _read(self, number: int) -> Content:
-        split = self._split
+    def _read_remote(self, number: int) -> Content:
         try:
-            return image_files.read(split.path(number), image_files.class_folder(split.root, split.names[number]))
+            return image_files.read(self._split.path(number))
+        except OSError as error:
+            return error
+
+    def _read_local(self, number: int, begin: Callable[[str], None]) -> Content:
+        root, name = self._split.root, self._split.names[number]
+        path = files.join(root, name)
+        begin(path)
+        folder = image_files.class_folder(root, name)
+        try:
+            return transient.retry(path, functools.partial(image_files.read_local, path, folder))
         except OSError as error:
             return error
 
@@ -121,13 +132,15 @@ class _LocalShards(Reader):
     def read(self, index: Array) -> list[Content]:
         records = self._records.select(index)
         columns = (records.shard, records.length, records.offset, records.crc)
-        return [self._read(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+        with slow_reads.watched_each() as begin:
+            rows = zip(*(column.tolist() for column in columns), strict=True)
+            return [self._read(begin, *row) for row in rows]
 
-    def _read(self, shard: int, length: int, offset: int, crc: int) -> Content:
+    def _read(self, begin: Callable[[str], None], shard: int, length: int, offset: int, crc: int) -> Content:
         path = self._records.shards[shard]
+        begin(path)
         try:
-            with slow_reads.watched(path):
-                content = transient.retry(path, lambda: self._read_once(shard, length, offset))
+            content = transient.retry(path, functools.partial(self._read_once, shard, length, offset))
         except OSError as error:
             raise _lost(path, error) from error
         return _checked(content, crc, path)

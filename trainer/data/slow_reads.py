@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ class _Read:
     started: float
     due: float
 
+    def begin(self, path: str) -> None:
+        self.path, self.started, self.due = path, time.monotonic(), FIRST_SECONDS
+
 
 _in_flight: dict[int, _Read] = {}  # By identity: a dictionary's single operations are atomic.
 _starting = threading.Lock()
@@ -34,11 +37,19 @@ _watcher: threading.Thread | None = None
 @contextlib.contextmanager
 def watched(path: str) -> Iterator[None]:
     """Watch the block, which reads ``path``."""
+    with watched_each() as begin:
+        begin(path)
+        yield
+
+
+@contextlib.contextmanager
+def watched_each() -> Iterator[Callable[[str], None]]:
+    """Watch the block, which reads one file after the other; it names each to the function that it gets."""
     _start_watcher()
-    read = _Read(path, time.monotonic(), FIRST_SECONDS)
+    read = _Read("", time.monotonic(), FIRST_SECONDS)
     _in_flight[id(read)] = read
     try:
-        yield
+        yield read.begin
     finally:
         del _in_flight[id(read)]
 
