@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.training import step_stats
 from trainer.training.loop import Plan
-from trainer.training.loss_scale import MIN_LOSS_SCALE
+from trainer.training.step.loss_scale import MIN_LOSS_SCALE
 from trainer.training.step_stats import StepStatistics
 
 PLAN = Plan(total_steps=8, steps_per_epoch=4, log_every_steps=3)

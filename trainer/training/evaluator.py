@@ -32,9 +32,9 @@ from trainer.training.distributed_input import DistributedInput
 from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer, Validation
+from trainer.training.step.train_step import TrainStep
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 

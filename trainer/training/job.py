@@ -39,16 +39,16 @@ from trainer.training.evaluator import Evaluator
 from trainer.training.exports.exporter import Exporter
 from trainer.training.frozen.features import FeatureExtractor
 from trainer.training.frozen.phase import HeadStep, PhasedInput, PhasedStep
-from trainer.training.loss import Loss
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
 from trainer.training.profiler import Profiler
 from trainer.training.progress_bar import ProgressBar
+from trainer.training.step.loss import Loss
+from trainer.training.step.train_step import TrainStep
 from trainer.training.step_stats import StepStatistics
 from trainer.training.stop_controller import StopController
 from trainer.training.tensorboard import SummaryWriter, TensorBoardReporter
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import TrainStep
 from trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

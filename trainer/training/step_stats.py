@@ -13,9 +13,9 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.training.loop import Plan
-from trainer.training.loss_scale import MIN_LOSS_SCALE
 from trainer.training.observers import TrainLine, Window
-from trainer.training.train_step import StepStats
+from trainer.training.step.loss_scale import MIN_LOSS_SCALE
+from trainer.training.step.train_step import StepStats
 
 _WINDOW_SECONDS = 1.0
 _WINDOW_STEPS = 200

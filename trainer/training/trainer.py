@@ -20,10 +20,10 @@ from trainer.training.distributed_input import Batches, DistributedInput, InputD
 from trainer.training.evaluator import Evaluator
 from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.observers import End, Observer, SavedCheckpoint, Start, Step
+from trainer.training.step.train_step import TrainStep
 from trainer.training.step_stats import StepStatistics
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import TrainStep
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
