@@ -1,6 +1,8 @@
 """Several steps in one call of the graph: the same training as one by one, with batches that are there before it."""
 
+import contextlib
 import time
+from unittest import mock
 
 import pytest
 import tensorflow as tf
@@ -17,6 +19,7 @@ from tests.helpers.jobs import (
 from tests.training.test_train_step import random_batch, strategy_of, trainer_of
 from trainer.core.config import DataConfig
 from trainer.distributed import strategy as strategy_lib
+from trainer.training.device_rows import DeviceRows
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.execution import Execution
 
@@ -61,6 +64,19 @@ def test_rows_and_weights_are_those_of_single_steps(devices, most):
             assert (one == other).all(), name
 
 
+@contextlib.contextmanager
+def fetches():
+    """Yield a list that gets the number of rows of each transfer of outputs."""
+
+    def fetch(self):
+        rows.append(len(self))
+        return real(self)
+
+    rows, real = [], DeviceRows.fetch
+    with mock.patch.object(DeviceRows, "fetch", fetch):
+        yield rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "settings"),
@@ -73,7 +89,9 @@ def test_rows_and_weights_are_those_of_single_steps(devices, most):
 def test_a_job_is_the_same_to_the_last_bit_also_when_it_is_stopped(image_set, tmp_path, devices, settings):
     """Epochs of 7 steps; calls of 4 are cut by checkpoints every 5, by the epoch's end, and by a stop in between."""
     settings = {**JOB, **settings, "num_devices": devices, "checkpoint_every_steps": 5, "steps_per_epoch": 7}
-    one = finished_job(image_set, tmp_path / "one", **settings, steps_per_execution=1)
+    with fetches() as fetched:
+        one = finished_job(image_set, tmp_path / "one", **settings, steps_per_execution=1)
+    assert fetched == [40, 40]  # One for each validation of two batches.
     four = tmp_path / "four"
     with sigterm_after(6):
         assert run_job(image_set, four, **settings, steps_per_execution=4) == 75
