@@ -39,9 +39,9 @@ from trainer.core.config import Config, DataConfig, RuntimeConfig
 from trainer.data import augment
 from trainer.data.augmentations import notebook
 from trainer.distributed import strategy
-from trainer.training import train_step as step_lib
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.writer import AsyncCheckpointWriter
+from trainer.training.step import train_step as step_lib
 from trainer.training.train_state import TrainState
 
 Ways = dict[str, Callable[[], object]]

@@ -85,6 +85,7 @@ SURFACE = {
     "xla": False,
     "deterministic": False,
     "allreduce_dtype": "auto",
+    "steps_per_execution": 0,
     "peer_timeout_seconds": 60.0,
     "startup_timeout_seconds": 600.0,
     "checkpoint_every_steps": 0,
@@ -189,7 +190,7 @@ UNITS = {
     "image_size": "pixels", "batch_size": "images", "plateau_patience": "epochs", "steps_per_epoch": "steps",
     "early_stopping_patience": "epochs", "log_every_steps": "steps", "checkpoint_every_steps": "steps",
     "checkpoint_every_seconds": "seconds", "max_seconds": "seconds", "max_image_pixels": "pixels",
-    "lr_warmup_steps": "steps",
+    "lr_warmup_steps": "steps", "steps_per_execution": "steps",
     "cache_bytes": "bytes", "peer_timeout_seconds": "seconds", "startup_timeout_seconds": "seconds",
     "freeze_backbone_epochs": "epochs",
 }  # fmt: skip

@@ -11,7 +11,7 @@ from trainer import train
 from trainer.core.config import DataConfig, ModelConfig, RuntimeConfig
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
-from trainer.training.train_step import StepStats, TrainStep
+from trainer.training.step.train_step import StepStats, TrainStep
 
 
 def shard(weights):

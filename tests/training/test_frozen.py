@@ -32,8 +32,8 @@ from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.frozen import phase
 from trainer.training.frozen.feature_store import FeatureStore
-from trainer.training.loss_scale import INITIAL_LOSS_SCALE, LossScale
 from trainer.training.schedule import Schedule
+from trainer.training.step.loss_scale import INITIAL_LOSS_SCALE, LossScale
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
 

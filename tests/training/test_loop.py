@@ -17,6 +17,7 @@ class Fakes:
     def train(self, step):
         self.calls.append(("train", step))
         self.now += self.seconds_a_step
+        return step + 1
 
     def log(self, step):
         self.calls.append(("log", step))
@@ -170,6 +171,65 @@ def test_an_error_is_not_swallowed_and_saves_nothing():
     with pytest.raises(ZeroDivisionError):
         fakes.run(Plan(total_steps=4, steps_per_epoch=2))
     assert fakes.calls == []
+
+
+def calls_of(plan, start=0):
+    """Return the steps done after each call of a loop."""
+    done = [start]
+    while done[-1] < plan.total_steps:
+        done.append(done[-1] + plan.steps_at_once(done[-1]))
+    return done[1:]
+
+
+def test_by_default_a_call_has_one_step():
+    assert calls_of(Plan(total_steps=4, steps_per_epoch=2)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("cadence", "calls"),
+    [
+        ({}, [4, 8, 10, 14, 18, 20, 22]),  # Epochs end, and the job.
+        ({"log_every_steps": 3}, [4, 8, 10, 14, 18, 20, 22]),
+        ({"checkpoint_every_steps": 6}, [4, 6, 10, 12, 16, 18, 20, 22]),
+        ({"frozen_steps": 10}, [4, 8, 10, 14, 18, 20, 22]),
+        ({"pauses": (1, 3)}, [1, 3, 7, 10, 14, 18, 20, 22]),
+    ],
+)
+def test_a_call_of_several_steps_ends_before_the_host_is_needed(cadence, calls):
+    plan = Plan(total_steps=22, steps_per_epoch=10, steps_per_execution=4, **cadence)
+    assert calls_of(plan) == calls
+    ends = {step for step in range(1, 23) if plan.ends_epoch(step) or step == plan.frozen_steps or step in plan.pauses}
+    assert ends <= set(calls)
+
+
+@pytest.mark.parametrize("start", range(22))
+def test_calls_from_any_step_end_where_those_of_the_whole_job_must(start):
+    plan = Plan(total_steps=22, steps_per_epoch=10, steps_per_execution=4, checkpoint_every_steps=6)
+    assert {6, 10, 12, 18, 20, 22} - set(range(start + 1)) <= set(calls_of(plan, start))
+
+
+def test_a_loop_of_calls_saves_and_validates_as_one_of_single_steps():
+    plan = Plan(total_steps=10, steps_per_epoch=5, checkpoint_every_steps=3, steps_per_execution=4)
+    single, several = Fakes(), Fakes()
+    several.train = lambda step: single_calls(several, step, plan.steps_at_once(step))
+    single.run(plan)
+    several.run(plan)
+    for kind in ("train", "validate", "save"):
+        assert several.at(kind) == single.at(kind)
+    assert several.at("log") == [3, 5, 6, 9, 10]
+
+
+def single_calls(fakes, step, count):
+    for number in range(step, step + count):
+        fakes.calls.append(("train", number))
+    return step + count
+
+
+@pytest.mark.parametrize(
+    ("kind", "megabytes", "steps"), [("CPU", 1, 1), ("GPU", 1, 8), ("GPU", 100, 5), ("GPU", 1000, 1)]
+)
+def test_the_automatic_number_of_steps_of_a_call(kind, megabytes, steps):
+    assert loop.automatic_steps_per_execution(kind, megabytes * 2**20) == steps
 
 
 def test_epochs_are_counted_from_one():

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer.core.config import LossConfig, from_flat
 from trainer.core.errors import RequestError
-from trainer.training.loss import Loss, cross_entropy
+from trainer.training.step.loss import Loss, cross_entropy
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0]], np.float32)
 LABELS = np.array([0, 2, 2], np.int32)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.training import step_stats
 from trainer.training.loop import Plan
-from trainer.training.loss_scale import MIN_LOSS_SCALE
+from trainer.training.step.loss_scale import MIN_LOSS_SCALE
 from trainer.training.step_stats import StepStatistics
 
 PLAN = Plan(total_steps=8, steps_per_epoch=4, log_every_steps=3)
@@ -21,7 +21,7 @@ def numbers(loss=1.0, *, correct=5.0, examples=10.0, applied=1.0, scale=1.0):
 def filled(*vectors, statistics=None, first=1):
     statistics = statistics or StepStatistics(PLAN)
     for step, vector in enumerate(vectors, first):
-        statistics.add(step, 0.1 * step, vector, waited=0.25)
+        statistics.add(step, [0.1 * step], vector[None], waited=0.25)
     return statistics
 
 
@@ -44,6 +44,20 @@ def test_a_window_holds_means_and_the_lines_that_end_in_it():
         (3, 12 / 30, 30), (4, 0.8, 10),  # Every three steps, and at the end of an epoch.
     ]  # fmt: skip
     assert window.divergence == ""
+
+
+def test_steps_of_one_call_are_those_of_calls_of_one_step():
+    vectors = [numbers(loss) for loss in (2.0, 4.0, 6.0, 8.0)]
+    unused = numbers(99.0)  # A call may have more rows than steps.
+    statistics = StepStatistics(PLAN)
+    statistics.add(1, [0.1 * 1, 0.1 * 2], tf.stack([*vectors[:2], unused]), waited=0.5)
+    statistics.add(3, [0.1 * 3, 0.1 * 4], tf.stack(vectors[2:]), waited=0.5)
+    window, single = statistics.fetch(force=True), filled(*vectors).fetch(force=True)
+    lines, expected = ([(line.step, {**line.values, "images_per_second": 0}) for line in each.lines]
+                       for each in (window, single))  # fmt: skip
+    assert [step for step, _ in lines] == [3, 4]
+    assert lines == expected
+    assert (window.step, window.loss, window.waited) == (single.step, single.loss, single.waited)
 
 
 def test_skipped_steps_count_in_no_mean():

@@ -87,10 +87,11 @@ def test_no_step_is_shown_twice_after_a_kill(data, tmp_path):
     real = trainer.Trainer._train
 
     def until_6(self, batches, number):
-        real(self, batches, number)
+        done = real(self, batches, number)
         self.observers.on_window(self.statistics.fetch(force=True))  # As a slow machine does: every step is an event.
         if number == 5:
             raise MemoryError
+        return done
 
     settings = {**JOB, "epochs": 3}
     with mock.patch.object(trainer.Trainer, "_train", until_6), pytest.raises(MemoryError):

@@ -12,9 +12,9 @@ from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.optimizers import make_optimizer
 from trainer.training.schedule import Schedule
+from trainer.training.step.train_step import LossScale
+from trainer.training.step.weight_average import WeightAverage
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import LossScale
-from trainer.training.weight_average import WeightAverage
 
 CONFIG = from_flat({"data_dir": "D", "job_dir": "J", "lr_schedule": "plateau", "plateau_patience": 1})
 

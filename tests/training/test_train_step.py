@@ -16,10 +16,10 @@ from tests.helpers.jobs import float32_policy, precision_policy, result_of, run_
 from trainer.core.config import DataConfig, LossConfig, RuntimeConfig
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
-from trainer.training.loss import Loss
-from trainer.training.loss_scale import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale
-from trainer.training.train_step import StepStats, TrainStep
-from trainer.training.weight_average import WeightAverage
+from trainer.training.step.loss import Loss
+from trainer.training.step.loss_scale import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale
+from trainer.training.step.train_step import StepStats, TrainStep
+from trainer.training.step.weight_average import WeightAverage
 
 SIDE = 4  # Pixels of the tiny model's images.
 UNITS = 6

@@ -3,7 +3,6 @@
 import types
 
 import pytest
-import tensorflow as tf
 
 from trainer.core.errors import Diverged, JobFailed
 from trainer.training.checkpoints.writer import Saved
@@ -21,8 +20,7 @@ class Fakes(Observer):
         self.calls, self.pending, self.saved, self.reported = [], [], [], None
         self.diverges_at, self.alone, self.save_fails = set(diverges_at), alone, save_fails
         self.step, self.validated, self.stop_reason, self.lazy = 0, 0, reason, lazy
-        self.optimizer = types.SimpleNamespace(learning_rate=None)
-        self.schedule = types.SimpleNamespace(rate=lambda step: 0.5)
+        self.schedule = types.SimpleNamespace(rate=lambda step: step / 8)
 
     def trainer(self, plan=PLAN):
         statistics = types.SimpleNamespace(add=self.add, fetch=self.fetch, resume_clock=lambda: None)
@@ -32,7 +30,7 @@ class Fakes(Observer):
             finish=lambda: self.calls.append("finish"), refuse_unsaved_end=lambda: self.calls.append("refuse"),
         )  # fmt: skip
         return Trainer(
-            plan=plan, machine={}, state=self, train_step=types.SimpleNamespace(train=lambda batch, step: step),
+            plan=plan, machine={}, state=self, execution=types.SimpleNamespace(train=self.train),
             inputs=inputs, statistics=statistics, evaluator=types.SimpleNamespace(run=self.validate),
             checkpoints=checkpoints, stop=types.SimpleNamespace(poll=self.poll, report_divergence=self.report),
             observers=self,
@@ -45,10 +43,14 @@ class Fakes(Observer):
         if merge:
             self.calls.append("merge")
 
-    def add(self, step, rate, numbers, waited):
-        assert rate == self.optimizer.learning_rate == 0.5
-        assert int(numbers) == step - 1
-        self.pending.append(step)
+    def train(self, batches, first, rates):
+        assert batches == list(range(first, first + len(rates)))
+        assert rates == [step / 8 for step in batches]
+        return batches
+
+    def add(self, first, rates, rows, waited):
+        assert len(rates) == len(rows)
+        self.pending += range(first, first + len(rates))
 
     def fetch(self, *, force):
         if self.lazy and not force:
@@ -156,13 +158,13 @@ def test_weights_that_may_not_be_saved_end_the_job_and_observers_hear_of_it():
     assert fakes.calls[-3:] == [("roll back", "a weight"), "finish", ("end", 2, None)]
 
 
-def test_a_step_of_the_loop_has_its_number_as_a_tensor():
-    numbers = []
+def test_observers_hear_of_each_step_of_a_call_after_it():
     fakes = Fakes()
-    trainer = fakes.trainer()
-    trainer.train_step = types.SimpleNamespace(train=lambda batch, step: numbers.append(step) or step)
-    trainer.run()
-    assert [(number.dtype, int(number)) for number in numbers] == [(tf.int64, step) for step in range(4)]
+    plan = Plan(total_steps=5, steps_per_epoch=5, steps_per_execution=3)
+    assert fakes.trainer(plan).run() is StopReason.EPOCHS
+    assert fakes.calls[1:8] == [
+        ("step", 1), ("step", 2), ("step", 3), ("window", 3), ("step", 4), ("step", 5), ("window", 5),
+    ]  # fmt: skip
 
 
 def test_the_numbers_of_all_steps_are_fetched_before_a_save_inside_an_epoch():

@@ -1,4 +1,4 @@
-"""Batches on the devices of a strategy: the pipeline's elements, one for each local replica."""
+"""Batches on the devices of a strategy, fetched ahead: the pipeline's elements, one for each local replica."""
 
 import functools
 import logging
@@ -38,10 +38,14 @@ class DistributedInput:
 
     def __init__(
         self, runtime: Runtime, config: DataConfig, seed: int, bad_images: BadImages, group: SingleProcess, *,
-        train: Split, validation: Split, augmentation: augment.Settings,
+        train: Split, validation: Split, augmentation: augment.Settings, ahead: int = 1,
     ) -> None:  # fmt: skip
-        """Bind the devices, the settings, the job's seed, its bad images, all processes and the splits."""
+        """Bind the devices, the settings, the job's seed, its bad images, all processes and the splits.
+
+        ``ahead`` is the number of batches that lie on the devices before they are needed.
+        """
         self._augmentation = augmentation
+        self._ahead = ahead
         self._strategy = runtime.strategy
         self._config = config
         self._seed = seed
@@ -79,8 +83,17 @@ class DistributedInput:
         return self._distribute(split, order, start_step, order.steps_per_pass, augmentation="none", training=False)
 
     def on_devices(self, elements: tf.data.Dataset) -> Iterable[pipeline.Batch]:
-        """Return the elements that this process has made for its replicas as batches."""
-        batches: Iterable[pipeline.Batch] = self._strategy.distribute_datasets_from_function(lambda _: elements)
+        """Return the elements that this process has made for its replicas as batches on their devices.
+
+        A thread of TensorFlow's brings them there before they are asked for, as many as ``ahead``.
+        """
+        # A GPU's function takes integers of 32 bits from the host.  Those of a batch that is on the card already would
+        # come back from it, after all work that the card still has to do.
+        wide = elements.map(tf.autograph.experimental.do_not_convert(_with_wide_labels)).with_options(
+            elements.options()
+        )
+        ahead = tf.distribute.InputOptions(experimental_per_replica_buffer_size=self._ahead)
+        batches: Iterable[pipeline.Batch] = self._strategy.distribute_datasets_from_function(lambda _: wide, ahead)
         return batches
 
     def check_bad_images(self, *, merge: bool = False) -> None:
@@ -128,6 +141,10 @@ class DistributedInput:
         share, count = self.share, order.batch_size // self.share.replicas
         slots = functools.partial(share.slots, order)
         return DataServiceClient(self._config.data_service, self._health, split, images, slots, count, stop)
+
+
+def _with_wide_labels(batch: pipeline.Batch) -> pipeline.Batch:
+    return {**batch, "label": tf.cast(batch["label"], tf.int64)}
 
 
 def _with_own_errors(

@@ -28,13 +28,14 @@ from trainer.data.manifest import Split
 from trainer.data.pixels import DecodedBatch
 from trainer.evaluation import chance, metrics
 from trainer.models import preprocess
+from trainer.training.device_rows import DeviceRows
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer, Validation
+from trainer.training.step.train_step import TrainStep
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -111,15 +112,19 @@ class Evaluator:
 
     def _predict(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
         """Return positions ``[N]`` and probabilities ``[N, C]`` of every decodable image; None if interrupted."""
-        outputs = []
+        parts, waiting = [], DeviceRows()
         with self.state.averaged(), contextlib.closing(self.inputs.validation()) as batches:
             for batch in batches:
-                outputs.append(self.train_step.evaluate(batch).numpy())
+                waiting.add(self.train_step.evaluate(batch))
+                if waiting.is_full:
+                    parts.append(waiting.fetch())
                 if self.stop.poll():
                     return None
         self.inputs.check_bad_images()
+        if waiting:
+            parts.append(waiting.fetch())
         # The last batch is padded; padding and undecodable images have weight 0.
-        rows = np.concatenate(outputs)[: len(self.split)]
+        rows = np.concatenate(parts)[: len(self.split)]
         images = np.flatnonzero(rows[:, -1] > 0.0)
         if not len(images):
             raise RequestError("expected a validation image that can be decoded, received none; see skipped.jsonl")

@@ -36,19 +36,20 @@ from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.evaluator import Evaluator
+from trainer.training.execution import Execution
 from trainer.training.exports.exporter import Exporter
 from trainer.training.frozen.features import FeatureExtractor
 from trainer.training.frozen.phase import HeadStep, PhasedInput, PhasedStep
-from trainer.training.loss import Loss
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
 from trainer.training.profiler import Profiler
 from trainer.training.progress_bar import ProgressBar
+from trainer.training.step.loss import Loss
+from trainer.training.step.train_step import TrainStep
 from trainer.training.step_stats import StepStatistics
 from trainer.training.stop_controller import StopController
 from trainer.training.tensorboard import SummaryWriter, TensorBoardReporter
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import TrainStep
 from trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -199,6 +200,7 @@ def build(request: Request) -> Job:
     is_chief = request.is_chief
     # Devices and precision first: variables are created in the strategy's scope.
     runtime = _same_runtime(request)
+    request = dataclasses.replace(request, plan=_with_calls(request, runtime))
     bad_images = BadImages(paths.skipped, config.data.max_bad_fraction, write=is_chief)
     state = TrainState.fresh(
         config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps,
@@ -252,7 +254,7 @@ def _make_trainer(
     pixels = DistributedInput(
         runtime, config.data, config.loop.seed, bad_images, request.group,
         train=request.train, validation=request.validation,
-        augmentation=augment.Settings(config.augment, request.positive),
+        augmentation=augment.Settings(config.augment, request.positive), ahead=plan.steps_per_execution,
     )  # fmt: skip
     train_step, inputs = _steps_and_input(request, runtime, state, pixels, stop)
     evaluator = Evaluator(
@@ -261,9 +263,20 @@ def _make_trainer(
         pruner=_agreed(request.pruner, request.group), observers=observers,
     )  # fmt: skip
     return Trainer(
-        plan=plan, machine=_machine(runtime), state=state, train_step=train_step, inputs=inputs, statistics=statistics,
+        plan=plan, machine=_machine(runtime), state=state, inputs=inputs, statistics=statistics,
+        execution=Execution(runtime.strategy, state.optimizer, train_step, plan.steps_per_execution),
         evaluator=evaluator, checkpoints=checkpoints, stop=stop, observers=observers,
     )  # fmt: skip
+
+
+def _with_calls(request: Request, runtime: strategy_lib.Runtime) -> loop.Plan:
+    """Return the plan with the value of ``--steps_per_execution=auto``."""
+    if request.config.runtime.steps_per_execution:
+        return request.plan
+    data = request.config.data
+    batch_bytes = data.batch_size // runtime.num_devices * data.image_size**2 * 3
+    steps = loop.automatic_steps_per_execution(runtime.device_kind, batch_bytes)
+    return dataclasses.replace(request.plan, steps_per_execution=steps)
 
 
 def _steps_and_input(

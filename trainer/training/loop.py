@@ -11,6 +11,11 @@ from collections.abc import Callable, Mapping
 # Gets an epoch, from 1, and its validation loss, accuracy and auc; returns why to prune the job, empty to continue.
 Pruner = Callable[[int, Mapping[str, float | None]], str]
 
+# Of --steps_per_execution=auto.  A stop request waits for so many steps, and the pixels of three times as many may be
+# on the device: of a call that runs, in one piece, and of the next one.
+_STEPS_ON_GPU = 8
+_BYTES_ON_GPU = 2**29
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -23,6 +28,8 @@ class Plan:
         checkpoint_every_steps: steps between saves inside an epoch; 0: none.
         checkpoint_every_seconds: seconds between saves inside an epoch; 0: none.
         frozen_steps: steps of the first epochs, in which only the last layer is trained (``frozen/``); 0: none.
+        pauses: numbers of steps done after which observers act, such as a profiler that begins.
+        steps_per_execution: steps in one call of the graph at most, in which nothing happens on the host.
     """
 
     total_steps: int
@@ -31,6 +38,8 @@ class Plan:
     checkpoint_every_steps: int = 0
     checkpoint_every_seconds: float = 0.0
     frozen_steps: int = 0
+    pauses: tuple[int, ...] = ()
+    steps_per_execution: int = 1
 
     def epoch_of(self, step: int) -> int:
         """Return the epoch, from 1, that the ``step``-th step (from 1) belongs to."""
@@ -49,9 +58,31 @@ class Plan:
         """Return whether the step with this number, from 0, is the first of the layers that were frozen."""
         return step > 0 and step == self.frozen_steps
 
+    def steps_at_once(self, step: int) -> int:
+        """Return how many steps may follow the first ``step`` ones without anything on the host in between.
+
+        A train line may end among them: its numbers stay on the device anyway.
+        """
+        every = (self.steps_per_epoch, self.checkpoint_every_steps)
+        ends = [step + self.steps_per_execution, self.total_steps, self.frozen_steps, *self.pauses]
+        ends += [(step // count + 1) * count for count in every if count]
+        return min(end for end in ends if end > step) - step
+
     def logs_at(self, step: int) -> bool:
         """Return whether a train line ends with the ``step``-th step."""
         return step % self.log_every_steps == 0 or self.ends_epoch(step)
+
+
+def automatic_steps_per_execution(device_kind: str, batch_bytes: int) -> int:
+    """Return the value of ``--steps_per_execution=auto``.
+
+    A CPU has nothing to gain: there the host's work between two steps is no wait of another device.
+
+    Args:
+        device_kind: GPU or CPU.
+        batch_bytes: of the pixels of one replica's batch, so many of which lie on its device at the same time.
+    """
+    return max(min(_STEPS_ON_GPU, _BYTES_ON_GPU // batch_bytes), 1) if device_kind == "GPU" else 1
 
 
 class StopReason(enum.Enum):
@@ -67,7 +98,7 @@ def run(
     plan: Plan,
     start_step: int,
     *,
-    train: Callable[[int], None],
+    train: Callable[[int], int],
     log: Callable[[int], None],
     validate: Callable[[int], StopReason | None],
     save: Callable[..., None],
@@ -80,13 +111,14 @@ def run(
     Args:
         plan: the cadence.
         start_step: steps done so far.
-        train: does the step with this number, from 0.
-        log: called with the steps done after every step.
+        train: does the step with this number, from 0, and perhaps those up to ``Plan.steps_at_once``; returns the
+            steps done then.
+        log: called with the steps done after every call of ``train``.
         validate: called with the steps done at the end of every epoch; returns a reason to stop for good, or None,
             also if a stop request interrupted it.
         save: called with the steps done and ``must``: at the end of an epoch and before stopping the state must be
             saved, in between a save may be skipped.
-        stop_requested: called after every step; True ends the loop with everything saved.
+        stop_requested: called after every call of ``train``; True ends the loop with everything saved.
         validate_first: whether to validate before the first step, as the last start was interrupted there.
         clock: seconds, monotonic.
     """
@@ -95,8 +127,7 @@ def run(
     skip_step = validate_first
     while skip_step or step < plan.total_steps:
         if not skip_step:
-            train(step)
-            step += 1
+            step = train(step)
             log(step)
         skip_step = False
         # Validation comes before the save, so that its decisions are in the checkpoint of the epoch's end.

@@ -186,6 +186,8 @@ def make_plan(config: Config, examples: int) -> Plan:
         checkpoint_every_steps=config.checkpoint.checkpoint_every_steps,
         checkpoint_every_seconds=config.checkpoint.checkpoint_every_seconds,
         frozen_steps=config.optim.freeze_backbone_epochs * per_epoch,
+        pauses=(profiled[0] - 1, profiled[1]) if profiled else (),
+        steps_per_execution=max(config.runtime.steps_per_execution, 1),  # For auto see ``job.py``, which knows devices.
     )
 
 

@@ -6,16 +6,18 @@ Does not own: writing them (``metrics_log.py``), what a divergence leads to (``s
 """
 
 import dataclasses
+import itertools
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from trainer.training.loop import Plan
-from trainer.training.loss_scale import MIN_LOSS_SCALE
 from trainer.training.observers import TrainLine, Window
-from trainer.training.train_step import StepStats
+from trainer.training.step.loss_scale import MIN_LOSS_SCALE
+from trainer.training.step.train_step import StepStats
 
 _WINDOW_SECONDS = 1.0
 _WINDOW_STEPS = 200
@@ -25,7 +27,12 @@ _WINDOW_STEPS = 200
 class _Pending:
     step: int
     rate: float
-    vector: Any  # [5] on the device, see ``StepStats``.
+
+
+@dataclasses.dataclass
+class _Call:
+    steps: list[_Pending]
+    rows: tf.Tensor  # [n, 5] on the device, see ``StepStats``; one for each step, perhaps more.
 
 
 class StepStatistics:
@@ -34,7 +41,7 @@ class StepStatistics:
     def __init__(self, plan: Plan) -> None:
         """Begin without a step; ``plan`` says at which steps a train line ends."""
         self._plan = plan
-        self._pending: list[_Pending] = []
+        self._pending: list[_Call] = []
         self._line: list[StepStats] = []  # Fetched steps of the train line that is not finished yet.
         self._started = time.monotonic()
         self._waited = 0.0
@@ -60,28 +67,35 @@ class StepStatistics:
         self._started = time.monotonic()
         self._waited = 0.0
 
-    def add(self, step: int, rate: float, vector: tf.Tensor, waited: float) -> None:
-        """Add a step whose numbers are still on the device.
+    def add(self, first: int, rates: Sequence[float], rows: tf.Tensor, waited: float) -> None:
+        """Add the steps of one call, whose numbers are still on the device.
 
         Args:
-            step: steps done with this one.
-            rate: its learning rate.
-            vector: [5], see ``StepStats``.
-            waited: seconds that the loop waited for the batch.
+            first: steps done with the first of them.
+            rates: learning rate of each.
+            rows: [n, 5], see ``StepStats``, n at least the number of steps.
+            waited: seconds that the loop waited for the batches.
         """
-        self._pending.append(_Pending(step, rate, vector))
+        self._pending.append(_Call([_Pending(first + i, rate) for i, rate in enumerate(rates)], rows))
         self._waited += waited
 
     def fetch(self, *, force: bool) -> Window | None:
         """Fetch the pending steps if there are enough or ``force``; a divergence is reported in the window."""
-        full = len(self._pending) >= _WINDOW_STEPS or time.monotonic() - self._started >= _WINDOW_SECONDS
+        steps = sum(len(call.steps) for call in self._pending)
+        full = steps >= _WINDOW_STEPS or time.monotonic() - self._started >= _WINDOW_SECONDS
         if not self._pending or not (force or full):
             return None
-        pending, self._pending = self._pending, []
+        calls, self._pending = self._pending, []
         # One transfer for all steps; it waits for the last of them, so the clock is read after it.
-        vectors = tf.stack([entry.vector for entry in pending]).numpy()
+        rows = iter(tf.concat([call.rows for call in calls], axis=0).numpy())
         seconds = max(time.monotonic() - self._started, 1e-9)
-        stats = [StepStats.of(vector) for vector in vectors]
+        # Of each call as many rows as it had steps.
+        stats = [
+            StepStats.of(row)
+            for call in calls
+            for row in list(itertools.islice(rows, len(call.rows)))[: len(call.steps)]
+        ]
+        pending = [entry for call in calls for entry in call.steps]
         window = self._window(pending, stats, seconds)
         self.images += window.examples
         self.seconds += seconds

@@ -18,9 +18,9 @@ from trainer.training import optimizers
 from trainer.training.checkpoints.checkpoint import AVERAGE_PREFIX, Checkpoint
 from trainer.training.early_stopping import EarlyStopping
 from trainer.training.loop import StopReason
-from trainer.training.loss_scale import LossScale
 from trainer.training.schedule import Schedule
-from trainer.training.weight_average import WeightAverage
+from trainer.training.step.loss_scale import LossScale
+from trainer.training.step.weight_average import WeightAverage
 
 
 @dataclasses.dataclass

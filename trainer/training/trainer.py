@@ -18,12 +18,12 @@ from trainer.training import loop
 from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import Batches, DistributedInput, InputDown
 from trainer.training.evaluator import Evaluator
-from trainer.training.frozen.phase import PhasedInput, PhasedStep
+from trainer.training.execution import Execution
+from trainer.training.frozen.phase import PhasedInput
 from trainer.training.observers import End, Observer, SavedCheckpoint, Start, Step
 from trainer.training.step_stats import StepStatistics
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import TrainStep
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class Trainer:
     plan: loop.Plan
     machine: Mapping[str, Any]
     state: TrainState
-    train_step: TrainStep | PhasedStep
+    execution: Execution
     inputs: DistributedInput | PhasedInput
     statistics: StepStatistics
     evaluator: Evaluator
@@ -126,20 +126,22 @@ class Trainer:
         except JobFailed as failure:
             raise StoppedEarly(str(failure)) from failure
 
-    def _train(self, batches: Batches, step: int) -> None:
-        """Do the step with this number, from 0; its numbers stay on the device."""
+    def _train(self, batches: Batches, step: int) -> int:
+        """Do the step with this number, from 0, and those that may share its call; their numbers stay on the device."""
+        count = self.plan.steps_at_once(step)
         before = time.monotonic()
-        batch = next(batches)
+        ready = [next(batches) for _ in range(count)]
         waited = time.monotonic() - before
         if self.plan.starts_fine_tuning(step):
             self.state.start_fine_tuning()
-        rate = self.state.schedule.rate(step)
-        self.state.optimizer.learning_rate = rate
+        rates = [self.state.schedule.rate(number) for number in range(step, step + count)]
         with tf.profiler.experimental.Trace("train", step_num=step + 1, _r=1):  # Free unless a profile is running.
-            numbers = self.train_step.train(batch, tf.constant(step, tf.int64))
-        self.state.step = step + 1
-        self.statistics.add(self.state.step, rate, numbers, waited)
-        self.observers.on_step(Step(self.state.step, rate))
+            rows = self.execution.train(ready, step, rates)
+        self.state.step = step + count
+        self.statistics.add(step + 1, rates, rows, waited)
+        for number, rate in enumerate(rates, step + 1):
+            self.observers.on_step(Step(number, rate))
+        return step + count
 
     def _log(self, done: int, *, force: bool = False) -> None:
         """Fetch the numbers if it is time; then check everything that may have gone wrong in the background."""

@@ -29,6 +29,7 @@ from trainer.distributed.process_group import SingleProcess
 from trainer.distributed.strategy import Runtime
 from trainer.models import preprocess
 from trainer.training.checkpoints.checkpoint import digest_of_arrays
+from trainer.training.device_rows import DeviceRows
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.frozen.feature_store import FeatureStore, Rows
 from trainer.training.stop_controller import StopController
@@ -106,6 +107,7 @@ class FeatureExtractor:
         order = Order(len(split), CHUNK * self._inputs.share.replicas, shuffle=False)
         start = kept // order.batch_size  # With another number of replicas a few are computed again.
         done = start * order.batch_size
+        waiting = DeviceRows()
         title = f"features of {split.name}"
         with (
             tqdm.tqdm(total=len(split), initial=kept, desc=title, unit="image", file=sys.stderr, leave=False,
@@ -113,11 +115,14 @@ class FeatureExtractor:
             contextlib.closing(self._inputs.plain(split, order, start)) as batches,
         ):  # fmt: skip
             for batch in batches:
-                computed = self._replicas(batch).numpy()[: len(split) - done]
+                bar.update(min(order.batch_size, len(split) - done - len(waiting)))
+                waiting.add(self._replicas(batch))
+                stopping = self._stop.poll()
+                if not (stopping or waiting.is_full or done + len(waiting) >= len(split)):
+                    continue
+                computed = waiting.fetch()[: len(split) - done]
                 rows[done : done + len(computed)] = computed
                 done += len(computed)
-                bar.update(len(computed))
-                stopping = self._stop.poll()
                 if stopping or done == len(split) or done - kept >= PART:
                     self._keep(store, split, rows, kept, done)
                     kept = max(kept, done)

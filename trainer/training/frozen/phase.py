@@ -24,8 +24,9 @@ from trainer.training.distributed_input import Batches, DistributedInput
 from trainer.training.frozen.feature_store import Rows
 from trainer.training.frozen.features import FeatureExtractor
 from trainer.training.loop import Plan
+from trainer.training.step.gradients import Batch
+from trainer.training.step.train_step import TrainStep
 from trainer.training.train_state import TrainState
-from trainer.training.train_step import Batch, TrainStep
 
 
 class HeadStep(TrainStep):

@@ -48,6 +48,15 @@ class RuntimeConfig:
         "float32 and round every gradient to 11 or 8 bits before it is added; float16 implies a loss scale.",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
+    steps_per_execution: int = setting(
+        0,
+        "Steps in one call of the graph, without the host in between; changes no result, but a stop request waits for "
+        "them. auto or 0: 1 on a CPU; 8 on a GPU, fewer if the pixels of so many batches exceed 512 MiB.",
+        unit="steps",
+        minimum=0,
+        fixed=False,
+        auto=0,
+    )
     peer_timeout_seconds: float = setting(
         60.0,
         "With several processes: one that is silent for this long counts as lost, and all others exit with code 75.",

@@ -1,0 +1,127 @@
+"""Several steps in one call of the graph: the same training as one by one, with batches that are there before it."""
+
+import contextlib
+import time
+from unittest import mock
+
+import pytest
+import tensorflow as tf
+
+from tests.helpers.jobs import (
+    checkpoints_of,
+    finished_job,
+    float32_policy,  # noqa: F401  (a fixture)
+    result_of,
+    run_job,
+    sigterm_after,
+    values_of,
+)
+from tests.training.test_train_step import random_batch, strategy_of, trainer_of
+from trainer.core.config import DataConfig
+from trainer.distributed import strategy as strategy_lib
+from trainer.training.device_rows import DeviceRows
+from trainer.training.distributed_input import DistributedInput
+from trainer.training.execution import Execution
+
+JOB = {"model": "tests.helpers.networks:tiny", "image_size": 46, "lr_schedule": "cosine", "epochs": 2}
+
+
+def on_devices(strategy, elements, *, ahead=1):
+    """Return batches of elements, one for each replica, as a job gets them."""
+    runtime = strategy_lib.Runtime(strategy, "float32", "CPU", 1, 1, 0, 1, tf.float32)
+    config = DataConfig(batch_size=4)
+    return DistributedInput(
+        runtime, config, 0, None, None, train=None, validation=None, augmentation=None, ahead=ahead
+    ).on_devices(elements)
+
+
+def dataset_of(batches):
+    columns = {name: [batch[name] for batch in batches] for name in batches[0]}
+    return tf.data.Dataset.from_tensor_slices(columns)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "most"), [(1, 4), (2, 4)])
+def test_rows_and_weights_are_those_of_single_steps(devices, most):
+    batches = [random_batch(8 // devices, seed=seed) for seed in range(5 * devices)]
+    single, several = (trainer_of(devices, batch_size=8) for _ in range(2))
+    ones = Execution(single.strategy, single.optimizer, single.steps)
+    all_at_once = Execution(several.strategy, several.optimizer, several.steps, most)
+    rates = [0.1, 0.2, 0.3, 0.4, 0.5]
+    expected = [
+        ones.train([batch], step, [rates[step]]).numpy()[0].tolist()
+        for step, batch in enumerate(on_devices(single.strategy, dataset_of(batches)))
+    ]
+    ready = list(on_devices(several.strategy, dataset_of(batches)))
+    rows = []
+    for start in range(0, 5, most):  # The last call has only one step.
+        part = ready[start : start + most]
+        rows += all_at_once.train(part, start, rates[start : start + most]).numpy()[: len(part)].tolist()
+    assert rows == expected
+    assert len({row[0] for row in rows}) == 5
+    for name, parts in single.state().items():
+        for one, other in zip(parts, several.state()[name], strict=True):
+            assert (one == other).all(), name
+
+
+@contextlib.contextmanager
+def fetches():
+    """Yield a list that gets the number of rows of each transfer of outputs."""
+
+    def fetch(self):
+        rows.append(len(self))
+        return real(self)
+
+    rows, real = [], DeviceRows.fetch
+    with mock.patch.object(DeviceRows, "fetch", fetch):
+        yield rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("devices", "settings"),
+    [
+        (1, {"ema_decay": 0.5, "augment": "flip,cutout"}),
+        (2, {"precision": "mixed_float16"}),
+    ],
+    ids=["one-device", "two-devices-float16"],
+)  # fmt: skip
+def test_a_job_is_the_same_to_the_last_bit_also_when_it_is_stopped(image_set, tmp_path, devices, settings):
+    """Epochs of 7 steps; calls of 4 are cut by checkpoints every 5, by the epoch's end, and by a stop in between."""
+    settings = {**JOB, **settings, "num_devices": devices, "checkpoint_every_steps": 5, "steps_per_epoch": 7}
+    with fetches() as fetched:
+        one = finished_job(image_set, tmp_path / "one", **settings, steps_per_execution=1)
+    assert fetched == [40, 40]  # One for each validation of two batches.
+    four = tmp_path / "four"
+    with sigterm_after(6):
+        assert run_job(image_set, four, **settings, steps_per_execution=4) == 75
+    assert checkpoints_of(four)[-1] == 7  # The request waits for the call that it came in.
+    assert run_job(image_set, four, **settings, steps_per_execution=4) == 0
+    assert result_of(four)["weights_sha256"] == result_of(one)["weights_sha256"]
+    assert values_of(four) == values_of(one)
+    assert len({line["learning_rate"] for line in values_of(four, "train")}) == 14
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_is_on_its_device_before_the_step_that_needs_it(devices):
+    """The number of elements that were made shows what waits on the devices when a step begins."""
+    made = []
+    numbers = tf.data.Dataset.range(100)
+    elements = numbers.map(
+        lambda number: {
+            "image": tf.cast(tf.numpy_function(lambda n: made.append(n) or n, [number], tf.int64), tf.uint8),
+            "label": tf.cast(number, tf.int32),
+        }
+    )
+    strategy = strategy_of(devices)
+    batches = iter(on_devices(strategy, elements, ahead=3))
+    first = next(batches)
+    places = [[part.device[-5:] for part in strategy.experimental_local_results(value)] for value in first.values()]
+    assert places == [["CPU:0", "CPU:1"][:devices]] * 2
+    for _ in range(500):  # Nobody asks for another one.
+        if len(made) >= 4 * devices:
+            break
+        time.sleep(0.01)
+    assert len(made) >= 4 * devices
+    values = [int(part) for part in strategy.experimental_local_results(next(batches)["image"])]
+    assert values == list(range(devices, 2 * devices))

@@ -1,0 +1,90 @@
+"""Several training steps in one call of the graph, so that the host is needed once for all of them.
+
+Between two calls the host hands over numbers of the steps and learning rates.  On a GPU each such transfer waits for
+all that the card still has to do, so the card then waits for the host; hence they go over together, as arguments.
+Owns: the call.  Does not own: a step (``step/train_step.py``), which steps may share a call (``loop.py``).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.data.pipeline import Batch
+from trainer.training.frozen.phase import PhasedStep
+from trainer.training.step.train_step import TrainStep
+
+_NUMBERS = 5  # Of a step, see ``StepStats``.
+
+
+class Execution:
+    """The compiled call of one step, or of up to ``most`` steps, by a loop inside the graph.
+
+    A loop, because the graph then has one step whatever their number, and takes no longer to trace and to compile.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, optimizer: keras.optimizers.Optimizer, step: TrainStep | PhasedStep,
+        most: int = 1,
+    ) -> None:  # fmt: skip
+        """Bind the step, the optimizer whose learning rate is set before it, and the largest number of steps."""
+        self._strategy = strategy
+        self._optimizer = optimizer
+        self._step = step
+        self._most = most
+
+    def train(self, batches: Sequence[Batch], first: int, rates: Sequence[float]) -> tf.Tensor:
+        """Do one step for each batch.
+
+        Args:
+            batches: per-replica batches of ``DistributedInput``, ``most`` at most, all of one kind.
+            first: number of the first step, from 0 over the whole job.
+            rates: learning rate of each step.
+
+        Returns:
+            ``[n, 5]`` float32 on the device; row ``i`` is that of step ``i`` for ``StepStats.of``, and ``n`` may be
+            larger than the number of steps.
+        """
+        # The last batch again fills the places of missing ones, which are not looked at: one graph for every number.
+        missing = self._most - len(batches)
+        filled = (*batches, *[batches[-1]] * missing)
+        with tf.device("CPU:0"):  # Otherwise a GPU, eagerly: three transfers, each of which waits for all of its work.
+            numbers = tf.constant(first, tf.int64)
+            all_rates = tf.constant([*rates, *[0.0] * missing], tf.float32)
+            count = tf.constant(len(batches))
+        return self._call(filled, numbers, all_rates, count)
+
+    @tf.function(autograph=False)
+    def _call(self, batches: tuple[Batch, ...], first: tf.Tensor, rates: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        if self._most == 1:
+            batch = self._strategy.run(_with_labels, (batches[0],))
+            return self._train(batch, first, rates[0])[None]
+        stacked = self._strategy.run(_stacked, (batches,))
+
+        def body(number: tf.Tensor, rows: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            batch = self._strategy.run(_taken, (stacked, number))
+            return number + 1, rows.write(number, self._train(batch, first + tf.cast(number, tf.int64), rates[number]))
+
+        rows = tf.TensorArray(tf.float32, self._most, element_shape=[_NUMBERS])
+        # One at a time: what a step writes, the next one reads.
+        _, rows = tf.while_loop(lambda number, _: number < count, body, (0, rows), parallel_iterations=1)
+        return rows.stack()
+
+    def _train(self, batch: Batch, step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        self._optimizer.learning_rate = rate
+        return self._step.train(batch, step)
+
+
+def _stacked(batches: tuple[Batch, ...]) -> Batch:
+    """Return the batches of one replica as one, with a dimension in front of them."""
+    return {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _taken(stacked: Batch, number: tf.Tensor) -> Batch:
+    return _with_labels({name: values[number] for name, values in stacked.items()})
+
+
+def _with_labels(batch: dict[str, Any]) -> Batch:
+    """Return a batch as a step expects it: with labels of 32 bits, see ``DistributedInput.on_devices``."""
+    return {**batch, "label": tf.cast(batch["label"], tf.int32)}

@@ -1,0 +1,153 @@
+"""Gradients of a replica's batch: in shards whose number follows from the global batch, or part after part.
+
+Owns: what is differentiated, and in which pieces.  Does not own: sums over replicas (``train_step.py``), the loss of an
+example (``loss.py``).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.models import layers
+from trainer.training.step import loss as loss_lib
+
+Batch = dict[str, tf.Tensor]
+
+# Gradients; cross-entropies ``[b]``; logits ``[b, C]``; and by layer the sum over real examples of its batch
+# statistics, float64 (the statistics of a shard count once for each of its examples).
+Parts = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]
+
+
+class Gradients:
+    """The forward and backward pass of one model over a replica's batch."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        logits: keras.Model,
+        pixels: Callable[[Batch], tf.Tensor],
+        loss: loss_lib.Loss,
+        *,
+        batch_size: int,
+        per_replica: int,
+        shards: int,
+        accumulate_steps: int,
+        xla: bool,
+    ) -> None:
+        """Bind what is differentiated.
+
+        Args:
+            model: whose trainable variables get gradients.
+            logits: the part of the model that ends before the softmax.
+            pixels: what the model takes, of a batch.
+            loss: what is minimised.
+            batch_size: slots of the global batch.
+            per_replica: slots of a replica's batch.
+            shards: see ``TrainStep``.
+            accumulate_steps: see ``TrainStep``.
+            xla: whether to compile forward and backward pass.
+        """
+        self._model = model
+        self._logits = logits
+        self._pixels = pixels
+        self._loss = loss
+        self._batch_size = batch_size
+        self._norms = layers.trained_batch_norms(model)
+        self._accumulate_steps = accumulate_steps
+        self._part = per_replica // accumulate_steps
+        # Of a part, which may be too small for so many; the same in all for 1, 2 and 4 replicas.
+        self._shards = math.gcd(shards, self._part)
+        # A separate function, so that it is traced once and not for every shard.
+        self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
+
+    def of(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
+        """Return the gradients of ``factor`` times the sum of what is minimised, and what goes with them.
+
+        Args:
+            batch: of a replica.
+            factor: float32 scalar.
+            seed: [2] int64, of dropout, a function of (job seed, step).
+            first_slot: int32 scalar, the batch's first slot in the global batch.
+        """
+        compute = self._gradients if self._accumulate_steps == 1 else self._accumulated
+        return compute(batch, factor, seed, first_slot)
+
+    def _gradients(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
+        """Return the same as ``of`` for a replica's batch, or a part of it."""
+        # The batch is cut into shards of one size, whatever the number of replicas.
+        inputs = (self._pixels(batch), targets(batch), batch["weight"])
+        size = self._part // self._shards
+        parts = [
+            self._forward_backward(*(x[k * size : (k + 1) * size] for x in inputs), factor, seed, first_slot + k * size)
+            for k in range(self._shards)
+        ]
+        # Put the shards together in slot order.
+        losses, logits = (tf.concat([part[i] for part in parts], axis=0) for i in (1, 2))
+        statistics = {name: tf.add_n([part[3][name] for part in parts]) for name in parts[0][3]}
+        if self._shards == 1:
+            return parts[0][0], losses, logits, statistics
+        # In float64, the sum of a few float32 gradients does not depend on how the batch is split.
+        columns = zip(*(part[0] for part in parts), strict=True)
+        return [tf.add_n([tf.cast(g, tf.float64) for g in column]) for column in columns], losses, logits, statistics
+
+    def _accumulated(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
+        """Return the same as ``_gradients``, computed in parts, one after another; gradients in float64."""
+        classes = self._logits.output_shape[-1]
+        sums = (
+            [tf.zeros(variable.shape, tf.float64) for variable in self._model.trainable_variables],
+            {layer.key: tf.zeros(layer.moving.shape, tf.float64) for layer in self._norms},
+        )
+        rows = [tf.TensorArray(tf.float32, self._accumulate_steps, element_shape=shape)
+                for shape in ([self._part], [self._part, classes])]  # fmt: skip
+
+        def add(number: tf.Tensor, sums: Any, rows: list[tf.TensorArray]) -> tuple[tf.Tensor, Any, Any]:
+            # Only the pixels of a part are converted and augmented; those of the batch stay uint8.
+            begin = number * self._part
+            part = {name: _rows(values, begin, self._part) for name, values in batch.items()}
+            gradients, losses, logits, statistics = self._gradients(part, factor, seed, first_slot + begin)
+            sums = tf.nest.map_structure(lambda x, more: x + tf.cast(more, tf.float64), sums, (gradients, statistics))
+            values = (losses, tf.cast(logits, tf.float32))
+            return number + 1, sums, [each.write(number, x) for each, x in zip(rows, values, strict=True)]
+
+        _, (gradients, statistics), rows = tf.while_loop(
+            lambda number, *_: number < self._accumulate_steps, add, (0, sums, rows), parallel_iterations=1
+        )
+        losses, logits = (each.concat() for each in rows)
+        return gradients, losses, logits, statistics
+
+    def _shard_gradients(
+        self,
+        pixels: tf.Tensor,
+        labels: tf.Tensor,
+        weights: tf.Tensor,
+        factor: tf.Tensor,
+        seed: tf.Tensor,
+        first_slot: tf.Tensor,
+    ) -> Parts:
+        """Return the same as ``_gradients``, for one shard."""
+        shard = layers.Shard(seed, first_slot, self._batch_size, weights)
+        with tf.GradientTape() as tape, layers.training_on(shard):
+            logits = self._logits(pixels, training=True)
+            importance = self._loss.importance(labels)
+            counts = weights if importance is None else weights * importance
+            # A padded slot must not touch the sum even if its loss is not finite.
+            minimised = tf.where(weights > 0.0, self._loss.minimised(labels, logits) * counts, 0.0)
+            target = tf.reduce_sum(minimised) * factor
+        losses = tf.where(weights > 0.0, loss_lib.cross_entropy(labels, logits) * weights, 0.0)
+        examples = tf.reduce_sum(tf.cast(weights, tf.float64))
+        statistics = {name: tf.cast(moments, tf.float64) * examples for name, moments in shard.statistics.items()}
+        return tape.gradient(target, self._model.trainable_variables), losses, logits, statistics
+
+
+def _rows(values: tf.Tensor, begin: tf.Tensor, count: int) -> tf.Tensor:
+    """Return ``count`` rows; the shape stays static."""
+    rest = values.shape[1:]
+    return tf.slice(values, [begin] + [0] * len(rest), [count, *rest])
+
+
+def targets(batch: Batch) -> tf.Tensor:
+    """Return ``[b, C] float32`` shares of the classes if the batch has them (mixed images), else ``[b] int32``."""
+    return batch.get("target", batch["label"])

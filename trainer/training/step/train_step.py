@@ -1,0 +1,195 @@
+"""One train step and one eval step over all replicas: the only place where a loss is scaled.
+
+The loss of a step is the sum over real examples divided by their global number (of weighted ones, by the sum of their
+weights), so that padding, undecodable images and the number of replicas change nothing.  What all replicas must decide
+alike (skip an overflow) is decided on an all-reduced value, and no collective is inside a condition.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.core.config import LossConfig
+from trainer.data import augment
+from trainer.models import layers, preprocess, registry
+from trainer.training.step import loss as loss_lib
+from trainer.training.step import weight_average
+from trainer.training.step.gradients import Batch, Gradients, targets
+from trainer.training.step.loss_scale import LossScale
+from trainer.training.step.update import Update
+
+# A message of gradients is sent when it exceeds this size.  Last layers come first, so that it can be sent while the
+# gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
+# whose 25 MB would put all of this network into one message).
+BUCKET_BYTES = 4 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class StepStats:
+    """What one step reports, summed over all replicas.
+
+    Attributes:
+        loss_sum: sum of the cross-entropy over real examples, nats; without smoothing, focus and class weights.
+        correct: examples whose largest logit is at their label.
+        examples: real examples.
+        applied: whether the weights moved (False: an overflow in float16 was skipped).
+        loss_scale: factor of the loss before this step's decision; 1 without float16.
+    """
+
+    loss_sum: float
+    correct: float
+    examples: float
+    applied: bool
+    loss_scale: float
+
+    @classmethod
+    def of(cls, vector: Any) -> "StepStats":
+        """Read the ``[5]`` vector that a train step returns."""
+        loss_sum, correct, examples, applied, scale = (float(value) for value in vector)
+        return cls(loss_sum, correct, examples, applied > 0.5, scale)
+
+
+class TrainStep:
+    """The compiled train and eval step of one model on one strategy."""
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss_scale: LossScale | None,
+        *,
+        batch_size: int,
+        seed: int,
+        augmentation: str,
+        xla: bool = False,
+        shards: int = 1,
+        allreduce_dtype: tf.DType | None = None,
+        average: weight_average.WeightAverage | None = None,
+        accumulate_steps: int = 1,
+        clip_norm: float = 0.0,
+        loss: loss_lib.Loss | None = None,
+        slow: Sequence[keras.Variable] = (),
+        slow_factor: float = 1.0,
+    ) -> None:
+        """Bind what a step uses.
+
+        Args:
+            strategy: whose replicas compute.
+            model: probabilities from pixels (``models.build``), made in the strategy's scope.
+            optimizer: built on the model's trainable variables, in the same scope.
+            loss_scale: for gradients that are float16, computed or on their way; None otherwise.
+            batch_size: slots of the global batch.
+            seed: of dropout.
+            augmentation: value of ``--augment``, whose parts on the device are applied here.
+            xla: whether to compile forward and backward pass.
+            shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
+                1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
+            allreduce_dtype: in which gradients are sent between replicas; None: their own.
+            average: moves after each update; None: there is none.
+            accumulate_steps: parts of a replica's batch that are computed one after another, so that a step needs the
+                memory of one; each has ``shards`` of its own.
+            clip_norm: largest norm of the whole gradient; 0: no limit.
+            loss: what is minimised; None: cross-entropy.
+            slow: variables of the model that get only a part of each update.
+            slow_factor: this part, of whatever the optimizer does to them (weight decay, too).
+        """
+        self._strategy = strategy
+        self._model = model
+        self._loss_scale = loss_scale
+        self._seed = seed
+        self._batch_size = batch_size
+        self._per_replica = batch_size // strategy.num_replicas_in_sync
+        self._accumulate_steps = accumulate_steps
+        self._augmentation = augment.load(augmentation)
+        self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
+        self._loss = loss or loss_lib.Loss(LossConfig())
+        self._norms = layers.trained_batch_norms(model)
+        self._gradients = Gradients(
+            model, self._logits_of(model), self._pixels, self._loss, batch_size=batch_size,
+            per_replica=self._per_replica, shards=shards, accumulate_steps=accumulate_steps, xla=xla,
+        )  # fmt: skip
+        self._update = Update(
+            model, optimizer, loss_scale, average, clip_norm=clip_norm, slow=slow, slow_factor=slow_factor
+        )
+
+    @tf.function(autograph=False)
+    def train(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+        """Update the weights with one global batch.
+
+        Args:
+            batch: per-replica batch of ``pipeline.batches``.
+            step: int64 scalar, the number of this step from 0 over the whole job.
+
+        Returns:
+            ``[5]`` float32 for ``StepStats.of``, the same on every process: sums over all replicas.
+        """
+        reduced = self._strategy.run(self._train_replica, (batch, step))
+        return self._strategy.experimental_local_results(reduced)[0]
+
+    @tf.function(autograph=False)
+    def evaluate(self, batch: Batch) -> tf.Tensor:
+        """Return ``[batch_size, C + 1]`` float32: probabilities and weight of every slot, in slot order."""
+        return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
+
+    def _logits_of(self, model: keras.Model) -> keras.Model:
+        """Return the part of the model that ends before the softmax."""
+        return registry.logits_of(model)
+
+    def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
+        images = batch["image"]
+        if self._accumulate_steps == 1:
+            probabilities = self._probabilities(images)
+        else:
+            parts = tf.reshape(images, [self._accumulate_steps, -1, *images.shape[1:]])
+            rows = tf.map_fn(self._probabilities, parts, fn_output_signature=tf.float32, parallel_iterations=1)
+            probabilities = tf.reshape(rows, [self._per_replica, -1])
+        return tf.concat([probabilities, batch["weight"][:, None]], axis=1)
+
+    def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        return preprocess.probabilities(self._model, images)
+
+    def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+        # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        scale = self._loss_scale.scale.read_value() if self._loss_scale else tf.constant(1.0)
+        seed = tf.random.fold_in(tf.constant([self._seed, 0x6E6F69], tf.int64), step, alg="philox")
+        # Forward and backward pass; the loss is scaled, and divided by the slots until the real examples are counted.
+        gradients, losses, logits, statistics = self._gradients.of(
+            batch, scale / self._batch_size, seed, replica * self._per_replica
+        )
+        # Reduce the gradients first: their messages are large and can leave early.
+        gradients = self._sum(context, gradients)
+        # Sum statistics in float64, so that they do not depend on how the batch is split.
+        weights = tf.cast(batch["weight"], tf.float64)
+        hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float64)
+        # What the loss is divided by: the real examples, each as much as it counts.
+        importance = self._loss.importance(targets(batch))
+        parts = weights if importance is None else weights * tf.cast(importance, tf.float64)
+        sums = tf.stack([tf.reduce_sum(x) for x in (tf.cast(losses, tf.float64), hits * weights, weights, parts)])
+        sums, *moments = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [sums, *(statistics[layer.key] for layer in self._norms)]
+        )
+        # Undo the loss scale, and divide by the real examples of all replicas instead of the slots.
+        total = tf.maximum(sums[2], 1.0)
+        divisor = tf.where(sums[2] > 0.0, sums[3], 1.0)
+        factor = self._batch_size / (divisor * tf.cast(scale, tf.float64))
+        gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+        means = [tf.cast(each / total, tf.float32) for each in moments]
+        applied = self._update.run(context, gradients, means, step)
+        return tf.concat([tf.cast(sums[:3], tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
+
+    def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return the sum of the gradients over all replicas, sent in a few buckets and perhaps in another dtype."""
+        buckets = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=BUCKET_BYTES)
+        messages = [tf.cast(gradient, self._allreduce_dtype or gradient.dtype) for gradient in gradients]
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, messages, buckets)
+        return [tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient for gradient in sums]
+
+    def _pixels(self, batch: Batch) -> tf.Tensor:
+        """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
+        return preprocess.to_unit_range(augment.on_device(self._augmentation, batch))
