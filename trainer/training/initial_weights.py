@@ -8,7 +8,7 @@ which array is for which variable (``models/weights/match.py``).  Imports no Ten
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,11 +77,13 @@ def _missing(weights: str, model: str) -> str:
     )
 
 
-def prepare(config: Config, class_names: Sequence[str], group: SingleProcess) -> Callable[[Any], None] | None:
+def prepare(
+    config: Config, class_names: Sequence[str], group: SingleProcess
+) -> Callable[[Any], Collection[str]] | None:
     """Read the weights that a job begins with; all processes call this.
 
     Returns:
-        What puts them into a fresh model; None if the job has a checkpoint, or begins at random.
+        What puts them into a fresh model, see ``apply``; None if the job has a checkpoint, or begins at random.
 
     Raises:
         RequestError: if they cannot be read, differ between the processes, or are others than this job began with.
@@ -108,7 +110,9 @@ def has_checkpoint(paths: JobPaths) -> bool:
     return bool(CheckpointStore(paths.checkpoints, keep=1).steps())
 
 
-def apply(model: Any, *, initial: Source, config: Config, class_names: Sequence[str], record: str) -> None:
+def apply(
+    model: Any, *, initial: Source, config: Config, class_names: Sequence[str], record: str
+) -> Collection[str]:  # fmt: skip
     """Put weights into a model, log what was taken, and write the record.
 
     Args:
@@ -117,6 +121,9 @@ def apply(model: Any, *, initial: Source, config: Config, class_names: Sequence[
         config: of the job, for messages.
         class_names: of the job; the classifier of other classes is left out.
         record: path of ``weights.json``; empty: it is not written.
+
+    Returns:
+        Paths of the variables that have got values.
 
     Raises:
         RequestError: if none of them fits, or one is NaN or infinite.
@@ -143,6 +150,7 @@ def apply(model: Any, *, initial: Source, config: Config, class_names: Sequence[
         files.write_text(record, json.dumps(content, indent=1) + "\n")
     level = logging.WARNING if outcome.missing_besides_classifier else logging.INFO
     log.log(level, "%s", _summary(outcome, initial, len(model.variables)))
+    return outcome.values.keys()
 
 
 def describe(paths: JobPaths) -> str:
