@@ -22,8 +22,8 @@ from trainer.models import layers, registry
 from trainer.models.networks import cnn
 from trainer.models.weights import published, source
 from trainer.serving import saved_model
-from trainer.training import initial_weights
 from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.start import initial_weights
 
 CLASSES = ("Fake", "Real")
 LITE0 = "efficientnet_lite0"

@@ -30,12 +30,13 @@ from trainer.evaluation import calibration, chance
 from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
-from trainer.training import initial_weights, resume
+from trainer.training import resume
 from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays, exported
 from trainer.training.exports import scores as scores_lib
 from trainer.training.exports.scores import Scores
 from trainer.training.loop import Plan, StopReason
 from trainer.training.metrics_log import utc_now
+from trainer.training.start import initial_weights
 from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ from trainer.distributed import consistency
 from trainer.distributed.process_group import SingleProcess
 from trainer.models.weights import match, published, source
 from trainer.models.weights.match import Match
-from trainer.models.weights.source import NONE, Source
+from trainer.models.weights.published import NONE
+from trainer.models.weights.source import Source
 from trainer.serving import exported_model, exported_weights
 from trainer.training.checkpoints.checkpoint import (
     Checkpoint,
