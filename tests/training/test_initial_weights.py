@@ -23,7 +23,7 @@ from trainer.models.networks import cnn
 from trainer.models.weights import published, source
 from trainer.serving import saved_model
 from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
-from trainer.training.start import initial_weights
+from trainer.training.start import initial_weights, weights_record
 
 CLASSES = ("Fake", "Real")
 LITE0 = "efficientnet_lite0"
@@ -85,7 +85,7 @@ def test_a_keras_file_gives_every_variable_and_is_recorded(network, tmp_path, pa
     line = f"initial weights: {kept['variables']} of {kept['variables']} variables from {path} (keras file, SHA-256"
     assert line in package_log.text
     count = f"{kept['variables']} of {kept['variables']} variables"
-    assert initial_weights.describe(JobPaths(str(tmp_path / "job"))).endswith(f"SHA-256 {kept['sha256']}, {count}")
+    assert weights_record.describe(JobPaths(str(tmp_path / "job"))).endswith(f"SHA-256 {kept['sha256']}, {count}")
 
 
 def keras_twin():

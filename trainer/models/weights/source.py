@@ -1,7 +1,7 @@
 """A file with weights of another model -> its arrays by name; its first bytes decide the format.
 
 Owns: which reader a file gets, and its checksum.  Does not own: jobs and exports of this package, which are folders
-(``training/start/initial_weights.py``).  Imports neither Keras nor TensorFlow.
+(``training/start/weights_source.py``).  Imports neither Keras nor TensorFlow.
 """
 
 import dataclasses

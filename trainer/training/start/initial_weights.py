@@ -1,46 +1,33 @@
-"""``--weights``: the weights that a new job starts from, and ``weights.json``, the record of what was taken.
+"""``--weights``: the weights that a new job starts from.
 
 They become part of the first state, so a job with a checkpoint never needs them again.
-Owns: finding the source, jobs and exports as sources, the record.  Does not own: files (``models/weights/source.py``),
-which array is for which variable (``models/weights/match.py``).  Imports no TensorFlow.
+Does not own: where they come from (``weights_source.py``), the record of what was taken (``weights_record.py``), which
+array is for which variable (``models/weights/match.py``).  Imports no TensorFlow.
 """
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from trainer.core import checked_json
-from trainer.core import result as result_lib
-from trainer.core.arrays import MODEL_PREFIX, Arrays
-from trainer.core.checked_json import COUNT, OBJECT, TEXT
+from trainer.core.arrays import Arrays
 from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
-from trainer.core.job_dir import MODEL_FILE, JobPaths
+from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
-from trainer.data.manifest import TRAIN
 from trainer.distributed import consistency
 from trainer.distributed.process_group import SingleProcess
-from trainer.models.weights import match, published, source
+from trainer.models.weights import match, published
 from trainer.models.weights.match import Match
 from trainer.models.weights.published import NONE
 from trainer.models.weights.source import Source
-from trainer.serving import exported_model, exported_weights
-from trainer.training.checkpoints.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    DamagedCheckpoint,
-    digest_of_arrays,
-    exported,
-)
+from trainer.training.start import weights_record, weights_source
 
 log = logging.getLogger(__name__)
 
 _SHOWN = 3  # Names in a message; weights.json has all.
-_FIELDS = {"weights": TEXT, "kind": TEXT, "path": TEXT, "sha256": TEXT, "variables": COUNT, "taken": OBJECT}
 
 
 def require(config: Config, paths: JobPaths, *, starts_over: bool) -> None:
@@ -56,13 +43,13 @@ def require(config: Config, paths: JobPaths, *, starts_over: bool) -> None:
         StoppedEarly: if they were there when this job started before, and it has no checkpoint yet.
     """
     weights = config.model.weights
-    if weights == NONE or (has_checkpoint(paths) and not starts_over):
+    if weights == NONE or (weights_source.has_checkpoint(paths) and not starts_over):
         return
-    path = _path(weights)
+    path = weights_source.path_of(weights)
     files.require_form(path, "weights")
     if files.exists(path):
         return
-    if _is_begun(paths) and not starts_over:
+    if weights_record.is_begun(paths) and not starts_over:
         raise StoppedEarly(f"--weights: {path!r} is missing, with which {paths.job_dir!r} was started, and there is no "
                            "checkpoint yet; mount or restore it, then rerun the same command")  # fmt: skip
     raise RequestError(_missing(weights, config.model.model))
@@ -93,22 +80,17 @@ def prepare(
         return None
     paths = JobPaths(config.loop.job_dir)
     is_chief = group.index == 0
-    if group.broadcast(has_checkpoint(paths) if is_chief else None):
+    if group.broadcast(weights_source.has_checkpoint(paths) if is_chief else None):
         if is_chief:
-            _report_kept(config.model.weights, paths)
+            weights_record.report_kept(config.model.weights, paths)
         return None
-    initial = read(config.model.weights)
+    initial = weights_source.read(config.model.weights)
     consistency.require_same(group, {"initial weights": initial.sha256}, "give all processes the same --weights")
     if is_chief:
-        _refuse_others(initial, paths)
+        weights_record.refuse_others(initial, paths)
     return functools.partial(
         apply, initial=initial, config=config, class_names=class_names, record=paths.weights if is_chief else ""
     )
-
-
-def has_checkpoint(paths: JobPaths) -> bool:
-    """Return whether the job has a state of its own."""
-    return bool(CheckpointStore(paths.checkpoints, keep=1).steps())
 
 
 def apply(
@@ -138,89 +120,11 @@ def apply(
     for variable in model.variables:
         if variable.path in outcome.values:
             variable.assign(outcome.values[variable.path])
-    facts = {"weights": config.model.weights, "kind": initial.kind, "path": initial.path, "sha256": initial.sha256}
-    content = {
-        **facts,
-        "variables": len(model.variables),
-        "taken": outcome.taken,
-        "other_shape": [str(each) for each in outcome.differing],
-        "missing": outcome.missing,
-        "unused": outcome.unused,
-    }
     if record:
-        files.write_text(record, json.dumps(content, indent=1) + "\n")
+        weights_record.write(record, initial, config.model.weights, outcome, len(model.variables))
     level = logging.WARNING if outcome.missing_besides_classifier else logging.INFO
     log.log(level, "%s", _summary(outcome, initial, len(model.variables)))
     return outcome.values.keys()
-
-
-def describe(paths: JobPaths) -> str:
-    """Return a job's initial weights for people: path, checksum and count; empty if it began at random."""
-    kept = _record(paths)
-    if kept is None:
-        return ""
-    return (
-        f"{kept['path']} ({kept['kind']}), SHA-256 {kept['sha256']}, {len(kept['taken'])} of {kept['variables']} "
-        "variables"
-    )
-
-
-def read(weights: str) -> Source:
-    """Return the weights that a value of ``--weights`` means.
-
-    Raises:
-        RequestError: if there are none, or they cannot be read.
-    """
-    path = _path(weights)
-    if not files.is_dir(path):
-        return source.read_file(path)
-    if not files.exists(files.join(path, MODEL_FILE)) and has_checkpoint(JobPaths(path)):
-        return _read_job(JobPaths(path))
-    best = JobPaths(path).exports("best")
-    return _read_export(best if files.is_dir(best) else path)
-
-
-def _path(weights: str) -> str:
-    return published.packaged(weights.removeprefix(published.PACKAGE)) if _is_package(weights) else weights
-
-
-def _is_package(weights: str) -> bool:
-    return weights.startswith(published.PACKAGE)
-
-
-def _read_job(paths: JobPaths) -> Source:
-    """Return the weights of a job's best checkpoint, or of its newest if the best one is not there."""
-    checkpoint = _best_checkpoint(CheckpointStore(paths.checkpoints, keep=1))
-    judged = exported(checkpoint.arrays)  # The averages of the weights, if there are any.
-    arrays = {name.removeprefix(MODEL_PREFIX): judged[name] for name in sorted(judged) if name.startswith(MODEL_PREFIX)}
-    finished = result_lib.read(paths.result)
-    class_names = tuple(finished.images.get(TRAIN, ())) if finished else ()
-    folder = CheckpointStore(paths.checkpoints, keep=1).path(checkpoint.step)
-    return Source("job", folder, digest_of_arrays(arrays), arrays, class_names)
-
-
-def _best_checkpoint(store: CheckpointStore) -> Checkpoint:
-    newest = store.newest()
-    assert newest is not None, "a job without a checkpoint"
-    best: int = newest.state["stopping"]["best_step"]
-    if best != newest.step and best in store.steps():
-        try:
-            return store.read(best)
-        except DamagedCheckpoint as damage:
-            log.warning("checkpoint %s is damaged (%s): step %d is used", store.path(best), damage, newest.step)
-    return newest
-
-
-def _read_export(path: str) -> Source:
-    try:
-        export = exported_model.find_export(path)
-    except RequestError as error:
-        raise RequestError(
-            f"--weights: expected a job_dir with a checkpoint or an export, received the folder {path!r} without "
-            "either; check the path"
-        ) from error
-    arrays = exported_weights.read_export(export.path)
-    return Source("export", export.path, digest_of_arrays(arrays), arrays, export.class_names)
 
 
 def _of_same_classes(initial: Source, class_names: Sequence[str]) -> Arrays:
@@ -266,51 +170,3 @@ def _first(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _record(paths: JobPaths) -> dict[str, Any] | None:
-    """Return ``weights.json``; None without one."""
-    if not files.exists(paths.weights):
-        return None
-    return checked_json.read(paths.weights, _FIELDS, remedy="restore it, or remove it", what="a job's initial weights")
-
-
-def _is_begun(paths: JobPaths) -> bool:
-    """Return whether an earlier start of this job has used its weights; its settings are written after them."""
-    return files.exists(paths.config) and files.exists(paths.weights)
-
-
-def _refuse_others(initial: Source, paths: JobPaths) -> None:
-    """Refuse weights that were replaced between two starts of a job.
-
-    Raises:
-        RequestError: if so.
-    """
-    kept = _record(paths) if _is_begun(paths) else None
-    if kept is not None and kept["sha256"] != initial.sha256:
-        raise RequestError(
-            f"--weights: expected {initial.path!r} as it was when {paths.job_dir!r} was started (SHA-256 "
-            f"{kept['sha256'][:12]}...), received another one ({initial.sha256[:12]}...); restore it, use another "
-            "--job_dir, or --resume=never to start over"
-        )
-
-
-def _report_kept(weights: str, paths: JobPaths) -> None:
-    """Log that the weights are not read again, and whether a local file was replaced since."""
-    kept = _record(paths)
-    if kept is None:
-        return
-    log.info("initial weights: %s; not read again", describe(paths))
-    if kept["kind"].endswith("file") and _is_replaced(kept):
-        log.warning("--weights: %s was replaced since this job began; the job continues with what it began with",
-                    weights)  # fmt: skip
-
-
-def _is_replaced(kept: dict[str, Any]) -> bool:
-    """Return whether a local file is there and has another checksum."""
-    if files.is_remote(kept["path"]):
-        return False
-    try:
-        return bool(source.sha256_of(kept["path"]) != kept["sha256"])
-    except OSError:  # A job with a checkpoint does not need the file.
-        return False
