@@ -5,6 +5,7 @@
   python scripts/benchmark.py step        a train step of the notebook's CNN: Keras's, ours
   python scripts/benchmark.py checkpoint  what the loop waits for a checkpoint, against a synchronous save and a step
   python scripts/benchmark.py resume      a start of the job, at step 0, 10 and 900,000
+  python scripts/benchmark.py start       a start of the job up to its first step, against a bare script's
   python scripts/benchmark.py notebook    what the notebook's own job and ours learn from the same images
   python scripts/benchmark.py recipes     what each recipe learns, and what it costs
 
@@ -256,12 +257,21 @@ def _input(arguments: argparse.Namespace) -> Ways:
     return input_ways(arguments.folder, arguments.stack, arguments.images, arguments.image_size, arguments.batch_size)
 
 
+def _start(arguments: argparse.Namespace) -> Ways:
+    from benchmark_start import start_ways
+
+    _draw_images(arguments.folder / "data")
+    size, batch_size = arguments.image_size, arguments.batch_size
+    return start_ways(arguments.folder, arguments.folder / "data", size, batch_size, arguments.precision)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Ways]] = {
     "augment": augment_ways,
     "input": _input,
     "step": step_ways,
     "checkpoint": checkpoint_ways,
     "resume": resume_ways,
+    "start": _start,
 }
 TRAININGS = {"notebook": "benchmark_notebook", "recipes": "benchmark_recipes"}
 

@@ -158,6 +158,8 @@ def test_tensorboard_objects_are_valid():
         (["--", "--epochs=three"], "--epochs: expected a whole number"),
         (["--", "--data_dir=gs://other/faces"], "expected --data_dir before --"),
         (["--", "--cache=/ssd"], "--cache: expected"),
+        (["--", "--weights=net.h5"], "--weights: expected gs://BUCKET/PATH or package:NAME"),
+        (["--workers=2", "--", "--seeds=3"], "--seeds: expected one machine"),
         (["--gpus=4", "--", "--num_devices=2"], "--num_devices"),
         (["--gpus=4", "--", "--strategy=single"], "--strategy"),
         (["--workers=2", "--sweep_workers=2"], "--workers or --sweep_workers"),
@@ -179,6 +181,13 @@ def test_tensorboard_objects_are_valid():
 def test_refusals_are_one_line_and_cost_no_cluster(words, says, capsys, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", "/absent")
     assert says in refusal(capsys, command.main, *dry(words))
+
+
+@pytest.mark.parametrize("weights", ["gs://bucket/net.h5", "package:efficientnet_lite0", "none"])
+def test_weights_that_a_pod_reaches_are_taken(weights):
+    run = request.RunFlags(name="first", image="deepdetect:1", data_dir="gs://bucket/faces", job_dir="gs://bucket/jobs")
+    words = ["--model=efficientnet_lite0", f"--weights={weights}", "--seeds=3"]
+    assert request.build(run, words).config.model.weights == weights
 
 
 @needs_kubectl

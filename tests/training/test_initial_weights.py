@@ -18,12 +18,12 @@ from trainer.core.config import NETWORKS, ModelConfig, from_flat
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.distributed.process_group import SingleProcess
-from trainer.models import registry
+from trainer.models import layers, registry
 from trainer.models.networks import cnn
 from trainer.models.weights import published, source
 from trainer.serving import saved_model
-from trainer.training import initial_weights
 from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
+from trainer.training.start import initial_weights, weights_record
 
 CLASSES = ("Fake", "Real")
 LITE0 = "efficientnet_lite0"
@@ -85,7 +85,7 @@ def test_a_keras_file_gives_every_variable_and_is_recorded(network, tmp_path, pa
     line = f"initial weights: {kept['variables']} of {kept['variables']} variables from {path} (keras file, SHA-256"
     assert line in package_log.text
     count = f"{kept['variables']} of {kept['variables']} variables"
-    assert initial_weights.describe(JobPaths(str(tmp_path / "job"))).endswith(f"SHA-256 {kept['sha256']}, {count}")
+    assert weights_record.describe(JobPaths(str(tmp_path / "job"))).endswith(f"SHA-256 {kept['sha256']}, {count}")
 
 
 def keras_twin():
@@ -337,6 +337,33 @@ def test_one_and_two_devices_start_and_train_alike(network, image_set, tmp_path)
     for devices in (1, 2):
         assert run_job(image_set, tmp_path / str(devices), num_devices=devices, **job) == 0
     assert result_of(tmp_path / "1")["weights_sha256"] == result_of(tmp_path / "2")["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_averages_that_came_with_the_weights_count_from_the_first_update_on(image_set, tmp_path):
+    """Also where the optimizer begins again after frozen epochs, after a kill between two updates, and on two devices.
+
+    Averages that did not come begin as in any job: their initial values weigh nothing.
+    """
+    model = registry.build(ModelConfig(model="cnn_bn"), num_classes=2, image_size=46, seed=5)
+    for norm in layers.batch_norms(model):
+        norm.moving.assign(tf.fill(norm.moving.shape, 100.0))
+    arrays = {f"model/{name}": array for name, array in arrays_of(model).items() if name != "norm4/moving"}
+    store = CheckpointStore(str(tmp_path / "old" / "checkpoints"), keep=1)
+    store.save(Checkpoint(4, arrays, {"stopping": {"best_step": 4}}))
+    job = {"image_size": 46, "model": "cnn_bn", "weights": tmp_path / "old", "steps_per_epoch": 2, "epochs": 2}
+    job["freeze_backbone_epochs"] = 1
+    with sigterm_after(3):
+        assert run_job(image_set, tmp_path / "killed", **job) == 75
+    first = CheckpointStore(str(tmp_path / "killed" / "checkpoints"), keep=1).read(3).arrays
+    mean, variance = first["model/norm1/moving"]
+    np.testing.assert_allclose(mean, 90.0, atol=1.0)  # .9 of 100; those of the batch are below 1.
+    np.testing.assert_allclose(variance, 90.0, atol=1.0)
+    assert np.abs(first["model/norm4/moving"]).max() < 50.0
+    assert (first["model/norm4/moving"][1] != 1.0).all()
+    assert run_job(image_set, tmp_path / "killed", **job) == 0
+    assert run_job(image_set, tmp_path / "whole", num_devices=2, **job) == 0
+    assert result_of(tmp_path / "whole")["weights_sha256"] == result_of(tmp_path / "killed")["weights_sha256"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
 """Observers from outside the package: what they see of a real job, and that they change nothing in it."""
 
 import dataclasses
+import io
 import operator
+import re
 import sys
+import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,8 +18,9 @@ from trainer.distributed.cluster import Cluster
 from trainer.training import run
 from trainer.training.exports import exporter
 from trainer.training.loop import Plan, StopReason
-from trainer.training.observers import End, Observer, Observers, Start, Step, Validation, Window
+from trainer.training.observers import Compile, End, Observer, Observers, Start, Step, Validation, Window
 from trainer.training.progress_bar import ProgressBar
+from trainer.training.start.clock import StartClock, StartReport
 
 SETTINGS = {"image_size": 48, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
 
@@ -31,6 +36,9 @@ class Tracker(Observer):
 
     def on_step(self, step):
         self.events.append(step)
+
+    def on_compile(self, event):
+        self.events.append(event)
 
     def on_window(self, window):
         self.events.append(window)
@@ -95,10 +103,10 @@ def jobs(data, tmp_path_factory):
     return folders, tracker, vandal
 
 
-def test_an_observer_from_outside_sees_all_six_events_in_order(jobs):
+def test_an_observer_from_outside_sees_all_seven_events_in_order(jobs):
     folders, tracker, _ = jobs
     epoch = ["Step", "Step", "Validation"]
-    assert tracker.names("Window", "SavedCheckpoint") == ["Start", *epoch, *epoch, "End"]
+    assert tracker.names("Window", "SavedCheckpoint") == ["Start", "Compile", *epoch, *epoch, "End"]
     assert tracker.names()[-2:] == ["SavedCheckpoint", "End"]
     assert [event.step for event in tracker.of(Step)] == [1, 2, 3, 4]
     assert [event.step for event in tracker.of(Validation)] == [2, 4]
@@ -139,7 +147,7 @@ def test_an_observer_changes_neither_weights_nor_decisions(jobs):
 
 
 @pytest.mark.slow
-def test_a_job_with_more_epochs_starts_where_it_ended(data, jobs):
+def test_a_job_with_more_epochs_starts_where_it_ended_and_says_where_the_seconds_went(data, jobs, package_log):
     folders, *_ = jobs
     tracker = Tracker()
     config = from_flat({"data_dir": data, "job_dir": str(folders["alone"]), **SETTINGS, "epochs": 3})
@@ -148,6 +156,14 @@ def test_a_job_with_more_epochs_starts_where_it_ended(data, jobs):
         run.run(config, Cluster(), None, [tracker])
     assert tracker.of(Start)[0].step == 4
     assert [event.step for event in tracker.of(Step)] == [5, 6]
+    assert tracker.of(Compile) == [Compile(4)]
+    says = [line for line in package_log.messages if line.startswith(("compiling", "start:"))]
+    assert says[0] == "compiling the step ..."
+    total, parts = re.fullmatch(r"start: ([\d.]+) s: (.*)", says[1]).groups()
+    names, seconds = zip(*(part.rsplit(" ", 1) for part in parts.split(", ")), strict=True)
+    assert names == ("images", "imports", "model", "checkpoint", "first batch", "first step")
+    assert float(total) == pytest.approx(sum(map(float, seconds)), abs=0.4)
+    assert len(says) == 2
     assert [line["step"] for line in lines_of(folders["alone"], "end")] == [6]
 
 
@@ -190,3 +206,67 @@ def test_a_diverged_window_does_not_spoil_the_line_of_the_epoch(capsys):
     values = {"val_loss": 0.4, "val_accuracy": 0.8, "val_auc": None, "learning_rate": 0.1, "best": True}
     bar.on_validation(Validation(2, values, np.zeros(0, np.int64), np.zeros([0, 2], np.float32)))
     assert "loss 0.5000  accuracy 0.7500" in capsys.readouterr().err
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def epoch_ends(bar, step):
+    values = {"val_loss": 0.4, "val_accuracy": 0.8, "val_auc": None, "learning_rate": 0.1, "best": True}
+    bar.on_validation(Validation(step, values, np.zeros(0, np.int64), np.zeros([0, 2], np.float32)))
+
+
+def test_what_is_left_counts_neither_features_nor_the_steps_that_were_compiled(capsys):
+    bar = ProgressBar(Plan(total_steps=9, steps_per_epoch=3, frozen_steps=3), show=True, stream=sys.stderr)
+    with mock.patch.object(time, "monotonic", Clock()) as clock:
+        bar.on_start(Start(0, 9, {}))
+        for step, seconds in ((1, 900.0), (2, 1.0), (3, 1.0), (4, 300.0), (5, 10.0), (6, 10.0)):
+            if step in (1, 4):
+                bar.on_compile(Compile(step - 1))
+            clock.now += seconds
+            bar.on_step(Step(step, 0.1))
+            if step % 3 == 0:
+                epoch_ends(bar, step)
+    assert re.findall(r"left (\S+)", capsys.readouterr().err) == ["6s", "30s"]
+
+
+def test_what_is_left_is_unknown_until_a_step_was_not_compiled(capsys):
+    bar = ProgressBar(Plan(total_steps=2, steps_per_epoch=1), show=True, stream=sys.stderr)
+    bar.on_start(Start(0, 2, {}))
+    bar.on_compile(Compile(0))
+    for step in (1, 2):
+        bar.on_step(Step(step, 0.1))
+        epoch_ends(bar, step)
+    assert re.findall(r"left (\S+)", capsys.readouterr().err) == ["unknown", "0s"]
+
+
+def test_a_terminal_shows_that_the_step_is_compiled_until_it_ends():
+    terminal = mock.Mock(wraps=io.StringIO(), isatty=lambda: True)
+    bar = ProgressBar(Plan(total_steps=9, steps_per_epoch=9), show=True, stream=terminal)
+    bar.on_start(Start(0, 9, {}))
+    bar.on_compile(Compile(0))
+    assert "compiling the step ..." in written(terminal)[-1]
+    bar.on_step(Step(1, 0.1))
+    assert terminal.write.call_args_list[-1].args[0].endswith("\r")  # Blank: the log may write.
+    bar.on_step(Step(2, 0.1))
+    bar.on_end(End(2, None))
+    assert "2/9" in written(terminal)[-1] or "1/9" in written(terminal)[-1]
+    assert "compiling" not in written(terminal)[-1]
+
+
+def written(terminal):
+    return [call.args[0] for call in terminal.write.call_args_list if call.args[0].strip()]
+
+
+def test_other_processes_say_nothing_of_their_start(package_log):
+    report = StartReport(StartClock(), Plan(total_steps=2, steps_per_epoch=1), show=False)
+    report.on_compile(Compile(0))
+    report.on_step(Step(1, 0.1))
+    assert package_log.messages == []

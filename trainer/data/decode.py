@@ -42,9 +42,16 @@ def decode(data: tf.Tensor, max_pixels: int = MAX_IMAGE_PIXELS) -> tf.Tensor:
 def _decode_jpeg(data: tf.Tensor, max_pixels: int) -> tf.Tensor:
     shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
     with tf.control_dependencies([_not_too_large(shape[0] * shape[1], "JPEG", max_pixels)]):
-        # TensorFlow's default is the fast inverse DCT, which is one grey level off libjpeg's accurate one on average;
-        # traces of forgery are of that size.
-        return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+        return decode_jpeg(data)
+
+
+def decode_jpeg(data: tf.Tensor | bytes) -> tf.Tensor:
+    """Decode a JPEG into ``[H, W, 3]`` uint8, not turned upright and of any size; ``decode`` decodes it so.
+
+    TensorFlow's default is the fast inverse DCT, which is one grey level off libjpeg's accurate one on average; traces
+    of forgery are of that size.
+    """
+    return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

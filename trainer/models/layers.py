@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -126,6 +126,7 @@ class ShardBatchNorm(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
+        self.settled = False  # Whether the averages are those of other weights, and count from the first update on.
 
     @property
     def key(self) -> str:
@@ -152,6 +153,10 @@ class ShardBatchNorm(keras.layers.Layer):  # type: ignore[misc]
         assert self.key not in shard.statistics, f"batch normalisation {self.key} is called twice in one model"
         out, shard.statistics[self.key] = _normalised(values, gamma, beta, shard.weights, self.epsilon)
         return tf.cast(out, inputs.dtype)
+
+    def weight_of_old(self, updates: tf.Tensor) -> tf.Tensor:
+        """Return what the old averages weigh at an update, this one counted."""
+        return tf.constant(self.momentum) if self.settled else momentum_at(self.momentum, updates)
 
     def get_config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
@@ -235,6 +240,20 @@ def automatic_name(layer: keras.layers.Layer) -> bool:
 def batch_norms(model: keras.Model) -> list[ShardBatchNorm]:
     """Return every ``ShardBatchNorm`` of a model, those of nested models and layers too."""
     return [layer for layer in all_layers(model) if isinstance(layer, ShardBatchNorm)]
+
+
+def settle_averages(model: keras.Model, names: Collection[str]) -> None:
+    """Say which moving averages, by their variables' paths, are true before the first update; the others are initial.
+
+    Must be called before a step is traced.
+    """
+    for norm in batch_norms(model):
+        norm.settled = norm.key in names
+
+
+def settled_averages(model: keras.Model) -> list[str]:
+    """Return what ``settle_averages`` said."""
+    return [norm.key for norm in batch_norms(model) if norm.settled]
 
 
 def trained_batch_norms(model: keras.Model) -> list[ShardBatchNorm]:

@@ -11,6 +11,7 @@ from trainer.core import storage
 from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.distributed import gpu_promise
+from trainer.models.weights import published
 from trainer.submit import platforms
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
@@ -263,6 +264,12 @@ def _check_config(run: RunFlags, config: Config) -> None:
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")
+    _check_weights(config.model.weights)
+    if config.loop.seeds > 1 and run.workers > 1:
+        raise RequestError(
+            f"--seeds: expected one machine, which trains one seed after another, received --workers={run.workers}; "
+            "leave --workers out, or start one run for each --seed"
+        )
     runtime = config.runtime
     batch = config.data.batch_size
     gpus = run.gpus_per_model
@@ -286,3 +293,13 @@ def _check_config(run: RunFlags, config: Config) -> None:
         raise RequestError(
             f"--cache: expected none, memory or a folder below /tmp, which a pod can write, received {cache!r}"
         )
+
+
+def _check_weights(weights: str) -> None:
+    """Refuse weights that lie on this machine."""
+    if weights == published.NONE or weights.startswith(published.PACKAGE) or storage.is_shared(weights):
+        return
+    raise RequestError(
+        f"--weights: expected gs://BUCKET/PATH or {published.PACKAGE}NAME, which every machine of the cluster can "
+        f"reach, received {weights!r}; copy local files with: gcloud storage cp -r"
+    )

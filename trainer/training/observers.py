@@ -36,6 +36,17 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compile:
+    """The batch of a step of a new kind is there; the step is traced and compiled before it runs, and nothing moves.
+
+    Attributes:
+        step: steps done.
+    """
+
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
     """A step was issued; its numbers may still be on the device.
 
@@ -152,6 +163,10 @@ class Observer(Protocol):
         """Forget what was seen of the steps after ``start.step``: they will be done again."""
         return
 
+    def on_compile(self, event: Compile) -> None:
+        """Handle the wait for a step that is compiled: the first of a start, and the first after frozen epochs."""
+        return
+
     def on_step(self, step: Step) -> None:
         """Handle a step; called after every one, so it must be quick."""
         return
@@ -184,6 +199,11 @@ class Observers(Observer):
         """See ``Observer``."""
         for observer in self._observers:
             observer.on_start(start)
+
+    def on_compile(self, event: Compile) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.on_compile(event)
 
     def on_step(self, step: Step) -> None:
         """See ``Observer``."""

@@ -1,7 +1,7 @@
 """Run one training job: ``run(config, cluster) -> Result``.
 
 Owns: what can be checked without TensorFlow (settings, files, images); a wrong request fails in seconds.
-Does not own: the job itself (``job.py``).
+Does not own: how the job is put together (``start/build.py``), the job itself (``job.py``).
 """
 
 import contextlib
@@ -20,11 +20,13 @@ from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
 from trainer.models import keras_settings
-from trainer.models.weights.source import NONE
+from trainer.models.weights.published import NONE
 from trainer.serving import exported_model
-from trainer.training import initial_weights, resume, schedule, settle
+from trainer.training import resume, schedule, settle
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
+from trainer.training.start import initial_weights
+from trainer.training.start.clock import StartClock
 
 log = logging.getLogger("trainer.train")
 
@@ -47,15 +49,16 @@ def run(
         RequestError: if the request is wrong; a retry cannot help.
         StoppedEarly: after a stop request, with everything saved.
     """
+    clock = StartClock()
     with signals.stop_requests() as stop:
         stop.at_once = "at start-up, nothing was lost; rerun the same command"
         with process_group.join(cluster, config) as group:
-            return _run(config, cluster, group, stop, pruner, observers)
+            return _run(config, cluster, group, stop, pruner, observers, clock)
 
 
 def _run(
     config: Config, cluster: cluster_lib.Cluster, group: process_group.SingleProcess, stop: signals.StopRequest,
-    pruner: Pruner | None, observers: Sequence[Observer],
+    pruner: Pruner | None, observers: Sequence[Observer], clock: StartClock,
 ) -> result.Result:  # fmt: skip
     paths = JobPaths(config.loop.job_dir)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
@@ -74,14 +77,19 @@ def _run(
             return result.Result(**finished)
         if config.export.kinds:
             exported_model.require_loadable(paths.job_dir, "job_dir")
+        clock.end("images")
         with keras_settings.pinned():  # TensorFlow is loaded here: what can be refused without it was refused.
             from trainer.training import job
+            from trainer.training.start import build
 
+            clock.end("imports")
             with job.failing_together(group):
-                request = job.Request(config=config, cluster=cluster, plan=plan, train=train, validation=validation,
-                                      stop=stop, group=group, pruner=pruner, observers=observers)  # fmt: skip
+                request = job.Request(
+                    config=config, cluster=cluster, plan=plan, train=train, validation=validation, stop=stop,
+                    group=group, pruner=pruner, observers=observers, clock=clock,
+                )  # fmt: skip
                 with resume.explained(config, paths):
-                    start = job.build(request)
+                    start = build.build(request)
                 if cluster.is_chief:
                     resume.keep_settings(config, paths)
                     # Reported once nothing can refuse the request, whose one line shall stand alone.

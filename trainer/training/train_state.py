@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from trainer.core.arrays import MODEL_PREFIX, Arrays
 from trainer.core.config import Config
 from trainer.core.errors import RequestError
 from trainer.distributed.strategy import Runtime
-from trainer.models import registry
+from trainer.models import layers, registry
 from trainer.training import optimizers
 from trainer.training.checkpoints.checkpoint import AVERAGE_PREFIX, Checkpoint
 from trainer.training.early_stopping import EarlyStopping
@@ -51,7 +51,7 @@ class TrainState:
     @classmethod
     def fresh(
         cls, config: Config, runtime: Runtime, *, num_classes: int, total_steps: int,
-        initial: Callable[[keras.Model], None] | None = None, frozen_steps: int = 0,
+        initial: Callable[[keras.Model], Collection[str]] | None = None, frozen_steps: int = 0,
     ) -> "TrainState":  # fmt: skip
         """Return the state before the first step; it is a function of the config.
 
@@ -60,7 +60,8 @@ class TrainState:
             runtime: devices and precision.
             num_classes: of the images.
             total_steps: of the job.
-            initial: puts weights of another model into a new one (``initial_weights.py``); None: they stay random.
+            initial: puts weights of another model into a new one (``initial_weights.py``), and returns the paths of
+                the variables that have got some; None: they stay random.
             frozen_steps: steps in which the backbone is frozen.
         """
         with runtime.strategy.scope():
@@ -71,7 +72,7 @@ class TrainState:
                 seed=config.loop.seed,
             )
             if initial is not None:  # Before the optimizer, which may keep averages of the weights.
-                initial(model)
+                layers.settle_averages(model, initial(model))
             optim = config.optim.scaled(config.data.batch_size)
             optimizer = optimizers.build(optim, model.trainable_variables)
             loss_scale = LossScale() if runtime.scales_loss else None
@@ -122,6 +123,8 @@ class TrainState:
             "validated": self.validated,
             "hopeless": self.pruned_because,
         }
+        if settled := layers.settled_averages(self.model):
+            decisions["settled_averages"] = settled
         return Checkpoint(self.step, arrays, {**decisions, "best": self.best, "last": self.last, **extra})
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -139,6 +142,8 @@ class TrainState:
             )
         for name, variable in variables.items():
             variable.assign(checkpoint.arrays[name])
+        # Jobs that began before averages could be settled go on as they began.
+        layers.settle_averages(self.model, checkpoint.state.get("settled_averages", ()))
         self.schedule.restore(checkpoint.state["schedule"])
         self.stopping.restore(checkpoint.state["stopping"])
         self.step = checkpoint.step

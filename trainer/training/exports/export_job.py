@@ -4,7 +4,6 @@ Does not own: writing SavedModels (``saved_model.py``), conversion (``convert.py
 (``exporter.py``).
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -25,7 +24,8 @@ from trainer.data import input_rule, positive_class
 from trainer.data.manifest import Split, read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
-from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint, exported
+from trainer.training.checkpoints import judged
+from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from trainer.training.exports.export_request import ExportFlags, parse_formats
 
 THRESHOLD = 0.5  # Of a checkpoint that was never exported.
@@ -77,9 +77,7 @@ def find_checkpoint(job_dir: str, name: str) -> Checkpoint:
     if not steps:
         raise RequestError(f"--job_dir: expected a job with a checkpoint, received {job_dir!r} without one")
     if name in ("best", "0"):
-        newest = store.newest()
-        assert newest is not None
-        step = int(newest.state["stopping"]["best_step"])
+        step = judged.best_step(store)
     elif name == "last":
         step = steps[-1]
     else:
@@ -89,13 +87,12 @@ def find_checkpoint(job_dir: str, name: str) -> Checkpoint:
         raise RequestError(f"--step: expected best, last or a checkpoint's step ({choices}); received {name!r}"
                            + (" before the first validation" if step == 0 else ""))  # fmt: skip
     try:
-        checkpoint = store.read(step)
+        return judged.read(store, step)
     except DamagedCheckpoint as damage:
         raise RequestError(
             f"--step: expected a whole checkpoint, received a damaged one ({damage}); restore {store.path(step)!r} "
             "from a backup, or take another --step"
         ) from damage
-    return dataclasses.replace(checkpoint, arrays=exported(checkpoint.arrays))
 
 
 def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any]:

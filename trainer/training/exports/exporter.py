@@ -30,12 +30,14 @@ from trainer.evaluation import calibration, chance
 from trainer.reports import model_card
 from trainer.reports import training as training_report
 from trainer.serving import saved_model
-from trainer.training import initial_weights, resume
-from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays, exported
+from trainer.training import resume
+from trainer.training.checkpoints import judged
+from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
 from trainer.training.exports import scores as scores_lib
 from trainer.training.exports.scores import Scores
 from trainer.training.loop import Plan, StopReason
 from trainer.training.metrics_log import utc_now
+from trainer.training.start import weights_record
 from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
@@ -222,7 +224,7 @@ class Exporter:
         lines = files.read_text(self._paths.metrics).splitlines()
         return {
             "Devices": f"{self._runtime.num_devices} x {self._runtime.device_kind}",
-            "Initial weights": initial_weights.describe(self._paths),
+            "Initial weights": weights_record.describe(self._paths),
             "Starts of the job": sum(json.loads(line)["kind"] == "start" for line in lines),
             "SHA-256 of the weights": digest_of_arrays(weights),
             "Forgeries in Validation": self._validation.forgeries_made,
@@ -230,7 +232,7 @@ class Exporter:
 
     def _arrays(self, step: int) -> Any:
         try:
-            return exported(self._store.read(step).arrays)
+            return judged.read(self._store, step).arrays
         except DamagedCheckpoint as damage:
             raise JobFailed(
                 f"the checkpoint of step {step}, which is to be exported, is damaged ({damage}); restore "

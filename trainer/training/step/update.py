@@ -145,9 +145,10 @@ def _move_averages(
     for norm, statistics in zip(norms, batch, strict=True):
 
         def move(
-            variable: tf.Variable, new: tf.Tensor, count: tf.Tensor, keep_new: tf.Tensor, of: float = norm.momentum
-        ) -> tf.Operation:
-            old = layers.momentum_at(of, count)
+            variable: tf.Variable, new: tf.Tensor, count: tf.Tensor, keep_new: tf.Tensor,
+            of: layers.ShardBatchNorm = norm,
+        ) -> tf.Operation:  # fmt: skip
+            old = of.weight_of_old(count)
             return variable.assign(tf.where(keep_new, variable * old + new * (1.0 - old), variable))
 
         strategy.extended.update(norm.moving.value, move, args=(statistics, updates, applied), group=False)

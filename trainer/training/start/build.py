@@ -1,0 +1,274 @@
+"""Put the parts of a job together, and restore its newest checkpoint: all that needs TensorFlow before the first step.
+
+Does not own: what the parts do, and what runs them (``job.py``).
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from trainer import __version__
+from trainer.core.config import Config
+from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.storage import files
+from trainer.data import augment
+from trainer.data.bad_images import BadImages
+from trainer.distributed import consistency, gpu_promise
+from trainer.distributed import strategy as strategy_lib
+from trainer.distributed.cluster import Cluster
+from trainer.distributed.process_group import SingleProcess
+from trainer.models import layers
+from trainer.models import split as split_model
+from trainer.training import loop, resume
+from trainer.training.checkpoints.checkpoint import CheckpointStore
+from trainer.training.checkpoints.manager import CheckpointManager
+from trainer.training.distributed_input import DistributedInput
+from trainer.training.evaluator import Evaluator
+from trainer.training.execution import Execution
+from trainer.training.exports.exporter import Exporter
+from trainer.training.frozen.features import FeatureExtractor
+from trainer.training.frozen.phase import HeadStep, PhasedInput, PhasedStep
+from trainer.training.job import Job, Request
+from trainer.training.metrics_log import MetricsLog
+from trainer.training.observers import Observer, Observers
+from trainer.training.profiler import Profiler
+from trainer.training.progress_bar import ProgressBar
+from trainer.training.start import initial_weights
+from trainer.training.start.clock import StartReport
+from trainer.training.step.loss import Loss
+from trainer.training.step.train_step import TrainStep
+from trainer.training.step_stats import StepStatistics
+from trainer.training.stop_controller import StopController
+from trainer.training.tensorboard import SummaryWriter, TensorBoardReporter
+from trainer.training.train_state import TrainState
+from trainer.training.trainer import Trainer
+
+
+def build(request: Request) -> Job:
+    """Set up devices, files and state, and restore the newest checkpoint; all processes of the job do this together.
+
+    Raises:
+        RequestError: if devices, precision or the checkpoints in job_dir do not fit the request.
+        JobFailed: if the job was restarted too often without progress.
+    """
+    started = time.monotonic()
+    config = request.config
+    paths = request.paths
+    is_chief = request.is_chief
+    # Devices and precision first: variables are created in the strategy's scope.
+    runtime = _same_runtime(request)
+    request = dataclasses.replace(request, plan=_with_calls(request, runtime))
+    bad_images = BadImages(paths.skipped, config.data.max_bad_fraction, write=is_chief)
+    state = TrainState.fresh(
+        config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps,
+        initial=initial_weights.prepare(config, request.train.class_names, request.group),
+        frozen_steps=request.plan.frozen_steps,
+    )  # fmt: skip
+    request.clock.end("model")
+    if layers.batch_norms(state.model):
+        runtime = strategy_lib.with_normalised_parts(
+            runtime, config.data.batch_size, config.model.model, config.optim.accumulate_steps
+        )
+    # What only watches, in the order in which it gets the events.
+    metrics_log = MetricsLog(paths, request.plan, write=is_chief)
+    writer = SummaryWriter(paths.tensorboard, write=is_chief)
+    observers = Observers([metrics_log, writer, *_more_observers(request, writer, state)])
+    # Restore before anything reads the state's step.
+    statistics = StepStatistics(request.plan)
+    logs = (paths.metrics, paths.skipped)
+    store = CheckpointStore(paths.checkpoints, config.checkpoint.keep_checkpoints, logs=logs)
+    checkpoints = CheckpointManager(
+        config, request.group, store, state, statistics, _checkpoint_inputs(request, runtime),
+        before_save=(metrics_log.flush, writer.send, bad_images.flush),
+    )  # fmt: skip
+    checkpoints.restore()
+    request.clock.end("checkpoint")
+    _count_start(request, state.step)
+    # What runs from the restored step on.
+    stop = StopController(
+        request.group, request.stop, max_seconds=config.loop.max_seconds, started=started,
+        announce=checkpoints.announce_stop,
+    )  # fmt: skip
+    trainer = _make_trainer(request, runtime, state, bad_images, statistics, checkpoints, stop, observers)
+    exporter = Exporter(config, request.plan, runtime, state, store, request.train, request.validation)
+    return Job(request=request, runtime=runtime, bad_images=bad_images, trainer=trainer, exporter=exporter,
+               metrics_log=metrics_log)  # fmt: skip
+
+
+def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) -> list[Observer]:
+    config, is_chief = request.config, request.is_chief
+    reporter = TensorBoardReporter(
+        config, writer, state.model, request.train, request.validation, positive=request.positive, write=is_chief
+    )
+    progress = ProgressBar(request.plan, show=is_chief)
+    profiler = Profiler(config.loop.profiled, request.paths.tensorboard, write=is_chief)
+    report = StartReport(request.clock, request.plan, show=is_chief, on_terminal=progress.is_terminal)
+    return [reporter, progress, profiler, report, *request.observers]
+
+
+def _make_trainer(
+    request: Request, runtime: strategy_lib.Runtime, state: TrainState, bad_images: BadImages,
+    statistics: StepStatistics, checkpoints: CheckpointManager, stop: StopController, observers: Observers,
+) -> Trainer:  # fmt: skip
+    config, plan = request.config, request.plan
+    pixels = DistributedInput(
+        runtime, config.data, config.loop.seed, bad_images, request.group,
+        train=request.train, validation=request.validation,
+        augmentation=augment.Settings(config.augment, request.positive), ahead=plan.steps_per_execution,
+    )  # fmt: skip
+    train_step, inputs = _steps_and_input(request, runtime, state, pixels, stop)
+    evaluator = Evaluator(
+        plan=plan, split=request.validation, positive=request.positive, monitor=config.loop.monitor,
+        plateau_monitor=config.optim.plateau_monitor, state=state, train_step=train_step, inputs=inputs, stop=stop,
+        pruner=_agreed(request.pruner, request.group), observers=observers,
+    )  # fmt: skip
+    return Trainer(
+        plan=plan, machine=_machine(runtime), state=state, inputs=inputs, statistics=statistics,
+        execution=Execution(runtime.strategy, state.optimizer, train_step, plan.steps_per_execution),
+        evaluator=evaluator, checkpoints=checkpoints, stop=stop, observers=observers,
+    )  # fmt: skip
+
+
+def _with_calls(request: Request, runtime: strategy_lib.Runtime) -> loop.Plan:
+    """Return the plan with the value of ``--steps_per_execution=auto``."""
+    if request.config.runtime.steps_per_execution:
+        return request.plan
+    data = request.config.data
+    batch_bytes = data.batch_size // runtime.num_devices * data.image_size**2 * 3
+    steps = loop.automatic_steps_per_execution(runtime.device_kind, batch_bytes)
+    return dataclasses.replace(request.plan, steps_per_execution=steps)
+
+
+def _steps_and_input(
+    request: Request, runtime: strategy_lib.Runtime, state: TrainState, pixels: DistributedInput, stop: StopController
+) -> tuple[TrainStep | PhasedStep, DistributedInput | PhasedInput]:
+    """Return the step on batches of pixels and their input; in front of them those of a frozen backbone, if asked."""
+    config, paths = request.config, request.paths
+    options: dict[str, Any] = {
+        "batch_size": config.data.batch_size,
+        "seed": config.loop.seed,
+        "xla": config.runtime.xla,
+        "shards": runtime.gradient_shards,
+        "allreduce_dtype": runtime.allreduce_dtype,
+        "average": state.average,
+        "clip_norm": config.optim.clip_norm,
+        "loss": Loss(config.loss, config.loss.weights_of(request.train.counts)),
+    }
+    parts = split_model.split(state.model)
+    whole = TrainStep(
+        runtime.strategy, state.model, state.optimizer, state.loss_scale, augmentation=config.data.augment,
+        slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor,
+        accumulate_steps=_accumulate_steps(config, runtime), **options,
+    )  # fmt: skip
+    if not request.plan.frozen_steps:
+        return whole, pixels
+    head = HeadStep(runtime.strategy, parts, state.optimizer, state.loss_scale, **options)
+    extractor = FeatureExtractor(
+        runtime, parts.backbone, pixels, request.group, stop, folder=paths.features, settings=config.decisive(),
+        on_progress=functools.partial(files.remove, paths.restarts),
+    )  # fmt: skip
+    return PhasedStep(head, whole), PhasedInput(pixels, extractor, request.plan, state)
+
+
+def _accumulate_steps(config: Config, runtime: strategy_lib.Runtime) -> int:
+    """Return ``--accumulate_steps``.
+
+    Raises:
+        RequestError: if a batch does not divide into so many parts.
+    """
+    accumulate, batch_size = config.optim.accumulate_steps, config.data.batch_size
+    parts = accumulate * runtime.num_devices
+    if batch_size % parts:
+        raise RequestError(
+            f"--accumulate_steps: expected a batch_size that divides among {runtime.num_devices} devices and "
+            f"{accumulate} parts, received {batch_size}; use --batch_size={-(-batch_size // parts) * parts}"
+        )
+    return accumulate
+
+
+def _same_runtime(request: Request) -> strategy_lib.Runtime:
+    """Set up this process's devices and precision, which must be those of all processes and of the checkpoints.
+
+    All processes are connected after it.
+
+    Raises:
+        RequestError: if they are not, or do not fit the request.
+        StoppedEarly: if promised GPUs are missing in a cluster.
+        JobFailed: if the checkpoints' precision cannot be used on this machine.
+    """
+    config, group = request.config, request.group
+    _require_promised_gpus(request)
+    kept = resume.checkpoint_inputs(request.paths) if request.is_chief and config.runtime.precision == "auto" else {}
+    precision: str = group.broadcast(kept.get("precision", "") if request.is_chief else None)
+    runtime = strategy_lib.setup(config.runtime, config.data, request.cluster, kept_precision=precision)
+    choice = {name: getattr(runtime, name) for name in ("precision", "device_kind", "local_devices")}
+    consistency.require_same(group, choice, "name it with --precision or --num_devices, or use equal machines")
+    if request.cluster.num_workers > 1:
+        seconds = config.runtime.startup_timeout_seconds
+        with group.time_limit(seconds, _not_connected(request.cluster, seconds)):
+            strategy_lib.connect(runtime)
+    return runtime
+
+
+def _require_promised_gpus(request: Request) -> None:
+    """End all processes if one of them lacks GPUs that it was promised.
+
+    Such a start counts, because a scheduler may choose the same machine again and again.
+    """
+    missing = next(filter(None, request.group.gather(strategy_lib.missing_gpus(request.config.runtime))), "")
+    if not missing:
+        return
+    error = gpu_promise.broken(missing, in_cluster=request.cluster.num_workers > 1)
+    if request.is_chief and isinstance(error, StoppedEarly):
+        resume.count_again(request.paths, request.config.loop.max_restarts_without_progress)
+    raise error
+
+
+def _not_connected(cluster: Cluster, seconds: float) -> str:
+    return (
+        f"TensorFlow's servers ({', '.join(cluster.addresses)}) did not connect to each other within {seconds:g} s "
+        "(--startup_timeout_seconds): make sure that each machine reaches these ports of all others, through no "
+        "firewall and no proxy; nothing was lost: start all processes again"
+    )
+
+
+def _checkpoint_inputs(request: Request, runtime: strategy_lib.Runtime) -> dict[str, str]:
+    """Return what a checkpoint must agree with besides the settings."""
+    return {
+        "train images": request.train.fingerprint,
+        "validation images": request.validation.fingerprint,
+        "precision": runtime.precision,
+    }
+
+
+def _count_start(request: Request, step: int) -> None:
+    """Refuse a job that starts again and again without progress, and a job_dir that is not shared."""
+    if request.is_chief:
+        resume.count_start(request.paths, step, request.config.loop.max_restarts_without_progress)
+    consistency.require_shared(request.group, request.paths.restarts)
+
+
+def _agreed(pruner: loop.Pruner | None, group: SingleProcess) -> loop.Pruner | None:
+    """Return a pruner that answers alike in all processes: the chief asks, the others get its answer."""
+    if pruner is None:
+        return None
+
+    def ask_in_chief(epoch: int, values: Mapping[str, float | None]) -> str:
+        reason: str = group.broadcast(pruner(epoch, values) if group.index == 0 else None)
+        return reason
+
+    return ask_in_chief
+
+
+def _machine(runtime: strategy_lib.Runtime) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "tensorflow": tf.__version__,
+        "precision": runtime.precision,
+        "num_devices": runtime.num_devices,
+        "device_kind": runtime.device_kind,
+    }
