@@ -54,7 +54,13 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--out", default="", help="folder for <what>.md, <what>.json and logs (default: printed only)")
     add("--data_dir", default="", help="images of the jobs: Train, Validation (default: drawn faces)")
-    add("--ways", action="append", default=[], metavar="TEXT", help="only ways whose name contains it; repeatable")
+    add(
+        "--ways",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="only the way of this name, or those whose names contain it; repeatable",
+    )
     add("--rounds", type=int, default=0, help="of steps (default 5; 1 with --fast)")
     add("--job_rounds", type=int, default=0, help="of jobs (default 2; 1 with --fast)")
     add("--image_size", type=int, default=0, help="pixels (default 224 on a GPU, 128 on a CPU)")

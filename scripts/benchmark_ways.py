@@ -121,8 +121,13 @@ def precisions_of(gpu: bool, has_bfloat16: bool) -> tuple[str, ...]:
 
 
 def chosen(ways: Iterable[Way], parts: Sequence[str]) -> list[Way]:
-    """Return the ways whose names contain one of the parts; without parts, all."""
-    return [way for way in ways if not parts or any(part in way.name for part in parts)]
+    """Return the ways that one of the parts names, or whose names contain one that is no whole name; of none, all."""
+    every = list(ways)
+    names = {way.name for way in every}
+    return [
+        way for way in every
+        if not parts or any(part == way.name or (part not in names and part in way.name) for part in parts)
+    ]  # fmt: skip
 
 
 def environment() -> dict[str, str]:

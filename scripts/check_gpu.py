@@ -224,6 +224,7 @@ class Check:
         for folder in ("logs", "jobs"):
             (out / folder).mkdir(parents=True, exist_ok=True)
         (out / "check.md").write_text("")
+        (out / "failures.txt").unlink(missing_ok=True)
 
     def say(self, line: str) -> None:
         """Print a line and add it to the page."""
