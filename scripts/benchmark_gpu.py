@@ -1,6 +1,6 @@
 """Compare our step and our job with Keras, PyTorch and the machine's limits in one run.
 
-  python scripts/benchmark.py gpu --out=measured      everything; about 15 minutes on a GPU, 10 on two CPU cores
+  python scripts/benchmark.py gpu --out=measured      everything; 10 to 20 minutes
   python scripts/benchmark.py job --out=measured      whole jobs alone
   python scripts/benchmark.py gpu --fast              seconds a row, to try the script itself
   python scripts/benchmark.py gpu --ways="our step" --ways=PyTorch
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="only the way of this name, or those whose names contain it; repeatable",
     )
-    add("--rounds", type=int, default=0, help="of steps (default 5; 1 with --fast)")
+    add("--rounds", type=int, default=0, help="of steps (default 3; 1 with --fast)")
     add("--job_rounds", type=int, default=0, help="of jobs (default 2; 1 with --fast)")
     add("--image_size", type=int, default=0, help="pixels (default 224 on a GPU, 128 on a CPU)")
     add("--batch_size", type=int, default=0, help="images (default 256 on a GPU, 32 on a CPU)")
@@ -122,7 +122,7 @@ class Run:
     def _in_workers(self, all_ways: Sequence[Way]) -> None:
         """Measure ways of TensorFlow and PyTorch in turn; those that failed once are not tried again."""
         remaining = ways.chosen(all_ways, self._arguments.ways)
-        for number in range(self._rounds("rounds", 5)):
+        for number in range(self._rounds("rounds", 3)):
             for way in list(remaining):
                 measured = self._workers[way.runner].measure(way, self._sizes, self._arguments.limit)
                 self._record(number, way, measured)

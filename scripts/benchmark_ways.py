@@ -96,14 +96,14 @@ def limits(precisions: Sequence[str]) -> Iterator[Way]:
 
 
 def steps(precisions: Sequence[str]) -> Iterator[Way]:
-    """Yield train steps of one batch that is on the device: ours, Keras's, PyTorch's."""
+    """Yield train steps of one batch that is on the device: ours, PyTorch's, Keras's."""
     for precision in precisions:
         yield from (Way(STEP, precision, xla) for xla in (False, True))
     yield Way(STEP, precisions[0], True, augment="notebook")
+    yield from (Way(MODULE, BFLOAT16, compiled) for compiled in (False, True))
     for kind in (TRAIN_ON_BATCH, FIT):
         for precision in dict.fromkeys((precisions[0], FLOAT32)):
             yield from (Way(kind, precision, xla) for xla in (False, True))
-    yield from (Way(MODULE, BFLOAT16, compiled) for compiled in (False, True))
 
 
 def jobs(precisions: Sequence[str]) -> Iterator[Way]:

@@ -101,7 +101,7 @@ def a_table(device=""):
     table = Table("gpu", {"command": "`x`"}, 64, 8, device)
     table.add(Way(ways.PRODUCT, ways.FLOAT32), Measured(1e12))
     table.add(Way(ways.COPY), Measured(1e11))
-    for rate in (100.0, 300.0, 200.0):
+    for rate in (100.0, 900.0, 200.0):
         table.add(Way(ways.STEP, ways.FLOAT32), Measured(rate, 1.5))
     table.add(Way(ways.MODULE, ways.BFLOAT16), Measured(error="not installed: x | y"))
     table.add(Way(ways.TRAIN, ways.FLOAT32, False, ways.FILES), Measured(90.0, note="data wait 5%"))
@@ -115,7 +115,7 @@ def test_the_page_has_medians_ranges_shares_and_errors(tmp_path):
     rows = [line.strip("| ").split(" | ") for line in (tmp_path / "gpu.md").read_text().splitlines() if "| " in line]
     step = next(row for row in rows if row[0] == "our step, float32")
     flops = roofline.total(roofline.costs_of("cnn", 64, 8)).flops
-    assert step[1:6] == ["200", "100 to 300", "1.5", f"{200 * flops / 1e12:.3f}", f"{200 * flops / 1e12:.1%}"]
+    assert step[1:6] == ["200", "100 to 900", "1.5", f"{200 * flops / 1e12:.3f}", f"{200 * flops / 1e12:.1%}"]
     assert any(row[0].startswith("PyTorch") and "not installed" in row[-1] for row in rows)
     assert any(row[0] == "our job from files, float32" and row[-1] == "data wait 5%" for row in rows)
     written = json.loads((tmp_path / "gpu.json").read_text())
@@ -127,6 +127,7 @@ def test_peaks_are_those_of_the_data_sheet_where_there_is_one():
     card = accelerators.find("NVIDIA H200")
     peaks = a_table("NVIDIA H200").peaks()
     assert peaks.flops[ways.FLOAT32] == card.tf32_tflops * 1e12
+    assert peaks.flops[ways.BFLOAT16] == peaks.flops[ways.FLOAT16] == card.half_tflops * 1e12
     assert peaks.bytes == card.memory_gb_per_s * 1e9
     assert a_table("NVIDIA L40S").peaks().flops == {ways.FLOAT32: 1e12}
 
