@@ -14,6 +14,7 @@ Without a GPU sizes are small; the same ways run on the CPU.
 import argparse
 import dataclasses
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(argv: Sequence[str], what: str = "gpu") -> int:
-    """Measure everything; return 0, or 1 if no way could be measured."""
+    """Measure everything; return 0; 1 if no way could be measured, 2 if there is none of a name."""
     arguments = parser().parse_args(argv)
     import tensorflow as tf  # Late: --help needs none of it.
 
@@ -100,28 +101,32 @@ class Run:
             "machine": f"{', '.join(self._hello.get('gpus', [])) or 'no GPU'}; {len(models)} cores "
                        f"{models[0] if models else platform.processor()}",
             "versions": f"{versions}, commit {commit.stdout.strip() or 'unknown'}",
-            "command": f"`python scripts/benchmark.py {' '.join([self._what, *self._argv])}`",
+            "command": f"`python scripts/benchmark.py {shlex.join([self._what, *self._argv])}`",
             "sizes": f"the notebook's network at {sizes.image_size} pixels, batch {sizes.batch_size}; jobs read "
                      f"{self._arguments.data_dir or 'drawn faces'}",
         }  # fmt: skip
 
     def all(self) -> int:
         """Measure all ways of all rounds; print and write after each."""
-        for name, value in self.table.facts.items():
-            print(f"{name}: {value}")
-        steps = ways.steps(self._precisions) if self._what == "gpu" else ()
+        limits = list(ways.limits(self._precisions))
+        steps = list(ways.steps(self._precisions)) if self._what == "gpu" else []
+        jobs = list(ways.jobs(self._precisions))
         try:
-            self._in_workers([*ways.limits(self._precisions), *steps])
+            if unknown := [part for part in self._arguments.ways if not ways.chosen(limits + steps + jobs, [part])]:
+                names = "; ".join(way.name for way in limits + steps + jobs)
+                print(f"error: expected --ways of: {names}; received {'; '.join(unknown)}", file=sys.stderr)
+                return 2
+            print("\n".join(f"{name}: {value}" for name, value in self.table.facts.items()))
+            self._in_workers(ways.chosen(limits + steps, self._arguments.ways))
         finally:
             for worker in self._workers.values():
                 worker.close()
-        self._jobs()
+        self._jobs(ways.chosen(jobs, self._arguments.ways))
         print("\n" + "\n".join(self.table.markdown()))
         return 0 if any(self.table.rate(way) for way in self.table.rows) else 1
 
-    def _in_workers(self, all_ways: Sequence[Way]) -> None:
+    def _in_workers(self, remaining: list[Way]) -> None:
         """Measure ways of TensorFlow and PyTorch in turn; those that failed once are not tried again."""
-        remaining = ways.chosen(all_ways, self._arguments.ways)
         for number in range(self._rounds("rounds", 3)):
             for way in list(remaining):
                 measured = self._workers[way.runner].measure(way, self._sizes, self._arguments.limit)
@@ -129,8 +134,8 @@ class Run:
                 if measured.error:
                     remaining.remove(way)
 
-    def _jobs(self) -> None:
-        remaining = ways.chosen(ways.jobs(self._precisions), self._arguments.ways)
+    def _jobs(self, remaining: list[Way]) -> None:
+        """Run jobs in turn; those that failed once are not tried again."""
         if not remaining:
             return
         data = Path(self._arguments.data_dir or self._out / "data")
@@ -138,17 +143,21 @@ class Run:
             benchmark_job.draw(data, self._sizes)
         for number in range(self._rounds("job_rounds", 2)):
             for way in list(remaining):
-                with tempfile.TemporaryDirectory(dir=self._out, prefix="job-") as folder:
-                    job_dir = Path(folder) / "job"
-                    measured = benchmark_job.measure(way, self._sizes, data, job_dir, self._arguments.limit)
-                    if measured.error:
-                        remaining.remove(way)
-                        log = self._out / f"{way.name.replace(' ', '_').replace(',', '')}.log"
-                        log.write_bytes(Path(f"{job_dir}.log").read_bytes())
-                        measured = dataclasses.replace(
-                            measured, error=measured.error.replace(f"{job_dir}.log", str(log))
-                        )
+                measured = self._job(way, data)
                 self._record(number, way, measured)
+                if measured.error:
+                    remaining.remove(way)
+
+    def _job(self, way: Way, data: Path) -> Measured:
+        """Run one job; keep the log if it fails."""
+        with tempfile.TemporaryDirectory(dir=self._out, prefix="job-") as folder:
+            job_dir = Path(folder) / "job"
+            measured = benchmark_job.measure(way, self._sizes, data, job_dir, self._arguments.limit)
+            if not measured.error:
+                return measured
+            log, kept = Path(f"{job_dir}.log"), self._out / f"{way.name.replace(', ', '-').replace(' ', '_')}.log"
+            kept.write_bytes(log.read_bytes())
+            return dataclasses.replace(measured, error=measured.error.replace(str(log), str(kept)))
 
     def _rounds(self, name: str, usual: int) -> int:
         return getattr(self._arguments, name) or (1 if self._arguments.fast else usual)

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import statistics
@@ -348,7 +349,7 @@ def main(argv: Sequence[str]) -> int:
         return _refuse("expected a GPU that TensorFlow sees, received none; run python -m trainer.train --selftest, or "
                        "set FAST=1 to try this script on a CPU")  # fmt: skip
     check = Check(out, scale, fast=fast, limit=arguments.limit)
-    command = f"`{'FAST=1 ' if fast else ''}python scripts/check_gpu.py {' '.join(argv)}`"
+    command = f"`{'FAST=1 ' if fast else ''}python scripts/check_gpu.py {shlex.join(argv)}`"
     for line in (f"# GPU check, {time.strftime('%Y-%m-%d')}", "", machine(), "", command, "", HEAD, f"{'|---' * 7}|"):
         check.say(line)
     check.draw()
