@@ -110,7 +110,7 @@ class Run:
         """Measure all ways of all rounds; print and write after each."""
         limits = list(ways.limits(self._precisions))
         steps = list(ways.steps(self._precisions)) if self._what == "gpu" else []
-        jobs = list(ways.jobs(self._precisions))
+        jobs = list(ways.jobs(self._precisions, bool(self.table.device)))
         try:
             if unknown := [part for part in self._arguments.ways if not ways.chosen(limits + steps + jobs, [part])]:
                 names = "; ".join(way.name for way in limits + steps + jobs)

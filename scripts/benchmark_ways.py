@@ -99,18 +99,22 @@ def steps(precisions: Sequence[str]) -> Iterator[Way]:
     """Yield train steps of one batch that is on the device: ours, PyTorch's, Keras's."""
     for precision in precisions:
         yield from (Way(STEP, precision, xla) for xla in (False, True))
-    yield Way(STEP, precisions[0], True, augment="notebook")
+    yield from (Way(STEP, precisions[0], xla, augment="notebook") for xla in (False, True))
     yield from (Way(MODULE, BFLOAT16, compiled) for compiled in (False, True))
     for kind in (TRAIN_ON_BATCH, FIT):
         for precision in dict.fromkeys((precisions[0], FLOAT32)):
             yield from (Way(kind, precision, xla) for xla in (False, True))
 
 
-def jobs(precisions: Sequence[str]) -> Iterator[Way]:
-    """Yield whole jobs: ours from files, ours from the memory cache, the notebook's own."""
-    yield from (Way(TRAIN, precisions[0], xla, FILES) for xla in (False, True))
+def jobs(precisions: Sequence[str], gpu: bool) -> Iterator[Way]:
+    """Yield whole jobs: ours from files, ours from the memory cache, the notebook's own.
+
+    On a CPU none has XLA, which takes minutes there; the steps show how slow it is.
+    """
+    compiled = (False, True) if gpu else (False,)
+    yield from (Way(TRAIN, precisions[0], xla, FILES) for xla in compiled)
     for precision in precisions:
-        yield from (Way(TRAIN, precision, xla, MEMORY) for xla in (False, True))
+        yield from (Way(TRAIN, precision, xla, MEMORY) for xla in compiled)
     yield Way(NOTEBOOK, FLOAT32)
 
 

@@ -134,7 +134,7 @@ def test_peaks_are_those_of_the_data_sheet_where_there_is_one():
 
 def test_every_way_has_a_name_of_its_own():
     precisions = ways.precisions_of(True, True)
-    names = [way.name for way in (*ways.limits(precisions), *ways.steps(precisions), *ways.jobs(precisions))]
+    names = [way.name for way in (*ways.limits(precisions), *ways.steps(precisions), *ways.jobs(precisions, gpu=True))]
     assert len(names) == len(set(names))
     assert ways.precisions_of(False, False) == (ways.FLOAT32,)
     assert [way.kind for way in ways.chosen(ways.limits(precisions), ["copy"])] == [ways.COPY]
