@@ -8,6 +8,9 @@
   python scripts/benchmark.py start       a start of the job up to its first step, against a bare script's
   python scripts/benchmark.py notebook    what the notebook's own job and ours learn from the same images
   python scripts/benchmark.py recipes     what each recipe learns, and what it costs
+  python scripts/benchmark.py gpu         our step and job beside Keras, PyTorch and the machine's limits; on a CPU, too
+  python scripts/benchmark.py job         of these the whole jobs alone
+  python scripts/benchmark.py roofline    what each layer of the notebook's network costs at least
 
 Shared machines are noisy: every way is timed in turn, round after round, and the best round counts.  Trust the
 ratios within one run; do not compare figures of two runs.
@@ -50,8 +53,9 @@ Ways = dict[str, Callable[[], object]]
 
 def main() -> None:
     """Run the named benchmark."""
-    if sys.argv[1:2] and sys.argv[1] in TRAININGS:  # Whole trainings, with flags of their own.
-        sys.exit(importlib.import_module(TRAININGS[sys.argv[1]]).main(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in TRAININGS:  # Commands with flags of their own.
+        module, _, function = TRAININGS[sys.argv[1]].partition(":")
+        sys.exit(getattr(importlib.import_module(module), function or "main")(sys.argv[2:]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=[*BENCHMARKS, *TRAININGS])
     parser.add_argument("--image_size", type=int, default=224, help="pixels (default 224)")
@@ -273,7 +277,10 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Ways]] = {
     "resume": resume_ways,
     "start": _start,
 }
-TRAININGS = {"notebook": "benchmark_notebook", "recipes": "benchmark_recipes"}
+TRAININGS = {
+    "notebook": "benchmark_notebook", "recipes": "benchmark_recipes", "roofline": "benchmark_roofline",
+    "gpu": "benchmark_gpu", "job": "benchmark_gpu:job",
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

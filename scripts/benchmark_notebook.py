@@ -127,10 +127,7 @@ def notebook_job(data: str, seed: int, precision: str, size: int, epochs: int) -
 
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
-    augmented = ImageDataGenerator(
-        rescale=1.0 / 255, rotation_range=15, shear_range=0.1, zoom_range=0.2, horizontal_flip=True,
-        width_shift_range=0.1, height_shift_range=0.1,
-    )  # fmt: skip
+    augmented = notebook_generator()
     plain = ImageDataGenerator(rescale=1.0 / 255)
     form: dict[str, Any] = {"target_size": (size, size), "batch_size": 32, "class_mode": "categorical"}
     train = augmented.flow_from_directory(f"{data}/Train", seed=seed, **form)
@@ -147,6 +144,16 @@ def notebook_job(data: str, seed: int, precision: str, size: int, epochs: int) -
     fake = train.class_indices["Fake"]
     scores = model.predict(test, verbose=0)[:, fake]
     return {SECONDS: seconds, AUC: float(roc_auc_score(test.classes == fake, scores))}
+
+
+def notebook_generator() -> Any:
+    """Return the notebook's augmentation of Train."""
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    return ImageDataGenerator(
+        rescale=1.0 / 255, rotation_range=15, shear_range=0.1, zoom_range=0.2, horizontal_flip=True,
+        width_shift_range=0.1, height_shift_range=0.1,
+    )  # fmt: skip
 
 
 def notebook_model(size: int) -> Any:

@@ -161,18 +161,18 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write_table(page: Path, lines: Sequence[str]) -> None:
-    """Replace what stands between the two marks of a page.
+def write_table(page: Path, lines: Sequence[str], begin: str = BEGIN) -> None:
+    """Replace what stands between the two marks of a page, the second of which is always the same.
 
     Raises:
         ValueError: if the page has no marks.
     """
     text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
+    before, _, rest = text.partition(begin)
     _, mark, after = rest.partition(END)
     if not mark:
-        raise ValueError(f"expected {BEGIN} and {END} in {page}, received a page without them")
-    page.write_text("\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"]))
+        raise ValueError(f"expected {begin} and {END} in {page}, received a page without them")
+    page.write_text("\n".join([f"{before}{begin}", "", *lines, "", f"{END}{after}"]))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ FLAG = re.compile(r"(?<![\w-])--([a-zA-Z][\w-]*)")
 CONSOLE = re.compile(r"deepdetect-(train|evaluate|export|predict|tune)\b")
 COMMAND = re.compile(r"(?:python|bin/python) (?:-m (trainer(?:\.\w+)+)|(scripts/\w+\.py))|" + CONSOLE.pattern)
 DOTTED = re.compile(r"(?<![\w/.])trainer(?:\.(?!py\b)[a-z]\w*)+\b(?!\()")
+BENCHMARKS = ("recipes", "notebook", "roofline", "gpu", "job")  # With flags of their own.
 FOREIGN = re.compile(r"^(gcloud|kubectl|docker|helm|curl|scripts/\w+\.sh|pip|tensorboard|srun)$")
 
 
@@ -126,7 +127,7 @@ def wrong_flags(line):
     for command, own, passed in parts(line):
         words = own.split("#")[0].split()
         sub = [words[0]] if words and re.fullmatch(r"[a-z_]+", words[0]) else []
-        trains = command[0] == "scripts/benchmark.py" and sub in (["recipes"], ["notebook"])
+        trains = command[0] == "scripts/benchmark.py" and sub and sub[0] in BENCHMARKS
         if (
             command[0] in ("scripts/prepare_data.py", "scripts/submit.py")
             or command[-1].endswith("prepare_data")
@@ -171,9 +172,10 @@ def test_flags_in_prose_exist(page):
     for command in ("train", "evaluate", "predict", "tune", "export", "data_service"):
         known |= flags_of("-m", f"trainer.{command}")
     for script in ("local_cluster", "benchmark", "benchmark_scale", "benchmark_sweep", "chaos", "chaos_sweep",
-                   "multi_worker", "make_demo_data"):  # fmt: skip
+                   "multi_worker", "make_demo_data", "check_gpu"):  # fmt: skip
         known |= flags_of(f"scripts/{script}.py")
-    known |= flags_of("scripts/benchmark.py", "recipes") | flags_of("scripts/benchmark.py", "notebook")
+    for name in BENCHMARKS:
+        known |= flags_of("scripts/benchmark.py", name)
     known |= flags_of("-m", "trainer.train", "--selftest")
     known |= flags_of("scripts/prepare_data.py", "audit") | flags_of("scripts/prepare_data.py", "pack")
     for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard"):
