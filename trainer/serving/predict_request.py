@@ -12,7 +12,7 @@ from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.serving import exported_model
 from trainer.serving.video import Sampling
-from trainer.serving.video_file import require_opencv
+from trainer.data.faces.video_file import require_opencv
 
 USAGE = """\
 Estimate for each image how likely it is a fake.

@@ -20,7 +20,7 @@ from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.serving import exported_model
 from trainer.serving.predictor import NOT_FINITE, Predictor, first_line
-from trainer.serving.video_file import Sample, Video
+from trainer.data.faces.video_file import Sample, Video
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 

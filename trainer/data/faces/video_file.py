@@ -3,7 +3,7 @@
 Frames are sampled by time: each whole second counts once, for the frame that is shown then.  So a video of variable
 frame rate is judged by what a viewer sees, and not by its densest part.
 Owns: which files are videos, opening, sampling, detecting a truncated video.  Does not own: scores and rows
-(``video.py``).  OpenCV is an optional extra, imported when it is needed.
+(``serving/video.py``).  OpenCV is an optional extra, imported when it is needed.
 """
 
 import dataclasses
@@ -43,10 +43,15 @@ def require_opencv() -> None:
     Raises:
         RequestError: if it is not installed.
     """
-    _opencv()
+    opencv()
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
+    """Return the module cv2.
+
+    Raises:
+        RequestError: if it is not installed.
+    """
     # Before the import: FFmpeg must not log about every broken file, nor read other files that a video refers to.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -98,7 +103,7 @@ class Video:
         Raises:
             OSError: if the file does not exist or is not a video.
         """
-        self._cv2 = _opencv()
+        self._cv2 = opencv()
         _refuse_other_kinds(path)  # Also raises the reason of a file that cannot be read, which OpenCV does not report.
         self._capture = self._open(path)
         rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
