@@ -117,7 +117,9 @@ class Detector:
         part = rgb[top : top + side, left : left + side]
         scale = boxes.SIDE / side
         size = (max(round(part.shape[1] * scale), 1), max(round(part.shape[0] * scale), 1))
-        small = self._cv2.resize(part, size, interpolation=self._cv2.INTER_AREA if scale < 1 else self._cv2.INTER_LINEAR)
+        small = self._cv2.resize(
+            part, size, interpolation=self._cv2.INTER_AREA if scale < 1 else self._cv2.INTER_LINEAR
+        )
         square = np.zeros([boxes.SIDE, boxes.SIDE, 3], np.uint8)
         square[: size[1], : size[0]] = small
         self._net.setInput((square.transpose(2, 0, 1)[None].astype(np.float32) - 127.5) / 127.5)
