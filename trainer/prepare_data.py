@@ -1,5 +1,6 @@
-"""Prepare a data set: audit it, then pack it.
+"""Prepare a data set: cut the faces out of videos, audit it, then pack it.
 
+  python scripts/prepare_data.py faces --videos=V --out=D
   python scripts/prepare_data.py audit --data_dir=D --out=O
   python scripts/prepare_data.py pack  --data_dir=D --out=O
 
@@ -16,6 +17,8 @@ from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.core.storage import files
 from trainer.data import split_report, tfrecord
 from trainer.data.audit import request as audit_request
+from trainer.data.faces import crop_rule, detector, inputs
+from trainer.data.faces import request as faces_request
 from trainer.data.manifest import read_all_splits
 from trainer.data.pack import request as pack_request
 
@@ -65,10 +68,29 @@ def pack(argv: Sequence[str]) -> int:
 
     dropped = writer.leaks(splits, request) if request.drop_leaks else set()
     summary = writer.pack(request, splits, dropped)
+    crop_rule.copy(request.data_dir, request.out)
     for name, reason in summary["bad"].items():
         print(terminal.in_line(f"bad: {files.printable(name)}: {reason}"), file=sys.stderr)
     print(terminal.visible(writer.summary_table(summary, request)))
     return EXIT_DONE
+
+
+def faces(argv: Sequence[str]) -> int:
+    """Cut the faces out of videos and return the exit code."""
+    request = flags.parse_request(argv, faces_request.FacesFlags, usage=faces_request.USAGE, required=("videos", "out"))
+    if placement.is_within(request.out, request.videos):
+        raise RequestError(f"--out: expected a folder outside of --videos, received {request.out!r}; give another one")
+    detector.require()
+    entries = inputs.find(request.videos)
+    files.require_writable(request.out, "out")
+    from trainer.data.faces import run  # Late: Pillow and joblib are loaded here.
+
+    notes = run.run(entries, request)
+    for one, note in zip(entries, notes, strict=True):
+        if note.error:
+            print(terminal.in_line(f"bad: {files.printable(one.name)}: {note.error}"), file=sys.stderr)
+    print(terminal.visible(run.summary(entries, notes, request)))
+    return EXIT_DONE if any(note.rows for note in notes) else EXIT_FAILED
 
 
 def _refuse_packed(data_dir: str, remedy: str = "") -> None:
@@ -76,7 +98,7 @@ def _refuse_packed(data_dir: str, remedy: str = "") -> None:
         raise RequestError(f"--data_dir: expected a folder of images, received the packed set {data_dir!r}{remedy}")
 
 
-COMMANDS = {"audit": audit, "pack": pack}
+COMMANDS = {"audit": audit, "pack": pack, "faces": faces}
 
 if __name__ == "__main__":
     cli.console(main)

@@ -16,7 +16,8 @@ from tests.helpers.tiny_export import write_export, write_image
 from trainer import predict
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
-from trainer.serving import video, video_file
+from trainer.data.faces import video_file
+from trainer.serving import video
 
 cv2 = pytest.importorskip("cv2")
 

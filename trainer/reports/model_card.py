@@ -26,6 +26,7 @@ from trainer.core.job_dir import EXPORT_CARD
 from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass
 from trainer.data import input_rule
+from trainer.data.faces import crop_rule
 from trainer.evaluation import calibration, metrics, sources
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import console, evaluation_sections, html, metric_titles
@@ -110,6 +111,11 @@ def measure(
     return figures
 
 
+def _crop_text(metadata: Mapping[str, Any]) -> str:
+    rule = crop_rule.of_metadata(metadata.get("faces"), "deepdetect.json")
+    return rule.text if rule else ""
+
+
 def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
     """Return the card of an export.
 
@@ -131,6 +137,7 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
             meta=metadata,
             warning=facts.warning,
             input=input_rule.of_export(metadata).text,
+            faces=_crop_text(metadata),
             classes=", ".join(names),
             positive=positive,
             rest=others[0] if len(others) == 1 else "all other classes",

@@ -29,6 +29,7 @@ _FIELDS = {
     "versions": optional(OBJECT),
     "listings": optional(nullable(OBJECT)), "validation": optional(OBJECT), "explain": optional(nullable(OBJECT)),
     "calibration": optional(nullable(OBJECT)), "threshold_choice": optional(nullable(OBJECT)),
+    "faces": optional(nullable(OBJECT)),
 }  # fmt: skip
 
 

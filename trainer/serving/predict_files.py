@@ -12,12 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 import tqdm
 
 from trainer.core import globs
+from trainer.core.errors import AccessDenied
 from trainer.core.storage import files
 from trainer.core.tables import Row
 from trainer.data import image_files
-from trainer.serving import exported_model, heatmap, video
-from trainer.serving.predict_request import PredictFlags, check_threshold
-from trainer.serving.predictor import PredictionBatch, Predictor
+from trainer.data.faces import video_file
+from trainer.data.faces.crop_rule import CropRule
+from trainer.data.formats.image_format import Unreadable
+from trainer.serving import exported_model, face_scores, heatmap, video
+from trainer.serving.face_scores import CutFace, FaceScore, FaceScorer
+from trainer.serving.predict_request import PredictFlags, check_explain, check_threshold
+from trainer.serving.predictor import PredictionBatch, Predictor, first_line
 from trainer.serving.row_writer import RowWriter
 
 
@@ -35,7 +40,9 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
     """
     export = exported_model.find_export(request.model_dir)
     check_threshold(request, export)
-    paths = globs.expand(words, stdin, video.ENDINGS if request.video else ())
+    rule = face_scores.rule_of(export, request.faces)
+    check_explain(request, has_rule=rule is not None)
+    paths = globs.expand(words, stdin, video_file.ENDINGS if request.video else ())
     # Refuse an output that cannot be written before hours are spent on scores.
     for flag, file in (("out", request.out), ("frames_out", request.frames_out)):
         if file:
@@ -43,13 +50,15 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
     if request.explain:
         files.require_writable(request.explain, "explain")
     if not request.video:
-        for rows in predict_images(export, paths, request):
+        of_images = predict_faces(export, rule, paths, request) if rule else predict_images(export, paths, request)
+        for rows in of_images:
             keep(rows)
         return
     predictor = Predictor(export, num_devices=request.num_devices)
+    scorer = _scorer(export, predictor, rule, request)
     frames = RowWriter(request.frames_out, "frames_out") if request.frames_out else None
     try:
-        for row, of_frames in video.predict(export, predictor, paths, request.sampling):
+        for row, of_frames in video.predict(export, predictor, paths, request.sampling, scorer):
             if frames:
                 frames.add(of_frames)
             keep([row])
@@ -82,6 +91,63 @@ def predict_images(
             pictures = _draw(request.explain, paths, batch, encoded, export)
             yield [_row(export, paths[n], batch, n, request, pictures) for n in numbers]
             bar.update(len(numbers))
+
+
+def _scorer(
+    export: exported_model.ExportedModel, predictor: Predictor, rule: CropRule | None, request: PredictFlags
+) -> FaceScorer | None:
+    return FaceScorer(export, predictor, rule, request.several_faces, request.batch_size) if rule else None
+
+
+def predict_faces(
+    export: exported_model.ExportedModel, rule: CropRule, paths: Sequence[str], request: PredictFlags
+) -> Iterator[list[Row]]:
+    """Yield the rows of each path, in order, by batches: of its faces, cut by a rule; or an ``error``.
+
+    Raises:
+        RequestError: if the model does not load.
+    """
+    from trainer.data.formats import rescue  # Late: Pillow.
+
+    predictor = Predictor(export, num_devices=request.num_devices)
+    scorer = FaceScorer(export, predictor, rule, request.several_faces, request.batch_size)
+    with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+        for start in range(0, len(paths), request.batch_size):
+            part = paths[start : start + request.batch_size]
+            cut: list[list[CutFace]] = []
+            errors: dict[int, str] = {}
+            for number, path in enumerate(part):
+                faces: list[CutFace] = []
+                try:
+                    faces = scorer.cut(rescue.decode(image_files.read(path), export.max_image_pixels))
+                except (OSError, AccessDenied, Unreadable) as error:
+                    errors[number] = first_line(error)
+                cut.append(faces)
+            scores = scorer.score(cut)
+            yield [
+                _face_row(export, path, score, errors.get(number, ""), request)
+                for number, path in enumerate(part)
+                for score in scores[number]
+            ]
+            bar.update(len(part))
+
+
+def _face_row(
+    export: exported_model.ExportedModel, path: str, score: FaceScore, error: str, request: PredictFlags
+) -> Row:
+    """Return the row of a face; ``error`` is of its file."""
+    values = score.probabilities
+    numbers = [None] * len(export.class_names) if values is None else [float(f"{value:.9g}") for value in values]
+    row: Row = {
+        "path": files.printable(path),
+        "label": None if values is None else export.decide(values, request.threshold),
+        "p_fake": numbers[export.positive],
+        "error": error or score.error or None,
+        **score.columns(),
+    }
+    if len(export.class_names) > 2:
+        row |= {f"p_{name}": value for name, value in zip(export.class_names, numbers, strict=True)}
+    return row
 
 
 def _draw(

@@ -10,9 +10,9 @@ from trainer.core import tables
 from trainer.core.config import PATH, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
-from trainer.serving import exported_model
+from trainer.data.faces.video_file import require_opencv
+from trainer.serving import exported_model, face_scores
 from trainer.serving.video import Sampling
-from trainer.serving.video_file import require_opencv
 
 USAGE = """\
 Estimate for each image how likely it is a fake.
@@ -21,7 +21,8 @@ Estimate for each image how likely it is a fake.
 
 PATH is an image, a folder (with all below it), a glob (quote it to let ** cross folders) or gs://; "-" reads
 paths from stdin, one a line.  Rows are path, label, p_fake, error, heatmap with --explain, and p_<class> if there are
-more than two.
+more than two.  Of a model trained on face crops they are also x0, y0, x1, y1, face_score and faces: the box of the
+face that was scored, and how many there were (needs pip install -e '.[faces]').
 
 With --video PATHs are videos (.mp4, .avi, .mov, .mkv and .webm in folders and globs); p_fake is the mean over their
 seconds, p_fake_top the mean of the highest ones, seconds the length that was read.
@@ -58,6 +59,17 @@ class PredictFlags:
     every_n_frames: int = setting(0, "Score every N-th frame of a video. 0: those shown at full seconds.", minimum=0)
     max_frames: int = setting(0, "Score at most N frames of a video, then stop reading it. 0: all.", minimum=0)
     top_k: str = setting("10%", "Frames that p_fake_top is the mean of: a number, or a share of those scored.")
+    faces: str = setting(
+        "auto",
+        "auto: a model trained on crops of prepare_data faces scores the faces of an image, cut by the same rule. "
+        "none: whole images. required: as auto, and a model without such a rule is refused.",
+        choices=face_scores.FACES,
+    )
+    several_faces: str = setting(
+        "highest",
+        "Of several faces in an image count the highest p_fake, the mean, or each, which gets a row of its own.",
+        choices=face_scores.SEVERAL,
+    )
     frames_out: str = setting(
         "", "File with a row for each frame of the videos, .csv or .jsonl. Empty: none.", path=PATH
     )
@@ -100,6 +112,19 @@ def _check_video(request: PredictFlags, values: Mapping[str, Value]) -> None:
     if request.video:
         request.sampling.top_of(1)
         require_opencv()
+
+
+def check_explain(request: PredictFlags, *, has_rule: bool) -> None:
+    """Refuse heat maps of images whose faces are scored.
+
+    Raises:
+        RequestError: if both are requested.
+    """
+    if request.explain and has_rule:
+        raise RequestError(
+            "--explain: expected --faces=none, received a model of face crops, whose heat maps are of crops; cut the "
+            "faces first (prepare_data faces), and explain the crops with --faces=none"
+        )
 
 
 def check_threshold(request: PredictFlags, export: exported_model.ExportedModel) -> None:

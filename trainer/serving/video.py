@@ -18,11 +18,10 @@ import tqdm
 from trainer.core.errors import AccessDenied, RequestError
 from trainer.core.storage import files
 from trainer.core.tables import Row
+from trainer.data.faces.video_file import Sample, Video
 from trainer.serving import exported_model
+from trainer.serving.face_scores import NO_FACE, FaceScore, FaceScorer
 from trainer.serving.predictor import NOT_FINITE, Predictor, first_line
-from trainer.serving.video_file import Sample, Video
-
-ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +60,13 @@ class Sampling:
 
 
 def predict(
-    export: exported_model.ExportedModel, predictor: Predictor, paths: Sequence[str], sampling: Sampling
+    export: exported_model.ExportedModel,
+    predictor: Predictor,
+    paths: Sequence[str],
+    sampling: Sampling,
+    scorer: FaceScorer | None = None,
 ) -> Iterator[tuple[Row, list[Row]]]:
-    """Yield for each video, in order, its row and a row for each scored frame.
+    """Yield for each video, in order, its row and a row for each scored frame, or face if each has a row of its own.
 
     A video that cannot be read has an ``error`` and None elsewhere.  One that ends early has an ``error`` and the
     scores of the frames before its end.
@@ -74,7 +77,7 @@ def predict(
     sampling.top_of(1)
     with tqdm.tqdm(total=len(paths), unit="video", file=sys.stderr, disable=None, leave=False) as bar:
         for path in paths:
-            scores = _score(predictor, path, sampling)
+            scores = _score(predictor, path, sampling, scorer)
             yield _row(export, path, scores, sampling), list(_frame_rows(export, path, scores, sampling))
             bar.update()
 
@@ -89,6 +92,7 @@ class _VideoScores:
         end: length that was read, seconds.
         has_times: whether the file states any.
         error: what went wrong; empty if nothing did.
+        faces: of each frame, if faces are scored: the scores behind its probabilities.
     """
 
     samples: list[Sample] = dataclasses.field(default_factory=list)
@@ -96,6 +100,7 @@ class _VideoScores:
     end: float = 0.0
     has_times: bool = False
     error: str = ""
+    faces: list[list[FaceScore]] = dataclasses.field(default_factory=list)
 
     @property
     def good(self) -> list[tuple[exported_model.Probabilities, int]]:
@@ -109,20 +114,42 @@ class _VideoScores:
         return round(value, 3) if self.has_times else None
 
 
-def _score(predictor: Predictor, path: str, sampling: Sampling) -> _VideoScores:
+def _score(predictor: Predictor, path: str, sampling: Sampling, scorer: FaceScorer | None) -> _VideoScores:
     scores = _VideoScores()
     try:
         with files.local_file(path) as local, contextlib.closing(Video(local, sampling.every, sampling.most)) as video:
-            for answers in predictor.score_pixels(_pixels(video, scores.samples, sampling.batch_size)):
-                scores.probabilities += [
-                    None if n in answers.errors else row for n, row in enumerate(answers.probabilities)
-                ]
+            if scorer is not None:
+                _score_faces(scorer, video, scores, sampling.batch_size)
+            else:
+                _score_frames(predictor, video, scores, sampling.batch_size)
             scores.end, scores.has_times, scores.error = video.end, video.has_times, video.missing
     except (OSError, AccessDenied) as error:
         scores.error = first_line(error)
     if not scores.good and not scores.error:
-        scores.error = "no frame of it could be scored" if scores.samples else "a video without frames"
+        scores.error = _why_none(scores)
     return scores
+
+
+def _why_none(scores: _VideoScores) -> str:
+    """Return why a video has no score."""
+    if not scores.samples:
+        return "a video without frames"
+    if scores.faces and all(face.error == NO_FACE for faces in scores.faces for face in faces):
+        return f"no face was found in its {len(scores.faces)} frames (--faces=none scores whole frames)"
+    return "no frame of it could be scored"
+
+
+def _score_frames(predictor: Predictor, video: Video, scores: _VideoScores, count: int) -> None:
+    for answers in predictor.score_pixels(_pixels(video, scores.samples, count)):
+        scores.probabilities += [None if n in answers.errors else row for n, row in enumerate(answers.probabilities)]
+
+
+def _score_faces(scorer: FaceScorer, video: Video, scores: _VideoScores, count: int) -> None:
+    for samples, images in video.batches(count):
+        scores.samples += samples
+        faces = scorer.score([scorer.cut(image) for image in images])
+        scores.faces += faces
+        scores.probabilities += [scorer.one(of_frame).probabilities for of_frame in faces]
 
 
 def _pixels(video: Video, samples: list[Sample], count: int) -> Iterator[Any]:
@@ -160,13 +187,24 @@ def _mean_of_top(p_fake: exported_model.Probabilities, weights: npt.NDArray[np.i
 def _frame_rows(
     export: exported_model.ExportedModel, path: str, scores: _VideoScores, sampling: Sampling
 ) -> Iterator[Row]:
-    for sample, probabilities in zip(scores.samples, scores.probabilities, strict=False):
+    for sample, probabilities, error, columns in _answers(scores):
         row: Row = {"path": files.printable(path), "frame": sample.number, "seconds": scores.seconds(sample.seconds),
-                    "label": None, "p_fake": None, "error": NOT_FINITE, "weight": sample.weight}  # fmt: skip
+                    "label": None, "p_fake": None, "error": error, "weight": sample.weight, **columns}  # fmt: skip
         if probabilities is not None:
             label = export.decide(probabilities, sampling.threshold)
             row |= {"label": label, "p_fake": _digits(probabilities[export.positive]), "error": None}
         yield row | _by_class(export, probabilities)
+
+
+def _answers(scores: _VideoScores) -> Iterator[tuple[Sample, exported_model.Probabilities | None, str, Row]]:
+    """Yield the answers to frames or their faces, with the error of those without one, and the columns of the face."""
+    if scores.faces:
+        for sample, faces in zip(scores.samples, scores.faces, strict=False):
+            for face in faces:
+                yield sample, face.probabilities, face.error, face.columns()
+        return
+    for sample, probabilities in zip(scores.samples, scores.probabilities, strict=False):
+        yield sample, probabilities, NOT_FINITE, {}
 
 
 def _by_class(export: exported_model.ExportedModel, probabilities: exported_model.Probabilities | None) -> Row:

@@ -111,7 +111,7 @@ def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Tab
         yield from map(work, chunks)
         return
     # Spawned, because a fork of a process with threads (TensorFlow's, a test's) can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent)
     try:
         yield from pool.map(work, chunks)
     except (BrokenProcessPool, MemoryError) as error:
@@ -123,7 +123,7 @@ def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Tab
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """Leave signals to the parent, and end with it: nobody would take the next task from a worker's queue."""
     signals.ignore()
     if sys.platform == "linux":

@@ -21,6 +21,7 @@ from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
 from trainer.core.storage import files
 from trainer.data import input_rule, positive_class
+from trainer.data.faces import crop_rule
 from trainer.data.manifest import Split, read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
@@ -118,6 +119,7 @@ def describe(job_dir: str, job: Config, checkpoint: Checkpoint) -> dict[str, Any
         "threshold": THRESHOLD,
         "image_size": job.data.image_size,
         "input": input_rule.of_config(job.data).metadata(),
+        **crop_rule.entry(job.data.data_dir),
         "step": checkpoint.step,
         "monitor": job.loop.monitor,
         "validation": {name: values.get(f"val_{name}") for name in ("loss", "accuracy", "auc")},

@@ -22,6 +22,7 @@ from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass
 from trainer.data import augment, input_rule, preview
 from trainer.data.audit import digest
+from trainer.data.faces import crop_rule
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.positive_class import positive_class_index
@@ -62,6 +63,7 @@ class Exporter:
         self._train = train
         self._validation = validation
         self._paths = JobPaths(config.loop.job_dir)
+        self._crop_rule = crop_rule.entry(config.data.data_dir)  # Now: a damaged file is refused before the training.
         self._unmade: list[str] = []  # Parts of the result that failed; the next start tries again.
         self._scores: dict[int, Scores] = {}  # By step; best and last are often the same.
 
@@ -247,6 +249,7 @@ class Exporter:
             "positive_class": names[self._positive],
             "image_size": self._config.data.image_size,
             "input": input_rule.of_config(self._config.data).metadata(),
+            **self._crop_rule,
             "step": step,
             "epoch": self._plan.epoch_of(step),
             "monitor": self._config.loop.monitor,

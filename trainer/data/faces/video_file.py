@@ -3,9 +3,11 @@
 Frames are sampled by time: each whole second counts once, for the frame that is shown then.  So a video of variable
 frame rate is judged by what a viewer sees, and not by its densest part.
 Owns: which files are videos, opening, sampling, detecting a truncated video.  Does not own: scores and rows
-(``video.py``).  OpenCV is an optional extra, imported when it is needed.
+(``serving/video.py``).  OpenCV is an optional extra, imported when it is needed.
 """
 
+import collections
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -18,6 +20,8 @@ import numpy as np
 
 from trainer.core.errors import RequestError
 from trainer.data.pixels import Pixels
+
+ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 _BATCH_BYTES = 32 * 2**20  # Decoded frames of one batch; a 4K frame has 25 MB.
 _DEFAULT_RATE = 25.0  # Frames per second, for files that do not state it.
@@ -43,10 +47,15 @@ def require_opencv() -> None:
     Raises:
         RequestError: if it is not installed.
     """
-    _opencv()
+    opencv()
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
+    """Return the module cv2.
+
+    Raises:
+        RequestError: if it is not installed.
+    """
     # Before the import: FFmpeg must not log about every broken file, nor read other files that a video refers to.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -98,8 +107,9 @@ class Video:
         Raises:
             OSError: if the file does not exist or is not a video.
         """
-        self._cv2 = _opencv()
+        self._cv2 = opencv()
         _refuse_other_kinds(path)  # Also raises the reason of a file that cannot be read, which OpenCV does not report.
+        self._path = path
         self._capture = self._open(path)
         rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
         self.rate = rate if math.isfinite(rate) and rate > 0 else 0.0
@@ -172,6 +182,30 @@ class Video:
             images.append(image)
         if images:
             yield samples, np.stack(images)
+
+    def evenly(self, count: int) -> Iterator[tuple[Sample, Pixels]]:
+        """Yield ``count`` frames, each with ``[H, W, 3]`` RGB: those shown in the middle of equal parts of the video.
+
+        A video of fewer frames yields each of them once.
+        """
+        length = self._stated_seconds or self._measured_seconds()
+        middles = collections.deque((number + 0.5) / count * length for number in range(count))
+        while middles and self._grab():
+            until = self.seconds + self._usual_gap
+            if middles[0] >= until:
+                continue
+            while middles and middles[0] < until:
+                middles.popleft()
+            is_intact, frame = self._capture.retrieve()
+            if is_intact:
+                yield Sample(self.decoded - 1, self.seconds), self._rgb(frame)
+
+    def _measured_seconds(self) -> float:
+        """Return the length of a video that does not state it, by reading all of it."""
+        with contextlib.closing(Video(self._path, 1, 0)) as other:
+            while other._grab():
+                pass
+            return other.end
 
     def _batch_size(self, image: Pixels, count: int) -> int:
         """Return the number of frames of this size in a batch."""

@@ -1,0 +1,117 @@
+"""Which videos and images faces are cut out of, and where the crops of each go.
+
+Does not own: what is in them (``extract.py``).
+"""
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from trainer.core import globs
+from trainer.core.errors import RequestError
+from trainer.core.placement import SPLITS
+from trainer.core.storage import files
+from trainer.data.faces import video_file
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".avif")
+
+_COLUMNS = {
+    "path": ("path", "file", "filename", "video", "image"), "label": ("label", "class", "target"), "split": ("split",),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A video or an image.
+
+    Attributes:
+        path: where it lies.
+        name: relative to the folder or list that named it, such as ``Train/Fake/a.mp4``.
+        target: of its crops, relative to the output: a video's folder, an image's file without its ending.
+        split: such as Train; empty if none is known.
+        label: its class; empty if none is known.
+    """
+
+    path: str
+    name: str
+    target: str
+    split: str
+    label: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is taken for a video, by its name."""
+        return self.name.lower().endswith(video_file.ENDINGS)
+
+
+def find(videos: str) -> list[Input]:
+    """Return the inputs of a folder or a list, in a fixed order.
+
+    Raises:
+        RequestError: if there are none, or the list cannot be read.
+    """
+    return _of_list(videos) if videos.lower().endswith(".csv") else _of_folder(videos)
+
+
+def _of_folder(folder: str) -> list[Input]:
+    if not files.is_dir(folder):
+        raise RequestError(f"--videos: expected a folder or a .csv list, received {folder!r}; check the spelling")
+    paths = globs.expand([folder], (), (*video_file.ENDINGS, *IMAGE_ENDINGS))
+    names = [path[len(folder) :].lstrip("/") for path in paths]
+    rows = [(path, name, name.split("/")[:-1], *_place(name)) for path, name in zip(paths, names, strict=True)]
+    return _with_targets(rows)
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Return split and class of a path such as ``Train/Fake/a.mp4`` or ``Fake/a.mp4``."""
+    folders = name.split("/")[:-1]
+    has_split = bool(folders) and folders[0].lower() in [split.lower() for split in SPLITS]
+    split, rest = (folders[0], folders[1:]) if has_split else ("", folders)
+    return split, rest[0] if rest else ""
+
+
+def _of_list(path: str) -> list[Input]:
+    try:
+        reader = csv.DictReader(io.StringIO(files.read_text(path)))
+    except (OSError, UnicodeError) as error:
+        raise RequestError(f"--videos: expected a list that can be read, received {path!r} ({error})") from error
+    heads = {kind: _column(reader.fieldnames or (), names) for kind, names in _COLUMNS.items()}
+    if not heads["path"]:
+        raise RequestError(
+            f"--videos: expected {path!r} to have a column path, received {', '.join(reader.fieldnames or ())}; name it"
+        )
+    rows = []
+    base = path.rpartition("/")[0]
+    for row in reader:
+        name = (row[heads["path"]] or "").strip()
+        label, split = ((row[heads[kind]] or "").strip() if heads[kind] else "" for kind in ("label", "split"))
+        if name:
+            full = name if name.startswith("/") or files.is_remote(name) or not base else files.join(base, name)
+            rows.append((full, name, [part for part in (split, label) if part], split, label))
+    if not rows:
+        raise RequestError(f"--videos: expected videos in {path!r}, received none; add a line for each")
+    return _with_targets(rows)
+
+
+def _column(heads: Iterable[str], names: Sequence[str]) -> str:
+    """Return the first column with one of the usual names; empty if there is none."""
+    return next((head for name in names for head in heads if head.strip().lower() == name), "")
+
+
+def _with_targets(rows: Sequence[tuple[str, str, list[str], str, str]]) -> list[Input]:
+    """Give each input a target of its own: by its name, and its ending and a number where two would be equal."""
+    stems = [[*folders, name.rpartition("/")[2].rpartition(".")[0]] for _, name, folders, _, _ in rows]
+    count = Counter("/".join(stem) for stem in stems)
+    taken: Counter[str] = Counter()
+    inputs = []
+    for (path, name, folders, split, label), stem in zip(rows, stems, strict=True):
+        target = "/".join(stem)
+        if count[target] > 1:
+            target = "/".join([*folders, name.rpartition("/")[2]])
+        taken[target] += 1
+        if taken[target] > 1:
+            target = f"{target}-{taken[target]}"
+        inputs.append(Input(path, name, target, split, label))
+    return inputs
