@@ -219,8 +219,8 @@ def _ours(way: Way, sizes: Sizes) -> Built:
     from trainer.data import augment
     from trainer.data.augmentations import notebook
     from trainer.distributed import strategy
-    from trainer.training.train_state import TrainState
     from trainer.training.step.train_step import TrainStep
+    from trainer.training.train_state import TrainState
 
     data = DataConfig(image_size=sizes.image_size, batch_size=sizes.batch_size)
     runtime = strategy.setup(RuntimeConfig(precision=way.precision, strategy="single"), data)
