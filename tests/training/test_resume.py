@@ -19,10 +19,10 @@ from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
 
 # What a job that continues may change; everything else decides its result.  A literal list on purpose.
 FREE = {
-    "data_dir", "job_dir", "max_bad_fraction", "epochs", "strategy", "num_devices", "require_gpu", "checkpoint_every_steps",
-    "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
-    "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds", "startup_timeout_seconds",
-    "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
+    "data_dir", "job_dir", "max_bad_fraction", "epochs", "strategy", "num_devices", "require_gpu",
+    "checkpoint_every_steps", "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds",
+    "on_divergence", "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds",
+    "startup_timeout_seconds", "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
     "data_service", "seeds", "require_auc",
 }  # fmt: skip
 OTHER = {
