@@ -23,6 +23,7 @@ TENSORBOARD = ["tensorboard>=2.20,<3"]
 # The Kubernetes client takes its version from Kubernetes, and changes its interface with it.
 SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
 HEIC = ["pillow-heif>=1,<2"]
+LISTS = ["pyarrow>=15"]  # For --data_dir=list.parquet.
 VIDEO = ["opencv-python-headless>=4.10,<6"]
 ONNX = ["tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"]
 DEMO = [*VIDEO, "tqdm>=4.66,<5"]
@@ -56,6 +57,7 @@ setup(
         "gpu": TRAIN + GPU,
         "video": TRAIN + VIDEO,
         "heic": TRAIN + HEIC,
+        "lists": TRAIN + LISTS,
         "onnx": TRAIN + ONNX,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,

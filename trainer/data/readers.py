@@ -94,7 +94,7 @@ class _Folder(Reader):
     def __init__(self, split: Split) -> None:
         self._split = split
         # Remote reads wait for the network, so many run at once; a local disk gains nothing from that.
-        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if files.is_remote(split.root) else None
+        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if split.is_remote else None
 
     def read(self, index: Array) -> list[Content]:
         numbers = index.tolist()
@@ -103,7 +103,7 @@ class _Folder(Reader):
     def _read(self, number: int) -> Content:
         split = self._split
         try:
-            return image_files.read(split.path(number), image_files.class_folder(split.root, split.names[number]))
+            return image_files.read(split.path(number), split.folder(number))
         except OSError as error:
             return error
 

@@ -208,7 +208,7 @@ class Exporter:
         facts = model_card.CardFacts(
             images={each.name: each.counts for each in (self._train, split)},
             skipped=skipped,
-            held_out=not split.names[0].startswith(f"{split.name}/"),
+            held_out=bool(split.held_out),
             figures=model_card.measure(labels, scores.probabilities, names, metadata) if names else None,
             audit=audit,
             made=self._made(arrays),
@@ -251,7 +251,7 @@ class Exporter:
             "validation": _summary(values),
             "precision": self._runtime.precision,
             "config": self._config.flat(),
-            "listings": digest.listings([*self._train.names, *self._validation.names]),
+            "listings": digest.listings([self._train, self._validation]),
             "versions": {"deepdetect": __version__, "tensorflow": tf.__version__},
             "created": utc_now(),
         }
