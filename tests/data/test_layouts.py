@@ -175,7 +175,7 @@ def test_a_list_by_guessed_columns(tmp_path):
     assert validation.counts == {"Fake": 2, "Real": 2}
     line = split_report.of_training(path, train, validation)
     assert (
-        "columns: path is 'image', label is 'target', split is 'set', source is 'video', method is 'generator'" in line
+        "columns: path is 'image', label is 'target', split is 'set', video is 'video', method is 'generator'" in line
     )
     assert "held out by seed 0, whole sources (column source of the data)" in line
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from trainer.core.errors import RequestError
 from trainer.data.layouts import sources, words
 from trainer.data.layouts.images import Images
-from trainer.data.layouts.split import METHOD, SOURCE
+from trainer.data.layouts.split import COLUMNS, METHOD, SOURCE, VIDEO
 from trainer.data.layouts.words import FAKE, REAL, Labels
 
 # The usual names of each column, in lower case; the first that a list has is taken.
@@ -19,7 +19,8 @@ GUESSES = {
              "image_name", "frame"),
     "label": ("label_str", "label_name", "label", "class", "class_name", "is_fake", "fake", "target", "truth", "gt"),
     "split": ("split", "set", "subset", "partition", "phase"),
-    "source": ("source", "video", "video_id", "video_name", "source_id", "identity", "subject", "clip", "original"),
+    "video": ("video", "video_id", "video_name", "clip"),
+    "source": ("source", "source_id", "identity", "subject", "original"),
     "method": ("method", "manipulation", "technique", "generator", "forgery", "algorithm", "attack"),
     "weight": ("weight", "sample_weight"),
 }  # fmt: skip
@@ -160,7 +161,9 @@ def _splits(values: Sequence[str] | None, count: int, rows: Rows) -> list[str]:
 
 
 def _columns(rows: Rows, values: Sequence[str], class_of: Mapping[str, str]) -> dict[str, list[str]]:
-    columns = {name: list(rows.columns[name]) for name in (SOURCE, METHOD) if name in rows.columns}
+    columns = {name: list(rows.columns[name]) for name in COLUMNS if name in rows.columns}
+    if VIDEO in columns and SOURCE not in columns:
+        columns[SOURCE] = columns.pop(VIDEO)
     fakes = {value for value, one in class_of.items() if one and one != REAL}
     if METHOD not in columns and len(fakes) > 1 and REAL in class_of.values() and FAKE in class_of.values():
         columns[METHOD] = [value if value in fakes else "" for value in values]

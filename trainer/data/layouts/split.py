@@ -16,7 +16,7 @@ from trainer.core.placement import TRAIN
 from trainer.core.storage import files
 from trainer.data import image_files, tfrecord
 
-SOURCE, METHOD = COLUMNS = ("source", "method")
+SOURCE, METHOD, VIDEO = COLUMNS = ("source", "method", "video")
 NO_COLUMNS: Mapping[str, Sequence[str]] = {}
 
 
