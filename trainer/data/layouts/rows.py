@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from trainer.core.errors import RequestError
+from trainer.core.litter import LeftOut
 from trainer.data.layouts import sources, words
 from trainer.data.layouts.images import Images
 from trainer.data.layouts.split import COLUMNS, METHOD, SOURCE, VIDEO
@@ -72,7 +73,7 @@ def _given(text: str, names: Sequence[str]) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Columns by meaning, ``path`` and ``label`` at least, each ``[N]``."""
+    """Columns by meaning, ``path`` and ``label`` at least, each ``[N]``; ``classes``: of a label, if it is known."""
 
     root: str
     what: str
@@ -80,6 +81,7 @@ class Rows:
     label_name: str = "label"
     notes: tuple[str, ...] = ()
     source_rule: str = ""
+    classes: Callable[[str], str] | None = None
 
 
 def to_images(rows: Rows, labels: Labels) -> Images:
@@ -114,6 +116,8 @@ def _classes(tally: Mapping[str, int], labels: Labels, rows: Rows) -> dict[str, 
     """Return the class of each label; "" for those that are left out."""
     if labels:
         return {value: labels.class_of(value) for value in tally}
+    if rows.classes:
+        return {value: rows.classes(value) for value in tally}
     if rows.label_name.lower() in _SAY_FAKE and all(value.lower() in _TRUTH for value in tally):
         return {value: _TRUTH[value.lower()] for value in tally}
     kinds = {value: words.kind_of(value) for value in tally}
@@ -191,13 +195,6 @@ def _mount(table: Images) -> str:
     return first[:length].rpartition("/")[0] or "/"
 
 
-def map_rows(names: Sequence[str], describe: Callable[[str], Mapping[str, str] | None]) -> dict[str, list[str]]:
-    """Return columns from what is known of each path; a path of which None is known is left out."""
-    columns: dict[str, list[str]] = {"path": []}
-    for name in names:
-        facts = describe(name)
-        if facts is not None:
-            columns["path"].append(name)
-            for key, value in facts.items():
-                columns.setdefault(key, []).append(value)
-    return columns
+def with_left_out(table: Images, left_out: LeftOut) -> Images:
+    """Return the table with what the listing of its folder left out."""
+    return dataclasses.replace(table, left_out=left_out)
