@@ -35,7 +35,8 @@ def faceforensics(root, published=True):
         videos += [f"manipulated_sequences/{method}/c23/frames/{one}" for method in ("Deepfakes", "FaceSwap")
                    for one in (f"{first}_{second}", f"{second}_{first}")]  # fmt: skip
     names = [f"{video}/{frame:04d}.png" for video in videos for frame in range(2)]
-    others = ["manipulated_sequences/Deepfakes/c23/masks/000_001/0000.png", "original_sequences/youtube/c23/videos/000.mp4",
+    others = ["manipulated_sequences/Deepfakes/c23/masks/000_001/0000.png",
+              "original_sequences/youtube/c23/videos/000.mp4",
               "original_sequences/actors/c23/frames/01__exit_phone_room/0000.png"]  # fmt: skip
     data = touch(root, *names, *others)
     if published:

@@ -1,7 +1,7 @@
 """Whether a source (video, identity) is in more than one split.  Imports no TensorFlow."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.data.layouts import sources
@@ -39,8 +39,11 @@ def _keys(split: Split) -> tuple[set[str], str]:
 def sentence(splits: Sequence[Split]) -> str:
     """Return the findings in words; empty: no source is known."""
     found = shared(splits)
-    if found is None:
-        return ""
+    return words(found) if found else ""
+
+
+def words(found: Mapping[str, Any]) -> str:
+    """Return the findings of ``shared`` as the words of a sentence."""
     if found["shared"]:
         examples = ", ".join(map(repr, found["examples"]))
         return f"{found['shared']:,} sources of one name are in several splits, such as {examples} ({found['rule']})"

@@ -23,6 +23,7 @@ from trainer.core.storage.transient import may_pass
 from trainer.data import augment, input_rule, preview
 from trainer.data.audit import digest
 from trainer.data.image_source import ImageSource
+from trainer.data.layouts import overlap, sources
 from trainer.data.manifest import Split
 from trainer.data.positive_class import positive_class_index
 from trainer.distributed.strategy import Runtime
@@ -202,6 +203,7 @@ class Exporter:
         split = self._validation
         names = [split.names[position] for position in scores.positions.tolist()]
         labels = split.labels[scores.positions]
+        known = sources.of_split(split).select(scores.positions)
         audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
         if audit:
             audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
@@ -209,7 +211,8 @@ class Exporter:
             images={each.name: each.counts for each in (self._train, split)},
             skipped=skipped,
             held_out=bool(split.held_out),
-            figures=model_card.measure(labels, scores.probabilities, names, metadata) if names else None,
+            sources=overlap.sentence([self._train, split]),
+            figures=model_card.measure(labels, scores.probabilities, names, metadata, known) if names else None,
             audit=audit,
             made=self._made(arrays),
             warning=warning,

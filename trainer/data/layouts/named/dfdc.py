@@ -1,7 +1,7 @@
 """The Deepfake Detection Challenge (Dolhansky et al. 2020): parts with a ``metadata.json`` each, frames as images.
 
-``{"aagfhgtpmv.mp4": {"label": "FAKE", "split": "train", "original": "vudstovrck.mp4"}, ...}``; the frames of a video are
-in a folder of its name, with or without the ending, below the folder of ``metadata.json``.
+``{"aagfhgtpmv.mp4": {"label": "FAKE", "split": "train", "original": "vudstovrck.mp4"}, ...}``; the frames of a video
+are in a folder of its name, with or without the ending, below the folder of ``metadata.json``.
 """
 
 import posixpath
