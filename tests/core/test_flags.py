@@ -29,6 +29,12 @@ SURFACE = {
     "data_service": "",
     "augment": "notebook",
     "sampling": "none",
+    "layout": "auto",
+    "columns": "",
+    "labels": "",
+    "test_fraction": 0.1,
+    "split_seed": 0,
+    "split_by": "source",
     "blur_probability": 0.5,
     "jpeg_probability": 0.5,
     "photometric_magnitude": 0.5,
@@ -102,6 +108,12 @@ SURFACE = {
 }
 
 EVALUATE = {
+    "layout": "auto",
+    "columns": "",
+    "labels": "",
+    "test_fraction": 0.1,
+    "split_seed": 0,
+    "split_by": "source",
     "model_dir": "", "data_dir": "", "split": "Test", "out": "", "batch_size": 64, "bootstrap": 1000, "seed": 0,
     "group_by": "auto", "groups": "", "threshold": "", "robustness": False, "robustness_images": 2000, "audit": "",
     "update_card": False, "compare": "", "max_bad_fraction": 0.05,

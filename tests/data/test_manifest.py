@@ -299,6 +299,6 @@ def test_only_regular_files_are_listed(tmp_path):
 
 
 def test_a_missing_split_names_the_folders_that_are_there(tmp_path):
-    touch(tmp_path, "train/Fake/a.jpg", "val/Fake/b.jpg")
-    with pytest.raises(RequestError, match=r"no folder .*Train'; check the path \(it holds train, val\)"):
+    touch(tmp_path, "trains/Fake/a.jpg", "vals/Fake/b.jpg")
+    with pytest.raises(RequestError, match=r"no folder .*Train'; check the path \(it holds trains, vals\)"):
         manifest.read_split(str(tmp_path), "Train")

@@ -184,7 +184,7 @@ def test_real_images_alone_have_the_class_of_forgeries_and_half_of_validation_in
     assert validation.counts == {"Fake": 3, "Real": 3}
     assert train.self_blended is None
     assert read(str(tmp_path))[1].fingerprint == validation.fingerprint
-    line = split_report.of_training(str(tmp_path), train, validation, 0.5, 1)
+    line = split_report.of_training(str(tmp_path), train, validation)
     assert "3 made by blending images with themselves" in line
 
 

@@ -160,7 +160,7 @@ def test_every_flag_that_names_a_path_is_declared_as_one():
                      "audit", "compare", "space", "samples", "accelerators", "weights"}  # fmt: skip
     words = ("Folder or", " folder", " file of", "File with", "CSV")
     by_help = {one.name for one in fields if one.type is str and any(word in config.help_of(one) for word in words)}
-    assert by_help - paths <= {"split"}  # The name of a folder in data_dir.
+    assert by_help - paths <= {"split", "layout", "labels"}  # Names of folders in data_dir, and what they mean.
 
 
 def test_a_home_folder_in_a_flag(tmp_path, monkeypatch, caplog):

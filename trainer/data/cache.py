@@ -19,7 +19,7 @@ import numpy as np
 
 from trainer.core.config.registries import BILINEAR, CROP, RESIZE
 from trainer.core.errors import RequestError
-from trainer.core.storage import files, transient
+from trainer.core.storage import transient
 from trainer.data import readers, tfrecord
 from trainer.data.input_rule import InputRule
 from trainer.data.manifest import Split
@@ -207,7 +207,7 @@ def _key(split: Split, rule: InputRule, max_pixels: int) -> str:
     digest = hashlib.sha256(json.dumps(parts).encode())
     if split.records is not None:
         digest.update(split.records.crc.tobytes())
-    elif files.is_remote(split.root):
+    elif split.is_remote:
         raise RequestError(
             "--cache=DIR: expected a local folder or a packed set, received a bucket of single files, whose content "
             "is unknown without reading it; pack it (scripts/prepare_data.py pack), or use --cache=memory"

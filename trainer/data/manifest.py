@@ -6,19 +6,20 @@ Imports no TensorFlow.
 """
 
 import dataclasses
-import functools
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from trainer.core.config import LayoutConfig
 from trainer.core.errors import RequestError
-from trainer.core.litter import NOTHING, LeftOut
-from trainer.core.placement import TEST, TRAIN, VALIDATION
+from trainer.core.litter import LeftOut
+from trainer.core.placement import SPLITS, TEST, TRAIN, VALIDATION
 from trainer.core.storage import files
 from trainer.data import class_folders, positive_class, tfrecord
+from trainer.data.layouts import draw, images, resolve, sources, words
+from trainer.data.layouts.images import ALL, Images
+from trainer.data.layouts.split import SOURCE, Origin, SelfBlended, Split
 
 __all__ = ["TEST", "TRAIN", "VALIDATION", "SelfBlended", "Split", "has_split", "hold_out", "read_all_splits",
            "read_split", "read_train_and_validation"]  # fmt: skip
@@ -27,85 +28,51 @@ _EXAMPLES = 8
 _FAKE = "Fake"  # The class of forgeries, where no folder and no setting names it.
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SelfBlended:
-    """Which images of a split count as forgeries of themselves (``self_blending/validation.py``).
-
-    ``examples[i]`` is the number that, with the seed, determines the forgery of image i; -1: it is no forgery.
-    """
-
-    seed: int
-    examples: npt.NDArray[np.int64]
+_DEFAULT = LayoutConfig()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """The images of one split, sorted by class and then by file name.
-
-    ``names[i]`` is relative to ``root`` (such as ``Train/Fake/a.jpg``); ``labels[i]`` indexes ``class_names``.
-    In a packed set ``records`` locates their bytes; the names are those of the files that were packed.  ``left_out``
-    names what else the listing saw, relative to ``root``.  ``self_blended`` images have the label of forgeries.
-    """
-
-    name: str
-    root: str
-    class_names: tuple[str, ...]
-    names: Sequence[str]
-    labels: npt.NDArray[np.int32]
-    records: tfrecord.Records | None = None
-    left_out: LeftOut = NOTHING
-    self_blended: SelfBlended | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def path(self, index: int) -> str:
-        """Return the full path of image ``index``; in a packed set no file has it."""
-        return files.join(self.root, self.names[index])
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Images of each class."""
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
-        return dict(zip(self.class_names, counts.tolist(), strict=True))
-
-    @property
-    def forgeries_made(self) -> str:
-        """What is to be said of images that count as forgeries of themselves; empty if there are none."""
-        count = int((self.self_blended.examples >= 0).sum()) if self.self_blended else 0
-        return f"{count:,} made by blending images with themselves, as there are no others" if count else ""
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over names and labels: equal fingerprints mean the same images in the same order."""
-        digest = hashlib.sha256()
-        for name in (*self.class_names, *self.names):
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-        digest.update(self.labels.astype("<i4").tobytes())
-        return digest.hexdigest()
-
-    def select(self, indices: Sequence[int] | npt.NDArray[np.int64], name: str) -> "Split":
-        """Return the split of only these images, under another name."""
-        numbers = np.asarray(indices, np.int64)
-        records = self.records.select(numbers) if self.records else None
-        names = tuple(self.names[i] for i in numbers.tolist())
-        blended = self.self_blended and SelfBlended(self.self_blended.seed, self.self_blended.examples[numbers])
-        return Split(name, self.root, self.class_names, names, self.labels[numbers], records, self.left_out, blended)
-
-
-def read_split(data_dir: str, split: str, class_names: Sequence[str] | None = None) -> Split:
-    """List ``data_dir/split/<class>/**``, hidden files and folders left out, or read a packed set's index.
+def read_split(
+    data_dir: str, split: str, class_names: Sequence[str] | None = None, layout: LayoutConfig = _DEFAULT
+) -> Split:
+    """List ``data_dir/split/<class>/**``, hidden files and folders left out, or read a packed set's index or a list.
 
     Args:
-        data_dir: folder, local or remote.
-        split: folder name below it, such as ``Train``.
+        data_dir: folder, local or remote, or a list file.
+        split: folder name below it, such as ``Train``; where data_dir is laid out otherwise, Train, Validation or Test
+            under any usual name, or All.
         class_names: classes to expect, in label order; None takes the folders' names in sorted order.
+        layout: how data_dir is laid out.
 
     Raises:
         RequestError: if the folder is missing, has fewer than two classes, a class that is not expected, or
             (with ``class_names=None``) a class without files.
     """
-    return _read_split(data_dir, tfrecord.read_manifest(data_dir), split, class_names)
+    pack = tfrecord.read_manifest(data_dir)
+    name = ALL if split.lower() == ALL.lower() else words.split_of(split)
+    read = resolve.resolve(data_dir, layout) if pack is None else None
+    if read is None or not (name or class_names is None):
+        return _read_split(data_dir, pack, split, class_names)
+    table = read(()) if name == ALL else images.with_splits(read((name,)), layout)
+    if name != ALL and name not in table.splits and files.is_dir(files.join(data_dir, split)):
+        return _read_split(data_dir, pack, split, class_names)
+    return dataclasses.replace(_of_table(data_dir, table, name, class_names), name=split)
+
+
+def _of_table(
+    data_dir: str, table: Images, split: str, class_names: Sequence[str] | None, forged: str | None = None
+) -> Split:
+    """Return a split of a table; the arguments are those of ``_read_split``."""
+    if class_names is not None:
+        table = images.renamed(table, class_names)
+    there = images.classes_of(table, split)
+    if not there:
+        raise RequestError(
+            f"--data_dir: expected images of {split} in {table.what}, received "
+            f"{', '.join(sorted(set(table.splits))) or 'none'}; add some, or name another split"
+        )
+    classes, may_lack = _classes(there, class_names, forged)
+    _check_classes(table.what, there, classes, must_fill=class_names is None and not may_lack)
+    return images.split_of(table, split, classes)
 
 
 def _read_split(
@@ -130,25 +97,39 @@ def _read_split(
     if listing is None:
         raise RequestError(
             f"--data_dir: expected {data_dir!r} to hold {split}/<class>/* images, received no folder {root!r}; "
-            f"check the path{_folders_there(data_dir)}"
+            f"check the path{_folders_there(data_dir)}{resolve.hint(data_dir)}"
         )
-    folders = sorted(listing.classes)
+    meant = words.renamed(listing.classes, class_names) if class_names is not None else {}
+    listed = {meant.get(name, name): name for name in listing.classes}
+    folders = sorted(listed)
     classes, may_lack = _classes(folders, class_names, forged)
     _check_classes(root, folders, classes, must_fill=class_names is None and not may_lack)
     # Sorted by class and then by name, so that every process and every file system gives the same order.
     names: list[str] = []
     labels: list[int] = []
     for label, class_name in enumerate(classes):
-        members = sorted(listing.classes.get(class_name, ()))
+        folder = listed.get(class_name, class_name)
+        members = sorted(listing.classes.get(folder, ()))
         if not members and class_names is None and class_name != may_lack:
             raise RequestError(
                 f"expected images in every class, received an empty class {files.join(root, class_name)!r}; "
                 "add images or remove the folder"
             )
-        names += [f"{split}/{class_name}/{name}" for name in members]
+        names += [f"{split}/{folder}/{name}" for name in members]
         labels += [label] * len(members)
-    left_out = listing.left_out.below(split)
-    return Split(split, data_dir, classes, tuple(names), np.asarray(labels, np.int32), left_out=left_out)
+    result = Split(split, data_dir, classes, tuple(names), np.asarray(labels, np.int32),
+                   left_out=listing.left_out.below(split))  # fmt: skip
+    return _with_note(result, root, {old: new for old, new in meant.items() if old != new})
+
+
+def _with_note(split: Split, root: str, meant: dict[str, str]) -> Split:
+    """Return the split with a note on the folders that were taken as classes of other names."""
+    if not meant:
+        return split
+    note = f"classes taken as those of the model: {', '.join(f'{old} as {new}' for old, new in meant.items())}"
+    return dataclasses.replace(
+        split, origin=Origin({split.name: f"folder {root!r}"}, {split.name: split.counts}, (note,))
+    )
 
 
 def _folders_there(data_dir: str) -> str:
@@ -197,9 +178,11 @@ def _read_packed_split(
     if classes != packed.class_names:  # An export may have them in another order: renumber and sort by class again.
         new_label = np.array([classes.index(name) if name in classes else -1 for name in packed.class_names], np.int32)
         order = np.argsort(new_label[packed.labels], kind="stable")
-        whole = Split(split, data_dir, classes, packed.names, new_label[packed.labels], packed.records, left_out)
+        labels = new_label[packed.labels]
+        whole = Split(split, data_dir, classes, packed.names, labels, packed.records, left_out, columns=packed.columns)
         return whole.select(order, split)
-    return Split(split, data_dir, classes, packed.names, packed.labels, packed.records, left_out)
+    return Split(split, data_dir, classes, packed.names, packed.labels, packed.records, left_out,
+                 columns=packed.columns)  # fmt: skip
 
 
 def _without_litter(packed: tfrecord.PackedSplit) -> tuple[tfrecord.PackedSplit, LeftOut]:
@@ -209,13 +192,19 @@ def _without_litter(packed: tfrecord.PackedSplit) -> tuple[tfrecord.PackedSplit,
         return packed, LeftOut()
     kept = np.setdiff1d(np.arange(len(packed.names)), litter)
     names = tfrecord.Names.of([packed.names[i] for i in kept.tolist()])
-    without = dataclasses.replace(packed, names=names, labels=packed.labels[kept], records=packed.records.select(kept))
+    columns = {key: [values[i] for i in kept.tolist()] for key, values in packed.columns.items()}
+    without = dataclasses.replace(packed, names=names, labels=packed.labels[kept], records=packed.records.select(kept),
+                                  columns=columns)  # fmt: skip
     return without, LeftOut(litter=tuple(packed.names[i] for i in litter))
 
 
-def has_split(data_dir: str, split: str) -> bool:
-    """Return whether a folder or a packed set holds a split."""
-    return _has_split(data_dir, tfrecord.read_manifest(data_dir), split)
+def has_split(data_dir: str, split: str, layout: LayoutConfig = _DEFAULT) -> bool:
+    """Return whether a data_dir of any kind holds a split."""
+    pack = tfrecord.read_manifest(data_dir)
+    read = resolve.resolve(data_dir, layout) if pack is None else None
+    if read is None:
+        return _has_split(data_dir, pack, split)
+    return split in images.with_splits(read((split,)), layout).splits
 
 
 def _has_split(data_dir: str, pack: dict[str, Any] | None, split: str) -> bool:
@@ -236,21 +225,28 @@ def _check_classes(root: str, folders: Sequence[str], classes: Sequence[str], *,
         )
 
 
-def read_all_splits(data_dir: str) -> list[Split]:
+def read_all_splits(data_dir: str, layout: LayoutConfig = _DEFAULT) -> list[Split]:
     """Return Train, and Validation and Test if they exist, with the classes of Train.
 
     Raises:
         RequestError: as ``read_split``.
     """
     pack = tfrecord.read_manifest(data_dir)
+    read = resolve.resolve(data_dir, layout) if pack is None else None
+    if read is not None:
+        table = images.with_splits(read(()), layout)
+        train = _of_table(data_dir, table, TRAIN, None)
+        others = [name for name in SPLITS[1:] if name in table.splits]
+        return [train, *(_of_table(data_dir, table, name, train.class_names) for name in others)]
     train = _read_split(data_dir, pack, TRAIN, None)
     others = [name for name in (VALIDATION, TEST) if _has_split(data_dir, pack, name)]
     return [train, *(_read_split(data_dir, pack, name, train.class_names) for name in others)]
 
 
 def read_train_and_validation(
-    data_dir: str, validation_fraction: float, seed: int, *, keep_litter: bool = False, self_blended: str | None = None
-) -> tuple[Split, Split]:
+    data_dir: str, validation_fraction: float, seed: int, *, keep_litter: bool = False, self_blended: str | None = None,
+    layout: LayoutConfig = _DEFAULT,
+) -> tuple[Split, Split]:  # fmt: skip
     """Return Train and Validation; without a Validation folder a stratified share of Train is held out for it.
 
     Test is never read.
@@ -263,18 +259,40 @@ def read_train_and_validation(
         self_blended: the setting ``positive_class`` if training makes forgeries itself, else None
             (``Config.self_blended``).  There may be none then; in a Validation without any, half of the images become
             forgeries of themselves.
+        layout: how data_dir is laid out, and the unit of a share that is held out.
 
     Raises:
         RequestError: as ``read_split``, or if a class is too small to be split.
     """
+    train, validation = _train_and_validation(data_dir, keep_litter, self_blended, layout)
+    made = ""
+    if self_blended is not None:
+        positive = positive_class.positive_class_index(train.class_names, self_blended)
+        made = train.class_names[positive]
+    if validation is None:
+        train, validation = hold_out(train, validation_fraction, seed, made, layout.split_by)
+    else:
+        _check_validation(data_dir, validation, made)
+    if not made or validation.counts[made]:
+        return train, validation
+    return train, self_blend_half(validation, positive, seed)
+
+
+def _train_and_validation(
+    data_dir: str, keep_litter: bool, forged: str | None, layout: LayoutConfig
+) -> tuple[Split, Split | None]:
+    """Return Train, and Validation if data_dir has one; the arguments are those of ``_read_split``."""
     pack = tfrecord.read_manifest(data_dir)
-    train = _read_split(data_dir, pack, TRAIN, None, keep_litter, self_blended)
-    if self_blended is None:
-        return _with_validation(data_dir, pack, train, validation_fraction, seed, keep_litter, made="")
-    positive = positive_class.positive_class_index(train.class_names, self_blended)
-    made = train.class_names[positive]
-    train, validation = _with_validation(data_dir, pack, train, validation_fraction, seed, keep_litter, made)
-    return train, validation if validation.counts[made] else self_blend_half(validation, positive, seed)
+    read = resolve.resolve(data_dir, layout) if pack is None else None
+    if read is not None:
+        table = images.with_splits(read(()), layout)
+        train = _of_table(data_dir, table, TRAIN, None, forged)
+        has_validation = VALIDATION in table.splits
+        return train, _of_table(data_dir, table, VALIDATION, train.class_names) if has_validation else None
+    train = _read_split(data_dir, pack, TRAIN, None, keep_litter, forged)
+    if not _has_split(data_dir, pack, VALIDATION):
+        return train, None
+    return train, _read_split(data_dir, pack, VALIDATION, train.class_names, keep_litter)
 
 
 def self_blend_half(split: Split, positive: int, seed: int) -> Split:
@@ -294,43 +312,42 @@ def self_blend_half(split: Split, positive: int, seed: int) -> Split:
     return dataclasses.replace(split, labels=labels, self_blended=SelfBlended(seed, examples))
 
 
-def _with_validation(
-    data_dir: str, pack: dict[str, Any] | None, train: Split, validation_fraction: float, seed: int,
-    keep_litter: bool, made: str,
-) -> tuple[Split, Split]:  # fmt: skip
-    """Return Train and Validation; of the class ``made`` there may be no images."""
-    if not _has_split(data_dir, pack, VALIDATION):
-        return hold_out(train, validation_fraction, seed, made)
-    validation = _read_split(data_dir, pack, VALIDATION, train.class_names, keep_litter)
+def _check_validation(data_dir: str, validation: Split, made: str) -> None:
+    """Refuse a Validation without images of a class; of the class ``made`` there may be none."""
     empty = [name for name, count in validation.counts.items() if count == 0 and name != made]
     if empty:
+        where = validation.origin.texts[VALIDATION] if validation.origin else repr(files.join(data_dir, VALIDATION))
         raise RequestError(
-            f"expected images of every class in {files.join(data_dir, VALIDATION)!r}, received none of "
+            f"expected images of every class in {where}, received none of "
             f"{', '.join(empty)}; add some, or remove the folder to hold out a share of Train"
         )
-    return train, validation
 
 
-def hold_out(train: Split, fraction: float, seed: int, made: str = "") -> tuple[Split, Split]:
-    """Split Train in two: of every class, ``round(fraction * n)`` images (at least one), chosen by seed, are held out.
+def hold_out(train: Split, fraction: float, seed: int, made: str = "", by: str = SOURCE) -> tuple[Split, Split]:
+    """Split Train in two: of every class about ``fraction`` of the images, chosen by seed, are held out.
 
-    Of the class ``made`` there may be no images.
+    Args:
+        train: the split.
+        fraction: the share, of every class at least one image.
+        seed: of the job.
+        made: class of which there may be no images.
+        by: ``source``: whole sources where they are known, so that no source is in both.  ``image``: each by itself.
 
     Raises:
         RequestError: if a class has fewer than two images.
     """
-    held_out: list[int] = []
-    for label, class_name in enumerate(train.class_names):
-        members = np.flatnonzero(train.labels == label)
-        if not len(members) and class_name == made:
-            continue
-        if len(members) < 2:
+    for class_name, count in train.counts.items():
+        if count < 2 and not (count == 0 and class_name == made):
             raise RequestError(
                 f"expected at least two images of class {class_name!r} to hold one out for validation, received "
-                f"{len(members)}; add images or a {VALIDATION} folder"
+                f"{count}; add images or a {VALIDATION} folder"
             )
-        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        sample = np.random.default_rng([seed, label]).permutation(members)[:count]
-        held_out += sorted(sample.tolist())
-    kept = np.setdiff1d(np.arange(len(train)), held_out)
-    return train.select(kept, TRAIN), train.select(held_out, VALIDATION)
+    how = f"{fraction:.4g} of {TRAIN} held out by seed {seed}"
+    known = sources.of_split(train) if by == SOURCE else sources.Sources(None, "")
+    if known.numbers is None:
+        drawn = draw.by_image(train.labels, fraction, seed)
+    else:
+        drawn = draw.by_source(train.labels, known.numbers, fraction, seed, train.class_names)
+        how += f", whole sources ({'; '.join(filter(None, [known.rule, drawn.note]))})"
+    kept = np.setdiff1d(np.arange(len(train)), drawn.positions)
+    return train.select(kept, TRAIN), train.select(drawn.positions, VALIDATION, held_out=how)

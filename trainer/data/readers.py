@@ -94,7 +94,7 @@ class _Folder(Reader):
     def __init__(self, split: Split) -> None:
         self._split = split
         # Remote reads wait for the network, so many run at once; a local disk gains nothing from that.
-        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if files.is_remote(split.root) else None
+        self._pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE, "read") if split.is_remote else None
 
     def read(self, index: Array) -> list[Content]:
         if self._pool:
@@ -104,17 +104,15 @@ class _Folder(Reader):
 
     def _read_remote(self, number: int) -> Content:
         try:
-            return image_files.read(self._split.path(number))
+            return image_files.read(self._split.path(number), self._split.folder(number))
         except OSError as error:
             return error
 
     def _read_local(self, number: int, begin: Callable[[str], None]) -> Content:
-        root, name = self._split.root, self._split.names[number]
-        path = files.join(root, name)
+        path = self._split.path(number)
         begin(path)
-        folder = image_files.class_folder(root, name)
         try:
-            return transient.retry(path, functools.partial(image_files.read_local, path, folder))
+            return transient.retry(path, functools.partial(image_files.read_local, path, self._split.folder(number)))
         except OSError as error:
             return error
 

@@ -67,9 +67,10 @@ class DataServiceClient:
         Raises:
             RequestError: if the workers, which read with TensorFlow, cannot read the split's storage.
         """
-        if not storage.for_path(split.root).tensorflow_reads:
+        place = split.path(0) if len(split) and split.records is None else split.root
+        if not storage.for_path(place).tensorflow_reads:
             raise RequestError(
-                f"--data_service: expected images that TensorFlow can read, received {split.root!r}; leave "
+                f"--data_service: expected images that TensorFlow can read, received {place!r}; leave "
                 "--data_service out, or copy them to another storage"
             )
         proxies.go_past([address.removeprefix("grpc://").rpartition(":")[0].strip("[]")])
@@ -192,8 +193,7 @@ def _plain(function: Any) -> Any:
 def reader(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a function, in graph ops alone, from an example number to its encoded bytes; a bad record is an error."""
     if split.records is None:
-        root = files.absolute(split.root)
-        paths = tf.constant([os.fsencode(files.join(root, name)) for name in split.names])
+        paths = tf.constant([os.fsencode(files.absolute(split.path(number))) for number in range(len(split))])
         return lambda example: tf.io.read_file(paths[example])
     records = split.records
     shards = tf.constant([files.absolute(path) for path in records.shards])

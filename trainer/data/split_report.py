@@ -9,50 +9,81 @@ from typing import Any
 
 from trainer.core.errors import RequestError, StorageDown
 from trainer.core.litter import LeftOut, is_litter_folder
+from trainer.core.placement import SPLIT_WORDS, SPLITS
 from trainer.core.storage import files, listing
 from trainer.data import class_folders, tfrecord
+from trainer.data.layouts import images, overlap, words
+from trainer.data.layouts.split import Origin
 from trainer.data.manifest import TEST, TRAIN, VALIDATION, Split
 
-# Lower-case names that people give the folders of the splits.
-_ALIASES = {
-    TRAIN: ("train", "training", "train_set", "trainset"),
-    VALIDATION: ("validation", "valid", "val", "dev", "validate", "validation_set", "val_set"),
-    TEST: ("test", "testing", "test_set", "testset"),
-}
 _MOST_NAMES = 5
 _UNEVEN = 2.0  # Times as many images in the largest class as in the smallest, above which a job is told.
 _MOST_REQUESTS = 20  # Names in a bucket that are asked whether they are folders.
 
 
-def of_training(data_dir: str, train: Split, validation: Split, fraction: float, seed: int) -> str:
+def of_training(data_dir: str, train: Split, validation: Split) -> str:
     """Return the line for a job: of its two splits, and of Test, which training never reads."""
     pack = tfrecord.read_manifest(data_dir)
-    texts = {TRAIN: _source(data_dir, TRAIN, pack), VALIDATION: _source(data_dir, VALIDATION, pack)}
-    left_out = train.left_out + validation.left_out
-    if len(validation) and validation.names[0].startswith(f"{TRAIN}/"):
-        texts = {TRAIN: f"the rest of {texts[TRAIN]}", VALIDATION: f"{fraction:.4g} of {TRAIN} held out by seed {seed}"}
-        left_out = train.left_out
+    texts = {split.name: _source(data_dir, split, pack) for split in (train, validation)}
+    left_out = train.left_out
+    if validation.held_out:
+        texts = {TRAIN: f"the rest of {texts[TRAIN]}", VALIDATION: validation.held_out}
+    elif validation.origin is None:
+        left_out += validation.left_out
     lines = {split.name: f"{texts[split.name]}: {_counts(split.counts)}" for split in (train, validation)}
     if validation.self_blended is not None:
         lines[VALIDATION] += f"; forgeries: {validation.forgeries_made}"
+    if train.origin is not None:
+        return _of_origin(train.origin, {**lines, TEST: _test_of(train.origin)}, left_out)
     return _line(data_dir, {**lines, TEST: _test(data_dir, pack)}, left_out, pack)
 
 
 def of_splits(data_dir: str, splits: Sequence[Split]) -> str:
-    """Return the line for commands that read all splits."""
+    """Return the line for commands that read all splits; it says whether a source is in several of them."""
     pack = tfrecord.read_manifest(data_dir)
     lines = dict.fromkeys((TRAIN, VALIDATION, TEST), "none")
     left_out = LeftOut()
     for split in splits:
-        lines[split.name] = f"{_source(data_dir, split.name, pack)}: {_counts(split.counts)}"
-        left_out += split.left_out
-    return _line(data_dir, lines, left_out, pack)
+        lines[split.name] = f"{_source(data_dir, split, pack)}: {_counts(split.counts)}"
+        left_out = split.left_out if split.origin else left_out + split.left_out
+    shared = overlap.sentence(splits)
+    if splits and splits[0].origin is not None:
+        return _of_origin(splits[0].origin, lines, left_out, shared)
+    return ". ".join(filter(None, [_line(data_dir, lines, left_out, pack), shared]))
 
 
 def of_one(split: Split) -> str:
     """Return the line for a command that reads one split."""
     source = "packed set" if split.records is not None else f"folder {files.join(split.root, split.name)!r}"
-    return "; ".join(filter(None, [f"{split.name}: {source}: {_counts(split.counts)}", split.left_out.describe()]))
+    if split.origin is not None:
+        source = _text_of(split.origin, split.name)
+    notes = split.origin.notes if split.origin else ()
+    elsewhere = _elsewhere(split)
+    text = f"{split.name}: {source}: {_counts(split.counts)}"
+    return "; ".join(filter(None, [text, *notes, elsewhere, split.left_out.describe()]))
+
+
+def _elsewhere(split: Split) -> str:
+    """Return how many images a drawn Test leaves to Train, if this is one."""
+    others = split.origin.counts.get(TRAIN, {}) if split.origin else {}
+    if words.split_of(split.name) != TEST or not others or " drawn by " not in _text_of(split.origin, split.name):
+        return ""
+    return f"{sum(others.values()):,} others are for {TRAIN}; --split=All takes all"
+
+
+def _text_of(origin: Origin | None, name: str) -> str:
+    assert origin is not None
+    return origin.texts.get(name) or origin.texts.get(words.split_of(name)) or origin.texts.get(images.ALL, "data_dir")
+
+
+def _test_of(origin: Origin) -> str:
+    counts = origin.counts.get(TEST)
+    return f"{origin.texts[TEST]}: {_counts(counts)}; training never reads it" if counts else "none"
+
+
+def _of_origin(origin: Origin, lines: Mapping[str, str], left_out: LeftOut, *more: str) -> str:
+    parts = [f"{name}: {lines[name]}" for name in SPLITS if name in lines]
+    return ". ".join(filter(None, [*parts, *origin.notes, *more, left_out.describe()]))
 
 
 def are_uneven(split: Split) -> bool:
@@ -85,8 +116,14 @@ def _line(data_dir: str, lines: Mapping[str, str], left_out: LeftOut, pack: Any)
     return ". ".join([*parts, *filter(None, [left_out.describe()])])
 
 
-def _source(data_dir: str, split: str, pack: Any) -> str:
-    return f"folder {files.join(data_dir, split)!r}" if pack is None else "packed set"
+def _source(data_dir: str, split: Split, pack: Any) -> str:
+    if split.origin is not None:
+        return _text_of(split.origin, split.name)
+    return _folder(data_dir, split.name) if pack is None else "packed set"
+
+
+def _folder(data_dir: str, split: str) -> str:
+    return f"folder {files.join(data_dir, split)!r}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -106,7 +143,7 @@ def _test(data_dir: str, pack: Any) -> str:
         return "none"
     counts = {name: len(names) for name, names in sorted(listed.classes.items())}
     loose = f", {len(listed.left_out.loose):,} outside the class folders" if listed.left_out.loose else ""
-    return f"{_source(data_dir, TEST, pack)}: {_counts(counts)}{loose}; training never reads it"
+    return f"{_folder(data_dir, TEST)}: {_counts(counts)}{loose}; training never reads it"
 
 
 def _unused(data_dir: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -114,13 +151,13 @@ def _unused(data_dir: str) -> tuple[dict[str, list[str]], list[str]]:
     try:
         names = _folders(data_dir)
         # A file system that ignores case finds "validation" under the name Validation.
-        used = {name for name in names if name.capitalize() in _ALIASES
+        used = {name for name in names if name.capitalize() in SPLIT_WORDS
                 and files.is_dir(files.join(data_dir, name.capitalize()))
-                and (name in _ALIASES or name.capitalize() not in names)}  # fmt: skip
+                and (name in SPLIT_WORDS or name.capitalize() not in names)}  # fmt: skip
     except (RequestError, StorageDown):
         return {}, []
     rest = [name for name in names if name not in used]
-    alike = {split: [name for name in rest if name.lower() in words] for split, words in _ALIASES.items()}
+    alike = {split: [name for name in rest if name.lower() in words] for split, words in SPLIT_WORDS.items()}
     return alike, [name for name in rest if not any(name in members for members in alike.values())]
 
 

@@ -26,6 +26,7 @@ VERSION = 1
 _MANIFEST_FIELDS = {"class_names": CLASSES, "splits": OBJECT}
 _SPLIT_FIELDS = {"index": TEXT, "index_crc32c": COUNT, "shards": OBJECTS}
 
+_COLUMN, _VALUES, _ENDS = "column.", "values.", "ends."  # Keys of a column in an index, before its name.
 _RECORD_HEADER = 12  # A TFRecord's length and its checksum, before the data.
 
 Array = npt.NDArray[Any]
@@ -101,12 +102,16 @@ class Records:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedSplit:
-    """One split of a packed set: ``names``, ``labels [N] int32`` (of ``class_names``) and ``records``, in one order."""
+    """One split of a packed set: ``names``, ``labels [N] int32`` (of ``class_names``) and ``records``, in one order.
+
+    ``columns`` is what is known of each image, as ``Split.columns``.
+    """
 
     class_names: tuple[str, ...]
     names: Names
     labels: Array
     records: Records
+    columns: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def read_manifest(data_dir: str) -> dict[str, Any] | None:
@@ -159,7 +164,25 @@ def read_packed(data_dir: str, split: str, manifest: dict[str, Any]) -> PackedSp
     shards = tuple(files.join(data_dir, shard["path"]) for shard in entry["shards"])
     records = Records(shards, *(index[name] for name in ("shard", "offset", "length", "crc")))
     names = Names(index["names"], index["name_ends"])
-    return PackedSplit(tuple(manifest["class_names"]), names, index["labels"], records)
+    return PackedSplit(tuple(manifest["class_names"]), names, index["labels"], records, _columns(index))
+
+
+def column_arrays(column: str, values: Sequence[str]) -> dict[str, Array]:
+    """Return the arrays of an index that hold a column: the number of each image's value, and the values."""
+    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
+    numbers = np.array([places[value] for value in values], np.int32)
+    blob, ends = Names.of(list(places)).arrays().values()
+    return {f"{_COLUMN}{column}": numbers, f"{_VALUES}{column}": blob, f"{_ENDS}{column}": ends}
+
+
+def _columns(index: dict[str, Array]) -> dict[str, list[str]]:
+    columns = {}
+    for key in index:
+        if key.startswith(_COLUMN):
+            name = key.removeprefix(_COLUMN)
+            values = list(Names(index[f"{_VALUES}{name}"], index[f"{_ENDS}{name}"]))
+            columns[name] = [values[number] for number in index[key].tolist()]
+    return columns
 
 
 def record_starts(records: Records, names: Sequence[str], labels: Array) -> Array:

@@ -6,6 +6,7 @@ Does not own: the table (``sources.py``), the metrics (``metrics/``).
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trainer.evaluation import metrics
 from trainer.evaluation.predictions import Predictions
@@ -19,7 +20,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return a list of groups for each column, ready for JSON: lowest accuracy first, then larger groups.
 
-    A group has ``value``, ``n``, the ``FIGURES`` (None where undefined), their ``ci95`` and ``undefined`` reasons.
+    A group has ``value``, ``n``, the ``FIGURES`` (None where undefined), their ``ci95`` and ``undefined`` reasons.  One
+    of forgeries alone has ``against_rest``: the AUC of its images against all that are none, and how many those are.
 
     Args:
         predictions: at least one image.
@@ -35,9 +37,26 @@ def measure(
             members = np.flatnonzero(np.array(values, object) == value)
             numbers = sources.select(members).numbers
             figures = metrics.measure(predictions.select(members), resamples=resamples, seed=seed, sources=numbers)
-            groups.append({"value": value, "n": figures["n"], **subset(figures, FIGURES)})
+            group = {"value": value, "n": figures["n"], **subset(figures, FIGURES)}
+            rest = _against(predictions, members)
+            if len(rest):
+                numbers = sources.select(rest).numbers
+                figures = metrics.measure(predictions.select(rest), resamples=resamples, seed=seed, sources=numbers)
+                group["against_rest"] = {"n": figures["n"] - len(members), **subset(figures, ("auc",))}
+            groups.append(group)
         groups_by_column[column] = sorted(groups, key=lambda group: (group["accuracy"], -group["n"], group["value"]))
     return groups_by_column
+
+
+def _against(predictions: Predictions, members: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the positions of a group of forgeries, such as those of one method, and of all images that are none.
+
+    Empty for a group with both, whose own AUC says more, and where there are no others.
+    """
+    negatives = np.flatnonzero(~predictions.is_positive)
+    if not predictions.is_positive[members].all() or not len(negatives):
+        return np.empty(0, np.int64)
+    return np.sort(np.concatenate([members, negatives]))
 
 
 def subset(figures: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ else."""
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateFlags:
+class EvaluateFlags(config.LayoutConfig):
     """Settings of one evaluation."""
 
     model_dir: str = config.setting(

@@ -4,55 +4,21 @@ Does not own: metrics by group (``groups.py``), resampling (``bootstrap.py``).  
 """
 
 import csv
-import dataclasses
 import io
-import posixpath
-import re
 from collections.abc import Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.data.layouts.sources import IN_COLUMN, Sources, by_column, by_name, of_split
+from trainer.data.layouts.split import METHOD, SOURCE, Split
+
+__all__ = ["NONE", "Columns", "Sources", "columns_of", "find_sources", "read_groups", "sources_of"]
 
 NONE = "(none)"  # The value of an image without a row, or with an empty cell.
-_FEWEST_SOURCES = (
-    10  # For the rule by number: in "face_0001.jpg" the number counts faces, not frames of a video "face".
-)
 _SOURCE_COLUMNS = ("source", "video")  # Columns that --group_by=auto takes from a table.
 _EXAMPLES = 3
 
-_FRAME = re.compile(r"(.+?)[_-]+(?:frame|f)[_-]?\d+", re.IGNORECASE)
-_NUMBERED = re.compile(r"(.+?)[_-]+\d+")
-_FRAME_ALONE = re.compile(r"(?:frame|f|img|image)?[_-]?\d+", re.IGNORECASE)
-
 Columns = Mapping[str, Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sources:
-    """The unit of resampling: whole sources, or single images.
-
-    Attributes:
-        numbers: ``[N]`` source of each image, from 0; None: each image is its own unit.
-        rule: how the sources were determined, in words.
-    """
-
-    numbers: npt.NDArray[np.int64] | None
-    rule: str
-
-    def select(self, indices: npt.NDArray[np.int64]) -> "Sources":
-        """Return the sources of these images, renumbered from 0."""
-        if self.numbers is None:
-            return self
-        return Sources(np.unique(self.numbers[indices], return_inverse=True)[1].astype(np.int64), self.rule)
-
-    def describe(self, images: int) -> dict[str, str | int]:
-        """Return ``unit`` (sources or images), their number and the rule, for ``metrics.json``."""
-        if self.numbers is None:
-            return {"unit": "images", "count": images, "rule": self.rule}
-        return {"unit": "sources", "count": len(np.unique(self.numbers)), "rule": self.rule}
 
 
 def find_sources(group_by: str, names: Sequence[str], columns: Columns) -> Sources:
@@ -68,59 +34,40 @@ def find_sources(group_by: str, names: Sequence[str], columns: Columns) -> Sourc
     """
     if group_by == "none":
         return Sources(None, "each image by itself (--group_by=none)")
+    column = _column(group_by, columns)
+    return _by_column(column, columns) if column else by_name(names)
+
+
+def sources_of(group_by: str, split: Split, columns: Columns) -> Sources:
+    """Return which images of a split share a source: as ``find_sources``, but a column of the data before names."""
+    column = _column(group_by, columns) if group_by not in ("none", *split.columns) else ""
+    if group_by in split.columns and group_by not in columns:
+        rule = f"column {group_by} of the data" if group_by != SOURCE else split.source_rule or IN_COLUMN
+        return by_column(split.columns[group_by], rule)
+    if group_by == "auto" and not column:
+        return of_split(split)
+    return find_sources(group_by, split.names, columns)
+
+
+def _column(group_by: str, columns: Columns) -> str:
+    """Return the column that ``--group_by`` names; empty: file names decide."""
     if group_by != "auto" and group_by not in columns:
         raise RequestError(
             f"--group_by: expected none, auto or a column of --groups ({', '.join(columns) or 'no table was given'}), "
             f"received {group_by!r}"
         )
-    candidates = [group_by] if group_by != "auto" else [name for name in _SOURCE_COLUMNS if name in columns]
-    for column in candidates:
-        # Each image without a value is its own source.
-        keys = [value if value != NONE else f"\0{number}" for number, value in enumerate(columns[column])]
-        return Sources(_number(keys), f"column {column} of the groups table")
-    return _by_name(names)
+    return next((name for name in (_SOURCE_COLUMNS if group_by == "auto" else (group_by,)) if name in columns), "")
 
 
-def _by_name(names: Sequence[str]) -> Sources:
-    """Apply the first rule that groups any images; an image that does not match it is its own source."""
-    for rule, of_name in (
-        ("file names: one folder a video (video/0001.png)", _folder_source),
-        ("file names: frames of a video (video_frame12.jpg)", _frame_source),
-        ("file names: numbered images of a video (video_0012.png)", _numbered_source),
-    ):
-        numbers = _number([of_name(name) or f"\0{name}" for name in names])
-        count = int(numbers.max()) + 1
-        if count < len(names) and (of_name is not _numbered_source or count >= _FEWEST_SOURCES):
-            return Sources(numbers, rule)
-    return Sources(None, "each image by itself (file names do not tell sources)")
+def _by_column(column: str, columns: Columns) -> Sources:
+    # Each image without a value is its own source.
+    keys = [value if value != NONE else "" for value in columns[column]]
+    return by_column(keys, f"column {column} of the groups table")
 
 
-def _number(keys: Sequence[str]) -> npt.NDArray[np.int64]:
-    order: dict[str, int] = {}
-    return np.array([order.setdefault(key, len(order)) for key in keys], np.int64)
-
-
-def _folder_source(name: str) -> str:
-    """Return the folder of an image such as ``Test/Fake/video/0001.png``; "" for any other name."""
-    folder, stem = _parts(name)
-    return folder if folder.count("/") > 1 and _FRAME_ALONE.fullmatch(stem) else ""
-
-
-def _frame_source(name: str) -> str:
-    folder, stem = _parts(name)
-    match = _FRAME.fullmatch(stem)
-    return f"{folder}/{match[1]}" if match else ""
-
-
-def _numbered_source(name: str) -> str:
-    folder, stem = _parts(name)
-    match = _NUMBERED.fullmatch(stem)
-    return f"{folder}/{match[1]}" if match else ""
-
-
-def _parts(name: str) -> tuple[str, str]:
-    folder, base = posixpath.split(name)
-    return folder, posixpath.splitext(base)[0]
+def columns_of(split: Split) -> dict[str, list[str]]:
+    """Return the columns of the data whose values are groups: the methods of forging."""
+    return {METHOD: [value or NONE for value in split.columns[METHOD]]} if METHOD in split.columns else {}
 
 
 def read_groups(path: str, names: Sequence[str], split: str) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from trainer.data.audit.duplicates import Duplicates, Pair
 from trainer.data.audit.request import AuditFlags
 from trainer.data.audit.scan import Records
 from trainer.data.formats import rescue
+from trainer.data.layouts import overlap
 from trainer.data.manifest import Split
 from trainer.reports import audit_charts, html, plots
 
@@ -60,6 +61,7 @@ def summary_table(summary: Mapping[str, Any], out: str) -> str:
     exact, near = summary["exact"], summary["near"]
     lines.append(f"{'equal':<12}{exact['groups']:,} pictures in {exact['images']:,} files")
     lines.append(f"{'similar':<12}{near['inside']:,} pairs in a class, {near['across_classes']:,} across classes")
+    lines += [f"{'sources':<12}{text}" for text in [_sources(summary)] if text]
     lines += [f"{'PROBLEM':<12}{text}" for text in summary["strict_failures"]]
     for cue in summary["cues"]:
         if cue["flagged"]:
@@ -68,6 +70,12 @@ def summary_table(summary: Mapping[str, Any], out: str) -> str:
     if not summary["strict_failures"]:
         lines.append(f"{'leakage':<12}none found, nor equal files in two classes")
     return "\n".join([*lines, f"{'report':<12}{files.join(out, 'audit.html')}"])
+
+
+def _sources(summary: Mapping[str, Any]) -> str:
+    """Return whether a source is in several splits, a sentence; empty: no source is known."""
+    found = summary["sources"]
+    return overlap.words(found) if found else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +138,10 @@ def _verdicts(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[
     if summary["drop_leaks"]:
         count = len(summary["drop_leaks"])
         lines.append(("do", f"To end the leakage drop {count:,} images from Train and Validation (drop_leaks)."))
-    if not lines:
+    if text := _sources(summary):
+        shared = ("do", "; draw the splits by source.") if summary["sources"]["shared"] else ("good", ".")
+        lines.append((shared[0], f"{text[0].upper()}{text[1:]}{shared[1]}"))
+    if not summary["strict_failures"] and not summary["drop_leaks"]:
         lines.append(("good", "No image is in two splits, and none has two labels."))
     for level, text in ((FILE, "Without looking at the picture"), (PICTURE, "At a glance")):
         telling = [finding for finding in findings if finding.flagged and finding.cue.level == level]

@@ -5,10 +5,11 @@ Owns: the checks and the order of work.  Does not own: scoring (``predict_split.
 
 import dataclasses
 import logging
+import posixpath
 from typing import Any
 
-from trainer.core import placement
-from trainer.core.config import flags
+from trainer.core import config, placement
+from trainer.core.config import LayoutConfig, flags
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import split_report
@@ -34,8 +35,9 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
         files.require_writable(request.out, "out")
     export = with_threshold(exported_model.find_export(request.model_dir), request.threshold)
     split = _read_split(export, request)
-    columns = sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
-    image_sources = sources.find_sources(request.group_by, split.names, columns)
+    columns = sources.columns_of(split)
+    columns |= sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
+    image_sources = sources.sources_of(request.group_by, split, columns)
     audit = find_audit(export, split, request)
     files.require_writable(request.out, "out")
     if request.update_card:
@@ -52,12 +54,33 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
 
 
 def _read_split(export: exported_model.ExportedModel, request: EvaluateFlags) -> Split:
-    split = read_split(request.data_dir, request.split, export.class_names)
+    layout, note = _layout(export, request)
+    split = read_split(request.data_dir, request.split, export.class_names, layout)
+    if note and split.origin is not None:
+        split = dataclasses.replace(split, origin=dataclasses.replace(split.origin, notes=(*split.origin.notes, note)))
     if not len(split):
         raise RequestError(
             f"expected images in {files.join(request.data_dir, request.split)!r}, received empty folders"
         )
     return split
+
+
+def _layout(export: exported_model.ExportedModel, request: EvaluateFlags) -> tuple[LayoutConfig, str]:
+    """Return how data_dir is laid out, as in training if it is the same and no flag says otherwise; and a note on that.
+
+    The same is a data_dir with the path or at least the last name of training's.
+    """
+    fields = {field.name: field for field in dataclasses.fields(LayoutConfig)}
+    given = {name: getattr(request, name) for name in fields}
+    trained = export.details.get("config") or {}
+    same = posixpath.basename(str(trained.get("data_dir", "")).rstrip("/"))
+    if not same or same != posixpath.basename(request.data_dir.rstrip("/")):
+        return LayoutConfig(**given), ""
+    kept = {name: trained[name] for name, field in fields.items()
+            if given[name] == field.default and trained.get(name, field.default) != field.default}  # fmt: skip
+    settings = LayoutConfig(**{**given, **{name: config.check(fields[name], value) for name, value in kept.items()}})
+    words = ", ".join(f"--{name}={value}" for name, value in kept.items())
+    return settings, f"as in training: {words}" if kept else ""
 
 
 def find_audit(export: exported_model.ExportedModel, split: Split, request: EvaluateFlags) -> dict[str, Any] | None:
@@ -69,7 +92,7 @@ def find_audit(export: exported_model.ExportedModel, split: Split, request: Eval
     audit = digest.find(request.audit, (request.data_dir, provenance.job_of(export.path)))
     if audit is None:
         return None
-    evaluated = digest.listings(split.names)
+    evaluated = digest.listings([split])
     trained = export.details.get("listings")
     return {**audit, "differences": digest.differences(audit["listings"], evaluated, trained)}
 

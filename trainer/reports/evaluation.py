@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.core.storage import files
 from trainer.data.manifest import Split
-from trainer.evaluation import calibration, chance, groups, metrics, provenance, sources
+from trainer.evaluation import calibration, chance, groups, metrics, provenance, sources, videos
 from trainer.evaluation import predictions as predictions_lib
 from trainer.evaluation.predict_split import SplitPredictions
 from trainer.evaluation.predictions import Predictions
@@ -71,6 +71,7 @@ def render(figures: Mapping[str, Any], predictions: Predictions, context: PageCo
         sentences=[
             *_sentences(figures, positive, rest),
             *evaluation_sections.weakest(figures),
+            *evaluation_sections.videos(figures),
             *evaluation_sections.doubts(figures),
         ],
         matrix=_matrix(figures),
@@ -218,6 +219,11 @@ def write(
     if columns:
         figures["groups"] = groups.measure(
             predictions, columns, image_sources, resamples=request.bootstrap, seed=request.seed
+        )
+    videos_of = videos.numbers(split, image_sources)
+    if videos_of is not None:
+        figures["videos"] = videos.measure(
+            predictions, videos_of, columns, image_sources, resamples=request.bootstrap, seed=request.seed
         )
     if request.robustness:
         from trainer.evaluation import robustness  # Loads TensorFlow.

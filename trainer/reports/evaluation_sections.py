@@ -112,7 +112,7 @@ def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "name": group["value"],
                 "n": f"{group['n']:,}",
-                "cells": [metric_titles.cell(group, name) for name in FIGURES],
+                "cells": [_group_cell(group, name) for name in FIGURES],
             }
             for group in column_groups
         ]
@@ -120,6 +120,29 @@ def groups(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         note = f"The {hidden:,} groups with a higher accuracy are in metrics.json." if hidden > 0 else ""
         tables.append({"column": column, "rows": rows[:_GROUPS_SHOWN], "note": note})
     return tables
+
+
+def _group_cell(group: Mapping[str, Any], name: str) -> dict[str, str]:
+    """Return a figure of a group; the AUC of forgeries alone is that against all images that are none."""
+    rest = group.get("against_rest")
+    if name != "auc" or rest is None:
+        return metric_titles.cell(group, name)
+    cell = metric_titles.cell(rest, name)
+    return {**cell, "note": f"{cell['note']} against all {rest['n']:,} others".strip()}
+
+
+def videos(figures: Mapping[str, Any]) -> list[str]:
+    """Return sentences on whole videos, if it is known which images are of one."""
+    whole = figures.get("videos")
+    if whole is None:
+        return []
+    parts = [f"AUC {metric_titles.cell(whole, 'auc')['value']}", f"accuracy {whole['accuracy']:.1%}"]
+    texts = [f"Whole videos ({whole['n']:,}; the mean score of the images of each): {', '.join(parts)}."]
+    for column, column_groups in whole.get("groups", {}).items():
+        named = [f"{group['value']} {metric_titles.cell(group['against_rest'], 'auc')['value']}"
+                 for group in column_groups if "against_rest" in group]  # fmt: skip
+        texts += [f"AUC of their videos by {column}: {', '.join(named)}."] if named else []
+    return texts
 
 
 def threshold(figures: Mapping[str, Any], positive: str) -> list[str]:

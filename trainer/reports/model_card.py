@@ -49,6 +49,7 @@ class CardFacts:
         images: used images by split and class.
         skipped: images that could not be decoded, by split.
         held_out: whether Validation was split off from Train.
+        sources: whether Train and Validation share sources, a sentence; empty: no source is known.
         figures: metrics of Validation, see ``measure``; None if it was not scored for the export.
         made: further rows about how the model was made.
         audit: findings of an audit of the data, see ``digest.py``; None without one.
@@ -58,6 +59,7 @@ class CardFacts:
     images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     held_out: bool = False
+    sources: str = ""
     figures: Mapping[str, Any] | None = None
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     audit: Mapping[str, Any] | None = None
@@ -88,6 +90,7 @@ def measure(
     probabilities: npt.NDArray[np.float32],
     names: Sequence[str],
     metadata: Mapping[str, Any],
+    image_sources: sources.Sources | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of Validation with 95% intervals, as in ``metrics.json``.
 
@@ -96,6 +99,7 @@ def measure(
         probabilities: ``[N, C]`` before the temperature.
         names: of the images, ``<split>/<class>/...``; they identify frames of one video.
         metadata: ``class_names``, ``positive_class``, ``threshold`` and ``temperature`` of the export.
+        image_sources: of the images; None: names tell them.
     """
     classes = metadata["class_names"]
     temperature = metadata["temperature"]
@@ -103,7 +107,7 @@ def measure(
     predictions = Predictions.of(
         labels, tempered, classes, classes.index(metadata["positive_class"]), metadata["threshold"]
     )
-    image_sources = sources.find_sources("auto", names, {})
+    image_sources = image_sources or sources.find_sources("auto", names, {})
     figures = metrics.measure(predictions, resamples=RESAMPLES, seed=0, sources=image_sources.numbers)
     figures |= {"drawn": image_sources.describe(len(labels)), "bootstrap": RESAMPLES, "seed": 0}
     if temperature != 1.0:
@@ -146,6 +150,7 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
             images=facts.images,
             skipped=facts.skipped,
             held_out=facts.held_out,
+            sources=facts.sources,
             audit=evaluation_sections.audit(facts.audit),
             figures=metric_titles.rows(facts.figures) if facts.figures else [],
             scored=facts.figures["n"] if facts.figures else 0,

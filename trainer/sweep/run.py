@@ -88,13 +88,17 @@ def _checked(request: Request) -> tuple[Request, str]:
     data = request.base.data
     seed = request.base.loop.seed
     train, validation = manifest.read_train_and_validation(
-        data.data_dir, data.validation_fraction, seed, self_blended=request.base.self_blended
+        data.data_dir,
+        data.validation_fraction,
+        seed,
+        self_blended=request.base.self_blended,
+        layout=request.base.layout,
     )
     before = None if request.base.checkpoint.resume == "never" else request.positive_class_before()
     setting = positive_class.settle(train.class_names, request.base.export.positive_class, before)
     if request.base.export.kinds and not files.exists(request.paths.done):
         exported_model.require_loadable(request.base.loop.job_dir, "job_dir")
-    line = split_report.of_training(data.data_dir, train, validation, data.validation_fraction, seed)
+    line = split_report.of_training(data.data_dir, train, validation)
     return dataclasses.replace(request, base=request.base.replace(positive_class=setting)), line
 
 

@@ -91,7 +91,10 @@ def _prepare(config: Config, paths: SeedPaths) -> None:
         raise RequestError(f"--resume=required: expected jobs of several seeds in {paths.job_dir!r}, received none")
     # A wrong request is refused here once.  Later the images may only be away, which a seed's job tells apart.
     data = config.data
-    manifest.read_train_and_validation(data.data_dir, data.validation_fraction, config.loop.seed)
+    manifest.read_train_and_validation(
+        data.data_dir, data.validation_fraction, config.loop.seed, self_blended=config.self_blended,
+        layout=config.layout,
+    )  # fmt: skip
     if config.export.kinds:
         exported_model.require_loadable(paths.job_dir, "job_dir")
 

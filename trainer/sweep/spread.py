@@ -3,6 +3,7 @@
 Used by ``--seeds`` and by a sweep's ``--retrain_best``.  Does not own: training the jobs (``trial.py``).
 """
 
+import dataclasses
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ def on_validation(outcome: Result) -> Figures:
 
 def on_test(config: Config, outcome: Result) -> Figures:
     """Return figures on Test, scored once; empty without Test images or without an export of the best epoch."""
-    if "best" not in outcome.exports or not has_split(config.data.data_dir, TEST):
+    if "best" not in outcome.exports or not has_split(config.data.data_dir, TEST, config.layout):
         return {}
     out = files.join(config.loop.job_dir, "test")
     path = files.join(out, "metrics.json")
@@ -60,7 +61,8 @@ def _evaluate(config: Config, out: str) -> None:
     from trainer.reports import console, evaluate  # Late: its libraries are slow to import.
 
     model = JobPaths(config.loop.job_dir).exports("best")
-    request = EvaluateFlags(model_dir=model, data_dir=config.data.data_dir, split=TEST, out=out)
+    settings = dataclasses.asdict(config.layout)
+    request = EvaluateFlags(model_dir=model, data_dir=config.data.data_dir, split=TEST, out=out, **settings)
     try:
         print(console.summary(evaluate.evaluate(request), out))
     except RequestError as error:  # The trained model is kept; only its Test figures are missing.

@@ -4,6 +4,7 @@ Does not own: the checkpoint that it continues from (``checkpoints/manager.py``)
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import re
@@ -146,6 +147,23 @@ def newer_settings(before: Mapping[str, config_lib.Value]) -> dict[str, config_l
     """Return what a job does for the settings that did not exist when it began with ``before``."""
     values = {name: field.metadata["before"] for name, field in config_lib.settings().items() if name not in before}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def layout_of(config: config_lib.Config, paths: JobPaths) -> dict[str, config_lib.Value]:
+    """Return the settings of how data_dir is laid out as the job in job_dir has them, where the request sets none.
+
+    Their changes are not refused by name: the images tell whether they fit.
+    """
+    fields, flat = config_lib.settings(), config.flat()
+    names = {field.name for field in dataclasses.fields(config_lib.LayoutConfig)}
+    try:
+        before = settings_of(paths)
+    except RequestError:  # Refused elsewhere.
+        return {}
+    if not before or (config.checkpoint.resume == "never" and files.exists(paths.result)):
+        return {}
+    before = {**newer_settings(before), **before}
+    return {name: before[name] for name in names & before.keys() if flat[name] == fields[name].default}
 
 
 def images_of(paths: JobPaths) -> list[str] | None:

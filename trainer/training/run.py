@@ -15,7 +15,8 @@ from trainer.core.config import Config
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
-from trainer.data import image_files, manifest, split_report
+from trainer.data import manifest, split_report
+from trainer.data.layouts import mounted
 from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
 from trainer.distributed import consistency, process_group
@@ -65,6 +66,7 @@ def _run(
         files.require_writable(paths.job_dir, "job_dir")
     if files.exists(paths.config) and not files.exists(paths.result):
         _require_mounted(config, paths)
+    config = config.replace(**group.broadcast(resume.layout_of(config, paths) if group.index == 0 else None))
     train, validation = _read_splits(config, group, paths)
     config = settle.settle(config, train, group, paths)
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
@@ -108,7 +110,7 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
         data_dir = config.data.data_dir
         if resume.settings_of(paths).get("data_dir") != data_dir:
             return
-        if problem := image_files.missing_folder(data_dir, manifest.TRAIN):
+        if problem := mounted.missing(data_dir, config.layout):
             raise StoppedEarly(
                 f"{problem}, but {paths.job_dir!r} was started with the images there; mount or restore it, then rerun "
                 "the same command"
@@ -116,8 +118,7 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
 
 
 def _splits_line(config: Config, train: Split, validation: Split) -> str:
-    data = config.data
-    return split_report.of_training(data.data_dir, train, validation, data.validation_fraction, config.loop.seed)
+    return split_report.of_training(config.data.data_dir, train, validation)
 
 
 def _warn_of_uneven_classes(config: Config, train: Split) -> None:
@@ -133,7 +134,7 @@ def _read_splits(config: Config, group: process_group.SingleProcess, paths: JobP
     def read(*, keep_litter: bool) -> tuple[Split, Split]:
         return manifest.read_train_and_validation(
             config.data.data_dir, config.data.validation_fraction, config.loop.seed, keep_litter=keep_litter,
-            self_blended=config.self_blended,
+            self_blended=config.self_blended, layout=config.layout,
         )  # fmt: skip
 
     splits = read(keep_litter=False)

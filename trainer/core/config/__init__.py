@@ -12,13 +12,14 @@ from trainer.core.config.field import (
     is_auto,
     setting,
 )
-from trainer.core.config.registries import AUGMENTATIONS, MAX_IMAGE_PIXELS, NETWORKS, OPTIMIZERS
+from trainer.core.config.registries import AUGMENTATIONS, LAYOUTS, MAX_IMAGE_PIXELS, NETWORKS, OPTIMIZERS
 from trainer.core.config.schema import Config, check_together, from_flat, settings, settings_with_section
 from trainer.core.config.sections import (
     AugmentConfig,
     CheckpointConfig,
     DataConfig,
     ExportConfig,
+    LayoutConfig,
     LoopConfig,
     LossConfig,
     ModelConfig,
@@ -27,8 +28,8 @@ from trainer.core.config.sections import (
 )
 
 __all__ = [
-    "AUGMENTATIONS", "AUTO", "MAX_IMAGE_PIXELS", "NETWORKS", "OPTIMIZERS", "PATH", "PATHS", "AugmentConfig",
-    "CheckpointConfig", "Config", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig",
-    "OptimConfig", "RuntimeConfig", "Value", "check", "check_together", "check_written", "did_you_mean", "from_flat",
-    "help_of", "is_auto", "setting", "settings", "settings_with_section",
+    "AUGMENTATIONS", "AUTO", "LAYOUTS", "MAX_IMAGE_PIXELS", "NETWORKS", "OPTIMIZERS", "PATH", "PATHS", "AugmentConfig",
+    "CheckpointConfig", "Config", "DataConfig", "ExportConfig", "LayoutConfig", "LoopConfig", "LossConfig",
+    "ModelConfig", "OptimConfig", "RuntimeConfig", "Value", "check", "check_together", "check_written", "did_you_mean",
+    "from_flat", "help_of", "is_auto", "setting", "settings", "settings_with_section",
 ]  # fmt: skip

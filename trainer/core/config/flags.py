@@ -64,8 +64,11 @@ def parse(
 
 
 def fields_of(form: type) -> dict[str, "dataclasses.Field[Any]"]:
-    """Return a dataclass's settings by name, as ``parse`` takes them."""
-    return {field.name: field for field in dataclasses.fields(form)}
+    """Return a dataclass's settings by name, as ``parse`` takes them; those that it inherits come last."""
+    inherited = {field.name for base in form.__bases__ if dataclasses.is_dataclass(base) for field in
+                 dataclasses.fields(base)}  # fmt: skip
+    fields = sorted(dataclasses.fields(form), key=lambda field: field.name in inherited)
+    return {field.name: field for field in fields}
 
 
 def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: Sequence[str] = ()) -> T:

@@ -3,6 +3,7 @@
 from trainer.core.registry import FolderRegistry, TableRegistry
 
 AUGMENTATIONS = FolderRegistry("trainer.data.augmentations")
+LAYOUTS = FolderRegistry("trainer.data.layouts.named")
 NETWORKS = FolderRegistry("trainer.models.networks")
 OPTIMIZERS = TableRegistry("trainer.training.optimizers:OPTIMIZERS")
 

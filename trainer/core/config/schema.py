@@ -20,6 +20,7 @@ from trainer.core.config.sections import (
     CheckpointConfig,
     DataConfig,
     ExportConfig,
+    LayoutConfig,
     LoopConfig,
     LossConfig,
     ModelConfig,
@@ -34,6 +35,7 @@ class Config:
     """The whole request, by sections; built by ``from_flat`` and never changed afterwards."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    layout: LayoutConfig = dataclasses.field(default_factory=LayoutConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.data.layouts.split import Split
 
 log = logging.getLogger(__name__)
 
@@ -20,17 +21,14 @@ AUDIT_FILE, SCHEMA = "audit.json", 1
 Listings = Mapping[str, Mapping[str, Any]]
 
 
-def listings(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return for each split the number of ``files`` and the ``sha256`` over their sorted names.
+def listings(splits: Iterable[Split]) -> dict[str, dict[str, Any]]:
+    """Return for each split of data_dir the number of ``files`` and the ``sha256`` over their sorted names.
 
     Equal hashes mean files of the same names and classes, whatever their content and order.
-
-    Args:
-        names: relative to data_dir, such as ``Train/Fake/a.jpg``; the first part is the split.
     """
     by_split: dict[str, list[str]] = {}
-    for name in names:
-        by_split.setdefault(name.split("/", 1)[0], []).append(name)
+    for split in splits:
+        by_split.setdefault(split.part, []).extend(split.names)
     return {
         split: {
             "files": len(members),

@@ -17,7 +17,7 @@ Exit codes: 0 done; 1 with --strict: images are in two splits, or equal files in
 
 
 @dataclasses.dataclass(frozen=True)
-class AuditFlags:
+class AuditFlags(config.LayoutConfig):
     """Settings of one audit; ``duplicates.py`` and ``cues.py`` define the limits of the two thresholds."""
 
     data_dir: str = config.setting(

@@ -30,12 +30,14 @@ from trainer.core.errors import JobFailed, StoppedEarly
 from trainer.core.storage import files, transient
 from trainer.data import image_files
 from trainer.data.audit import measure
+from trainer.data.layouts.split import full_path
 from trainer.data.manifest import Split
 
 _MAX_FILE_BYTES = 1 << 30
 _CHUNK = 64  # Images per task: enough to make the transfer cheap, few enough for a smooth progress bar.
 
 Table = npt.NDArray[np.void]
+_Path = tuple[str, str]  # Of an image, and of a folder that holds something as long as the image is mounted.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class Records:
 
     def path(self, index: int) -> str:
         """Return the full path of image ``index``."""
-        return files.join(self.splits[0].root, self.names[index])
+        return full_path(self.splits[0].root, self.names[index])
 
 
 def bad_images(records: Records) -> dict[str, str]:
@@ -87,11 +89,11 @@ def scan(
         JobFailed: if the operating system kills a worker, as it does when memory runs out.
         StorageDown: if the images cannot be read for a reason that is not theirs and does not pass.
     """
-    paths = [split.path(index) for split in splits for index in range(len(split))]
+    paths = [(split.path(index), split.folder(index)) for split in splits for index in range(len(split))]
     table = np.zeros(len(paths), measure.IMAGE)
     reasons: dict[int, str] = {}
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    work = functools.partial(_measure_files, root=splits[0].root, max_image_pixels=max_image_pixels)
+    work = functools.partial(_measure_files, max_image_pixels=max_image_pixels)
     start = 0
     with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=quiet or None, leave=False) as bar:
         for part, bad in _map(work, chunks, workers or joblib.cpu_count()):
@@ -104,7 +106,7 @@ def scan(
     return Records(tuple(splits), table, reasons)
 
 
-def _map(work: Any, chunks: list[list[str]], workers: int) -> Iterator[tuple[Table, dict[int, str]]]:
+def _map(work: Any, chunks: list[list[_Path]], workers: int) -> Iterator[tuple[Table, dict[int, str]]]:
     """Yield the result of each chunk, in order."""
     workers = min(workers, len(chunks))
     if workers <= 1:
@@ -130,21 +132,21 @@ def follow_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.
 
 
-def _measure_files(paths: list[str], root: str, max_image_pixels: int) -> tuple[Table, dict[int, str]]:
+def _measure_files(paths: list[_Path], max_image_pixels: int) -> tuple[Table, dict[int, str]]:
     """Return the records of some files, and the reasons for those that are bad, by position."""
     table = np.zeros(len(paths), measure.IMAGE)
     bad: dict[int, str] = {}
-    for position, path in enumerate(paths):
+    for position, (path, folder) in enumerate(paths):
         row: Any = table[position]
         row["extension"] = files.printable(PurePosixPath(path).suffix.lower())
         try:
-            measure.measure(row, _read(path, root), max_image_pixels)
+            measure.measure(row, _read(path, folder), max_image_pixels)
         except measure.BadImage as error:
             bad[position] = files.printable(str(error))
     return table, bad
 
 
-def _read(path: str, root: str) -> bytes:
+def _read(path: str, folder: str) -> bytes:
     """Return a file's content.
 
     Raises:
@@ -154,7 +156,7 @@ def _read(path: str, root: str) -> bytes:
     try:
         if not files.is_remote(path):
             _check_kind_and_size(path)
-        return image_files.read(path, image_files.class_folder(root, path.removeprefix(root).lstrip("/")))
+        return image_files.read(path, folder)
     except (measure.BadImage, StoppedEarly, MemoryError):
         raise
     except Exception as error:  # Storages and the operating system raise unrelated types for the same failure.

@@ -14,6 +14,7 @@ from trainer.data.audit import digest
 from trainer.data.audit.cues import Finding
 from trainer.data.audit.duplicates import MIN_CORRELATION, Duplicates, to_drop
 from trainer.data.audit.scan import Records, Table
+from trainer.data.layouts import overlap
 
 _FIGURES = ("bytes", "width", "height", "brightness", "contrast")
 
@@ -27,7 +28,7 @@ def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping
         "settings": dict(settings),
         "class_names": list(records.class_names),
         "images": len(table),
-        "listings": digest.listings(records.names),
+        "listings": digest.listings(records.splits),
         "counts": _by_split_and_class(records, lambda part: {"images": len(part), "bad": int((~part["ok"]).sum())}),
         "figures": _by_split_and_class(records, _figures),
         "formats": _by_split_and_class(records, lambda part: _tally(part, "format")),
@@ -39,6 +40,7 @@ def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping
         "exact": _exact(duplicates),
         "near": _near(duplicates),
         "leakage": leakage(duplicates),
+        "sources": overlap.shared(records.splits),
         "drop_leaks": sorted(files.printable(name) for name in to_drop(duplicates)),
         "cues": [_cue(finding) for finding in findings],
         "strict_failures": strict_failures(duplicates),

@@ -19,7 +19,7 @@ Exit codes: 0 done, or done before; 2 the request is wrong; 1 anything else."""
 
 
 @dataclasses.dataclass(frozen=True)
-class PackFlags:
+class PackFlags(config.LayoutConfig):
     """Settings of one packing."""
 
     data_dir: str = config.setting(

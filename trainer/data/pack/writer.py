@@ -20,6 +20,7 @@ import tensorflow as tf
 import tqdm
 
 from trainer import __version__
+from trainer.core.config import LayoutConfig
 from trainer.core.config.registries import BILINEAR
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
@@ -32,6 +33,7 @@ from trainer.data.tfrecord import Array, Names
 NOTES = "unfinished"  # Folder of the notes, next to the shards; removed at the end.
 _NOTE_KEY = "told"  # Of a note's JSON part; frozen, as notes of older versions are read.
 _READ_AT_ONCE = 64
+_LAYOUT = tuple(field.name for field in dataclasses.fields(LayoutConfig))  # What they decide is in the fingerprints.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +104,11 @@ def _without(split: Split, dropped: Set[str]) -> Split:
 def _key(request: PackFlags, splits: Sequence[Split]) -> str:
     """Return a checksum of what determines the packed set: images, by name and stamp, and settings."""
     settings = {name: value for name, value in dataclasses.asdict(request).items()
-                if name not in ("data_dir", "out", "workers", "drop_leaks")}  # fmt: skip
+                if name not in ("data_dir", "out", "workers", "drop_leaks", *_LAYOUT)}  # fmt: skip
     if not request.resize or request.interpolation == BILINEAR:  # As before there was a choice.
         del settings["interpolation"]
     parts = [json.dumps(settings), *(split.fingerprint + readers.stamp(split) for split in splits)]
+    parts += [json.dumps(dict(split.columns)) for split in splits if split.columns]
     return f"{tfrecord.checksum('|'.join(parts).encode()):08x}"
 
 
@@ -262,7 +265,8 @@ def _write_index(out: str, split: Split, members: Sequence[tuple[str, _Note]]) -
             columns[name].append(column)
         columns["shard"].append(np.full(len(note.names), number, np.int32))
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
-    content = _npz({**joined, **Names.of([name for _, note in members for name in note.names]).arrays()})
+    names = [name for _, note in members for name in note.names]
+    content = _npz({**joined, **Names.of(names).arrays(), **_columns(split, names)})
     path = f"{split.name}.index.npz"
     files.write_bytes(files.join(out, path), content)
     counts = np.bincount(joined["labels"], minlength=len(split.class_names)).tolist()
@@ -274,6 +278,15 @@ def _write_index(out: str, split: Split, members: Sequence[tuple[str, _Note]]) -
         "index_crc32c": tfrecord.checksum(content),
         "shards": [{"path": path, "images": len(note.names), "bytes": note.size} for path, note in members],
     }
+
+
+def _columns(split: Split, names: Sequence[str]) -> dict[str, Array]:
+    """Return what is known of these images of a split, as ``tfrecord.read_packed`` reads it."""
+    arrays: dict[str, Array] = {}
+    for column, values in split.columns.items():
+        known = dict(zip(split.names, values, strict=True))
+        arrays |= tfrecord.column_arrays(column, [known[name] for name in names])
+    return arrays
 
 
 def leaks(splits: Sequence[Split], request: PackFlags) -> set[str]:

@@ -4,6 +4,7 @@ Does not own: writing SavedModels (``saved_model.py``), conversion (``convert.py
 (``exporter.py``).
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -25,6 +26,7 @@ from trainer.data.faces import crop_rule
 from trainer.data.manifest import Split, read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
+from trainer.training import resume
 from trainer.training.checkpoints import judged
 from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
 from trainer.training.exports.export_request import ExportFlags, parse_formats
@@ -64,7 +66,10 @@ def read_config(job_dir: str) -> Config:
     path = JobPaths(job_dir).config
     if not files.exists(path):
         raise RequestError(f"--job_dir: expected a job's folder, received {job_dir!r} without config.json")
-    return config.from_flat(flags.given_settings({"config": path}))
+    settings = flags.given_settings({"config": path})
+    layout = {field.name for field in dataclasses.fields(config.LayoutConfig)}
+    newer = {name: value for name, value in resume.newer_settings(settings).items() if name in layout}
+    return config.from_flat({**newer, **settings})
 
 
 def find_checkpoint(job_dir: str, name: str) -> Checkpoint:
@@ -152,7 +157,7 @@ def make_card(job_dir: str, checkpoint: Checkpoint, metadata: dict[str, Any]) ->
 
 def _read_splits(job: Config) -> tuple[Split, Split]:
     return read_train_and_validation(
-        job.data.data_dir, job.data.validation_fraction, job.loop.seed, self_blended=job.self_blended
+        job.data.data_dir, job.data.validation_fraction, job.loop.seed, self_blended=job.self_blended, layout=job.layout
     )
 
 

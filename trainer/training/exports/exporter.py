@@ -24,6 +24,7 @@ from trainer.data import augment, input_rule, preview
 from trainer.data.audit import digest
 from trainer.data.faces import crop_rule
 from trainer.data.image_source import ImageSource
+from trainer.data.layouts import overlap, sources
 from trainer.data.manifest import Split
 from trainer.data.positive_class import positive_class_index
 from trainer.distributed.strategy import Runtime
@@ -206,14 +207,16 @@ class Exporter:
         split = self._validation
         names = [split.names[position] for position in scores.positions.tolist()]
         labels = split.labels[scores.positions]
+        known = sources.of_split(split).select(scores.positions)
         audit = digest.find("", (self._config.data.data_dir, self._paths.job_dir))
         if audit:
             audit["differences"] = digest.differences(audit["listings"], {}, metadata["listings"])
         facts = model_card.CardFacts(
             images={each.name: each.counts for each in (self._train, split)},
             skipped=skipped,
-            held_out=not split.names[0].startswith(f"{split.name}/"),
-            figures=model_card.measure(labels, scores.probabilities, names, metadata) if names else None,
+            held_out=bool(split.held_out),
+            sources=overlap.sentence([self._train, split]),
+            figures=model_card.measure(labels, scores.probabilities, names, metadata, known) if names else None,
             audit=audit,
             made=self._made(arrays),
             warning=warning,
@@ -256,7 +259,7 @@ class Exporter:
             "validation": _summary(values),
             "precision": self._runtime.precision,
             "config": self._config.flat(),
-            "listings": digest.listings([*self._train.names, *self._validation.names]),
+            "listings": digest.listings([self._train, self._validation]),
             "versions": {"deepdetect": __version__, "tensorflow": tf.__version__},
             "created": utc_now(),
         }

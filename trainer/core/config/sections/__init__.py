@@ -8,6 +8,7 @@ from trainer.core.config.sections.augment import AugmentConfig
 from trainer.core.config.sections.checkpoint import CheckpointConfig
 from trainer.core.config.sections.data import DataConfig
 from trainer.core.config.sections.export import ExportConfig
+from trainer.core.config.sections.layout import LayoutConfig
 from trainer.core.config.sections.loop import LoopConfig
 from trainer.core.config.sections.loss import LossConfig
 from trainer.core.config.sections.model import ModelConfig
@@ -15,7 +16,6 @@ from trainer.core.config.sections.optim import OptimConfig
 from trainer.core.config.sections.runtime import RuntimeConfig
 
 __all__ = [
-    "AugmentConfig", "CheckpointConfig", "DataConfig", "ExportConfig", "LoopConfig", "LossConfig", "ModelConfig",
-    "OptimConfig",
-    "RuntimeConfig",
+    "AugmentConfig", "CheckpointConfig", "DataConfig", "ExportConfig", "LayoutConfig", "LoopConfig", "LossConfig",
+    "ModelConfig", "OptimConfig", "RuntimeConfig",
 ]  # fmt: skip

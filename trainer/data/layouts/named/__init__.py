@@ -1,0 +1,1 @@
+"""The choices of ``--layout``: one module each, with ``HELP``, ``recognises`` and ``read``."""
