@@ -57,6 +57,7 @@ def retry(path: str, action: Callable[[], T]) -> T:
     Raises:
         StorageDown: if it still fails after ``RETRY_SECONDS``.
     """
+    seconds = environment.seconds("DEEPDETECT_FILE_RETRY_SECONDS", RETRY_SECONDS)
     started = time.monotonic()
     longest = _FIRST_DELAY
     while True:
@@ -65,7 +66,6 @@ def retry(path: str, action: Callable[[], T]) -> T:
         except (OSError, MemoryError) as error:
             if not is_transient(error):
                 raise
-            seconds = environment.seconds("DEEPDETECT_FILE_RETRY_SECONDS", RETRY_SECONDS)
             delay = random.uniform(longest / 2, longest)
             if time.monotonic() - started + delay > seconds:
                 raise down(path, error, seconds) from error
