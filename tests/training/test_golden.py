@@ -78,6 +78,22 @@ def test_the_continued_job_computes_what_the_old_code_computed(before, job, caps
         assert now[name] == pytest.approx(then[name], **LOSS), then
 
 
+# What was on the job's own command line.
+OLD_FLAGS = ("--image_size=46", "--batch_size=4", "--epochs=3", "--augment=none", "--dropout=0.5", "--optimizer=sgd",
+             "--learning_rate=0.01", "--log_every_steps=1", "--precision=float32", "--num_devices=1",
+             "--keep_checkpoints=1", "--export=none")  # fmt: skip
+
+
+def test_it_goes_on_as_it_was_in_every_later_start(before, job, capsys):
+    """Settings that are newer than the job have other defaults by now, such as --interpolation."""
+    for _ in range(2):
+        code, _, err = answer(capsys, train.main, f"--data_dir={before / 'data'}", f"--job_dir={job}",
+                              *OLD_FLAGS, "--max_seconds=0.001")  # fmt: skip
+        assert code == 75, err
+        assert "interpolation" not in json.loads((job / "config.json").read_text())
+    assert resume(capsys, before, job)[0] == 0
+
+
 def flip_a_byte(job, step):
     path = job / "checkpoints" / f"{step:010d}" / "arrays.npz"
     content = bytearray(path.read_bytes())

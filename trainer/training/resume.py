@@ -67,7 +67,7 @@ def is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, st
     except RequestError:
         return False
     kept = checkpoint_inputs(paths)
-    return before == config.flat() and all(kept.get(name, value) == value for name, value in images.items())
+    return {**newer_settings(before), **before} == config.flat() and all(kept.get(name, value) == value for name, value in images.items())
 
 
 def checkpoint_inputs(paths: JobPaths) -> dict[str, str]:
@@ -101,8 +101,16 @@ def explained(config: config_lib.Config, paths: JobPaths) -> Iterator[None]:
 
 
 def keep_settings(config: config_lib.Config, paths: JobPaths) -> None:
-    """Write the settings that the job now runs with; called once nothing can refuse the request any more."""
-    files.write_text(paths.config, json.dumps(config.flat(), indent=1) + "\n")
+    """Write the settings that the job now runs with; called once nothing can refuse the request any more.
+
+    A setting that is newer than the job stays absent while it is as it was before there was one.  Its value is no
+    longer the default, so the next start, which does not name it either, would be refused.
+    """
+    settings = config.flat()
+    before = _read_settings(paths.config) if files.exists(paths.config) else settings
+    absent = {name for name, value in newer_settings(before).items() if settings[name] == value}
+    kept = {name: value for name, value in settings.items() if name not in absent}
+    files.write_text(paths.config, json.dumps(kept, indent=1) + "\n")
 
 
 def refuse_other_settings(config: config_lib.Config, before: dict[str, config_lib.Value], job_dir: str) -> None:
