@@ -61,7 +61,6 @@ def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
 # What a finished job leaves.
 
 
-@pytest.mark.slow
 def test_config_json_holds_the_request(job, data):
     config = json.loads((job / "config.json").read_text())
     assert config.items() >= {**SMALL, **JOB, "data_dir": data, "job_dir": str(job), "dropout": 0.2}.items()
