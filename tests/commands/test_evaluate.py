@@ -149,6 +149,7 @@ def test_what_a_temperature_changed_is_told(tmp_path, capsys):
     assert "chosen on 2,000 Validation images (most found within the allowed false alarms)" in page
 
 
+@pytest.mark.slow
 def test_bad_images_are_skipped_named_and_limited(two, tmp_path, capsys):
     data, out = write_split(tmp_path / "data", REDS), tmp_path / "out"
     bad = data / "Test" / "Fake" / "03a.jpg"

@@ -91,6 +91,7 @@ def test_table_and_version_folder(exports, images, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_three_classes(three, images, tmp_path, capsys):
     write_image(images / "mix.png", (51, 102, 102))
     out = tmp_path / "rows.csv"
@@ -123,6 +124,7 @@ def test_reading_stdin(exports, images, capsys, monkeypatch):
     assert [line.split()[1] for line in printed.splitlines()] == ["p_fake", "0.2000", "1.0000"]
 
 
+@pytest.mark.slow
 def test_another_threshold(exports, images, capsys):
     words = [images / f"{index}.png" for index in range(4)]
     for threshold, labels in ((0.9, "Fake Real Real Real"), (0.3, "Fake Fake Fake Real"), (0.0, "Fake Fake Real Real")):

@@ -94,6 +94,7 @@ def test_a_folder_of_videos(model, folder, tmp_path, capsys):
         assert (int(row["frames"]), float(row["seconds"])) == (len(reds), len(reds))
 
 
+@pytest.mark.slow
 def test_sampling_and_threshold(model, folder, tmp_path, capsys):
     out, path = tmp_path / "rows.csv", folder / "a.avi"
     words = (path, f"--model_dir={model}", f"--out={out}")
@@ -168,6 +169,7 @@ def test_how_many_frames_are_the_top():
             top(wrong, 5)
 
 
+@pytest.mark.slow
 def test_a_video_in_a_bucket(model, folder, bucket, tmp_path, capsys):
     files.write_bytes(f"{bucket}/clips/a.avi", (folder / "a.avi").read_bytes())
     files.write_bytes(f"{bucket}/clips/readme.txt", b"")

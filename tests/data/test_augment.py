@@ -314,6 +314,7 @@ def test_a_new_file_adds_an_augmentation_with_a_part_on_the_host_and_one_on_the_
     assert list(AUGMENTATIONS)[-2:] == ["darkened", "dimmed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["darkened", "dimmed"])
 def test_a_new_augmentation_is_used_by_flag(image_set, tmp_path, added, name):
     weights = set()

@@ -91,6 +91,7 @@ def damaged(content, random):
     return bytes(content)
 
 
+@pytest.mark.slow
 def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
     """Two decoders must not disagree on a file's pixels; what the graph refuses, Pillow may read."""
     assert decode_batch._decoders_agree()

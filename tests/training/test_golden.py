@@ -53,6 +53,7 @@ def expected_predictions():
     return {row["path"].removeprefix("data/"): (row["label"], float(row["p_fake"])) for row in rows}
 
 
+@pytest.mark.slow
 def test_a_job_begun_before_the_move_continues(before, job, capsys):
     old_lines = (job / "metrics.jsonl").read_text()
     code, _, err = resume(capsys, before, job, "--resume=required")
@@ -66,6 +67,7 @@ def test_a_job_begun_before_the_move_continues(before, job, capsys):
     assert (result["status"], result["stopped_by"], result["step"]) == ("done", "epochs", 9)
 
 
+@pytest.mark.slow
 def test_the_continued_job_computes_what_the_old_code_computed(before, job, capsys):
     assert resume(capsys, before, job)[0] == 0
     expected = [json.loads(line) for line in (GOLDEN / "continued.jsonl").read_text().splitlines()]
@@ -128,6 +130,7 @@ def test_an_export_made_before_the_move_predicts_the_same(before, tmp_path, caps
         assert float(rows[path]["p_fake"]) == pytest.approx(p_fake, **PROBABILITY), path
 
 
+@pytest.mark.slow
 def test_an_export_made_before_the_move_is_evaluated_the_same(before, tmp_path, capsys):
     code, _, err = answer(capsys, evaluate.main, f"--model_dir={before / 'export_before_move'}",
                           f"--data_dir={before / 'data'}", f"--out={tmp_path}", "--bootstrap=0")  # fmt: skip

@@ -75,6 +75,7 @@ def adamax(monkeypatch):
     return "adamax"
 
 
+@pytest.mark.slow
 def test_the_documented_entry_adds_an_optimizer(image_set, tmp_path, adamax):
     assert from_flat({"optimizer": adamax}).optim.optimizer == adamax
     assert "adamax" in next(one.values for one in space.built_in() if one.name == "optimizer")
