@@ -5,7 +5,7 @@ example (``loss.py``).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from trainer.models import layers
 from trainer.training.step import loss as loss_lib
+from trainer.training.step.update import Column, added
 
 Batch = dict[str, tf.Tensor]
 
-# Gradients; cross-entropies ``[b]``; logits ``[b, C]``; and by layer the sum over real examples of its batch
-# statistics, float64 (the statistics of a shard count once for each of its examples).
-Parts = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]
+# Gradients by trainable variable, in parts to be added; cross-entropies ``[b]``; logits ``[b, C]``; and by layer the
+# sum over real examples of its batch statistics, float64 (those of a shard count once for each of its examples).
+Parts = tuple[Sequence[Column], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]
 
 
 class Gradients:
@@ -87,11 +88,8 @@ class Gradients:
         # Put the shards together in slot order.
         losses, logits = (tf.concat([part[i] for part in parts], axis=0) for i in (1, 2))
         statistics = {name: tf.add_n([part[3][name] for part in parts]) for name in parts[0][3]}
-        if self._shards == 1:
-            return parts[0][0], losses, logits, statistics
-        # In float64, the sum of a few float32 gradients does not depend on how the batch is split.
-        columns = zip(*(part[0] for part in parts), strict=True)
-        return [tf.add_n([tf.cast(g, tf.float64) for g in column]) for column in columns], losses, logits, statistics
+        columns = list(zip(*(part[0] for part in parts), strict=True))
+        return columns, losses, logits, statistics
 
     def _accumulated(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         """Return the same as ``_gradients``, computed in parts, one after another; gradients in float64."""
@@ -107,7 +105,8 @@ class Gradients:
             # Only the pixels of a part are converted and augmented; those of the batch stay uint8.
             begin = number * self._part
             part = {name: _rows(values, begin, self._part) for name, values in batch.items()}
-            gradients, losses, logits, statistics = self._gradients(part, factor, seed, first_slot + begin)
+            columns, losses, logits, statistics = self._gradients(part, factor, seed, first_slot + begin)
+            gradients = [added(column) for column in columns]
             sums = tf.nest.map_structure(lambda x, more: x + tf.cast(more, tf.float64), sums, (gradients, statistics))
             values = (losses, tf.cast(logits, tf.float32))
             return number + 1, sums, [each.write(number, x) for each, x in zip(rows, values, strict=True)]
@@ -116,7 +115,7 @@ class Gradients:
             lambda number, *_: number < self._accumulate_steps, add, (0, sums, rows), parallel_iterations=1
         )
         losses, logits = (each.concat() for each in rows)
-        return gradients, losses, logits, statistics
+        return [(gradient,) for gradient in gradients], losses, logits, statistics
 
     def _shard_gradients(
         self,

@@ -19,7 +19,7 @@ from trainer.training.step import loss as loss_lib
 from trainer.training.step import weight_average
 from trainer.training.step.gradients import Batch, Gradients, targets
 from trainer.training.step.loss_scale import LossScale
-from trainer.training.step.update import Update
+from trainer.training.step.update import Column, Update, added
 
 # A message of gradients is sent when it exceeds this size.  Last layers come first, so that it can be sent while the
 # gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
@@ -113,7 +113,15 @@ class TrainStep:
             per_replica=self._per_replica, shards=shards, accumulate_steps=accumulate_steps, xla=xla,
         )  # fmt: skip
         self._update = Update(
-            model, optimizer, loss_scale, average, clip_norm=clip_norm, slow=slow, slow_factor=slow_factor
+            strategy,
+            model,
+            optimizer,
+            loss_scale,
+            average,
+            compiled=xla,
+            clip_norm=clip_norm,
+            slow=slow,
+            slow_factor=slow_factor,
         )
 
     @tf.function(autograph=False)
@@ -159,11 +167,11 @@ class TrainStep:
         scale = self._loss_scale.scale.read_value() if self._loss_scale else tf.constant(1.0)
         seed = tf.random.fold_in(tf.constant([self._seed, 0x6E6F69], tf.int64), step, alg="philox")
         # Forward and backward pass; the loss is scaled, and divided by the slots until the real examples are counted.
-        gradients, losses, logits, statistics = self._gradients.of(
+        columns, losses, logits, statistics = self._gradients.of(
             batch, scale / self._batch_size, seed, replica * self._per_replica
         )
         # Reduce the gradients first: their messages are large and can leave early.
-        gradients = self._sum(context, gradients)
+        columns = self._sum(context, columns)
         # Sum statistics in float64, so that they do not depend on how the batch is split.
         weights = tf.cast(batch["weight"], tf.float64)
         hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), batch["label"]), tf.float64)
@@ -178,17 +186,18 @@ class TrainStep:
         total = tf.maximum(sums[2], 1.0)
         divisor = tf.where(sums[2] > 0.0, sums[3], 1.0)
         factor = self._batch_size / (divisor * tf.cast(scale, tf.float64))
-        gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
         means = [tf.cast(each / total, tf.float32) for each in moments]
-        applied = self._update.run(context, gradients, means, step)
+        applied = self._update.run(columns, factor, means, step)
         return tf.concat([tf.cast(sums[:3], tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
 
-    def _sum(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    def _sum(self, context: tf.distribute.ReplicaContext, columns: Sequence[Column]) -> Sequence[Column]:
         """Return the sum of the gradients over all replicas, sent in a few buckets and perhaps in another dtype."""
+        if self._strategy.num_replicas_in_sync == 1:
+            return columns
         buckets = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=BUCKET_BYTES)
-        messages = [tf.cast(gradient, self._allreduce_dtype or gradient.dtype) for gradient in gradients]
+        messages = [tf.cast(x, self._allreduce_dtype or x.dtype) for x in map(added, columns)]
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, messages, buckets)
-        return [tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient for gradient in sums]
+        return [(tf.cast(gradient, tf.float32) if gradient.dtype.size < 4 else gradient,) for gradient in sums]
 
     def _pixels(self, batch: Batch) -> tf.Tensor:
         """Return ``[b, S, S, 3]`` float32 in [0, 1], augmented."""
