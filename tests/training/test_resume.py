@@ -23,7 +23,7 @@ FREE = {
     "checkpoint_every_seconds", "keep_checkpoints", "resume", "export", "max_seconds", "on_divergence",
     "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds", "startup_timeout_seconds",
     "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
-    "data_service", "seeds", "require_auc",
+    "data_service", "seeds", "require_auc", "xla_cache_dir",
 }  # fmt: skip
 OTHER = {
     "blur_probability": 0.1, "jpeg_probability": 0.1, "photometric_magnitude": 0.1, "cutout_size": 0.1,
@@ -34,7 +34,7 @@ OTHER = {
     "plateau_monitor": "val_auc", "plateau_patience": 9, "plateau_factor": 0.5, "min_learning_rate": 1e-6,
     "job_dir": "other", "epochs": 50, "steps_per_epoch": 3, "seed": 1, "monitor": "val_auc",
     "early_stopping_patience": 3, "log_every_steps": 7, "precision": "float32", "strategy": "mirrored",
-    "num_devices": 2, "xla": True, "deterministic": True, "checkpoint_every_steps": 5,
+    "num_devices": 2, "xla": True, "xla_cache_dir": "none", "deterministic": True, "checkpoint_every_steps": 5,
     "checkpoint_every_seconds": 9.0, "keep_checkpoints": 1, "resume": "required", "export": "all",
     "positive_class": "Real", "model": "cnn_bn", "max_seconds": 60.0, "on_divergence": "rollback",
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import JobFailed, RequestError
-from trainer.distributed import tf_private
+from trainer.distributed import tf_private, xla_cache
 from trainer.distributed.cluster import Cluster
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Runtime:
         gradient_shards: parts of a replica's batch whose gradients are computed separately, see ``gradient_shards``
             and ``with_normalised_parts``.
         allreduce_dtype: of gradients while they are reduced over replicas.
+        xla: whether the training step is compiled.
     """
 
     strategy: tf.distribute.Strategy
@@ -51,6 +52,7 @@ class Runtime:
     first_device: int
     gradient_shards: int
     allreduce_dtype: tf.DType
+    xla: bool = False
 
     @property
     def scales_loss(self) -> bool:
@@ -80,6 +82,7 @@ def setup(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf_private.switch_off_iterator_autotune()
+    xla_cache.use(config.xla_cache_dir)
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:  # Allocate memory as needed, so that an evaluation can share the card.
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -104,6 +107,7 @@ def setup(
         first_device=cluster.worker_index * len(devices),
         gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
         allreduce_dtype=tf.dtypes.as_dtype(allreduce_dtype),
+        xla=config.xla if isinstance(config.xla, bool) else kind == "GPU" and not config.deterministic,
     )
 
 

@@ -274,7 +274,7 @@ def _steps_and_input(
     options: dict[str, Any] = {
         "batch_size": config.data.batch_size,
         "seed": config.loop.seed,
-        "xla": config.runtime.xla,
+        "xla": runtime.xla,
         "shards": runtime.gradient_shards,
         "allreduce_dtype": runtime.allreduce_dtype,
         "average": state.average,
@@ -386,7 +386,7 @@ def _log_devices_and_batch(request: Request, runtime: strategy_lib.Runtime) -> N
     log.info(
         "devices: %d x %s, %s, precision %s%s",
         runtime.num_devices, runtime.device_kind, type(runtime.strategy).__name__, runtime.precision,
-        ", XLA" if request.config.runtime.xla else "",
+        ", XLA" if runtime.xla else "",
     )  # fmt: skip
     log.info(
         "batch: %d images = %d devices x %d; %d train images; %d steps an epoch, %d epochs, %d steps",

@@ -36,7 +36,7 @@ class Gradients:
         per_replica: int,
         shards: int,
         accumulate_steps: int,
-        xla: bool,
+        compiled: Callable[[], bool],
     ) -> None:
         """Bind what is differentiated.
 
@@ -49,7 +49,7 @@ class Gradients:
             per_replica: slots of a replica's batch.
             shards: see ``TrainStep``.
             accumulate_steps: see ``TrainStep``.
-            xla: whether to compile forward and backward pass.
+            compiled: whether to make all of it one program of its own; asked whenever it is traced.
         """
         self._model = model
         self._logits = logits
@@ -62,7 +62,9 @@ class Gradients:
         # Of a part, which may be too small for so many; the same in all for 1, 2 and 4 replicas.
         self._shards = math.gcd(shards, self._part)
         # A separate function, so that it is traced once and not for every shard.
-        self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
+        self._forward_backward = tf.function(self._shard_gradients, autograph=False)
+        self._compiled = compiled
+        self._program = tf.function(self._plain, jit_compile=True, autograph=False)
 
     def of(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         """Return the gradients of ``factor`` times the sum of what is minimised, and what goes with them.
@@ -78,6 +80,9 @@ class Gradients:
 
     def _gradients(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         """Return the same as ``of`` for a replica's batch, or a part of it."""
+        return (self._program if self._compiled() else self._plain)(batch, factor, seed, first_slot)
+
+    def _plain(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         # The batch is cut into shards of one size, whatever the number of replicas.
         inputs = (self._pixels(batch), targets(batch), batch["weight"])
         size = self._part // self._shards

@@ -6,6 +6,7 @@ alike (skip an overflow) is decided on an all-reduced value, and no collective i
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from trainer.data import augment
 from trainer.models import layers, preprocess, registry
 from trainer.training.step import loss as loss_lib
 from trainer.training.step import weight_average
+from trainer.training.step.compilation import Compilation
 from trainer.training.step.gradients import Batch, Gradients, targets
 from trainer.training.step.loss_scale import LossScale
 from trainer.training.step.update import Column, Update, added
@@ -25,6 +27,10 @@ from trainer.training.step.update import Column, Update, added
 # gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
 # whose 25 MB would put all of this network into one message).
 BUCKET_BYTES = 4 * 2**20
+
+# Trainable numbers from which the update is compiled in any case.  One program reads and writes each number once; the
+# dozens of operations that it replaces took 7 to 9% of a step of the notebook's CNN (4.8 million) on a CPU.
+LARGE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ class TrainStep:
             batch_size: slots of the global batch.
             seed: of dropout.
             augmentation: value of ``--augment``, whose parts on the device are applied here.
-            xla: whether to compile forward and backward pass.
+            xla: whether to compile the step, or on several replicas what stands between their messages.
             shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
                 1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
             allreduce_dtype: in which gradients are sent between replicas; None: their own.
@@ -108,23 +114,19 @@ class TrainStep:
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         self._loss = loss or loss_lib.Loss(LossConfig())
         self._norms = layers.trained_batch_norms(model)
+        self.compilation = Compilation(xla)
+        # One program, if no messages between replicas are a part of it.
+        self._is_one_program = isinstance(strategy, tf.distribute.OneDeviceStrategy)
         self._gradients = Gradients(
             model, self._logits_of(model), self._pixels, self._loss, batch_size=batch_size,
-            per_replica=self._per_replica, shards=shards, accumulate_steps=accumulate_steps, xla=xla,
+            per_replica=self._per_replica, shards=shards, accumulate_steps=accumulate_steps,
+            compiled=self._are_parts_compiled,
         )  # fmt: skip
         self._update = Update(
-            strategy,
-            model,
-            optimizer,
-            loss_scale,
-            average,
-            compiled=xla,
-            clip_norm=clip_norm,
-            slow=slow,
-            slow_factor=slow_factor,
-        )
+            strategy, model, optimizer, loss_scale, average, compiled=self._is_update_compiled, clip_norm=clip_norm,
+            slow=slow, slow_factor=slow_factor,
+        )  # fmt: skip
 
-    @tf.function(autograph=False)
     def train(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         """Update the weights with one global batch.
 
@@ -135,13 +137,33 @@ class TrainStep:
         Returns:
             ``[5]`` float32 for ``StepStats.of``, the same on every process: sums over all replicas.
         """
+        if tf.inside_function():  # Whose caller sees what fails.
+            return self._train(batch, step, self.compilation.failed)
+        return self.compilation.attempt(lambda failed: self._train(batch, step, failed))
+
+    @tf.function(autograph=False)
+    def _train(self, batch: Batch, step: tf.Tensor, failed: bool) -> tf.Tensor:
+        """Return what ``train`` does; ``failed`` is that of ``compilation``, whose change is traced anew."""
+        if self.compilation.enabled and self._is_one_program:
+            return self._program(batch, step)
         reduced = self._strategy.run(self._train_replica, (batch, step))
         return self._strategy.experimental_local_results(reduced)[0]
+
+    @tf.function(autograph=False, jit_compile=True)
+    def _program(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
+        return self._strategy.run(self._train_replica, (batch, step))
 
     @tf.function(autograph=False)
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """Return ``[batch_size, C + 1]`` float32: probabilities and weight of every slot, in slot order."""
         return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
+
+    def _are_parts_compiled(self) -> bool:
+        return self.compilation.enabled and not self._is_one_program
+
+    def _is_update_compiled(self) -> bool:
+        numbers = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
+        return self._are_parts_compiled() or (numbers >= LARGE and not self.compilation.failed)
 
     def _logits_of(self, model: keras.Model) -> keras.Model:
         """Return the part of the model that ends before the softmax."""

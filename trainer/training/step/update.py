@@ -5,8 +5,7 @@ device and can be compiled as one.  Does not own: gradients and their sum over r
 """
 
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -15,10 +14,6 @@ from trainer.distributed import tf_private
 from trainer.models import layers
 from trainer.training.step.loss_scale import LossScale
 from trainer.training.step.weight_average import WeightAverage
-
-# Trainable numbers from which the update is compiled on a CPU, too.  One program reads and writes each number once; the
-# dozens of operations that it replaces took 7 to 9% of a step of the notebook's CNN (4.8 million).
-COMPILED_FROM = 2**20
 
 # Of one variable: its gradient in one or several parts, whose sum counts.
 Column = Sequence[tf.Tensor]
@@ -38,11 +33,11 @@ class Update:
         clip_norm: float,
         slow: Sequence[keras.Variable],
         slow_factor: float,
-        compiled: bool,
+        compiled: Callable[[], bool],
     ) -> None:
         """Bind what moves; see ``TrainStep`` for the arguments.
 
-        ``compiled`` makes the update of a replica one program; that of a large model always is.
+        ``compiled`` says whether the update of a replica is a compiled program of its own, whenever it is traced.
         """
         tf_private.update_where_called(optimizer)
         self._model = model
@@ -53,12 +48,12 @@ class Update:
         self._clip_norm = clip_norm
         self._slow = slow if slow_factor != 1.0 else []
         self._slow_factor = slow_factor
-        self._replicas = [
+        self._plain = [
             functools.partial(self._move, _Copies(strategy, number))
             for number in range(len(strategy.extended.worker_devices))
         ]
-        if compiled or sum(math.prod(variable.shape) for variable in model.trainable_variables) >= COMPILED_FROM:
-            self._replicas = [tf.function(move, jit_compile=True, autograph=False) for move in self._replicas]
+        self._programs = [tf.function(move, jit_compile=True, autograph=False) for move in self._plain]
+        self._compiled = compiled
 
     def run(self, columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         """Move everything, or nothing if float16 overflowed; called by every replica.
@@ -73,8 +68,8 @@ class Update:
             bool scalar: whether the weights moved.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group  # Its processes have as many each.
-        move = self._replicas[int(tf.get_static_value(replica)) % len(self._replicas)]
-        return move(columns, factor, means, step)
+        moves = self._programs if self._compiled() else self._plain
+        return moves[int(tf.get_static_value(replica)) % len(moves)](columns, factor, means, step)
 
     def _move(
         self, copies: "_Copies", columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor
