@@ -18,7 +18,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from trainer import data_service  # noqa: E402
-from trainer.core.config import AUTO, flags, help_of  # noqa: E402
+from trainer.core.config import AUTO, flags, help_of, kind  # noqa: E402
 from trainer.data.audit.request import AuditFlags  # noqa: E402
 from trainer.data.faces.request import FacesFlags  # noqa: E402
 from trainer.data.pack.request import PackFlags  # noqa: E402
@@ -110,7 +110,9 @@ def _table(fields: Iterable["dataclasses.Field[object]"], *, resume: bool = Fals
 
 def _row(field: "dataclasses.Field[object]") -> Sequence[str]:
     meta = field.metadata
-    default = {True: "on", False: "off"}[bool(field.default)] if field.type is bool else str(field.default)
+    default = str(field.default)
+    if isinstance(field.default, bool):
+        default = "on" if field.default else "off"
     if meta["auto"] is not None and field.default == meta["auto"]:
         default = AUTO
     kept = "keep" if meta["fixed"] else "free"
@@ -123,11 +125,11 @@ def _values(field: "dataclasses.Field[object]") -> str:
     meta = field.metadata
     if meta["choices"]:
         return ", ".join([*meta["choices"], *(["module:function"] if meta["dotted"] else [])])
-    kind = {bool: "switch", int: "whole number", float: "number", str: "text"}[field.type]  # type: ignore[index]
+    word = {bool: "switch", int: "whole number", float: "number", str: "text"}[kind(field)]
     low, high, exclusive = meta["minimum"], meta["maximum"], meta["exclusive"]
     bounds = [f"{'>' if exclusive else '>='} {low:.10g}"] if low > -math.inf else []
     bounds += [f"{'<' if exclusive else '<='} {high:.10g}"] if high < math.inf else []
-    words = [*(["auto or"] if meta["auto"] is not None else []), kind, " and ".join(bounds)]
+    words = [*(["auto or"] if meta["auto"] is not None else []), word, " and ".join(bounds)]
     return " ".join(filter(None, words))
 
 

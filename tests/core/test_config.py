@@ -53,6 +53,8 @@ def test_values_land_in_their_sections():
 BOUNDS = {
     "image_size": ([45, 0, -1], [46, 1024]),
     "test_views": ([0, 11], [1]),
+    "test_fraction": ([-0.1, 1.1], [0.0, 1.0]),
+    "split_seed": ([-1], [0, 2**40]),
     "batch_size": ([-1, -32], [1, 4096]),
     "validation_fraction": ([0.0, 1.0, -0.1, 1.5], [0.01, 0.99]),
     "max_bad_fraction": ([-0.01, 1.01], [0.0, 1.0]),
@@ -144,6 +146,8 @@ CHOICES = {
     "sampling": {"none", "balanced"},
     "input": {"resize", "crop", "pad"},
     "interpolation": {"nearest", "bilinear"},
+    "layout": {"auto", "exact", "folders", "list", "ffpp", "celebdf", "dfdc", "deepfakebench"},
+    "split_by": {"source", "image"},
     "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
     "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
     "front_end": {"rgb", "srm", "dct"},

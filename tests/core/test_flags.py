@@ -88,7 +88,8 @@ SURFACE = {
     "strategy": "auto",
     "num_devices": 0,
     "require_gpu": False,
-    "xla": False,
+    "xla": "auto",
+    "xla_cache_dir": "auto",
     "deterministic": False,
     "allreduce_dtype": "auto",
     "steps_per_execution": 0,
@@ -124,7 +125,7 @@ CONTRACT = {
     "image_size": 224, "batch_size": 32, "epochs": 5, "steps_per_epoch": 0, "seed": 0, "model": "cnn", "dropout": 0.2,
     "optimizer": "adam", "learning_rate": 1e-3, "lr_schedule": "plateau", "plateau_patience": 2,
     "plateau_factor": 0.1, "min_learning_rate": 1e-5, "early_stopping_patience": 10, "augment": "notebook",
-    "precision": "auto", "strategy": "auto", "num_devices": 0, "xla": False, "deterministic": False,
+    "precision": "auto", "strategy": "auto", "num_devices": 0, "xla": "auto", "deterministic": False,
     "keep_checkpoints": 3, "resume": "auto", "export": "best", "cache": "none",
 }  # fmt: skip
 CONTRACT_WITHOUT_DEFAULT = {
@@ -144,8 +145,8 @@ def refused(*argv):
 
 def test_the_flag_surface_is_frozen():
     assert {name: field.default for name, field in flags.train_fields().items()} == SURFACE
-    types = {name: field.type for name, field in flags.train_fields().items()}
-    assert types == {name: type(default) for name, default in SURFACE.items()}
+    types = {name: config_lib.kind(field) for name, field in flags.train_fields().items()}
+    assert types == {name: type(default) for name, default in SURFACE.items()} | {"xla": bool}
 
 
 def test_the_flags_of_evaluate_are_frozen(capsys):
@@ -238,7 +239,10 @@ def test_forms_of_a_flag():
     assert (config.loop.epochs, config.loop.seed) == (3, 5)
     assert (config.runtime.xla, config.runtime.deterministic) == (True, False)
     assert config.model.dropout == 0.0
-    assert flags.train_config([*PLACES, "--xla=true"]).runtime.xla
+    for words, value in (("--xla=true", True), ("--xla=auto", "auto"), ("--xla=false", False), ("--noxla", False)):
+        read = flags.train_config([*PLACES, words])
+        assert read.runtime.xla is value or read.runtime.xla == value == "auto"
+        assert flags.train_config([*PLACES, *flags.to_argv(read)]) == read  # As submit passes it on.
     assert flags.train_config([*PLACES, "--epochs=2", "--epochs=4"]).loop.epochs == 4
 
 
@@ -257,7 +261,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest_known_one():
         ("--epochs=1.5", ["--epochs", "expected a whole number", "'1.5'"]),
         ("--epochs=", ["--epochs", "expected a whole number", "''"]),
         ("--learning_rate=fast: x", ["--learning_rate", "expected a number", "'fast: x'"]),
-        ("--xla=perhaps", ["--xla", "expected true or false", "'perhaps'"]),
+        ("--xla=perhaps", ["--xla", "expected auto, true or false", "'perhaps'"]),
         ("--epochs=0", ["--epochs", "at least 1", "received 0"]),
         ("--batch_size=0", ["--batch_size", "at least 1", "received 0"]),
         ("--learning_rate=nan", ["--learning_rate", "nan"]),

@@ -103,13 +103,13 @@ def test_a_module_that_is_gone_is_refused(monkeypatch, name):
     assert "received no such module" in changed(actions[name], "tensorflow.python.moved")
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [SimpleNamespace(), SimpleNamespace(_all_reduce_sum_gradients=3),
-     SimpleNamespace(_all_reduce_sum_gradients=lambda gradients, options: gradients)],
-)  # fmt: skip
-def test_an_optimizer_that_reduces_by_another_name_is_refused(optimizer):
-    changed(lambda: tf_private.leave_gradients_as_they_are(optimizer), "_all_reduce_sum_gradients")
+@pytest.mark.parametrize("other", [None, 3, lambda self, gradients: gradients])
+@pytest.mark.parametrize("module", ["_BASE_OPTIMIZER", "_TF_OPTIMIZER"])
+def test_an_optimizer_that_updates_by_another_name_is_refused(module, other, monkeypatch):
+    name = {"_BASE_OPTIMIZER": "BaseOptimizer", "_TF_OPTIMIZER": "TFOptimizer"}[module]
+    owner = getattr(importlib.import_module(getattr(tf_private, module)), name)
+    monkeypatch.setattr(owner, "_backend_update_step", other)
+    changed(lambda: tf_private.update_where_called(keras.optimizers.SGD()), "_backend_update_step")
 
 
 @pytest.mark.parametrize("writer", [SimpleNamespace(), SimpleNamespace(_resource=tf.constant(1.0))])
@@ -126,12 +126,21 @@ def test_an_optimizer_does_not_add_gradients_of_replicas_again(patched, weight):
     strategy = strategy_lib.setup(RuntimeConfig(num_devices=2, precision="float32"), DataConfig(batch_size=4)).strategy
     with strategy.scope():
         variable = keras.Variable(0.0)
-        optimizer = keras.optimizers.SGD(1.0)
+        optimizer = keras.optimizers.SGD(1.0, weight_decay=0.5)
         optimizer.build([variable])
-    if patched:
-        tf_private.leave_gradients_as_they_are(optimizer)
-    strategy.run(tf.function(lambda: optimizer.apply_gradients([(tf.constant(1.0), variable)]), autograph=False))
-    assert float(variable.value.values[0]) == weight
+
+    def update():
+        with keras.StatelessScope(initialize_variables=False) as scope:
+            optimizer.apply_gradients([(tf.constant(1.0), variable)])
+        return scope.get_current_value(variable)
+
+    if patched:  # A block that catches what is written sees everything, weight decay too.
+        tf_private.update_where_called(optimizer)
+        (new, _) = strategy.experimental_local_results(strategy.run(tf.function(update, autograph=False)))
+        assert (float(new), float(variable.value.values[0])) == (weight, 0.0)
+    else:
+        strategy.run(tf.function(lambda: optimizer.apply_gradients([(tf.constant(1.0), variable)]), autograph=False))
+        assert float(variable.value.values[0]) == weight
 
 
 def test_the_handle_of_a_summary_writer_takes_events(tmp_path):

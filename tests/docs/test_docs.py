@@ -225,4 +225,4 @@ def test_classes_are_in_their_modules():
 def test_the_sockets_are_described_once_each():
     text = (ROOT / "docs/architecture.md").read_text()
     headings = re.findall(r"^## How to add (?:an?|a) (.+)$", text, re.MULTILINE)
-    assert headings == ["optimizer", "network", "augmentation", "metric", "storage", "Kubernetes platform"]
+    assert headings == ["optimizer", "network", "augmentation", "layout", "metric", "storage", "Kubernetes platform"]

@@ -66,6 +66,20 @@ def test_a_new_job_by_resume_never_settles_anew(uneven, tmp_path):
     assert settled(uneven, tmp_path, resume="never", seed=5).loop.monitor == "val_auc"
 
 
+@pytest.mark.parametrize(("before", "xla"), [("auto", "auto"), (True, True), (False, False), (None, False)])
+def test_a_begun_job_stays_compiled_or_not(image_set, tmp_path, before, xla):
+    """``None`` is a job of a version without the setting."""
+    new = settled(image_set, tmp_path)
+    assert new.runtime.xla == "auto"
+    settings = {
+        name: value for name, value in (new.flat() | {"xla": before}).items() if (name, before) != ("xla", None)
+    }
+    Path(JobPaths(str(tmp_path)).config).write_text(json.dumps(settings))
+    again = settled(image_set, tmp_path)
+    assert again.runtime.xla == xla
+    resume.refuse_other_settings(again, settings, str(tmp_path))
+
+
 def test_every_word_auto_is_known_by_its_field():
     automatic = {name for name, field in config_lib.settings().items() if field.metadata["auto"] is not None}
     # The devices of each start settle the steps of a call.

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import JobFailed, RequestError
-from trainer.distributed import gpu_promise, shared_card, tf_private
+from trainer.distributed import gpu_promise, shared_card, tf_private, xla_cache
 from trainer.distributed.cluster import Cluster
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Runtime:
         gradient_shards: parts of a replica's batch whose gradients are computed separately, see ``gradient_shards``
             and ``with_normalised_parts``.
         allreduce_dtype: of gradients while they are reduced over replicas.
+        xla: whether the training step is compiled.
     """
 
     strategy: tf.distribute.Strategy
@@ -51,6 +52,7 @@ class Runtime:
     first_device: int
     gradient_shards: int
     allreduce_dtype: tf.DType
+    xla: bool = False
 
     @property
     def scales_loss(self) -> bool:
@@ -83,6 +85,7 @@ def setup(
     tf_private.switch_off_iterator_autotune()
     if missing := missing_gpus(config):
         raise gpu_promise.broken(missing, in_cluster=cluster.num_workers > 1)
+    xla_cache.use(config.xla_cache_dir)
     gpus = shared_card.prepare(tf.config.list_physical_devices("GPU"))
     if warning := gpu_promise.unused(gpus):
         log.warning("%s", warning)
@@ -107,6 +110,7 @@ def setup(
         first_device=cluster.worker_index * len(devices),
         gradient_shards=gradient_shards(data.batch_size, replicas) if exact else 1,
         allreduce_dtype=tf.dtypes.as_dtype(allreduce_dtype),
+        xla=config.xla if isinstance(config.xla, bool) else kind == "GPU" and not config.deterministic,
     )
 
 

@@ -23,6 +23,16 @@ _COLLECTIVES = "tensorflow.python.distribute.collective_all_reduce_strategy"
 _CONTEXT = "tensorflow.python.eager.context"
 _CONSTANTS = "tensorflow.python.framework.convert_to_constants"
 _OBJECT_GRAPH = "tensorflow.core.protobuf.trackable_object_graph_pb2"
+_BASE_OPTIMIZER = "keras.src.optimizers.base_optimizer"
+_TF_OPTIMIZER = "keras.src.backend.tensorflow.optimizer"
+# Methods of an optimizer that know tf.distribute in the one and not in the other, with their arguments.
+_WITHOUT_DISTRIBUTION = {
+    "assign": ("variable", "value"),
+    "assign_add": ("variable", "value"),
+    "assign_sub": ("variable", "value"),
+    "_apply_weight_decay": ("variables",),
+    "_backend_update_step": ("grads", "trainable_variables", "learning_rate"),
+}
 _GRAPH_ENTRY = "_CHECKPOINTABLE_OBJECT_GRAPH"  # Of a TensorFlow checkpoint: it names the variables.
 
 
@@ -77,19 +87,24 @@ def use_logical_cpus(devices: Sequence[str]) -> None:
     )
 
 
-def leave_gradients_as_they_are(optimizer: keras.optimizers.Optimizer) -> None:
-    """Keep an optimizer from reducing gradients over the replicas, because ``train_step.py`` already does.
+def update_where_called(optimizer: keras.optimizers.Optimizer) -> None:
+    """Make an optimizer update variables here and now, by the methods that it has without tf.distribute.
 
-    keras 3.15 has no public way.  After a rename the patch would have no effect, and gradients would be added twice.
+    Those of Keras's TensorFlow backend reduce gradients over the replicas, which ``training/step`` already does, and
+    leave the replica for each variable, which XLA cannot compile.  keras 3.15 has no public way.  After a rename the
+    patch would have no effect, and gradients would be added twice.
 
     Noticed by ``tests/distributed/test_tf_private.py``: test_an_optimizer_does_not_add_gradients_of_replicas_again.
     """
-    _function(optimizer, "_all_reduce_sum_gradients", "grads_and_vars")
-    optimizer._all_reduce_sum_gradients = _identity
-
-
-def _identity(grads_and_vars: Any) -> Any:
-    return grads_and_vars
+    general, of_backend = (
+        _value(_module(module), name, inspect.isclass)
+        for module, name in ((_BASE_OPTIMIZER, "BaseOptimizer"), (_TF_OPTIMIZER, "TFOptimizer"))
+    )
+    for name, arguments in _WITHOUT_DISTRIBUTION.items():
+        method = _function(general, name, "self", *arguments)
+        # Not one of a class outside Keras.
+        if getattr(type(optimizer), name) is _function(of_backend, name, "self", *arguments):
+            setattr(optimizer, name, method.__get__(optimizer))
 
 
 def writer_resource(writer: tf.summary.SummaryWriter) -> tf.Tensor:

@@ -225,7 +225,7 @@ def _values(entry: dict[str, Any], field: "dataclasses.Field[Any]") -> tuple[Val
     values = entry.get("values", [False, True] if entry["kind"] == "bool" else None)
     if not isinstance(values, list) or not values:
         raise RequestError("expected values: [one, another]")
-    if entry["kind"] == "bool" and field.type is not bool:
+    if entry["kind"] == "bool" and config_lib.kind(field) is not bool:
         raise RequestError(f"expected kind: choice, as --{field.name} is not a switch")
     checked = [config_lib.check_written(field, _number(value, field)) for value in values]
     return tuple(dict.fromkeys(tidy(value) for value in checked))

@@ -53,10 +53,14 @@ class Execution:
             numbers = tf.constant(first, tf.int64)
             all_rates = tf.constant([*rates, *[0.0] * missing], tf.float32)
             count = tf.constant(len(batches))
-        return self._call(filled, numbers, all_rates, count)
+        compilation = self._step.compilation_for(batches[0])
+        return compilation.attempt(lambda failed: self._call(filled, numbers, all_rates, count, failed))
 
     @tf.function(autograph=False)
-    def _call(self, batches: tuple[Batch, ...], first: tf.Tensor, rates: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def _call(
+        self, batches: tuple[Batch, ...], first: tf.Tensor, rates: tf.Tensor, count: tf.Tensor, failed: bool
+    ) -> tf.Tensor:
+        """Return what ``train`` does; ``failed`` is that of the step's compilation, whose change is traced anew."""
         if self._most == 1:
             batch = self._strategy.run(_with_labels, (batches[0],))
             return self._train(batch, first, rates[0])[None]

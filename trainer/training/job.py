@@ -173,7 +173,7 @@ def _log_devices_and_batch(request: Request, runtime: strategy_lib.Runtime) -> N
     log.info(
         "devices: %d x %s, %s, precision %s%s",
         runtime.num_devices, runtime.device_kind, type(runtime.strategy).__name__, runtime.precision,
-        ", XLA" if request.config.runtime.xla else "",
+        ", XLA" if runtime.xla else "",
     )  # fmt: skip
     log.info(
         "batch: %d images = %d devices x %d; %d train images; %d steps an epoch, %d epochs, %d steps",

@@ -67,7 +67,9 @@ def is_begun(config: config_lib.Config, paths: JobPaths, images: Mapping[str, st
     except RequestError:
         return False
     kept = checkpoint_inputs(paths)
-    return {**newer_settings(before), **before} == config.flat() and all(kept.get(name, value) == value for name, value in images.items())
+    return {**newer_settings(before), **before} == config.flat() and all(
+        kept.get(name, value) == value for name, value in images.items()
+    )
 
 
 def checkpoint_inputs(paths: JobPaths) -> dict[str, str]:

@@ -24,6 +24,8 @@ from trainer.training.batch_size import search
 # By setting: its value for a new job with these training images, in the order in which they are settled.
 # Before all of them comes ``batch_size``, whose value others may follow from.
 AUTOMATIC: dict[str, Callable[[Config, Split], Value]] = {
+    # Decided by the device of each start; a job that began with it on or off keeps that.
+    "xla": lambda config, _: config.runtime.xla,
     # The loss of a detector that answers the larger class alone is low; its AUC is not.
     "monitor": lambda _, train: "val_auc" if split_report.are_uneven(train) else "val_loss",
     "weight_decay": lambda config, train: optimizers.automatic_weight_decay(config.optim),

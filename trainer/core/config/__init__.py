@@ -10,6 +10,7 @@ from trainer.core.config.field import (
     did_you_mean,
     help_of,
     is_auto,
+    kind,
     setting,
 )
 from trainer.core.config.registries import AUGMENTATIONS, LAYOUTS, MAX_IMAGE_PIXELS, NETWORKS, OPTIMIZERS
@@ -31,5 +32,5 @@ __all__ = [
     "AUGMENTATIONS", "AUTO", "LAYOUTS", "MAX_IMAGE_PIXELS", "NETWORKS", "OPTIMIZERS", "PATH", "PATHS", "AugmentConfig",
     "CheckpointConfig", "Config", "DataConfig", "ExportConfig", "LayoutConfig", "LoopConfig", "LossConfig",
     "ModelConfig", "OptimConfig", "RuntimeConfig", "Value", "check", "check_together", "check_written", "did_you_mean",
-    "from_flat", "help_of", "is_auto", "setting", "settings", "settings_with_section",
+    "from_flat", "help_of", "is_auto", "kind", "setting", "settings", "settings_with_section",
 ]  # fmt: skip

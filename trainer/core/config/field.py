@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Value = str | int | float | bool
 
+_SWITCH = bool | str  # Of a setting that is on, off or ``auto``.
+
 PATH, PATHS = "path", "paths"
 AUTO = "auto"
 
@@ -57,7 +59,7 @@ def setting(
         path: ``PATH`` or ``PATHS`` (separated by commas), in which ``~`` is a home folder; empty for other values.
         auto: number that the word ``auto`` stands for; a job replaces it at its first start (``training/settle.py``).
             It may lie outside the range, and then only the word is allowed.  None: the word is not allowed, unless it
-            is a choice.
+            is a choice.  Of ``bool | str``, the word itself.
         before: value in jobs that began before there was the setting; None: its default.
     """
     metadata = {
@@ -75,6 +77,11 @@ def setting(
         "before": before,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def kind(field: "dataclasses.Field[Any]") -> type:
+    """Return the type of a setting's values besides ``auto``."""
+    return bool if field.type == _SWITCH else field.type  # type: ignore[return-value]
 
 
 def help_of(field: "dataclasses.Field[Any]") -> str:
@@ -159,9 +166,11 @@ def _check_choice(field: "dataclasses.Field[Any]", value: str) -> None:
 
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Value:
     """Accept the field's own type, a whole number for a float, and ``auto`` where it is allowed."""
-    expected: type = field.type  # type: ignore[assignment]
+    expected = kind(field)
     if value == AUTO and field.metadata["auto"] is not None:
         value = field.metadata["auto"]
+        if value == AUTO:
+            return AUTO
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not expected:

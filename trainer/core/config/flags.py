@@ -105,7 +105,7 @@ def require(request: Any, names: Sequence[str]) -> None:
 
 def _number_or_word(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """Return the value of a flag; of one that also takes ``auto``, absl returns the word."""
-    if field.metadata["auto"] is None or value == config_lib.AUTO:
+    if field.metadata["auto"] is None or not isinstance(value, str) or value == config_lib.AUTO:
         return value
     try:
         return field.type(value)  # type: ignore[operator]
@@ -123,7 +123,9 @@ def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:
     name, _, value = str(error).removeprefix("flag --").partition("=")
     value = value.removesuffix(f": {error.__context__}")
     expected = {int: "a whole number", float: "a number", bool: "true or false"}
-    return f"--{name}: expected {expected.get(fields[name].type, 'another value')}, received {value!r}"  # type: ignore[arg-type]
+    field = fields[name]
+    word = "auto, " if field.metadata["auto"] is not None else ""
+    return f"--{name}: expected {word}{expected.get(config_lib.kind(field), 'another value')}, received {value!r}"
 
 
 def _before_separator(argv: Sequence[str]) -> Sequence[str]:
@@ -131,6 +133,10 @@ def _before_separator(argv: Sequence[str]) -> Sequence[str]:
 
 
 def _define(name: str, field: "dataclasses.Field[Any]", flag_values: flags.FlagValues) -> None:
+    if config_lib.kind(field) is bool and field.metadata["auto"] is not None:
+        flag = flags.Flag(_SwitchParser(), None, name, None, config_lib.help_of(field), boolean=True)
+        flags.DEFINE_flag(flag, flag_values)
+        return
     if field.metadata["auto"] is not None:  # Checked later, as the values of a file are.
         flags.DEFINE_string(name, None, config_lib.help_of(field), flag_values=flag_values)
         return
@@ -141,6 +147,13 @@ def _define(name: str, field: "dataclasses.Field[Any]", flag_values: flags.FlagV
         str: flags.DEFINE_string,
     }
     define[field.type](name, field.default, config_lib.help_of(field), flag_values=flag_values)
+
+
+class _SwitchParser(flags.BooleanParser):  # type: ignore[misc]
+    """Values of a switch that also takes ``auto``."""
+
+    def parse(self, argument: Any) -> Any:
+        return argument if argument == config_lib.AUTO else super().parse(argument)
 
 
 def help_text(fields: Fields, usage: str, sections: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -155,8 +168,9 @@ def help_text(fields: Fields, usage: str, sections: Mapping[str, Sequence[str]] 
 
 def _flag_help(field: "dataclasses.Field[Any]") -> Iterable[str]:
     meta = field.metadata
-    if field.type is bool:
-        head = f"  --{field.name}  (default: {'on' if field.default else 'off'}; --no{field.name} switches it off)"
+    if config_lib.kind(field) is bool:
+        default = field.default if field.default == config_lib.AUTO else "on" if field.default else "off"
+        head = f"  --{field.name}  (default: {default}; --no{field.name} switches it off)"
     else:
         unit = f" {meta['unit']}" if meta["unit"] else ""
         kind = _auto_kind(field) or "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]

@@ -24,6 +24,7 @@ from trainer.training.distributed_input import Batches, DistributedInput
 from trainer.training.frozen.feature_store import Rows
 from trainer.training.frozen.features import FeatureExtractor
 from trainer.training.loop import Plan
+from trainer.training.step.compilation import Compilation
 from trainer.training.step.gradients import Batch
 from trainer.training.step.train_step import TrainStep
 from trainer.training.train_state import TrainState
@@ -61,6 +62,10 @@ class PhasedStep:
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """See ``TrainStep.evaluate``."""
         return self._of(batch).evaluate(batch)
+
+    def compilation_for(self, batch: Batch) -> Compilation:
+        """See ``TrainStep.compilation_for``."""
+        return self._of(batch).compilation
 
     def _of(self, batch: Batch) -> TrainStep:
         return self.head if "features" in batch else self.whole

@@ -151,7 +151,7 @@ def _steps_and_input(
     options: dict[str, Any] = {
         "batch_size": config.data.batch_size,
         "seed": config.loop.seed,
-        "xla": config.runtime.xla,
+        "xla": runtime.xla,
         "shards": runtime.gradient_shards,
         "allreduce_dtype": runtime.allreduce_dtype,
         "average": state.average,

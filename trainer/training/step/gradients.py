@@ -5,7 +5,7 @@ example (``loss.py``).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from trainer.models import layers
 from trainer.training.step import loss as loss_lib
+from trainer.training.step.update import Column, added
 
 Batch = dict[str, tf.Tensor]
 
-# Gradients; cross-entropies ``[b]``; logits ``[b, C]``; and by layer the sum over real examples of its batch
-# statistics, float64 (the statistics of a shard count once for each of its examples).
-Parts = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]
+# Gradients by trainable variable, in parts to be added; cross-entropies ``[b]``; logits ``[b, C]``; and by layer the
+# sum over real examples of its batch statistics, float64 (those of a shard count once for each of its examples).
+Parts = tuple[Sequence[Column], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]
 
 
 class Gradients:
@@ -35,7 +36,7 @@ class Gradients:
         per_replica: int,
         shards: int,
         accumulate_steps: int,
-        xla: bool,
+        compiled: Callable[[], bool],
     ) -> None:
         """Bind what is differentiated.
 
@@ -48,7 +49,7 @@ class Gradients:
             per_replica: slots of a replica's batch.
             shards: see ``TrainStep``.
             accumulate_steps: see ``TrainStep``.
-            xla: whether to compile forward and backward pass.
+            compiled: whether to make all of it one program of its own; asked whenever it is traced.
         """
         self._model = model
         self._logits = logits
@@ -61,7 +62,9 @@ class Gradients:
         # Of a part, which may be too small for so many; the same in all for 1, 2 and 4 replicas.
         self._shards = math.gcd(shards, self._part)
         # A separate function, so that it is traced once and not for every shard.
-        self._forward_backward = tf.function(self._shard_gradients, jit_compile=xla or None, autograph=False)
+        self._forward_backward = tf.function(self._shard_gradients, autograph=False)
+        self._compiled = compiled
+        self._program = tf.function(self._plain, jit_compile=True, autograph=False)
 
     def of(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         """Return the gradients of ``factor`` times the sum of what is minimised, and what goes with them.
@@ -77,6 +80,9 @@ class Gradients:
 
     def _gradients(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         """Return the same as ``of`` for a replica's batch, or a part of it."""
+        return (self._program if self._compiled() else self._plain)(batch, factor, seed, first_slot)
+
+    def _plain(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         # The batch is cut into shards of one size, whatever the number of replicas.
         inputs = (self._pixels(batch), targets(batch), batch["weight"])
         size = self._part // self._shards
@@ -87,11 +93,8 @@ class Gradients:
         # Put the shards together in slot order.
         losses, logits = (tf.concat([part[i] for part in parts], axis=0) for i in (1, 2))
         statistics = {name: tf.add_n([part[3][name] for part in parts]) for name in parts[0][3]}
-        if self._shards == 1:
-            return parts[0][0], losses, logits, statistics
-        # In float64, the sum of a few float32 gradients does not depend on how the batch is split.
-        columns = zip(*(part[0] for part in parts), strict=True)
-        return [tf.add_n([tf.cast(g, tf.float64) for g in column]) for column in columns], losses, logits, statistics
+        columns = list(zip(*(part[0] for part in parts), strict=True))
+        return columns, losses, logits, statistics
 
     def _accumulated(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         """Return the same as ``_gradients``, computed in parts, one after another; gradients in float64."""
@@ -107,7 +110,8 @@ class Gradients:
             # Only the pixels of a part are converted and augmented; those of the batch stay uint8.
             begin = number * self._part
             part = {name: _rows(values, begin, self._part) for name, values in batch.items()}
-            gradients, losses, logits, statistics = self._gradients(part, factor, seed, first_slot + begin)
+            columns, losses, logits, statistics = self._gradients(part, factor, seed, first_slot + begin)
+            gradients = [added(column) for column in columns]
             sums = tf.nest.map_structure(lambda x, more: x + tf.cast(more, tf.float64), sums, (gradients, statistics))
             values = (losses, tf.cast(logits, tf.float32))
             return number + 1, sums, [each.write(number, x) for each, x in zip(rows, values, strict=True)]
@@ -116,7 +120,7 @@ class Gradients:
             lambda number, *_: number < self._accumulate_steps, add, (0, sums, rows), parallel_iterations=1
         )
         losses, logits = (each.concat() for each in rows)
-        return gradients, losses, logits, statistics
+        return [(gradient,) for gradient in gradients], losses, logits, statistics
 
     def _shard_gradients(
         self,

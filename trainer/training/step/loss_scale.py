@@ -1,5 +1,6 @@
 """The factor of a loss whose gradients are float16, which moves with the overflows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -25,11 +26,17 @@ class LossScale:
         self.scale.assign(INITIAL_LOSS_SCALE)
         self.good_steps.assign(0)
 
-    def update(self, finite: tf.Tensor) -> None:
-        """Adjust the scale after a step; ``finite`` is all-reduced, so that all replicas do the same."""
-        good = tf.where(finite, self.good_steps + 1, 0)
+    def update(self, copy_of: Callable[[tf.Variable], tf.Variable], finite: tf.Tensor) -> None:
+        """Adjust a replica's copy of the scale after a step.
+
+        Args:
+            copy_of: returns the replica's copy of a variable.
+            finite: of the reduced gradients, so that all replicas do the same.
+        """
+        scale, good_steps = copy_of(self.scale), copy_of(self.good_steps)
+        good = tf.where(finite, good_steps + 1, 0)
         grow = good >= GROWTH_INTERVAL
-        lowered = tf.maximum(self.scale * 0.5, MIN_LOSS_SCALE)
-        doubled = tf.where(tf.math.is_finite(self.scale * 2.0), self.scale * 2.0, self.scale)
-        self.scale.assign(tf.where(finite, tf.where(grow, doubled, self.scale), lowered))
-        self.good_steps.assign(tf.where(grow, tf.zeros_like(good), good))
+        lowered = tf.maximum(scale * 0.5, MIN_LOSS_SCALE)
+        doubled = tf.where(tf.math.is_finite(scale * 2.0), scale * 2.0, scale)
+        scale.assign(tf.where(finite, tf.where(grow, doubled, scale), lowered))
+        good_steps.assign(tf.where(grow, tf.zeros_like(good), good))

@@ -1,9 +1,11 @@
 """What moves after the gradients are reduced: weights and optimizer, loss scale, batch-norm averages, weight average.
 
-Every replica gets the same gradients and does the same.  Does not own: gradients and their sum.
+Every replica gets the same gradients and moves its own copy of each variable, so the whole update is one program of a
+device and can be compiled as one.  Does not own: gradients and their sum over replicas.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -13,12 +15,16 @@ from trainer.models import layers
 from trainer.training.step.loss_scale import LossScale
 from trainer.training.step.weight_average import WeightAverage
 
+# Of one variable: its gradient in one or several parts, whose sum counts.
+Column = Sequence[tf.Tensor]
+
 
 class Update:
     """The update of one model and all that follows from it."""
 
     def __init__(
         self,
+        strategy: tf.distribute.Strategy,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loss_scale: LossScale | None,
@@ -27,76 +33,125 @@ class Update:
         clip_norm: float,
         slow: Sequence[keras.Variable],
         slow_factor: float,
+        compiled: Callable[[], bool],
     ) -> None:
-        """Bind what moves; see ``TrainStep`` for the arguments."""
+        """Bind what moves; see ``TrainStep`` for the arguments.
+
+        ``compiled`` says whether the update of a replica is a compiled program of its own, whenever it is traced.
+        """
+        tf_private.update_where_called(optimizer)
         self._model = model
         self._optimizer = optimizer
         self._loss_scale = loss_scale
         self._average = average
         self._norms = layers.trained_batch_norms(model)
         self._clip_norm = clip_norm
-        self._slow = [variable.value for variable in slow] if slow_factor != 1.0 else []
+        self._slow = slow if slow_factor != 1.0 else []
         self._slow_factor = slow_factor
-        # Gradients are reduced already.
-        tf_private.leave_gradients_as_they_are(optimizer)
+        self._plain = [
+            functools.partial(self._move, _Copies(strategy, number))
+            for number in range(len(strategy.extended.worker_devices))
+        ]
+        self._programs = [tf.function(move, jit_compile=True, autograph=False) for move in self._plain]
+        self._compiled = compiled
 
-    def run(
-        self,
-        context: tf.distribute.ReplicaContext,
-        gradients: list[tf.Tensor],
-        means: list[tf.Tensor],
-        step: tf.Tensor,
-    ) -> tf.Tensor:
-        """Move everything, or nothing if float16 overflowed.
+    def run(self, columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+        """Move everything, or nothing if float16 overflowed; called by every replica.
 
         Args:
-            context: of the replica.
-            gradients: of the mean loss of all replicas' examples.
+            columns: of each trainable variable its gradient, summed over all replicas.
+            factor: float64 scalar, which makes it the gradient of the mean loss of all examples.
             means: of each trained batch normalisation's statistics over all examples, float32.
             step: int64 scalar, the number of the step from 0.
 
         Returns:
             bool scalar: whether the weights moved.
         """
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group  # Its processes have as many each.
+        moves = self._programs if self._compiled() else self._plain
+        return moves[int(tf.get_static_value(replica)) % len(moves)](columns, factor, means, step)
+
+    def _move(
+        self, copies: "_Copies", columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor
+    ) -> tf.Tensor:
+        gradients = [added(column) for column in columns]
+        gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
         if self._clip_norm:
             gradients = _clipped(gradients, self._clip_norm)
-        # Apply the update; with float16 only if no gradient overflowed.
-        if self._loss_scale is None:
-            self._apply(context, gradients)
-            applied = tf.constant(True)
-        else:
-            applied = self._apply_if_finite(context, gradients)
+        gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
+        # A gradient that is not finite on one replica makes the sum so, and all replicas have the same sum.  There is
+        # no condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras 3.15).
+        applied = None
+        if self._loss_scale is not None:
+            applied = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+            self._loss_scale.update(copies.of, applied)
+        self._apply(copies, gradients, applied)
         # Batch-norm averages come last: they move only if the update was applied.
-        if means:
-            updates = self._optimizer.iterations.value
-            context.merge_call(_move_averages, args=(self._norms, means, tf.convert_to_tensor(updates), applied))
+        updates = copies.of(self._optimizer.iterations.value)
+        for norm, mean in zip(self._norms, means, strict=True):
+            old = norm.weight_of_old(updates)
+            moving = copies.of(norm.moving.value)
+            assign(moving, moving * old + mean * (1.0 - old), applied)
         if self._average is not None:
-            self._average.move(context, step, applied)
-        return applied
+            self._average.move(copies.of, step, applied)
+        return tf.constant(True) if applied is None else applied
 
-    def _apply(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> None:
-        """Update the weights with the reduced gradients."""
-        before = [tf.identity(variable) for variable in self._slow]
-        self._optimizer.apply_gradients(zip(gradients, self._model.trainable_variables, strict=True))
-        if before:
-            context.merge_call(_keep_part, args=(self._slow, before, self._slow_factor))
+    def _apply(self, copies: "_Copies", gradients: list[tf.Tensor], applied: tf.Tensor | None) -> None:
+        """Update this replica's weights and optimizer, if ``applied``; None: in any case."""
+        trained = self._model.trainable_variables
+        slow = [copies.of(variable.value) for variable in self._slow]
+        before = [tf.identity(variable) for variable in slow]
+        with copies.instead_of([*trained, *self._optimizer.variables], applied):
+            self._optimizer.apply_gradients(zip(gradients, trained, strict=True))
+        # Take back all but a part of what it did.
+        for variable, old in zip(slow, before, strict=True):
+            variable.assign(old + (variable - old) * self._slow_factor)
 
-    def _apply_if_finite(self, context: tf.distribute.ReplicaContext, gradients: list[tf.Tensor]) -> tf.Tensor:
-        """Apply the reduced gradients, then undo everything unless they are finite.
 
-        They are the same on every replica, and so is the decision; a gradient that is not finite on one replica makes
-        the sum so, too.  No condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras
-        3.15).
-        """
-        assert self._loss_scale is not None
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        variables = [v.value for v in (*self._model.trainable_variables, *self._optimizer.variables)]
-        # Keep a copy, update always, then choose between the two: the same operations on every replica.
-        before = [tf.identity(variable) for variable in variables]
-        self._apply(context, gradients)
-        context.merge_call(_keep_if, args=(variables, before, finite))
-        self._loss_scale.update(finite)
-        return finite
+class _Copies:
+    """A replica's copies of variables that all replicas have."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, number: int) -> None:
+        """Bind the replica by its number among those of this process."""
+        self._strategy = strategy
+        self._number = number
+
+    def of(self, variable: tf.Variable) -> tf.Variable:
+        """Return the replica's copy."""
+        return self._strategy.experimental_local_results(variable)[self._number]
+
+    def instead_of(self, variables: Sequence[keras.Variable], applied: tf.Tensor | None) -> keras.StatelessScope:
+        """Return a block in which Keras reads and writes these copies; it writes if ``applied``."""
+        return _Scope({id(variable): self.of(variable.value) for variable in variables}, applied)
+
+
+class _Scope(keras.StatelessScope):  # type: ignore[misc]
+    """Keras's block in which variables stand for other values; here, for other variables."""
+
+    def __init__(self, copies: dict[int, tf.Variable], applied: tf.Tensor | None) -> None:
+        super().__init__(initialize_variables=False)
+        self._copies = copies
+        self._applied = applied
+
+    def add_update(self, update: tuple[keras.Variable, tf.Tensor]) -> None:
+        variable, value = update
+        assign(self._copies[id(variable)], value, self._applied)
+
+    def get_current_value(self, variable: keras.Variable) -> tf.Variable | None:
+        return self._copies.get(id(variable))
+
+
+def assign(variable: tf.Variable, value: tf.Tensor, applied: tf.Tensor | None) -> None:
+    """Give a variable a value, if ``applied``; None: in any case."""
+    variable.assign(value if applied is None else tf.where(applied, value, variable))
+
+
+def added(column: Column) -> tf.Tensor:
+    """Return the sum of the parts of one gradient.
+
+    In float64, the sum of a few float32 numbers does not depend on how they are split over replicas.
+    """
+    return column[0] if len(column) == 1 else tf.add_n([tf.cast(part, tf.float64) for part in column])
 
 
 def _clipped(gradients: list[tf.Tensor], limit: float) -> list[tf.Tensor]:
@@ -108,47 +163,3 @@ def _clipped(gradients: list[tf.Tensor], limit: float) -> list[tf.Tensor]:
     squares = [tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients]
     factor = limit / tf.maximum(tf.sqrt(tf.add_n(squares)), limit)
     return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
-
-
-def _keep_part(
-    strategy: tf.distribute.Strategy, variables: list[tf.Variable], before: list[tf.Tensor], factor: float
-) -> None:
-    """Take back all but a part of what an update did to each variable; runs in cross-replica context."""
-
-    def shorten(variable: tf.Variable, old: tf.Tensor) -> tf.Operation:
-        return variable.assign(old + (variable - old) * factor)
-
-    for variable, old in zip(variables, before, strict=True):
-        strategy.extended.update(variable, shorten, args=(old,), group=False)
-
-
-def _keep_if(
-    strategy: tf.distribute.Strategy, variables: list[tf.Variable], before: list[tf.Tensor], keep: tf.Tensor
-) -> None:
-    """Restore the old value of each variable unless ``keep``; runs in cross-replica context."""
-
-    def choose(variable: tf.Variable, old: tf.Tensor, keep_new: tf.Tensor) -> tf.Operation:
-        return variable.assign(tf.where(keep_new, variable, old))
-
-    for variable, old in zip(variables, before, strict=True):
-        strategy.extended.update(variable, choose, args=(old, keep), group=False)
-
-
-def _move_averages(
-    strategy: tf.distribute.Strategy,
-    norms: list[layers.ShardBatchNorm],
-    batch: list[tf.Tensor],
-    updates: tf.Tensor,
-    applied: tf.Tensor,
-) -> None:
-    """Move each average towards its batch statistics, if the step was applied; runs in cross-replica context."""
-    for norm, statistics in zip(norms, batch, strict=True):
-
-        def move(
-            variable: tf.Variable, new: tf.Tensor, count: tf.Tensor, keep_new: tf.Tensor,
-            of: layers.ShardBatchNorm = norm,
-        ) -> tf.Operation:  # fmt: skip
-            old = of.weight_of_old(count)
-            return variable.assign(tf.where(keep_new, variable * old + new * (1.0 - old), variable))
-
-        strategy.extended.update(norm.moving.value, move, args=(statistics, updates, applied), group=False)

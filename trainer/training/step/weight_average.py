@@ -5,7 +5,7 @@ or exported (``checkpoints/checkpoint.py``: ``exported``).
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -23,19 +23,21 @@ class WeightAverage:
             for path, variable in self._model.items()
         }
 
-    def move(self, context: tf.distribute.ReplicaContext, step: tf.Tensor, applied: tf.Tensor) -> None:
-        """Move towards the model after a step, if it was applied; called by every replica.
+    def move(self, copy_of: Callable[[tf.Variable], tf.Variable], step: tf.Tensor, applied: tf.Tensor | None) -> None:
+        """Move a replica's averages towards its model after a step.
 
         Args:
-            context: of the replica.
+            copy_of: returns the replica's copy of a variable.
             step: int64 scalar, the number of the step from 0.
-            applied: whether the weights moved; the same on all replicas.
+            applied: whether the weights moved; the same on all replicas.  None: they did.
         """
         # Early averages would remember the initial weights: the ramp of TensorFlow's ExponentialMovingAverage.
         done = tf.cast(step + 1, tf.float32)
         decay = tf.minimum(self._decay, (1.0 + done) / (10.0 + done))
-        values = [variable.value for variable in self._model.values()]
-        context.merge_call(_move, args=(list(self.variables.values()), values, decay, applied))
+        for path, variable in self._model.items():
+            average, new = copy_of(self.variables[path]), copy_of(variable.value)
+            value = average - (1.0 - decay) * (average - new)
+            average.assign(value if applied is None else tf.where(applied, value, average))
 
     @contextlib.contextmanager
     def in_the_model(self) -> Iterator[None]:
@@ -48,19 +50,3 @@ class WeightAverage:
         finally:
             for variable, value in zip(self._model.values(), kept, strict=True):
                 variable.assign(value)
-
-
-def _move(
-    strategy: tf.distribute.Strategy,
-    averages: list[tf.Variable],
-    variables: list[tf.Variable],
-    decay: tf.Tensor,
-    applied: tf.Tensor,
-) -> None:
-    """Move each average, if the step was applied; runs in cross-replica context."""
-
-    def move(average: tf.Variable, new: tf.Variable, decay: tf.Tensor, applied: tf.Tensor) -> tf.Operation:
-        return average.assign(tf.where(applied, average - (1.0 - decay) * (average - new), average))
-
-    for average, variable in zip(averages, variables, strict=True):
-        strategy.extended.update(average, move, args=(variable, decay, applied), group=False)

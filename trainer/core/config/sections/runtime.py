@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trainer.core.config.field import setting
+from trainer.core.config.field import AUTO, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,19 @@ class RuntimeConfig:
         "several processes, DEEPDETECT_GPUS), else 2.",
         fixed=False,
     )
-    xla: bool = setting(False, "Compile the forward and backward pass with XLA (faster on a GPU, slower on a CPU).")
+    xla: bool | str = setting(
+        AUTO,
+        "Compile the training step with XLA: all of it on one device; on several, what stands between their messages. "
+        "auto: on a GPU, except with --deterministic. It is slower on a CPU. If it fails, training continues without.",
+        auto=AUTO,
+        before=False,
+    )
+    xla_cache_dir: str = setting(
+        AUTO,
+        "Folder of this machine for compiled GPU programs, which shorten later starts. auto: deepdetect/xla in "
+        "$XDG_CACHE_HOME or ~/.cache, if it can be written; none: no folder.",
+        fixed=False,
+    )
     deterministic: bool = setting(
         False, "Use deterministic kernels (slower; required for bitwise-reproducible GPU runs)."
     )
