@@ -49,21 +49,21 @@ class CardFacts:
         images: used images by split and class.
         skipped: images that could not be decoded, by split.
         held_out: whether Validation was split off from Train.
-        sources: whether Train and Validation share sources, a sentence; empty: no source is known.
         figures: metrics of Validation, see ``measure``; None if it was not scored for the export.
         made: further rows about how the model was made.
         audit: findings of an audit of the data, see ``digest.py``; None without one.
         warning: what is wrong with the model, the first line of the card; empty: nothing.
+        sources: whether Train and Validation share sources, a sentence; empty: no source is known.
     """
 
     images: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     held_out: bool = False
-    sources: str = ""
     figures: Mapping[str, Any] | None = None
     made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     audit: Mapping[str, Any] | None = None
     warning: str = ""
+    sources: str = ""
 
 
 class Markdown(str):
