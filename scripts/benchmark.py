@@ -61,12 +61,16 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=224, help="pixels (default 224)")
     parser.add_argument("--batch_size", type=int, default=32, help="images (default 32)")
     parser.add_argument("--images", type=int, default=1024, help="of the input's set (default 1024)")
+    parser.add_argument("--threads", help="of the input: numbers such as 1,2,4; measures ours with each instead")
     parser.add_argument("--precision", default="float32", help="of the step (default float32)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds; the best of each way counts (default 7)")
     arguments = parser.parse_args()
     print_machine()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         arguments.folder, arguments.stack = Path(folder), stack
+        if arguments.threads:
+            _print_scaling(arguments)
+            return
         costs = measure(BENCHMARKS[arguments.what](arguments), arguments.rounds)
     images = {"augment": arguments.batch_size, "step": arguments.batch_size}
     print_table(costs, images.get(arguments.what, 0))
@@ -267,6 +271,16 @@ def _start(arguments: argparse.Namespace) -> Ways:
     _draw_images(arguments.folder / "data")
     size, batch_size = arguments.image_size, arguments.batch_size
     return start_ways(arguments.folder, arguments.folder / "data", size, batch_size, arguments.precision)
+
+
+def _print_scaling(arguments: argparse.Namespace) -> None:
+    from benchmark_input import threaded_ways
+    from input_scaling import print_scaling
+
+    ways = threaded_ways(
+        arguments.folder, arguments.stack, arguments.images, arguments.image_size, arguments.batch_size
+    )
+    print_scaling(ways, [int(count) for count in arguments.threads.split(",")], arguments.rounds)
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Ways]] = {

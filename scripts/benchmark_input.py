@@ -61,6 +61,25 @@ def input_ways(
     }
 
 
+def threaded_ways(
+    folder: Path, stack: contextlib.ExitStack, images: int, size: int, batch: int
+) -> dict[str, Callable[[int], Callable[[], object]]]:
+    """Return our ways that ``--threads`` measures, each for a number of threads; see ``input_ways``."""
+    data, packed = str(_draw(folder / "data", images)), str(folder / "packed")
+    writer.pack(PackFlags(data_dir=data, out=packed), manifest.read_all_splits(data))
+
+    def way(data_dir: str, size: int, cache: str = "none") -> Callable[[int], Callable[[], object]]:
+        return lambda threads: _ours(stack, data_dir, size, "none", batch=batch, cache=cache, threads=threads)
+
+    return {
+        "folder: decode and resize": way(data, size),
+        "packed: decode and resize": way(packed, size),
+        "packed: decode": way(packed, STORED),
+        "memory cache": way(packed, size, "memory"),
+        "disk cache": way(packed, size, str(folder / "cache")),
+    }
+
+
 def _draw(root: Path, images: int) -> Path:
     """Write JPEGs of quality 90 with the detail of a photograph: noise of every scale, the coarse strongest."""
     random = np.random.default_rng(0)
@@ -114,7 +133,14 @@ def _keras(data: Path, size: int, batch: int) -> Callable[[], object]:
 
 
 def _ours(
-    stack: contextlib.ExitStack, data_dir: str, size: int, augmentation: str, *, batch: int, cache: str = "none"
+    stack: contextlib.ExitStack,
+    data_dir: str,
+    size: int,
+    augmentation: str,
+    *,
+    batch: int,
+    cache: str = "none",
+    threads: int = 0,
 ) -> Callable[[], object]:
     """Return some passes through the pipeline of a training job, with the device's part of the augmentation.
 
@@ -125,7 +151,7 @@ def _ours(
     order = Order(len(split), batch)
     dataset = pipeline.batches(
         split, images, order, BadImages("", 0.0, write=False), augmentation=augmentation, share=pipeline.ReplicaShare(),
-        start_step=0, stop_step=10**9,
+        start_step=0, stop_step=10**9, calls=threads,
     )  # fmt: skip
 
     def batches() -> Generator[int, None, None]:

@@ -24,11 +24,9 @@ from trainer.data import decode, resample
 from trainer.data.formats import image_format, orientation, rescue
 from trainer.data.formats.image_format import Unreadable
 from trainer.data.input_rule import Draws, InputRule
-from trainer.data.pixels import DecodedBatch, Image, Pixels, Scratch, aligned_empty
+from trainer.data.pixels import DecodedBatch, Image, Pixels, aligned_empty
 
 log = logging.getLogger(__name__)
-
-_whole = Scratch()  # One decoded image.
 
 NOT_PLAIN = (0, 0)
 
@@ -99,27 +97,28 @@ def _decode_group(
     """Decode JPEGs of one shape into their places in ``images [N, *rule.shape]`` and return those that are whole."""
     if rule.mode == RESIZE and shape == (rule.size, rule.size):
         return [at for at in positions if decode_into(images[at], contents[at])]
-    whole = _whole.take(3 * shape[0] * shape[1]).reshape(*shape, 3)
-    done = []
-    stack = None if rule.sides(*shape) == shape else resample.Stack(len(positions), *shape)
+    stack, sides = resample.Stack(len(positions), *shape), rule.sides(*shape)
+    whole: list[int] = []
     for at in positions:
-        if decode_into(whole, contents[at]):
-            done.append(at)
-            if stack is None:
-                images[at] = _views(whole, rule, draws, at)
-            else:
-                stack.add(whole)
-    if stack is not None:
-        for at, image in zip(done, stack.resized(*rule.sides(*shape)), strict=True):
-            np.copyto(images[at], _views(image, rule, None, at), casting="unsafe")
-    return done
+        if decode_into(stack.pixels[len(whole)], contents[at]):  # The next one overwrites a damaged one.
+            whole.append(at)
+    if whole and sides == shape:
+        _place(stack.pixels[: len(whole)], whole, images, rule, draws)
+    elif whole:
+        _place(stack.resized(len(whole), *sides), whole, images, rule, draws)
+    return whole
 
 
-def _views(image: Image, rule: InputRule, draws: Draws | None, at: int) -> Image:
-    """Return the input ``rule.shape`` from an image that is resized already; the windows of crops by row ``at``."""
+def _place(pixels: Image, positions: list[int], images: Pixels, rule: InputRule, draws: Draws | None) -> None:
+    """Write the input of images that are resized already into ``images [N, *rule.shape]``."""
     if rule.mode == RESIZE:
-        return image
-    return rule.views_of(image) if draws is None else rule.random_view(image, draws[at])
+        first, last = positions[0], positions[-1]
+        where = slice(first, last + 1) if last - first + 1 == len(positions) else positions  # Nearly always a slice.
+        images[where] = pixels
+        return
+    for at, image in zip(positions, pixels, strict=True):
+        views = rule.views_of(image) if draws is None else rule.random_view(image, draws[at])
+        np.copyto(images[at], views, casting="unsafe")
 
 
 @functools.cache
@@ -156,22 +155,22 @@ def _decode_others(
     for at, content in contents.items():
         if at not in together:
             try:
-                _place(decode_image(content, max_pixels), images[at], rule, draws, at)
+                _convert(decode_image(content, max_pixels), at, images, rule, draws)
             except Unreadable as error:
                 errors[at] = str(error)
     return errors
 
 
-def _place(image: Pixels, place: Pixels, rule: InputRule, draws: Draws | None, at: int) -> None:
-    """Write the input of a decoded image of any size into ``place [*rule.shape]``."""
-    shape = image.shape[:2]
+def _convert(image: Pixels, at: int, images: Pixels, rule: InputRule, draws: Draws | None) -> None:
+    """Write the input of a decoded image of any size into ``images [N, *rule.shape]``."""
+    shape, pixels = image.shape[:2], image[np.newaxis]
     sides = rule.sides(*shape)
     if sides == shape:
-        place[:] = _views(image, rule, draws, at)
+        _place(pixels, [at], images, rule, draws)
         return
     stack = resample.Stack(1, *shape)
-    stack.add(image)
-    np.copyto(place, _views(stack.resized(*sides)[0], rule, draws, at), casting="unsafe")
+    stack.pixels[:] = pixels
+    _place(stack.resized(1, *sides), [at], images, rule, draws)
 
 
 def decode_image(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:

@@ -63,6 +63,7 @@ def batches(
     start_step: int,
     stop_step: int,
     remote: DataServiceClient | None = None,
+    calls: int = 0,
 ) -> tf.data.Dataset:
     """Return the batches of steps ``[start_step, stop_step)``: one element for each local replica in turn.
 
@@ -85,6 +86,7 @@ def batches(
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
         remote: decodes instead of this process; None: decode here.
+        calls: elements that are made at once; 0: as many as there are cores.
     """
     labels = tf.constant(split.labels, tf.int32)  # Outside the graph, which must not grow with the set.
     sequence = augment.load(augmentation, settings.config)
@@ -92,7 +94,7 @@ def batches(
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and conversion costs seconds at every start.
     make_element = tf.autograph.experimental.do_not_convert(source.element)
-    loaded = elements.map(make_element, num_parallel_calls=joblib.cpu_count(), deterministic=True)
+    loaded = elements.map(make_element, num_parallel_calls=calls or joblib.cpu_count(), deterministic=True)
     return loaded.prefetch(2 * share.local).with_options(options())
 
 
