@@ -559,11 +559,11 @@ def test_the_loss_scale_grows_after_many_good_steps_and_an_overflow_counts_anew(
 def test_the_loss_scale_has_a_floor_and_stays_finite():
     scale = LossScale()
     scale.scale.assign(MIN_LOSS_SCALE)
-    scale.update(lambda variable: variable, tf.constant(False))
+    scale.update(tf.constant(False))
     assert scale.scale.numpy() == MIN_LOSS_SCALE
     scale.scale.assign(2.0**127)
     scale.good_steps.assign(GROWTH_INTERVAL - 1)
-    scale.update(lambda variable: variable, tf.constant(True))
+    scale.update(tf.constant(True))
     assert scale.scale.numpy() == 2.0**127
 
 

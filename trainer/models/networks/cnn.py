@@ -3,6 +3,7 @@
 import keras
 
 from trainer.core.config import ModelConfig
+from trainer.models import pooled_relu
 from trainer.models.layers import Kernel, ShardBatchNorm, SlotDropout
 
 HELP = "the notebook's four convolution blocks."
@@ -18,10 +19,12 @@ def build(
 ) -> keras.KerasTensor:
     """Return the features ``[N, 256]`` of ``[N, S, S, 3]``, normalised after each convolution if asked."""
     x = inputs
+    # Normalisation stands between ReLU and maximum, and changes the order of values where its factor is negative.
+    blocks = keras.layers if batch_norm else pooled_relu
     for block, filters in enumerate(FILTERS, 1):
-        x = keras.layers.Conv2D(filters, 3, activation="relu", kernel_initializer=kernel(), name=f"conv{block}")(x)
+        x = blocks.Conv2D(filters, 3, activation="relu", kernel_initializer=kernel(), name=f"conv{block}")(x)
         x = ShardBatchNorm(name=f"norm{block}")(x) if batch_norm else x
-        x = keras.layers.MaxPooling2D(2, name=f"pool{block}")(x)
+        x = blocks.MaxPooling2D(2, name=f"pool{block}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(UNITS, activation="relu", kernel_initializer=kernel(), name="hidden")(x)
     x = ShardBatchNorm(name="norm_hidden")(x) if batch_norm else x

@@ -26,12 +26,12 @@ class LossScale:
         self.scale.assign(INITIAL_LOSS_SCALE)
         self.good_steps.assign(0)
 
-    def update(self, copy_of: Callable[[tf.Variable], tf.Variable], finite: tf.Tensor) -> None:
+    def update(self, finite: tf.Tensor, copy_of: Callable[[tf.Variable], tf.Variable] = lambda only: only) -> None:
         """Adjust a replica's copy of the scale after a step.
 
         Args:
-            copy_of: returns the replica's copy of a variable.
             finite: of the reduced gradients, so that all replicas do the same.
+            copy_of: returns the replica's copy of a variable.
         """
         scale, good_steps = copy_of(self.scale), copy_of(self.good_steps)
         good = tf.where(finite, good_steps + 1, 0)

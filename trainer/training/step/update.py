@@ -84,7 +84,7 @@ class Update:
         applied = None
         if self._loss_scale is not None:
             applied = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-            self._loss_scale.update(copies.of, applied)
+            self._loss_scale.update(applied, copies.of)
         self._apply(copies, gradients, applied)
         # Batch-norm averages come last: they move only if the update was applied.
         updates = copies.of(self._optimizer.iterations.value)
