@@ -291,7 +291,7 @@ def test_every_optimizer_begins_again_as_a_new_one(optimizer):
         each.build(model.trainable_variables)
     used.apply_gradients([(tf.ones_like(variable), variable) for variable in model.trainable_variables])
     scale = LossScale()
-    scale.update(lambda variable: variable, tf.constant(False))
+    scale.update(tf.constant(False))
     state = TrainState(model, used, scale, Schedule(config.optim, 9), EarlyStopping("val_loss", 0))
     state.start_fine_tuning()
     used.learning_rate = config.optim.learning_rate

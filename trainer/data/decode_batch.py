@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 import tensorflow as tf
 
@@ -24,7 +25,7 @@ from trainer.data import decode, resample
 from trainer.data.formats import image_format, orientation, rescue
 from trainer.data.formats.image_format import Unreadable
 from trainer.data.input_rule import Draws, InputRule
-from trainer.data.pixels import DecodedBatch, Image, Pixels, aligned_empty
+from trainer.data.pixels import DecodedBatch, Pixels, aligned_empty
 
 log = logging.getLogger(__name__)
 
@@ -105,11 +106,13 @@ def _decode_group(
     if whole and sides == shape:
         _place(stack.pixels[: len(whole)], whole, images, rule, draws)
     elif whole:
-        _place(stack.resized(len(whole), *sides), whole, images, rule, draws)
+        _place(stack.resized(len(whole), *sides, rule.interpolation), whole, images, rule, draws)
     return whole
 
 
-def _place(pixels: Image, positions: list[int], images: Pixels, rule: InputRule, draws: Draws | None) -> None:
+def _place(
+    pixels: npt.NDArray[Any], positions: list[int], images: Pixels, rule: InputRule, draws: Draws | None
+) -> None:
     """Write the input of images that are resized already into ``images [N, *rule.shape]``."""
     if rule.mode == RESIZE:
         first, last = positions[0], positions[-1]
@@ -170,7 +173,7 @@ def _convert(image: Pixels, at: int, images: Pixels, rule: InputRule, draws: Dra
         return
     stack = resample.Stack(1, *shape)
     stack.pixels[:] = pixels
-    _place(stack.resized(1, *sides), [at], images, rule, draws)
+    _place(stack.resized(1, *sides, rule.interpolation), [at], images, rule, draws)
 
 
 def decode_image(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:

@@ -11,7 +11,9 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from trainer.data.pixels import Floats, Scratch
+from trainer.core.config.registries import NEAREST
+from trainer.data import input_rule
+from trainer.data.pixels import Floats, Pixels, Scratch
 
 TOGETHER_PIXELS = 2**19  # Of the images that are resized in one call: 6 MB of floats.
 
@@ -29,19 +31,26 @@ class Stack:
         self.pixels = _pixels.take(count).reshape(shape)
         self._floats = _floats.take(4 * count).view(np.float32).reshape(shape)
 
-    def resized(self, count: int, height: int, width: int) -> Floats:
+    def resized(self, count: int, height: int, width: int, interpolation: str) -> Pixels | Floats:
         """Return the first ``count`` images ``[count, height, width, 3]``; ``casting="unsafe"`` rounds them.
 
         The caller has chosen the CPU, because TensorFlow would choose the GPU.
         """
+        shape = self.pixels.shape[1:3]
+        shrinks = max(shape) > 2 * max(height, width)
+        if interpolation == NEAREST and not shrinks:
+            rows, columns = (
+                input_rule.nearest(np.arange(to), length, to) for length, to in zip(shape, (height, width), strict=True)
+            )
+            chosen: Pixels = self.pixels[:count].take(rows, axis=1).take(columns, axis=2)
+            return chosen
         floats = self._floats[:count]
         np.copyto(floats, self.pixels[:count])
         np.add(floats, _HALF, out=floats)
         # Without a copy, and so without the lock; TensorFlow relies on the alignment.
         images = tf.experimental.dlpack.from_dlpack(floats.__dlpack__())
-        shape = floats.shape[1:3]
         size = _sides(height, width)
-        if max(shape) <= 2 * max(height, width):
+        if not shrinks:
             return np.asarray(tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True))
         return np.asarray(
             tf.raw_ops.ScaleAndTranslate(

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trainer.core.config.field import AUTO, setting
+from trainer.core.config.field import AUTO, PATH, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,7 @@ class RuntimeConfig:
         "Folder of this machine for compiled GPU programs, which shorten later starts. auto: deepdetect/xla in "
         "$XDG_CACHE_HOME or ~/.cache, if it can be written; none: no folder.",
         fixed=False,
+        path=PATH,
     )
     deterministic: bool = setting(
         False, "Use deterministic kernels (slower; required for bitwise-reproducible GPU runs)."
