@@ -133,7 +133,7 @@ def notebook_job(data: str, seed: int, precision: str, size: int, epochs: int) -
     train = augmented.flow_from_directory(f"{data}/Train", seed=seed, **form)
     validation = plain.flow_from_directory(f"{data}/Validation", **form)
     test = plain.flow_from_directory(f"{data}/Test", shuffle=False, **form)
-    model = notebook_model(size)
+    model = notebook_model(size, jit=False)  # On a CPU, XLA takes several times as long, and only rounds otherwise.
     callbacks = [
         keras.callbacks.EarlyStopping(patience=10),
         keras.callbacks.ReduceLROnPlateau(monitor="val_accuracy", patience=2, factor=0.1, min_lr=0.00001),
@@ -156,7 +156,7 @@ def notebook_generator() -> Any:
     )  # fmt: skip
 
 
-def notebook_model(size: int) -> Any:
+def notebook_model(size: int, *, jit: bool | str = "auto") -> Any:
     """Return the notebook's network as Keras compiles it."""
     import keras
 
@@ -166,7 +166,7 @@ def notebook_model(size: int) -> Any:
     head = [layers.Flatten(), layers.Dense(256, activation="relu"), layers.Dropout(0.2),
             layers.Dense(2, activation="softmax", dtype="float32")]  # fmt: skip
     model = keras.Sequential([keras.Input((size, size, 3)), *blocks, *head])
-    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
+    model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"], jit_compile=jit)
     return model
 
 
