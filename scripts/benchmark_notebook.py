@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"command: python scripts/benchmark.py notebook {' '.join(argv)}\n")
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(arguments.out or scratch)
+        out.mkdir(parents=True, exist_ok=True)
         data = Path(arguments.data_dir) if arguments.data_dir else draw(out / "data", arguments)
         ways: dict[str, Callable[..., Mapping[str, float]]] = {"notebook's job": _keras, "deepdetect": _ours}
         print("| job | precision | Test AUC by seed | mean | standard deviation | seconds |\n" + "|---" * 6 + "|")
