@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.jobs import float32_policy, precision_policy, result_of, run_job, values_of  # noqa: F401  (a fixture)
+from tests.helpers.jobs import float32_policy, precision_policy, result_of, run_job, sigterm_after, values_of  # noqa: F401
 from trainer.core.config import DataConfig, LossConfig, RuntimeConfig
 from trainer.data import draws
 from trainer.data.augmentations import notebook
@@ -447,6 +447,17 @@ def test_a_compiled_step_is_the_plain_one_but_for_rounding(policy):
     for one in losses[1:]:
         np.testing.assert_allclose(one, losses[0], rtol=1e-4 if policy == "float32" else 2e-2)
     assert losses[1] != losses[0], "nothing was compiled"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.thorough)])
+def test_a_compiled_job_that_is_stopped_and_resumed_ends_with_the_same_weights(image_set, tmp_path, devices):
+    settings = {"xla": True, "num_devices": devices, "batch_size": 16, "steps_per_epoch": 4, "epochs": 1}
+    assert run_job(image_set, tmp_path / "whole", **settings) == 0
+    with sigterm_after(2):
+        assert run_job(image_set, tmp_path / "parts", **settings) == 75
+    assert run_job(image_set, tmp_path / "parts", **settings) == 0
+    assert result_of(tmp_path / "parts")["weights_sha256"] == result_of(tmp_path / "whole")["weights_sha256"]
 
 
 @pytest.mark.slow
