@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainer.data.pixels import Floats, Scratch
 
-TOGETHER_PIXELS = 2**19  # Of the images that are resized in one call: 6 MB of floats.
+TOGETHER_PIXELS = 2**18  # Of the images that are resized in one call: 3 MB of floats.
 
 _HALF = np.float32(0.5)  # It makes the truncating conversion to bytes round; see ``decode``.
 
