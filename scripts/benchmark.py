@@ -1,7 +1,8 @@
 """Measure the parts of a training step side by side in one run, and print ratios.
 
   python scripts/benchmark.py augment     the notebook's augmentation: Keras's generator, TensorFlow's op, ours
-  python scripts/benchmark.py input       from files to batches: the notebook's way, Keras's, ours, libjpeg-turbo alone
+  python scripts/benchmark.py input       from files to batches: the notebook's way, Keras's, ours, libjpeg-turbo alone;
+                                          --threads=1,2,4: how ours scales, and how long the interpreter's lock is held
   python scripts/benchmark.py step        a train step of the notebook's CNN: Keras's, ours
   python scripts/benchmark.py checkpoint  what the loop waits for a checkpoint, against a synchronous save and a step
   python scripts/benchmark.py resume      a start of the job, at step 0, 10 and 900,000

@@ -15,7 +15,7 @@ from trainer.core.config.registries import NEAREST
 from trainer.data import input_rule
 from trainer.data.pixels import Floats, Pixels, Scratch
 
-TOGETHER_PIXELS = 2**19  # Of the images that are resized in one call: 6 MB of floats.
+TOGETHER_PIXELS = 2**18  # Of the images that are resized in one call: 3 MB of floats.
 
 _HALF = np.float32(0.5)  # It makes the truncating conversion to bytes round; see ``decode``.
 
