@@ -9,6 +9,7 @@ through two pools.  It gets a few images at a time, whose floats stay in a core'
 import functools
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.core.config.registries import NEAREST
@@ -39,11 +40,11 @@ class Stack:
         shape = self.pixels.shape[1:3]
         shrinks = max(shape) > 2 * max(height, width)
         if interpolation == NEAREST and not shrinks:
-            rows, columns = (
-                input_rule.nearest(np.arange(to), length, to) for length, to in zip(shape, (height, width), strict=True)
-            )
-            chosen: Pixels = self.pixels[:count].take(rows, axis=1).take(columns, axis=2)
-            return chosen
+            rows, columns = _nearest(shape[0], height), _nearest(shape[1], width)
+            # Byte by byte, which NumPy does in two thirds of the time that it needs for groups of three.
+            places = (3 * columns[:, np.newaxis] + np.arange(3)).ravel()
+            chosen = self.pixels[:count].take(rows, axis=1).reshape(count, height, -1)
+            return chosen.take(places, axis=2, mode="clip").reshape(count, height, width, 3)
         floats = self._floats[:count]
         np.copyto(floats, self.pixels[:count])
         np.add(floats, _HALF, out=floats)
@@ -58,6 +59,12 @@ class Stack:
                 kernel_type="triangle", antialias=True,
             )
         )  # fmt: skip
+
+
+@functools.lru_cache(1024)
+def _nearest(length: int, size: int) -> npt.NDArray[np.int64]:
+    """Return for each of ``size`` pixels the one of ``length`` that it becomes."""
+    return np.asarray(input_rule.nearest(np.arange(size), length, size))
 
 
 # Operations that are given anything but tensors convert it first, and then hold the lock while they compute.
