@@ -227,7 +227,8 @@ def test_many_settings_at_once(tmp_path):
     assert all(one > two for one, two in itertools.pairwise(rates))
     # Step 3 is the third of 8: arXiv:1608.03983, eq. 5, at 2/8 between 1e-3 and 1e-5.
     assert rates[0] == pytest.approx(1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + 2**-0.5), rel=1e-5)
-    assert checkpoints_of(tmp_path / "job") == [3, 4, 6, 8]
+    # That of step 6 may be skipped while that of step 4 is still being written.
+    assert {3, 4, 8} <= set(checkpoints_of(tmp_path / "job")) <= {3, 4, 6, 8}
     assert [line["step"] for line in lines_of(tmp_path / "job", "validation")] == [4, 8]
 
 

@@ -177,7 +177,8 @@ def test_flags_in_prose_exist(page):
     for name in BENCHMARKS:
         known |= flags_of("scripts/benchmark.py", name)
     known |= flags_of("-m", "trainer.train", "--selftest")
-    known |= flags_of("scripts/prepare_data.py", "audit") | flags_of("scripts/prepare_data.py", "pack")
+    for command in ("audit", "pack", "faces"):
+        known |= flags_of("scripts/prepare_data.py", command)
     for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard"):
         known |= flags_of("scripts/submit.py", command)
     words = [
