@@ -1,6 +1,7 @@
 """Small networks for ``--model=tests.helpers.networks:NAME``."""
 
 import keras
+import tensorflow as tf
 
 from trainer.models.layers import ShardBatchNorm, SlotDropout
 
@@ -15,3 +16,17 @@ def plain(inputs, config, kernel):
     x = keras.layers.Conv2D(8, 5, strides=4, kernel_initializer=kernel(), name="conv")(inputs)
     x = keras.layers.Activation("relu", name="relu")(ShardBatchNorm(name="norm")(x))
     return keras.layers.Flatten(name="flatten")(keras.layers.MaxPooling2D(5, name="pool")(x))
+
+
+def through_text(inputs, config, kernel):
+    """Return the features of ``plain`` for pixels that were text in between, which XLA cannot compile."""
+    return plain(_ThroughText(name="text")(inputs), config, kernel)
+
+
+@keras.saving.register_keras_serializable("tests")
+class _ThroughText(keras.layers.Layer):
+    def call(self, inputs):
+        return tf.reshape(tf.strings.to_number(tf.strings.as_string(inputs, precision=9)), tf.shape(inputs))
+
+    def compute_output_shape(self, shape):
+        return shape

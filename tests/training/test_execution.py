@@ -125,3 +125,15 @@ def test_a_batch_is_on_its_device_before_the_step_that_needs_it(devices):
     assert len(made) >= 4 * devices
     values = [int(part) for part in strategy.experimental_local_results(next(batches)["image"])]
     assert values == list(range(devices, 2 * devices))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_job_whose_step_cannot_be_compiled_goes_on_without(image_set, tmp_path, capsys, steps):
+    """The failure comes out of the call of several steps, not of a step."""
+    job = {**JOB, "model": "tests.helpers.networks:through_text", "epochs": 1}
+    assert run_job(image_set, tmp_path / "plain", **job) == 0
+    assert run_job(image_set, tmp_path / "xla", **job, xla=True, steps_per_execution=steps) == 0
+    assert capsys.readouterr().err.count("XLA cannot compile the training step, which runs without it") == 1
+    plain, compiled = (values_of(tmp_path / name) for name in ("plain", "xla"))
+    assert compiled == plain
