@@ -68,10 +68,23 @@ def threaded_ways(
     data, packed = str(_draw(folder / "data", images)), str(folder / "packed")
     writer.pack(PackFlags(data_dir=data, out=packed), manifest.read_all_splits(data))
 
-    def way(data_dir: str, size: int, cache: str = "none") -> Callable[[int], Callable[[], object]]:
-        return lambda threads: _ours(stack, data_dir, size, "none", batch=batch, cache=cache, threads=threads)
+    def way(
+        data_dir: str, size: int, cache: str = "none", *, apart: bool = False
+    ) -> Callable[[int], Callable[[], object]]:
+        return lambda threads: _ours(
+            stack,
+            data_dir,
+            size,
+            "none",
+            batch=batch,
+            cache=cache,
+            threads=threads,
+            processes=max(2, threads) if apart else 1,
+        )
 
     return {
+        "folder: decode and resize, in as many processes": way(data, size, apart=True),
+        "packed: decode and resize, in as many processes": way(packed, size, apart=True),
         "folder: decode and resize": way(data, size),
         "packed: decode and resize": way(packed, size),
         "packed: decode": way(packed, STORED),
@@ -141,13 +154,14 @@ def _ours(
     batch: int,
     cache: str = "none",
     threads: int = 0,
+    processes: int = 0,
 ) -> Callable[[], object]:
     """Return some passes through the pipeline of a training job, with the device's part of the augmentation.
 
     As in a job it is started once.  So a round finds some batches ready, and leaves as many to the next.
     """
     split = manifest.read_split(data_dir, "Train")
-    images = ImageSource(split, DataConfig(image_size=size, cache=cache))
+    images = ImageSource(split, DataConfig(image_size=size, cache=cache, decode_processes=processes))
     order = Order(len(split), batch)
     dataset = pipeline.batches(
         split, images, order, BadImages("", 0.0, write=False), augmentation=augmentation, share=pipeline.ReplicaShare(),

@@ -93,7 +93,7 @@ def rows(scale: Scale, out: Path, fast: bool) -> Iterator[Row]:
     # On a CPU, two devices have the weights of one; on a machine with GPUs, 0 is all of them.
     mirrored = ("--strategy=mirrored", f"--num_devices={2 if fast else 0}")
     divided = {"DEEPDETECT_LOGICAL_GPUS": "2"}
-    yield Row("self-test", ("--selftest",))
+    yield Row("self-test", ("--selftest",), timed=True)  # It fills the card.
     yield Row(EXACT, exact)
     yield Row("exact2", exact, equal=True, slow=True)
     yield Row(KILLED, (*exact, f"--checkpoint_every_steps={scale.between_saves}"), equal=True)

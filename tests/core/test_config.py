@@ -95,6 +95,7 @@ BOUNDS = {
     "log_every_steps": ([0], [1, 1000]),
     "num_devices": ([-1], [0, 8]),
     "steps_per_execution": ([-1], [0, 1, 16]),
+    "decode_processes": ([-1], [0, 1, 16]),
     "peer_timeout_seconds": ([0.0, -1.0], [1.0, 600.0]),
     "startup_timeout_seconds": ([0.0, 0.5], [1.0, 3600.0]),
     "checkpoint_every_steps": ([-1], [0, 10]),

@@ -27,6 +27,7 @@ SURFACE = {
     "cache": "none",
     "cache_bytes": 0,
     "data_service": "",
+    "decode_processes": 0,
     "augment": "notebook",
     "sampling": "none",
     "layout": "auto",
@@ -203,7 +204,7 @@ UNITS = {
     "image_size": "pixels", "batch_size": "images", "plateau_patience": "epochs", "steps_per_epoch": "steps",
     "early_stopping_patience": "epochs", "log_every_steps": "steps", "checkpoint_every_steps": "steps",
     "checkpoint_every_seconds": "seconds", "max_seconds": "seconds", "max_image_pixels": "pixels",
-    "lr_warmup_steps": "steps", "steps_per_execution": "steps",
+    "lr_warmup_steps": "steps", "steps_per_execution": "steps", "decode_processes": "processes",
     "cache_bytes": "bytes", "peer_timeout_seconds": "seconds", "startup_timeout_seconds": "seconds",
     "freeze_backbone_epochs": "epochs",
 }  # fmt: skip

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.helpers.pictures import encoded, noise, smooth
 from trainer.data import decode, decode_batch
+from trainer.data.decoding import plain
 from trainer.data.formats import rescue
 from trainer.data.input_rule import InputRule
 
@@ -94,7 +95,7 @@ def damaged(content, random):
 @pytest.mark.slow
 def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
     """Two decoders must not disagree on a file's pixels; what the graph refuses, Pillow may read."""
-    assert decode_batch._decoders_agree()
+    assert decode_batch.decoders_agree()
     random = Random(0)
     whole = jpegs()
     contents = whole + [damaged(random.choice(whole), random) for _ in range(200)]
@@ -108,7 +109,7 @@ def test_jpegs_whole_and_damaged_become_what_the_graph_makes_of_them():
             expected = decode.resize(tf.constant(rescue.decode(content)), 48).numpy()
         assert (position in loaded.errors) == (expected is None), content
         assert expected is None or np.array_equal(loaded.images[position], expected), content
-    fast = sum(decode_batch.plain_shape(content) != decode_batch.NOT_PLAIN for content in contents)
+    fast = sum(plain.plain_shape(content) != plain.NOT_PLAIN for content in contents)
     assert len(loaded.errors) > 40
     assert fast > 60
 
@@ -119,9 +120,9 @@ def test_where_the_decoders_disagree_the_one_of_the_export_decides(monkeypatch, 
         pixels |= 1
         return done
 
-    decode_into = decode_batch.decode_into
-    monkeypatch.setattr(decode_batch, "decode_into", brighter)
-    monkeypatch.setattr(decode_batch, "_decoders_agree", functools.cache(decode_batch._decoders_agree.__wrapped__))
+    decode_into = plain.decode_into
+    monkeypatch.setattr(plain, "decode_into", brighter)
+    monkeypatch.setattr(decode_batch, "decoders_agree", functools.cache(decode_batch.decoders_agree.__wrapped__))
     with caplog.at_level("WARNING"):
         loaded = decode_batch.load_batch(EVERY_WAY, InputRule(48))
     assert np.array_equal(loaded.images, decode.decode_batch(tf.constant(EVERY_WAY), InputRule(48)).numpy())

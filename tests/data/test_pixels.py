@@ -1,7 +1,6 @@
 """Batches take over the memory of earlier ones, but never of one that is still in use, and no memory is lost."""
 
 import os
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from tests.helpers.pictures import encoded, noise
 from trainer.core.config import DataConfig
-from trainer.data import decode_batch, image_files, manifest, pipeline
+from trainer.data import decode_batch, image_files, manifest, pipeline, pixels
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.input_rule import InputRule
@@ -19,6 +18,10 @@ from trainer.data.pixels import aligned_empty
 
 SHAPE = (8, 256, 256, 3)  # More than a block's least size.
 PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def address(array):
@@ -60,15 +63,14 @@ def test_memory_of_a_living_tensor_is_not_used_again():
 
 
 def test_memory_that_nobody_uses_is_bounded():
-    tracemalloc.start()
-    try:
-        many = [aligned_empty((8 + number, 256, 256, 3)) for number in range(12)]
-        most = many[-1].nbytes
-        assert tracemalloc.get_traced_memory()[0] > 8 * most
-        del many
-        assert tracemalloc.get_traced_memory()[0] < 4.1 * most
-    finally:
-        tracemalloc.stop()
+    before = resident_bytes()
+    many = [aligned_empty((64 + number, 256, 256, 3)) for number in range(2 * pixels._MOST_FREE)]
+    for one in many:
+        one[:] = 1
+    most = many[-1].nbytes
+    assert resident_bytes() - before > (2 * pixels._MOST_FREE - 1.5) * most
+    del many, one
+    assert resident_bytes() - before < (pixels._MOST_FREE + 0.5) * most
 
 
 def test_a_batch_keeps_its_pixels_while_later_ones_are_decoded():
@@ -105,5 +107,5 @@ def test_thousands_of_batches_do_not_grow(image_set, cache):
     for number in range(2001):
         next(batches)
         if number in (400, 2000):
-            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE)
+            sizes.append(resident_bytes())
     assert sizes[1] - sizes[0] < 8 * 2**20

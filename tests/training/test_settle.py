@@ -82,8 +82,8 @@ def test_a_begun_job_stays_compiled_or_not(image_set, tmp_path, before, xla):
 
 def test_every_word_auto_is_known_by_its_field():
     automatic = {name for name, field in config_lib.settings().items() if field.metadata["auto"] is not None}
-    # The devices of each start settle the steps of a call.
-    assert automatic - {"steps_per_execution"} | {"monitor"} == {"batch_size", *settle.AUTOMATIC}
+    # The machine of each start settles the steps of a call and the processes.
+    assert automatic - {"steps_per_execution", "decode_processes"} | {"monitor"} == {"batch_size", *settle.AUTOMATIC}
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 Does not own: which image is read when (``order.py``), what happens to a bad one (``bad_images.py``).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -11,10 +13,13 @@ from trainer.core.config.registries import CROP
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.storage import transient
 from trainer.data import cache as cache_lib
-from trainer.data import decode, decode_batch, input_rule, interruptible, readers
+from trainer.data import decode, decode_batch, input_rule, interruptible, readers, slow_reads
+from trainer.data.decoding import pool as pool_lib
+from trainer.data.decoding.pool import DecodePool
+from trainer.data.decoding.worker import Source
 from trainer.data.input_rule import Draws
 from trainer.data.manifest import Split
-from trainer.data.pixels import DecodedBatch
+from trainer.data.pixels import DecodedBatch, aligned_empty
 from trainer.data.readers import Content
 from trainer.data.self_blending import validation
 from trainer.data.tfrecord import Array
@@ -41,6 +46,7 @@ class ImageSource:
         self.is_random = training and self.rule.mode == CROP
         self.max_pixels = config.max_image_pixels
         self._reader = readers.open_reader(split)
+        self._processes = _decode_pool(config.decode_processes)
         self._cache = (
             cache_lib.open_cache(config.cache, config.cache_bytes, split, self.rule, self.max_pixels)
             if cached
@@ -101,7 +107,23 @@ class ImageSource:
         self._reader.prefetch(index)
 
     def _decode(self, index: Array, draws: Draws | None) -> DecodedBatch:
-        contents = self.encoded(index)
+        if self._processes is None or len(index) < pool_lib.LEAST:
+            return self._decode_here(self.encoded(index), index, draws)
+        sources: Sequence[Source] = self._reader.places(index)
+        contents = [] if sources else self.encoded(index)
+        sources = sources or [content if isinstance(content, bytes) else b"" for content in contents]
+        images = aligned_empty((len(index), *self.rule.shape))
+        with slow_reads.watched(self._split.path(int(index[0]))):
+            rest = self._processes.load(sources, self.rule, self.max_pixels, draws, images)
+        if not rest:
+            return DecodedBatch(images, {})
+        # What was left out is done here, with retries and reasons.
+        others = [contents[at] for at in rest] if contents else self.encoded(index[rest])
+        here = self._decode_here(others, index[rest], None if draws is None else draws[rest])
+        images[rest] = here.images
+        return DecodedBatch(images, {rest[at]: reason for at, reason in here.errors.items()})
+
+    def _decode_here(self, contents: Sequence[Content], index: Array, draws: Draws | None) -> DecodedBatch:
 
         def attempt() -> DecodedBatch:
             try:
@@ -110,3 +132,9 @@ class ImageSource:
                 raise MemoryError(decode.reason(error)) from error
 
         return transient.retry(self._split.path(int(index[0])) if len(index) else "", attempt)
+
+
+def _decode_pool(processes: int) -> DecodePool | None:
+    """Return the processes of ``--decode_processes`` that decode for this one; None: it decodes itself."""
+    count = processes or pool_lib.automatic()
+    return pool_lib.shared(count) if count > 1 and decode_batch.decoders_agree() else None

@@ -7,8 +7,11 @@ and giving it back interrupts all cores.  So batches take over the memory of ear
 import collections
 import dataclasses
 import math
+import mmap
+import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -20,9 +23,10 @@ Image = TypeVar("Image", Pixels, Floats)
 
 _ALIGNMENT = 64  # Bytes: EIGEN_MAX_ALIGN_BYTES; TensorFlow uses such memory without a copy.
 _SMALLEST_BLOCK = 2**20  # Bytes; malloc itself uses smaller ones again.
-_MOST_FREE = 4  # Blocks that nobody uses, of all sizes together.
+_MOST_FREE = max(4, os.cpu_count() or 1)  # Blocks that nobody uses, of all sizes together: one for each reading thread.
 _MOST_SCRATCH = 2**24  # Bytes that a thread keeps; larger images are rare.
 
+_prepare: Callable[[Pixels], object] = len  # Nothing.
 _free: collections.deque[Pixels] = collections.deque(maxlen=_MOST_FREE)  # Its single operations are atomic.
 
 
@@ -47,11 +51,19 @@ def aligned_empty(shape: tuple[int, ...]) -> Pixels:
         return _allocated(count).reshape(shape)
     block = _freed(count)
     if block is None:
-        block = _allocated(count)
+        # Pages of its own, so that they can be locked without those of a neighbour.
+        block = np.frombuffer(mmap.mmap(-1, count), np.uint8)
+        _prepare(block)
     # Every view's base is this array, because NumPy looks for an owner no further than the memoryview.
     whole = np.frombuffer(block.data, np.uint8)
     weakref.finalize(whole, _free.append, block).atexit = False
     return whole.reshape(shape)
+
+
+def prepare_with(function: Callable[[Pixels], object]) -> None:
+    """Call a function with each large block from now on, before it is used for the first time."""
+    global _prepare
+    _prepare = function
 
 
 def _freed(count: int) -> Pixels | None:

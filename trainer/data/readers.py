@@ -20,6 +20,7 @@ import numpy as np
 from trainer.core.errors import StorageDown
 from trainer.core.storage import files, transient
 from trainer.data import image_files, slow_reads, tfrecord
+from trainer.data.decoding.worker import Place
 from trainer.data.manifest import Split
 from trainer.data.tfrecord import Array, Records
 
@@ -45,6 +46,10 @@ class Reader:
             StorageDown: if trouble of another kind does not pass.
         """
         raise NotImplementedError
+
+    def places(self, index: Array) -> list[Place]:
+        """Return where images lie on this machine, so that another process can read them; none if they do not."""
+        return []
 
     def read_one(self, number: int) -> bytes:
         """Return the bytes of one image.
@@ -102,6 +107,9 @@ class _Folder(Reader):
         with slow_reads.watched_each() as begin:
             return [self._read_local(number, begin) for number in index.tolist()]
 
+    def places(self, index: Array) -> list[Place]:
+        return [] if self._pool else [Place(self._split.path(number)) for number in index.tolist()]
+
     def _read_remote(self, number: int) -> Content:
         try:
             return image_files.read(self._split.path(number), self._split.folder(number))
@@ -133,6 +141,12 @@ class _LocalShards(Reader):
         with slow_reads.watched_each() as begin:
             rows = zip(*(column.tolist() for column in columns), strict=True)
             return [self._read(begin, *row) for row in rows]
+
+    def places(self, index: Array) -> list[Place]:
+        records = self._records.select(index)
+        columns = (records.offset, records.length, records.crc)
+        rows = zip(records.shard.tolist(), *(column.tolist() for column in columns), strict=True)
+        return [Place(self._records.shards[shard], *row) for shard, *row in rows]
 
     def _read(self, begin: Callable[[str], None], shard: int, length: int, offset: int, crc: int) -> Content:
         path = self._records.shards[shard]

@@ -4,13 +4,14 @@ Python's threads do this, so it must neither hold the interpreter's lock nor wai
 NumPy converts between bytes and floats, in memory of the thread's own, and releases the lock meanwhile.  Only the
 interpolation itself is TensorFlow's: a single operation runs on the thread that calls it, where a graph would go
 through two pools.  It gets a few images at a time, whose floats stay in a core's cache.
+Imports TensorFlow only when it is needed, because processes that decode seldom need it.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from trainer.core.config.registries import NEAREST
 from trainer.data import input_rule
@@ -48,17 +49,7 @@ class Stack:
         floats = self._floats[:count]
         np.copyto(floats, self.pixels[:count])
         np.add(floats, _HALF, out=floats)
-        # Without a copy, and so without the lock; TensorFlow relies on the alignment.
-        images = tf.experimental.dlpack.from_dlpack(floats.__dlpack__())
-        size = _sides(height, width)
-        if not shrinks:
-            return np.asarray(tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True))
-        return np.asarray(
-            tf.raw_ops.ScaleAndTranslate(
-                images=images, size=size, scale=_scales(*shape, height, width), translation=_scales(1, 1, 0, 0),
-                kernel_type="triangle", antialias=True,
-            )
-        )  # fmt: skip
+        return _interpolated(floats, height, width, shrinks=shrinks)
 
 
 @functools.lru_cache(1024)
@@ -67,14 +58,35 @@ def _nearest(length: int, size: int) -> npt.NDArray[np.int64]:
     return np.asarray(input_rule.nearest(np.arange(size), length, size))
 
 
+def _interpolated(floats: Floats, height: int, width: int, *, shrinks: bool) -> Floats:
+    """Return images ``[N, H, W, 3]`` as ``[N, height, width, 3]``: bilinear, or averaged if one side shrinks much."""
+    import tensorflow as tf
+
+    # Without a copy, and so without the lock; TensorFlow relies on the alignment.
+    images = tf.experimental.dlpack.from_dlpack(floats.__dlpack__())
+    size = _sides(height, width)
+    if not shrinks:
+        return np.asarray(tf.raw_ops.ResizeBilinear(images=images, size=size, half_pixel_centers=True))
+    return np.asarray(
+        tf.raw_ops.ScaleAndTranslate(
+            images=images, size=size, scale=_scales(*floats.shape[1:3], height, width), translation=_scales(1, 1, 0, 0),
+            kernel_type="triangle", antialias=True,
+        )
+    )  # fmt: skip
+
+
 # Operations that are given anything but tensors convert it first, and then hold the lock while they compute.
 @functools.lru_cache(1024)
-def _sides(height: int, width: int) -> tf.Tensor:
+def _sides(height: int, width: int) -> Any:
+    import tensorflow as tf
+
     with tf.device("/CPU:0"):
         return tf.constant([height, width])
 
 
 @functools.lru_cache(1024)
-def _scales(from_height: int, from_width: int, height: int, width: int) -> tf.Tensor:
+def _scales(from_height: int, from_width: int, height: int, width: int) -> Any:
+    import tensorflow as tf
+
     with tf.device("/CPU:0"):
         return tf.constant([height, width], tf.float32) / tf.constant([from_height, from_width], tf.float32)

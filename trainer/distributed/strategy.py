@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import JobFailed, RequestError
-from trainer.distributed import gpu_promise, shared_card, tf_private, xla_cache
+from trainer.distributed import gpu_promise, page_lock, shared_card, tf_private, xla_cache
 from trainer.distributed.cluster import Cluster
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,8 @@ def setup(
     if warning := gpu_promise.unused(gpus):
         log.warning("%s", warning)
     kind = "GPU" if gpus else "CPU"
+    if gpus:
+        page_lock.enable()
     devices = _devices(config, kind, gpus)
     replicas = len(devices) * cluster.num_workers
     if data.batch_size % replicas:

@@ -51,13 +51,18 @@ _current = threading.local()
 
 
 @contextlib.contextmanager
-def training_on(shard: Shard) -> Iterator[None]:
-    """Provide the layers that are traced inside with their shard."""
-    _current.shard = shard
+def training_on(shard: Shard, *, compiled: bool = False) -> Iterator[None]:
+    """Provide the layers that are traced inside with their shard, and with whether XLA compiles them."""
+    _current.shard, _current.compiled = shard, compiled
     try:
         yield
     finally:
-        _current.shard = None
+        _current.shard, _current.compiled = None, False
+
+
+def is_compiled() -> bool:
+    """Return whether XLA compiles what is traced now for training, so that operations that it handles well pay."""
+    return getattr(_current, "compiled", False)
 
 
 def _shard() -> Shard:

@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from trainer.models import max_pooling
+
 
 @keras.saving.register_keras_serializable("deepdetect")
 class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
@@ -29,10 +31,10 @@ class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable("deepdetect")
-class MaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
+class MaxPooling2D(max_pooling.MaxPooling2D):
     """Max-pooling of what ``Conv2D`` returns."""
 
     def call(self, inputs: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
         """Return the largest values, ``[b, H', W', C]``."""
-        largest = super().call(inputs)
+        largest = super().call(inputs, training)
         return keras.ops.relu(largest) if training else largest

@@ -6,7 +6,6 @@ Owns: the call.  Does not own: a step (``step/train_step.py``), which steps may 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -62,8 +61,7 @@ class Execution:
     ) -> tf.Tensor:
         """Return what ``train`` does; ``failed`` is that of the step's compilation, whose change is traced anew."""
         if self._most == 1:
-            batch = self._strategy.run(_with_labels, (batches[0],))
-            return self._train(batch, first, rates[0])[None]
+            return self._train(batches[0], first, rates[0])[None]
         stacked = self._strategy.run(_stacked, (batches,))
 
         def body(number: tf.Tensor, rows: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
@@ -86,9 +84,4 @@ def _stacked(batches: tuple[Batch, ...]) -> Batch:
 
 
 def _taken(stacked: Batch, number: tf.Tensor) -> Batch:
-    return _with_labels({name: values[number] for name, values in stacked.items()})
-
-
-def _with_labels(batch: dict[str, Any]) -> Batch:
-    """Return a batch as a step expects it: with labels of 32 bits, see ``DistributedInput.on_devices``."""
-    return {**batch, "label": tf.cast(batch["label"], tf.int32)}
+    return {name: values[number] for name, values in stacked.items()}

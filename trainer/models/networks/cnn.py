@@ -3,7 +3,7 @@
 import keras
 
 from trainer.core.config import ModelConfig
-from trainer.models import pooled_relu
+from trainer.models import max_pooling, pooled_relu
 from trainer.models.layers import Kernel, ShardBatchNorm, SlotDropout
 
 HELP = "the notebook's four convolution blocks."
@@ -19,12 +19,13 @@ def build(
 ) -> keras.KerasTensor:
     """Return the features ``[N, 256]`` of ``[N, S, S, 3]``, normalised after each convolution if asked."""
     x = inputs
-    # Normalisation stands between ReLU and maximum, and changes the order of values where its factor is negative.
-    blocks = keras.layers if batch_norm else pooled_relu
+    convolution, pooling = pooled_relu.Conv2D, pooled_relu.MaxPooling2D
+    if batch_norm:  # It stands between ReLU and maximum, and changes the order of values where its factor is negative.
+        convolution, pooling = keras.layers.Conv2D, max_pooling.MaxPooling2D
     for block, filters in enumerate(FILTERS, 1):
-        x = blocks.Conv2D(filters, 3, activation="relu", kernel_initializer=kernel(), name=f"conv{block}")(x)
+        x = convolution(filters, 3, activation="relu", kernel_initializer=kernel(), name=f"conv{block}")(x)
         x = ShardBatchNorm(name=f"norm{block}")(x) if batch_norm else x
-        x = blocks.MaxPooling2D(2, name=f"pool{block}")(x)
+        x = pooling(name=f"pool{block}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(UNITS, activation="relu", kernel_initializer=kernel(), name="hidden")(x)
     x = ShardBatchNorm(name="norm_hidden")(x) if batch_norm else x

@@ -37,6 +37,7 @@ class Gradients:
         shards: int,
         accumulate_steps: int,
         compiled: Callable[[], bool],
+        is_program: Callable[[], bool],
     ) -> None:
         """Bind what is differentiated.
 
@@ -49,7 +50,8 @@ class Gradients:
             per_replica: slots of a replica's batch.
             shards: see ``TrainStep``.
             accumulate_steps: see ``TrainStep``.
-            compiled: whether to make all of it one program of its own; asked whenever it is traced.
+            compiled: whether XLA compiles it; asked whenever it is traced.
+            is_program: whether to make all of it one program of its own, not a part of a larger one; likewise.
         """
         self._model = model
         self._logits = logits
@@ -64,6 +66,7 @@ class Gradients:
         # A separate function, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, autograph=False)
         self._compiled = compiled
+        self._is_program = is_program
         self._program = tf.function(self._plain, jit_compile=True, autograph=False)
 
     def of(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
@@ -80,7 +83,7 @@ class Gradients:
 
     def _gradients(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         """Return the same as ``of`` for a replica's batch, or a part of it."""
-        return (self._program if self._compiled() else self._plain)(batch, factor, seed, first_slot)
+        return (self._program if self._is_program() else self._plain)(batch, factor, seed, first_slot)
 
     def _plain(self, batch: Batch, factor: tf.Tensor, seed: tf.Tensor, first_slot: tf.Tensor) -> Parts:
         # The batch is cut into shards of one size, whatever the number of replicas.
@@ -133,7 +136,7 @@ class Gradients:
     ) -> Parts:
         """Return the same as ``_gradients``, for one shard."""
         shard = layers.Shard(seed, first_slot, self._batch_size, weights)
-        with tf.GradientTape() as tape, layers.training_on(shard):
+        with tf.GradientTape() as tape, layers.training_on(shard, compiled=self._compiled()):
             logits = self._logits(pixels, training=True)
             importance = self._loss.importance(labels)
             counts = weights if importance is None else weights * importance

@@ -120,7 +120,7 @@ class TrainStep:
         self._gradients = Gradients(
             model, self._logits_of(model), self._pixels, self._loss, batch_size=batch_size,
             per_replica=self._per_replica, shards=shards, accumulate_steps=accumulate_steps,
-            compiled=self._are_parts_compiled,
+            compiled=lambda: self.compilation.enabled, is_program=self._are_parts_compiled,
         )  # fmt: skip
         self._update = Update(
             strategy, model, optimizer, loss_scale, average, compiled=self._is_update_compiled, clip_norm=clip_norm,
@@ -191,6 +191,9 @@ class TrainStep:
         # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.
         context = tf.distribute.get_replica_context()
         replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        # Only here: outside of a compiled program a GPU's function takes integers of 32 bits from the host, and they
+        # would come back from the card at each call (see ``DistributedInput.on_devices``).
+        batch = {**batch, "label": tf.cast(batch["label"], tf.int32)}
         scale = self._loss_scale.scale.read_value() if self._loss_scale else tf.constant(1.0)
         seed = tf.random.fold_in(tf.constant([self._seed, 0x6E6F69], tf.int64), step, alg="philox")
         # Forward and backward pass; the loss is scaled, and divided by the slots until the real examples are counted.

@@ -103,6 +103,15 @@ class DataConfig:
         "decodes its own images.",
         fixed=False,
     )
+    decode_processes: int = setting(
+        0,
+        "Processes that read and decode images; changes no result. 1: the command's own, with a thread for each core. "
+        "auto or 0: one more for each core, but 1 on up to 4 cores, which threads keep busy.",
+        unit="processes",
+        minimum=0,
+        fixed=False,
+        auto=0,
+    )
     augment: str = setting(
         "notebook",
         "Training augmentation; several, separated by commas, are applied in their order.",

@@ -1,0 +1,1 @@
+"""Decode images, in this process or in others."""
