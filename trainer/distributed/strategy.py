@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import JobFailed, RequestError
-from trainer.distributed import gpu_promise, page_lock, shared_card, tf_private, xla_cache
+from trainer.distributed import gpu_promise, page_lock, shared_card, tf_private
 from trainer.distributed.cluster import Cluster
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,6 @@ def setup(
     tf_private.switch_off_iterator_autotune()
     if missing := missing_gpus(config):
         raise gpu_promise.broken(missing, in_cluster=cluster.num_workers > 1)
-    xla_cache.use(config.xla_cache_dir)
     gpus = shared_card.prepare(tf.config.list_physical_devices("GPU"))
     if warning := gpu_promise.unused(gpus):
         log.warning("%s", warning)

@@ -1,31 +1,35 @@
 """A folder of this machine that keeps compiled GPU programs and their measurements for the next start.
 
-TensorFlow and XLA read its place from the environment, once, when the first program is compiled.
+TensorFlow reads its place from the environment when it is imported.  Imports no TensorFlow.
 """
 
+import glob
+import importlib.metadata
 import logging
 import os
 import re
+from pathlib import Path
 
-import tensorflow as tf
+from trainer.distributed import gpu_promise
 
 log = logging.getLogger(__name__)
 
 NONE = "none"
 
+_CARDS = "/proc/driver/nvidia/gpus/*/information"
+_KIND = "GPU"  # Not CPU: TensorFlow's augmentation is compiled there in less time than it takes to read a file.
+
 
 def use(folder: str) -> None:
-    """Keep compiled GPU programs in a folder; call it before TensorFlow's first op.
+    """Keep compiled GPU programs in a folder; call it before TensorFlow is imported.
 
     Args:
         folder: value of ``--xla_cache_dir``.
     """
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus or folder == NONE:
+    if folder == NONE or not gpu_promise.nvidia_devices():
         return
     # A key of TensorFlow's holds neither its version nor the card.
-    details = tf.config.experimental.get_device_details(gpus[0])
-    name = f"tensorflow-{tf.__version__}-{details.get('device_name', 'GPU')}"
+    name = f"tensorflow-{importlib.metadata.version('tensorflow')}-{_cards()}"
     path = os.path.join(os.path.abspath(place(folder)), re.sub(r"[^\w.-]+", "-", name))
     try:
         os.makedirs(path, exist_ok=True)
@@ -40,6 +44,13 @@ def use(folder: str) -> None:
         os.environ[variable] = with_flags(os.environ.get(variable, ""), words)
 
 
+def _cards() -> str:
+    """Return the kinds of this machine's GPUs, as the driver calls them."""
+    texts = [Path(path).read_text() for path in glob.glob(_CARDS)]
+    return "-".join(sorted({line.partition(":")[2].strip() for text in texts for line in text.splitlines()
+                            if line.startswith("Model:")}))  # fmt: skip
+
+
 def place(folder: str) -> str:
     """Return the folder that a value of ``--xla_cache_dir`` means."""
     if folder != "auto":
@@ -51,9 +62,8 @@ def place(folder: str) -> str:
 def variables(path: str) -> dict[str, list[str]]:
     """Return the flags that make TensorFlow keep executables, and XLA what it measured, by environment variable."""
     return {
-        # Not those of a CPU: TensorFlow's augmentation is compiled there in less time than it takes to read a file.
         "TF_XLA_FLAGS": [
-            f"--tf_xla_persistent_cache_directory={path}", "--tf_xla_persistent_cache_device_types=GPU",
+            f"--tf_xla_persistent_cache_directory={path}", f"--tf_xla_persistent_cache_device_types={_KIND}",
         ],
         "XLA_FLAGS": [f"--xla_gpu_per_fusion_autotune_cache_dir={path}"],
     }  # fmt: skip

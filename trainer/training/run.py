@@ -19,7 +19,7 @@ from trainer.data import manifest, split_report
 from trainer.data.layouts import mounted
 from trainer.data.manifest import Split
 from trainer.distributed import cluster as cluster_lib
-from trainer.distributed import consistency, process_group
+from trainer.distributed import consistency, process_group, xla_cache
 from trainer.models import keras_settings
 from trainer.models.weights.published import NONE
 from trainer.serving import exported_model
@@ -80,6 +80,7 @@ def _run(
         if config.export.kinds:
             exported_model.require_loadable(paths.job_dir, "job_dir")
         clock.end("images")
+        xla_cache.use(config.runtime.xla_cache_dir)
         with keras_settings.pinned():  # TensorFlow is loaded here: what can be refused without it was refused.
             from trainer.training import job
             from trainer.training.start import build

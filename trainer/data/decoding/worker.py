@@ -90,7 +90,7 @@ def main(socket: int, memory: int) -> None:
     """Work until the other end of the socket is closed; both arguments are descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM):  # A terminal sends them to all; the training process decides.
         signal.signal(number, signal.SIG_IGN)
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # For the interpolations.
     room = np.frombuffer(mmap.mmap(memory, 2 * ROOM_BYTES), np.uint8)
     connection, shards = Connection(socket), Shards()
     while True:
