@@ -693,3 +693,19 @@ def test_stock_fit_agrees_on_even_batches():
 @pytest.mark.slow
 def test_stock_fit_agrees_on_an_uneven_batch():
     assert_close(stock_fit(1, [4, 3]), stock_fit(2, [4, 3]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "xla"), [(1, False), (1, True), (2, True)])
+def test_layers_know_whether_they_are_compiled(devices, xla):
+    known = []
+
+    def model():
+        inputs = keras.Input([SIDE, SIDE, 3], name="pixels")
+        x = keras.layers.Lambda(lambda values: known.append(layers.is_compiled()) or values)(inputs)
+        logits = keras.layers.Dense(2, dtype="float32", name="logits")(keras.layers.Flatten()(x))
+        return keras.Model(inputs, keras.layers.Activation("softmax", dtype="float32")(logits))
+
+    losses_of(devices, make_model=model, xla=xla)
+    assert known.pop(0) is False  # When the model was built.
+    assert set(known) == {xla}
