@@ -215,7 +215,7 @@ hashes[100_000:] = hashes[:50_000] ^ np.uint64(9)
 records = synthetic(hashes)
 records.table["width"] = records.table["height"] = 64
 found = duplicates.find(records)
-summary.summarise(found, cues.find(records), {})
+summary.summarise(found, cues.find(records), set(), {})
 peak = re.search(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())  # ru_maxrss begins with the parent's.
 print(sum(found.near_counts.values()), int(peak[1]) // 1024)
 """
