@@ -19,6 +19,9 @@ _NOT_NOW = (http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY, http.HTT
 _ABSENT = (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE)
 _NO_CONTAINER = ("NoSuchBucket", "RepositoryNotFoundError", "RevisionNotFoundError", "BucketNotFoundError",
                  "ContainerNotFound")  # fmt: skip
+# Names of errors that come without a status, and would come again.
+_WRONG = ("ParamValidationError", "ProfileNotFound", "NoRegionError", "InvalidRegionError", "InvalidURL",
+          "InvalidUrlClientError", "NonHttpUrlClientError")  # fmt: skip
 _OF_THE_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 CREDENTIALS = "see docs/data.md, Other storages, for where credentials come from"
@@ -43,9 +46,9 @@ def translated(error: Exception, path: str) -> Exception:
     if status == http.HTTPStatus.FORBIDDEN or isinstance(error, PermissionError):
         return AccessDenied(f"expected permission to read {path!r}, received a refusal ({reason(error)}); grant it, or "
                             f"{CREDENTIALS}")  # fmt: skip
-    if status is not None:
-        return RequestError(f"expected a request that the server accepts, received for {path!r}: {reason(error)}; "
-                            "check the path")  # fmt: skip
+    if status is not None or _is_wrong(error):
+        return RequestError(f"expected a path that its storage accepts, received {path!r} ({reason(error)}); "
+                            "check the spelling")  # fmt: skip
     return error
 
 
@@ -69,19 +72,23 @@ def status_of(error: BaseException) -> int | None:
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
         for status in (getattr(one, "status", None), getattr(one, "status_code", None),
                        getattr(response, "status_code", None), metadata.get("HTTPStatusCode")):  # fmt: skip
-            if isinstance(status, int) and status >= http.HTTPStatus.BAD_REQUEST:
+            if isinstance(status, int) and status >= http.HTTPStatus.MULTIPLE_CHOICES:
                 return status
     return None
 
 
 def _may_pass(error: Exception, status: int | None) -> bool:
-    if isinstance(error, TimeoutError | ConnectionError):
+    if isinstance(error, TimeoutError | ConnectionError) or getattr(error, "errno", None) == errno.EBUSY:
         return True
     if status is not None:
         return status in _NOT_NOW or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
-    if isinstance(error, (*_OF_THE_FILE, PermissionError)) or _lacks_credentials(error):
+    if isinstance(error, (*_OF_THE_FILE, PermissionError)) or _lacks_credentials(error) or _is_wrong(error):
         return False
     return is_transient(error) or any(type(one).__module__.split(".")[0] in _CLIENTS for one in _chain(error))
+
+
+def _is_wrong(error: Exception) -> bool:
+    return isinstance(error, ValueError | NotImplementedError) or any(_word(one) in _WRONG for one in _chain(error))
 
 
 def _lacks_credentials(error: BaseException) -> bool:
