@@ -224,6 +224,16 @@ def test_a_web_server_has_no_listing(server, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_mark_of_a_folder_is_no_image(s3):
+    import s3fs
+
+    client = s3fs.S3FileSystem(skip_instance_cache=True)
+    client.call_s3("put_object", Bucket=s3.removeprefix("s3://"), Key="a/mark/", Body=b"")
+    assert sorted(files.list_below(f"{s3}/a")) == ["b c.bin", "c/d.bin", "mark/"]
+    assert files.list_names(f"{s3}/a") == [".h", "b c.bin", "c", "mark"]
+
+
+@pytest.mark.slow
 def test_a_missing_bucket_is_a_wrong_request_and_a_missing_object_is_not(s3):
     for act in (files.list_names, lambda path: list(files.list_below(path)), files.read_bytes):
         with pytest.raises(RequestError, match="expected an existing place, received 's3://no-such-bucket/a/b'"):

@@ -37,7 +37,7 @@ def request_seconds() -> float:
 def s3_options() -> dict[str, Any]:
     """Return the options of the S3 client: time limits, no retries of its own, no cache of listings."""
     seconds = request_seconds()
-    limits = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"max_attempts": 1}}
+    limits = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"total_max_attempts": 1}}
     return {"config_kwargs": {**limits, "max_pool_connections": _CONNECTIONS}, "use_listings_cache": False}
 
 
@@ -105,7 +105,7 @@ class FsspecStorage(ReadOnlyStorage):
 
         def attempt(client: Any, name: str) -> list[str]:
             start = name.rstrip("/") + "/"
-            names = map(client._strip_protocol, getattr(client, how)(name.rstrip("/"), detail=False))
+            names = getattr(client, how)(name.rstrip("/"), detail=False)
             return [one[len(start) :] for one in names if one.startswith(start) and len(one) > len(start)]
 
         names = self._call(path, attempt)
