@@ -150,10 +150,11 @@ class FsspecStorage(ReadOnlyStorage):
         """Run ``action(client, name)`` until it succeeds, time is up, or a retry cannot help."""
         self.check(path)
         client = self._client(path)
+        place = importlib.import_module("fsspec.core").url_to_fs(path)[1]  # As the client names it.
 
         def attempt() -> T:
             try:
-                return action(client, client._strip_protocol(path))
+                return action(client, place)
             except StoppedEarly:
                 raise
             except RequestError:
