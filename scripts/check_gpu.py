@@ -1,16 +1,18 @@
 """Run the job on this machine's GPU in every way that matters, by its public commands, and say what came out.
 
-  python scripts/check_gpu.py --out=check                    about 10 minutes
+  python scripts/check_gpu.py --out=check                    about 8 minutes
   python scripts/check_gpu.py --out=check --rows=files,xla
   FAST=1 python scripts/check_gpu.py --out=check             a few steps on a CPU, to try the script itself
 
-Rows: self-test; jobs from files and from the memory cache, in three precisions, with XLA, mirrored, with batch
-normalisation; --deterministic twice, and killed once and continued; export and evaluation.  check.md grows row by row,
-so that a time limit costs only the rows behind it; failures.txt has the ends of logs that failed.
+Rows: self-test; jobs from files and from the memory cache, in three precisions, with XLA, mirrored, on a divided card,
+with batch normalisation; --deterministic twice, and killed once and continued; export and evaluation.  Those whose
+speed does not matter run side by side, --parallel at a time.  check.md grows row by row, so that a time limit costs
+only the rows behind it; failures.txt has the ends of logs that failed.
 Exit codes: 0 all rows passed, and weights that must be equal are; 1 not so; 2 there is no GPU.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
@@ -21,8 +23,9 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +71,18 @@ class Row:
         name: of the row, and of the job's folder.
         flags: of the command.
         module: of the command.
+        environment: variables of the command's own.
         equal: whether the weights must be those of ``EXACT``.
+        timed: whether its speed matters, or it needs all of the card: it runs alone, after those that do not.
         slow: whether ``FAST`` leaves it out: other tests train so on a CPU, or XLA would compile for a minute.
     """
 
     name: str
     flags: tuple[str, ...] = ()
     module: str = TRAIN
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     equal: bool = False
+    timed: bool = False
     slow: bool = False
 
 
@@ -85,23 +92,24 @@ def rows(scale: Scale, out: Path, fast: bool) -> Iterator[Row]:
     exact = ("--deterministic", "--precision=float32", cached, f"--steps_per_epoch={scale.short}")
     # On a CPU, two devices have the weights of one; on a machine with GPUs, 0 is all of them.
     mirrored = ("--strategy=mirrored", f"--num_devices={2 if fast else 0}")
+    divided = {"DEEPDETECT_LOGICAL_GPUS": "2"}
     yield Row("self-test", ("--selftest",))
-    yield Row("files", slow=True)
     yield Row(EXACT, exact)
     yield Row("exact2", exact, equal=True, slow=True)
     yield Row(KILLED, (*exact, f"--checkpoint_every_steps={scale.between_saves}"), equal=True)
     yield Row("mirrored-exact", (*exact, *mirrored), equal=fast)
-    yield Row("mirrored", ("--precision=mixed_float16", cached, *mirrored), slow=True)
-    yield Row("bfloat16", ("--precision=mixed_bfloat16", cached), slow=True)
-    yield Row("float16", ("--precision=mixed_float16", cached), slow=True)
-    yield Row("xla", ("--precision=mixed_bfloat16", cached, "--xla"), slow=True)
-    yield Row("noxla", ("--precision=mixed_bfloat16", cached, "--noxla"), slow=True)
-    yield Row("float32", ("--precision=float32", cached), slow=True)
     yield Row("mirrored-xla", ("--precision=mixed_float16", cached, "--xla", *mirrored), slow=True)
     yield Row("cnn_bn", ("--model=cnn_bn", cached), slow=True)
     yield Row("exported", (cached, "--export=best", "--threshold_by=accuracy"))
+    yield Row("files", timed=True, slow=True)
+    yield Row("bfloat16", ("--precision=mixed_bfloat16", cached), timed=True, slow=True)
+    yield Row("noxla", ("--precision=mixed_bfloat16", cached, "--noxla"), timed=True, slow=True)
+    yield Row("divided", (*exact, "--strategy=mirrored", "--num_devices=2"), environment=divided, timed=True, slow=True)
+    yield Row("float16", ("--precision=mixed_float16", cached), timed=True, slow=True)
+    yield Row("mirrored", ("--precision=mixed_float16", cached, *mirrored), timed=True, slow=True)
+    yield Row("float32", ("--precision=float32", cached), timed=True, slow=True)
     score = (f"--model_dir={out / 'jobs' / 'exported' / 'export' / 'best'}", f"--data_dir={out / 'data'}")
-    yield Row("evaluate", (*score, "--split=Test", f"--out={out / 'evaluation'}"), EVALUATE)
+    yield Row("evaluate", (*score, "--split=Test", f"--out={out / 'evaluation'}"), EVALUATE, timed=True)
 
 
 class Command:
@@ -110,17 +118,17 @@ class Command:
     A process of its own, or with ``fast`` a copy of this one, which has loaded TensorFlow but not started it.
     """
 
-    def __init__(self, module: str, words: Sequence[str], log: Path, fast: bool) -> None:
+    def __init__(self, row: Row, words: Sequence[str], log: Path, fast: bool) -> None:
         self._copy: Any = None
         self._process: subprocess.Popen[bytes] | None = None
         if fast:
-            self._copy = multiprocessing.get_context("fork").Process(target=_run, args=(module, words, log))
+            self._copy = multiprocessing.get_context("fork").Process(target=_run, args=(row.module, words, log))
             self._copy.start()
             return
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *words], cwd=ROOT, env=_environment(), stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                [sys.executable, "-m", row.module, *words], cwd=ROOT, env={**_environment(), **row.environment},
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
     def wait(self, seconds: float) -> int | None:
@@ -221,7 +229,8 @@ class Check:
     def __init__(self, out: Path, scale: Scale, *, fast: bool, limit: float) -> None:
         self._out, self._scale, self._fast, self._limit = out, scale, fast, limit
         self.outcomes: dict[str, Outcome] = {}
-        self._equal: list[str] = []  # Rows whose weights were compared.
+        self._equal: list[str] = []  # Rows whose weights must be those of ``EXACT``.
+        self._lock = threading.Lock()  # Of both files.
         for folder in ("logs", "jobs"):
             (out / folder).mkdir(parents=True, exist_ok=True)
         (out / "check.md").write_text("")
@@ -229,8 +238,8 @@ class Check:
 
     def say(self, line: str) -> None:
         """Print a line and add it to the page."""
-        print(line, flush=True)
-        with (self._out / "check.md").open("a") as page:
+        with self._lock, (self._out / "check.md").open("a") as page:
+            print(line, flush=True)
             page.write(f"{line}\n")
 
     def draw(self) -> None:
@@ -243,6 +252,14 @@ class Check:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
+    def measure_all(self, chosen: Sequence[Row], parallel: int) -> None:
+        """Run the rows whose speed does not matter side by side, so many at a time, then each of the others alone."""
+        with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+            list(pool.map(self.measure, [row for row in chosen if not row.timed]))
+        for row in chosen:
+            if row.timed:
+                self.measure(row)
+
     def measure(self, row: Row) -> None:
         """Run a row and write its line."""
         job, began = self._out / "jobs" / row.name, time.monotonic()
@@ -252,21 +269,18 @@ class Check:
         log = self._out / "logs" / f"{row.name}.log"
         log.write_bytes(b"")
         problem = self._kill_once(row, words, job, log) if row.name == KILLED else ""
-        command = Command(row.module, words, log, self._fast)
+        command = Command(row, words, log, self._fast)
         code = command.wait(self._limit)
         if code is None:
             command.kill()
         seconds = time.monotonic() - began
         outcome = read_job(job, code, seconds, problem) if trains else Outcome(code, seconds)
-        exact = self.outcomes.get(EXACT)
-        if row.equal and exact and not outcome.failed:
-            self._equal.append(row.name)
-            if outcome.weights != exact.weights:
-                outcome = dataclasses.replace(outcome, problem=f"weights differ from those of {EXACT}")
         self.outcomes[row.name] = outcome
         self.say(outcome.line(row.name))
+        if row.equal:
+            self._equal.append(row.name)
         if outcome.failed:
-            self._keep_failure(row.name, log)
+            self._keep_failure(row.name)
         shutil.rmtree(job / "checkpoints", ignore_errors=True)  # 60 MB each.
 
     def _usual(self, job: Path) -> list[str]:
@@ -279,7 +293,7 @@ class Check:
 
     def _kill_once(self, row: Row, words: Sequence[str], job: Path, log: Path) -> str:
         """Kill the job after its first checkpoint; return why that did not work, or nothing."""
-        command, began = Command(row.module, words, log, self._fast), time.monotonic()
+        command, began = Command(row, words, log, self._fast), time.monotonic()
         while not list(job.glob("checkpoints/*/COMMIT*")):
             if command.wait(0.02) is not None:
                 return "it ended before its first checkpoint"
@@ -288,24 +302,38 @@ class Check:
         command.kill()
         return "it ended before it was killed" if (job / "result.json").exists() else ""
 
-    def _keep_failure(self, name: str, log: Path) -> None:
+    def _keep_failure(self, name: str) -> None:
         """Add the end of a log to failures.txt at once, so that a time limit does not cost it."""
-        lines = log.read_text(errors="replace").splitlines()[-25:]
-        with (self._out / "failures.txt").open("a") as file:
+        lines = (self._out / "logs" / f"{name}.log").read_text(errors="replace").splitlines()[-25:]
+        with self._lock, (self._out / "failures.txt").open("a") as file:
             file.write("\n".join([f"== {name}", *(line[:500] for line in lines), ""]))
 
     def finish(self) -> int:
         """Write the ratios and the verdict; return the exit code."""
         self.say("")
-        for above, below in (("files", "bfloat16"), ("xla", "noxla")):
+        for above, below in (("files", "bfloat16"), ("bfloat16", "noxla")):
             pair = [self.outcomes[name].rate if name in self.outcomes else 0.0 for name in (above, below)]
             if all(pair):
                 self.say(f"- images/s of {above} / {below}: {pair[0] / pair[1]:.2f}")
+        self._compare_weights()
         failures = [name for name, outcome in self.outcomes.items() if outcome.failed]
-        if self._equal and not failures:
-            self.say(f"- the weights of {', '.join([EXACT, *self._equal])} are equal")
         self.say(f"- failed: {', '.join(failures)}; see failures.txt" if failures else "- all rows passed")
         return 1 if failures else 0
+
+    def _compare_weights(self) -> None:
+        """Say which weights are those of ``EXACT``, and let rows fail whose weights should be and are not."""
+        exact = self.outcomes.get(EXACT)
+        if exact is None or exact.failed:
+            return
+        ended = [name for name in self._equal if not self.outcomes[name].failed]
+        same = [name for name in ended if self.outcomes[name].weights == exact.weights]
+        if same:
+            self.say(f"- the weights of {', '.join([EXACT, *same])} are equal")
+        for name in set(ended) - set(same):
+            problem = f"weights differ from those of {EXACT}"
+            self.outcomes[name] = dataclasses.replace(self.outcomes[name], problem=problem)
+            self.say(f"- {name}: {problem}")
+            self._keep_failure(name)
 
 
 def gpus() -> list[str]:
@@ -329,6 +357,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--out", required=True, help="folder for check.md, failures.txt, logs and jobs")
     made.add_argument("--rows", default="", help="only these, separated by commas")
+    made.add_argument("--parallel", type=int, default=8, help="untimed rows at a time (default 8; with --fast 1)")
     made.add_argument("--limit", type=float, default=240.0, help="seconds after which a row has failed (default 240)")
     made.add_argument("--fast", action="store_true", default=bool(os.environ.get("FAST")), help="the same as FAST=1")
     return made
@@ -355,9 +384,7 @@ def main(argv: Sequence[str]) -> int:
     check.draw()
     if fast:
         _load()
-    for name, row in every.items():
-        if name in names:
-            check.measure(row)
+    check.measure_all([row for name, row in every.items() if name in names], 1 if fast else arguments.parallel)
     return check.finish()
 
 
