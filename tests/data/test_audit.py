@@ -36,6 +36,7 @@ def audit(data_dir, out, *words):
     return code, json.loads((Path(out) / "audit.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_a_packed_set_is_refused_and_not_called_broken(clean, tmp_path, capsys):
     pack(PackFlags(data_dir=str(clean), out=str(tmp_path / "packed")), read_all_splits(str(clean)))
     assert "packed set" in refusal(
@@ -449,6 +450,7 @@ def test_odd_names_and_links_work_everywhere(data, tmp_path):
 # The command.
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_shows_what_was_found(data, tmp_path):
     shutil.copy(data / "Train/Real/00001.jpg", data / "Test/Real/leak.jpg")
     _, report = audit(data, tmp_path / "out")
@@ -520,12 +522,17 @@ def test_an_empty_class_of_test_is_no_fault(data, tmp_path):
     ("words", "message"),
     [
         ([], "expected one of the commands audit"),
-        (["audti"], "received audti"),
-        (["audit"], "expected --data_dir"),
         (["audit", "--data_dir", "absent", "--out", "o"], "no folder 'absent/Train'"),
-        (["audit", "--data_dir=absent", "--out=o", "more"], "expected only flags"),
-        (["audit", "--near_distance=8"], "--near_distance"),
-        (["audit", "--strickt"], "did you mean 'strict'"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                (["audti"], "received audti"),
+                (["audit"], "expected --data_dir"),
+                (["audit", "--data_dir=absent", "--out=o", "more"], "expected only flags"),
+                (["audit", "--near_distance=8"], "--near_distance"),
+                (["audit", "--strickt"], "did you mean 'strict'"),
+            )
+        ),
     ],
 )
 def test_a_wrong_request_is_one_line_and_costs_little(words, message, tmp_path):
