@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from trainer.core.storage import files
-from trainer.data.audit import cues, digest, duplicates, scan, suggestion
+from trainer.data.audit import cues, digest, duplicates, rescued, scan, suggestion
 from trainer.data.audit import summary as summaries
 from trainer.data.audit.cues import FILE, PICTURE, Finding
 from trainer.data.audit.duplicates import Duplicates
@@ -26,7 +26,7 @@ _EMBEDDED = 100_000  # Names of the suggested drop list in the page itself.
 
 
 def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
-    """Audit the splits, write ``audit.json``, ``audit.html`` and a drop list, and return the first."""
+    """Audit the splits, write ``audit.json``, ``audit.html`` and the lists beside them, and return the first."""
     doubts = audit_labels.read(request.evaluation, splits) if request.evaluation else []
     records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
     copies = duplicates.find(records, request.near_distance)
@@ -42,6 +42,7 @@ def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
     text = json.dumps(summary, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
     files.write_text(files.join(request.out, suggestion.FILE), suggestion.text(copies, chosen))
+    files.write_text(files.join(request.out, rescued.FILE), rescued.table(records))
     page = render(copies, findings, chosen, doubts, summary)
     files.write_text(files.join(request.out, "audit.html"), page)
     return summary
@@ -54,6 +55,8 @@ def summary_table(summary: Mapping[str, Any], out: str) -> str:
         counts = ", ".join(f"{name} {count['images']:,}" for name, count in classes.items())
         bad = sum(count["bad"] for count in classes.values())
         lines.append(f"{split:<12}{counts}{f'; {bad:,} broken' if bad else ''}")
+    if number := sum(summary["rescued"].values()):
+        lines.append(f"{'rescued':<12}{number:,} images that not every decoder reads, in {rescued.FILE}")
     exact, near = summary["exact"], summary["near"]
     lines.append(f"{'equal':<12}{exact['groups']:,} pictures in {exact['images']:,} files")
     lines.append(f"{'similar':<12}{near['inside']:,} pairs in a class, {near['across_classes']:,} across classes")
@@ -102,6 +105,7 @@ def render(
         odd=audit_gallery.odd(records),
         doubts=audit_gallery.doubts(records, doubts),
         drop_file=suggestion.FILE,
+        rescued_file=rescued.FILE,
         suggested=audit_gallery.suggested(records, chosen, _EMBEDDED),
         cues=html.draw(
             audit_charts.cue_bars(findings, flag_auc),

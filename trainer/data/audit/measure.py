@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
-from trainer.data.formats import rescue
+from trainer.data.formats import image_format, rescue
 from trainer.data.formats.image_format import Unreadable
 
 FINGERPRINT_SIDE = 16
+# How an image was read: plainly, in a form that TensorFlow does not read or reads otherwise, or in part.
+RESCUES = ("", "by Pillow", "without its damaged metadata")
 
 # One image.  ``ok`` is False for a bad file, whose other fields may be zero.  quality and subsampling are 0 and -1
 # where there is none; colours, brightness (mean luminance) and contrast (its deviation) are in grey levels, 0 to 255;
-# sharpness is the variance of the Laplacian of the centre, colours their number in a small copy.
+# sharpness is the variance of the Laplacian of the centre, colours their number in a small copy; rescued indexes
+# RESCUES.
 IMAGE = np.dtype(
     [
         ("split", "u1"),
@@ -48,6 +51,7 @@ IMAGE = np.dtype(
         ("phash", "u8"),
         ("fingerprint", "u1", FINGERPRINT_SIDE**2),
         ("flat", "?"),
+        ("rescued", "u1"),
     ]
 )
 
@@ -97,13 +101,14 @@ def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
     row["bytes"] = len(data)
     row["sha256"] = hashlib.sha256(data).digest()
     try:
-        with rescue.opened(data, max_image_pixels) as image:
+        with rescue.opened(data, max_image_pixels) as (image, is_bare):
             _measure_header(row, image)
             _measure_container(row, image)
             upright = rescue.upright(image, data)
             _measure_pixels(row, rescue.rgb(upright))
     except Unreadable as error:
         raise BadImage(str(error)) from error
+    row["rescued"] = 2 if is_bare else not image_format.is_for_graph(data)
     row["ok"] = True
 
 

@@ -10,9 +10,9 @@ Look at a data set before training on it.
   python scripts/prepare_data.py audit --data_dir=D --out=O [flags]
 
 D holds {Train,Validation,Test}/<class>/* images, Train at least.  O receives audit.html to read, audit.json for
-programs (docs/audit.md), and suggested_drop.txt for --drop: counts, sizes, formats and brightness by split and class,
-broken files, equal and similar images inside and across splits and classes, odd images, and how well file size, JPEG
-quality and the like give the class away.
+programs (docs/audit.md), suggested_drop.txt for --drop, and rescued.csv: counts, sizes, formats and brightness by split
+and class, broken files, equal and similar images inside and across splits and classes, odd images, and how well file
+size, JPEG quality and the like give the class away.
 
 Exit codes: 0 done; 1 with --strict: images are in two splits, or equal files in two classes; 2 the request is wrong."""
 

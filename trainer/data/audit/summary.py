@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.core.storage import files
-from trainer.data.audit import digest, outliers, source_counts
+from trainer.data.audit import digest, outliers, rescued, source_counts
 from trainer.data.audit.cues import Finding
 from trainer.data.audit.duplicates import MIN_CORRELATION, Duplicates, to_drop
 from trainer.data.audit.scan import Records, Table
@@ -44,6 +44,7 @@ def summarise(
         "formats": _by_split_and_class(records, lambda part: _tally(part, "format")),
         "modes": _by_split_and_class(records, lambda part: _tally(part, "mode")),
         "bad": [{"path": _name(records, index), "reason": why} for index, why in sorted(records.reasons.items())],
+        "rescued": rescued.counts(records),
         "training_skips": [],  # Training reads what the audit reads; it did not always.
         "rotated": int((table["ok"] & (table["orientation"] > 1)).sum()),
         "flat": [_name(records, int(index)) for index in np.flatnonzero(table["ok"] & table["flat"])],
