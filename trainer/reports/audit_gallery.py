@@ -13,6 +13,7 @@ from PIL import Image
 from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
 from trainer.core.storage.transient import is_transient
+from trainer.data import image_files
 from trainer.data.audit import outliers
 from trainer.data.audit.duplicates import Duplicates
 from trainer.data.audit.scan import Records
@@ -49,7 +50,7 @@ class Cluster:
 def picture(records: Records, index: int, caption: str = "") -> html.Picture | None:
     """Return a thumbnail; None if the file cannot be read any more, without which the page is useful too."""
     try:
-        small = Image.fromarray(rescue.decode(files.read_bytes(records.path(index))))
+        small = Image.fromarray(rescue.decode(image_files.read(records.path(index))))
         small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     except StoppedEarly:
         raise

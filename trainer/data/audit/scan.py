@@ -136,7 +136,7 @@ def _read(path: str, folder: str) -> bytes:
 
 
 def _check_kind_and_size(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # Reading it tells more.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Reading it tells more; it may be in a tar file.
         status = transient.retry(path, functools.partial(os.stat, path))
         if not stat.S_ISREG(status.st_mode):
             raise measure.BadImage("not a regular file")

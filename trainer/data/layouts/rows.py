@@ -71,6 +71,11 @@ def _given(text: str, names: Sequence[str]) -> dict[str, str]:
     return given
 
 
+def weight_note(name: str) -> str:
+    """Return the note on a column of weights: training weighs classes (``--class_weights``), not images."""
+    return f"the column {name!r} (weight) is not used: every image counts once"
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Columns by meaning, ``path`` and ``label`` at least, each ``[N]``; ``classes``: of a label, if it is known."""

@@ -106,7 +106,7 @@ def _jsonl(lines: TextIO, choose: Choose) -> Columns:
     columns: Columns = {name: [] for name in names}
     for row in itertools.chain(probed, rows):
         for name in names:
-            columns[name].append(sys.intern(_as_text(row.get(name))))
+            columns[name].append(sys.intern(as_text(row.get(name))))
     return columns
 
 
@@ -122,10 +122,11 @@ def _parquet(path: str, choose: Choose) -> Columns:
     file = parquet.ParquetFile(content)
     names = list(choose(list(file.schema_arrow.names)))
     table = file.read(columns=names)
-    return {name: [sys.intern(_as_text(value)) for value in table.column(name).to_pylist()] for name in names}
+    return {name: [sys.intern(as_text(value)) for value in table.column(name).to_pylist()] for name in names}
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value of JSON or Parquet as CSV would have it."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():

@@ -33,7 +33,7 @@ def read(data_dir: str, settings: LayoutConfig) -> Images:
         f"columns: {', '.join(f'{meaning} is {name!r}' for meaning, name in found.items() if meaning != 'weight')}"
     ]
     if "weight" in found:
-        notes.append(f"the column {found.pop('weight')!r} (weight) is not used: every image counts once")
+        notes.append(rows.weight_note(found.pop("weight")))
     by_meaning = {meaning: columns[name] for meaning, name in found.items()}
     table = rows.Rows(
         posixpath.dirname(data_dir) or ".", f"list {data_dir!r}", by_meaning, found["label"], tuple(notes)
