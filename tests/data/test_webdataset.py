@@ -81,6 +81,12 @@ def test_folders_of_classes_inside_and_of_splits_outside(tmp_path):
     assert contents(splits["Test"])["test/0.tar/fake/a.1.jpg"] == b"fake"
 
 
+def test_an_archive_beside_its_folder_is_no_shard(tmp_path):
+    write_image_set(tmp_path / "faces", train=4, validation=2, test=0)
+    write_tar(tmp_path / "faces.tar", {"Train/Fake/0.jpg": b"x", "Train/Real/0.jpg": b"x"})
+    assert splits_of(tmp_path)["Train"].counts == {"Fake": 4, "Real": 4}
+
+
 def test_damage_is_refused_and_a_lost_shard_is_no_fault_of_its_images(tmp_path):
     path = tmp_path / "0.tar"
     write_tar(path, {f"{label}/{n}.jpg": b"x" * 700 for label in ("fake", "real") for n in range(9)})

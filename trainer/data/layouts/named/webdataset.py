@@ -25,8 +25,11 @@ _CLASS, _FACTS = "cls", "json"
 
 
 def recognises(data_dir: str, names: Sequence[str]) -> bool:
-    """Return whether there are tar files in a local folder, or in its folders of splits."""
-    return bool(_shards(data_dir, names))
+    """Return whether there are tar files in a local folder, or in its folders of splits, and no other folders.
+
+    Beside another folder a tar file is most likely the archive that the folder came in.
+    """
+    return all(map(words.split_of, names)) and bool(_shards(data_dir, names))
 
 
 def read(data_dir: str, settings: LayoutConfig) -> Images:
@@ -61,7 +64,7 @@ def _shards(data_dir: str, folders: Sequence[str]) -> list[str]:
     """Return the shards in a local folder and in those of splits in it, relative to it, sorted."""
     if files.is_remote(data_dir):
         return []
-    listed = [posixpath.join(folder, name) for folder in ("", *filter(words.split_of, folders))
+    listed = [posixpath.join(folder, name) for folder in ("", *folders)
               for name in files.list_names(posixpath.join(data_dir, folder))]  # fmt: skip
     shards = (name for name in listed if name.endswith(tar_members.ENDING))
     return sorted(name for name in shards if os.path.isfile(posixpath.join(data_dir, name)))
