@@ -48,7 +48,8 @@ def test_labels_in_cls_files_and_splits_in_the_names_of_shards(tmp_path):
     numbers = [*range(1, 20, 2), *range(0, 20, 2)]
     names = [f"faces-train-{n // 10:03d}.tar/{n:05d}.jpg" for n in numbers]
     assert contents(splits["Train"]) == {name: b"image %d" % n for name, n in zip(names, numbers, strict=True)}
-    assert "3 shards: path is 'path', label is 'label'" in split_report.of_splits(str(tmp_path), [*splits.values()])
+    line = split_report.of_splits(str(tmp_path), [*splits.values()])
+    assert "3 shards. columns: path is 'path', label is 'label'" in line
     with pytest.raises(RequestError, match=r"--labels=real:0,fake:1"):
         splits_of(tmp_path)
 

@@ -23,8 +23,8 @@ GUESSES = {
     "video": ("video", "video_id", "video_name", "clip"),
     "source": ("source", "source_id", "identity", "subject", "original"),
     "method": ("method", "manipulation", "technique", "generator", "forgery", "algorithm", "attack"),
-    "weight": ("weight", "sample_weight"),
 }  # fmt: skip
+_WEIGHTS = ("weight", "sample_weight", "importance")
 _NEEDED = ("path", "label")
 _TRUTH = {"1": FAKE, "true": FAKE, "yes": FAKE, "0": REAL, "false": REAL, "no": REAL}
 _SAY_FAKE = ("is_fake", "fake")  # Columns in which these values are clear.
@@ -54,6 +54,13 @@ def meanings(text: str, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def notes_on(given: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """Return what is said of the columns: which means what, and that nobody uses weights of single images."""
+    weights = [name for name in names if name.strip().lower() in _WEIGHTS and name not in given.values()]
+    taken = f"columns: {', '.join(f'{meaning} is {name!r}' for meaning, name in given.items())}"
+    return [taken, *(f"the column {name!r} is not used: every image counts once" for name in weights)]
+
+
 def _given(text: str, names: Sequence[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     for part in filter(None, text.split(",")):
@@ -69,11 +76,6 @@ def _given(text: str, names: Sequence[str]) -> dict[str, str]:
             )
         given[meaning] = name
     return given
-
-
-def weight_note(name: str) -> str:
-    """Return the note on a column of weights: training weighs classes (``--class_weights``), not images."""
-    return f"the column {name!r} (weight) is not used: every image counts once"
 
 
 @dataclasses.dataclass(frozen=True)

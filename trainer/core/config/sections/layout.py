@@ -14,7 +14,7 @@ class LayoutConfig:
     columns: str = setting(
         "",
         "Columns of a list file, as meaning:name, separated by commas, such as path:file,label:target. Meanings are "
-        "path, label, split, source, video, method and weight; those not given are guessed.",
+        "path, label, split, source, video and method; those not given are guessed.",
         fixed=False,
     )
     labels: str = setting(

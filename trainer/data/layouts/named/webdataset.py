@@ -40,6 +40,7 @@ def read(data_dir: str, settings: LayoutConfig) -> Images:
     """
     shards = _shards(data_dir, tree.folders(data_dir))
     columns: dict[str, list[str]] = {"path": [], "split": []}
+    notes = [f"{len(shards):,} shards"]
     names: dict[str, str] = {}  # Of what is known of an image, by meaning.
     for shard in shards:
         path = files.join(data_dir, shard)
@@ -47,15 +48,12 @@ def read(data_dir: str, settings: LayoutConfig) -> Images:
         for member, facts in transient.retry(path, functools.partial(_images, path)):
             if not names:
                 names = rows.meanings(settings.columns, ["path", *facts])
+                notes += rows.notes_on(names, [*facts])
                 columns |= {meaning: [] for meaning in names}
             for meaning, name in names.items():
                 columns[meaning].append(f"{shard}/{member}" if meaning == "path" else facts.get(name, ""))
             if "split" not in names:
                 columns["split"].append(split)
-    notes = [f"{len(shards):,} shards: {', '.join(f'{meaning} is {name!r}' for meaning, name in names.items())}"]
-    if "weight" in names:
-        notes.append(rows.weight_note(names.pop("weight")))
-        del columns["weight"]
     table = rows.Rows(data_dir, f"shards in {data_dir!r}", columns, names.get("label", ""), tuple(notes))
     return rows.to_images(table, words.labels_of(settings.labels))
 
