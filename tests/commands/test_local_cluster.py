@@ -66,6 +66,7 @@ def test_a_refused_sweep_is_told_by_its_chief_and_not_by_workers_that_were_still
     assert "exit codes: chief: 2, worker 0: 143, worker 1: 143" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stop_is_passed_on_once_so_that_workers_can_save(stand_in, tmp_path, capsys):
     def ask():
         while len(list(tmp_path.iterdir())) < 3:

@@ -78,6 +78,7 @@ def test_pictures_are_rgb_jpegs_of_the_given_size_without_metadata(drawn: Path) 
             assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
 
 
+@pytest.mark.slow
 def test_number_of_workers_changes_nothing(drawn: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
     command = [sys.executable, str(SCRIPTS / "make_demo_data.py"), "--out", str(out), "--size", "96"]

@@ -62,6 +62,7 @@ def test_folder_to_csv(exports, images, tmp_path, capsys):
     assert {row["error"] for row in rows} == {""}
 
 
+@pytest.mark.slow
 def test_bad_files_get_rows_and_the_others_go_on(exports, images, tmp_path, capsys):
     (images / "0a.png").write_bytes(b"not an image")
     (images / "9.jpg").write_bytes(b"")
@@ -218,6 +219,7 @@ def test_damaged_exports(exports, tmp_path):
         exported_model.find_export(str(broken))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "said"),
     [(["Fake", "Real", "Drawn"], "which has 2, received"), (["Fake", "Photo"], "whose answer is 'Real'")],

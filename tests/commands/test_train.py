@@ -134,6 +134,7 @@ def test_a_finished_job_says_so_and_touches_nothing(job, data, package_log):
     assert touched in ([], ["config.json"])  # Written anew with the same content.
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_as_if_nothing_had_happened(job, data, tmp_path, capsys):
     """Stopped in the middle of an epoch and of the job, with dropout and augmentation."""
     with sigterm_after(7):
@@ -273,7 +274,8 @@ def test_early_stopping_ends_a_job_for_good(misleading, tmp_path):
     assert len(lines_of(tmp_path / "job", "train")) == result["step"]
 
 
-@pytest.mark.parametrize("steps_per_epoch", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps_per_epoch", [0, 1])
 def test_divergence_fails_with_the_steps_named(data, tmp_path, capsys, steps_per_epoch):
     settings = {"learning_rate": 1e30, "lr_schedule": "constant", "augment": "none", "epochs": 1}
     assert run_job(data, tmp_path / "job", steps_per_epoch=steps_per_epoch, **settings) == 1

@@ -136,6 +136,7 @@ def test_broken_videos_have_rows_and_the_others_go_on(model, folder, tmp_path, c
     assert cut["p_fake"] > rows["whole.avi"]["p_fake"]
 
 
+@pytest.mark.slow
 def test_three_classes_and_a_table(folder, tmp_path, capsys):
     three = write_export(tmp_path / "1", ["Fake", "Real", "Drawn"])
     code, printed, _ = run(capsys, folder / "a.avi", f"--model_dir={three}")

@@ -62,7 +62,9 @@ def test_broad_handlers_let_stop_requests_pass():
     swallowing = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE).as_posix()
-        for function, line, passes in broad_handlers(ast.parse(path.read_text())):
+        text = path.read_text()
+        tree = ast.parse(text if "Exception" in text or "except:" in text else "")  # Most files have none: seconds.
+        for function, line, passes in broad_handlers(tree):
             if not passes:
                 swallowing[f"{relative}:{function}"] = line
     assert swallowing.keys() - ALLOWED.keys() == set(), swallowing

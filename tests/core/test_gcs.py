@@ -229,7 +229,7 @@ def test_require_writable_leaves_nothing(bucket):
 
 @pytest.mark.parametrize(
     "path",
-    ["gs:/b/x", "gs://", "gs:///x", "gcs://b/x", "s3://b/x", "gs://Upper/x", "https://b/x", "gs://a/x", "file:///x"],
+    ["gs:/b/x", "gs://", "gs:///x", "gcs://b/x", "ftp://b/x", "gs://Upper/x", "gs://a/x", "file:///x"],
 )
 def test_wrong_forms_are_refused_at_once(path, tmp_path, capsys):
     assert cli.run_command(train.main, [f"--data_dir={path}", f"--job_dir={tmp_path}"]) == 2

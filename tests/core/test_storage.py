@@ -145,11 +145,11 @@ def test_a_job_dir_has_one_holder_at_a_time(root, monkeypatch):
 
 
 def test_unknown_schemes_and_malformed_paths_are_refused_by_flag(memory):
-    forms = r"expected a local path or gs://BUCKET/PATH \(.*\) or mem://PATH, received 's3://b/x'"
+    forms = r"expected a local path or gs://BUCKET/PATH \(.*\) or mem://PATH, received 'ftp://b/x'"
     with pytest.raises(RequestError, match=f"--out: {forms}"):
-        files.require_form("s3://b/x", "out")
+        files.require_form("ftp://b/x", "out")
     with pytest.raises(RequestError, match=forms):
-        files.exists("s3://b/x")
+        files.exists("ftp://b/x")
     with pytest.raises(RequestError, match="--out: expected mem://PATH"):
         files.require_form("mem://", "out")
     for path in ("", "a/b", "/a", "gs://bucket/a", "mem://a"):

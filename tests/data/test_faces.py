@@ -22,7 +22,7 @@ from tests.conftest import ROOT  # noqa: E402
 from tests.helpers import talking_heads  # noqa: E402
 from tests.helpers.commands import answer, refusal  # noqa: E402
 from trainer import prepare_data  # noqa: E402
-from trainer.data.faces import boxes, crop_rule, detector, extract, video_file  # noqa: E402
+from trainer.data.faces import boxes, crop_rule, detector, extract, inputs, video_file  # noqa: E402
 from trainer.data.faces.crop_rule import CropRule  # noqa: E402
 from trainer.data.faces.detector import Detector, Face  # noqa: E402
 
@@ -192,6 +192,39 @@ def test_a_list_images_and_bad_files(videos, photograph, tmp_path, capsys):
     paths = ["Test/Real/two.png", "Test/Real/two_1.png", "Test/Fake/person0/000010.png"]
     assert [row["path"] for row in table(out)] == paths
     assert all(pixels((out / path).read_bytes()).shape == (48, 48, 3) for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "clip,is_fake,subset\na.mp4,1,val\n,0,val\nb/c.jpg,0,\n"),
+        ("list.tsv", "file\tclass\tphase\na.mp4\tFake\tval\nb/c.jpg\tReal\t\n"),
+        ("list.jsonl", '{"path": "a.mp4", "label": "Fake", "split": "val"}\n{"path": "b/c.jpg", "label": "Real"}\n'),
+    ],
+)
+def test_lists_are_those_of_data_dir(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    entries = inputs.find(str(tmp_path / name))
+    assert [(one.path, one.target, one.split, one.label) for one in entries] == [
+        (f"{tmp_path}/a.mp4", "val/Fake/a", "val", "Fake"), (f"{tmp_path}/b/c.jpg", "Real/c", "", "Real"),
+    ]  # fmt: skip
+
+
+def test_splits_of_folders_have_their_usual_names(tmp_path):
+    for name in ("training/Fake/a.mp4", "VALID/Real/b.mp4", "Fake/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    found = {one.name: (one.split, one.label) for one in inputs.find(str(tmp_path))}
+    assert found == {"training/Fake/a.mp4": ("training", "Fake"), "VALID/Real/b.mp4": ("VALID", "Real"),
+                     "Fake/c.mp4": ("", "Fake")}  # fmt: skip
+
+
+def test_a_list_without_a_path_is_refused(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("place,label\na.mp4,Fake\n")
+    words = ["faces", f"--videos={tmp_path}/list.csv", f"--out={tmp_path}/out"]
+    assert "--videos: expected" in refusal(capsys, prepare_data.main, *words)
+    words[1] = f"--videos={tmp_path}/none.jsonl"
+    assert "--videos: expected a list file" in refusal(capsys, prepare_data.main, *words)
 
 
 def test_nothing_but_bad_videos_is_a_failure(tmp_path, capsys):

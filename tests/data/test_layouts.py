@@ -217,7 +217,7 @@ def test_a_list_with_columns_paths_and_labels_of_its_own(tmp_path):
     ]
     line = split_report.of_one(split)
     assert "not used, not in --labels: 'Other' (1)" in line
-    assert "the column 'weight' (weight) is not used: every image counts once" in line
+    assert "the column 'weight' is not used: every image counts once" in line
 
 
 @pytest.mark.parametrize(
@@ -230,6 +230,11 @@ def test_a_list_with_columns_paths_and_labels_of_its_own(tmp_path):
         ("path,label\nx,real\nx,fake\n", {}, "received two different ones for 'x'"),
         ("path,label\nx,real,3\n", {}, "expected at most 2 cells in each row"),
         ("path,label\nx,real\n", {"columns": "path:q"}, "expected one of the columns 'path', 'label', received 'q'"),
+        (
+            "path,label,weight\nx,real,2\n",
+            {"columns": "weight:weight"},
+            "each of path, label, split, video",
+        ),
         ("path,label\nx,real\n", {"columns": "way:path"}, "--columns: expected meaning:name"),
         ("path,label\n", {}, "expected images in list .*, received none"),
         ("path,label,split\nx,real,test\ny,fake,test\n", {}, "expected images of Train in list .*, received Test"),

@@ -136,6 +136,7 @@ def test_what_only_pillow_reads_is_rescued(folder, tmp_path):
     assert np.array_equal(rescued[visible], pixels[visible][:, :3])
 
 
+@pytest.mark.slow
 def test_resizing_beforehand_is_the_resizing_of_the_pipeline(folder, tmp_path):
     pack(PackFlags(data_dir=folder, out=str(tmp_path / "small"), resize=50))
     _, small, _ = pixels_of(str(tmp_path / "small"), size=50)

@@ -12,8 +12,9 @@ from tests.helpers.commands import refusal
 from tests.helpers.jobs import argv, result_of, run_job
 from trainer import train
 from trainer.core.config import RuntimeConfig
-from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.errors import RequestError
 from trainer.distributed import gpu_promise
+from trainer.distributed.gpu_promise import MissingGpus
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -53,10 +54,10 @@ def test_promises_are_kept_or_named(settings, received, environment, expected):
 @pytest.mark.parametrize(("environment", "in_cluster", "kind"), [
     ({}, False, RequestError),
     ({"DEEPDETECT_GPUS": "0"}, False, RequestError),
-    (PROMISED, False, StoppedEarly),
-    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, StoppedEarly),
-    ({"SLURM_JOB_ID": "7"}, False, StoppedEarly),
-    ({}, True, StoppedEarly),
+    (PROMISED, False, MissingGpus),
+    ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, MissingGpus),
+    ({"SLURM_JOB_ID": "7"}, False, MissingGpus),
+    ({}, True, MissingGpus),
 ])  # fmt: skip
 def test_a_scheduler_may_try_another_machine(environment, in_cluster, kind):
     assert type(gpu_promise.broken("expected", in_cluster=in_cluster, environment=environment)) is kind

@@ -99,7 +99,7 @@ def test_values_are_gathered_and_broadcast_in_order():
         assert values == [[0, 10, 20], ["of", 0], [{"n": 0}, {"n": 1}, {"n": 2}]]
 
 
-@pytest.mark.parametrize("who", [0, 2])
+@pytest.mark.parametrize("who", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_all_act_on_an_event_at_the_same_poll_which_none_has_passed(who):
     scripts = [[f"polls(group, 400, {20 if index == who else None})"] for index in range(3)]
     points = []

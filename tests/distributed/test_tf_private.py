@@ -177,13 +177,18 @@ def test_a_frozen_function_has_no_variables():
 # No other file knows a private name.
 
 
+def nodes_of(text):
+    """Return all nodes of a file's tree: a walk takes longer than what is done with its nodes."""
+    return list(ast.walk(ast.parse(text)))
+
+
 def sources():
-    return {path.relative_to(TRAINER).as_posix(): ast.parse(path.read_text()) for path in TRAINER.rglob("*.py")}
+    return {path.relative_to(TRAINER).as_posix(): nodes_of(path.read_text()) for path in TRAINER.rglob("*.py")}
 
 
-def private_imports(tree, prefixes):
+def private_imports(nodes, prefixes):
     """Yield the modules below the prefixes that a file imports, or names for ``importlib``."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -199,10 +204,10 @@ def is_private(name):
     return name.startswith("_") and not (name.startswith("__") and name.endswith("__") and name != "__internal__")
 
 
-def defined_names(tree):
+def defined_names(nodes):
     """Return what a file defines itself: functions, classes, variables, and attributes that it sets on ``self``."""
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -216,9 +221,9 @@ def is_self(node):
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
-def foreign_names(tree, own):
+def foreign_names(nodes, own):
     """Yield private attributes that nobody in the trainer defines: by a dot, or by name in ``getattr`` and the like."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute):
             name = node.attr
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
@@ -241,14 +246,14 @@ ALLOWED = {"core/storage/gcs_client.py": {"_credentials"}}
 
 def test_no_other_module_uses_a_private_name():
     trees = sources()
-    own = set().union(*(defined_names(tree) for tree in trees.values()))
+    own = set().union(*(defined_names(nodes) for nodes in trees.values()))
     homes = [home for home in PRIVATE_MODULES if home in trees]
-    for file, tree in trees.items():
+    for file, nodes in trees.items():
         for home in homes:
             if file != home:
-                assert list(private_imports(tree, PRIVATE_MODULES[home])) == [], f"{file}: this belongs in {home}"
+                assert list(private_imports(nodes, PRIVATE_MODULES[home])) == [], f"{file}: this belongs in {home}"
         is_exempt = file in homes or (file.startswith("sweep/") and KERAS_TUNER_FILE not in homes)
-        names = set(foreign_names(tree, own)) - STANDARD_LIBRARY - ALLOWED.get(file, set())
+        names = set(foreign_names(nodes, own)) - STANDARD_LIBRARY - ALLOWED.get(file, set())
         assert is_exempt or names == set(), f"{file}: see {PRIVATE_FILE}"
 
 
@@ -258,15 +263,15 @@ def test_no_other_module_uses_a_private_name():
      "x = importlib.import_module('tensorflow.core.protobuf')"],
 )  # fmt: skip
 def test_the_rule_sees_a_private_module(line):
-    assert list(private_imports(ast.parse(line), PRIVATE_MODULES[PRIVATE_FILE]))
+    assert list(private_imports(nodes_of(line), PRIVATE_MODULES[PRIVATE_FILE]))
 
 
 @pytest.mark.parametrize(
     "line", ["optimizer._all_reduce(x)", "model._functional", "setattr(o, '_x', 1)", "tf.__internal__"]
 )
 def test_the_rule_sees_a_private_attribute(line):
-    assert list(foreign_names(ast.parse(line), {"_own"}))
-    assert not list(foreign_names(ast.parse("other._own + x.__name__"), {"_own"}))
+    assert list(foreign_names(nodes_of(line), {"_own"}))
+    assert not list(foreign_names(nodes_of("other._own + x.__name__"), {"_own"}))
 
 
 def test_every_function_names_the_test_that_would_notice():

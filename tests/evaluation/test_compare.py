@@ -168,7 +168,7 @@ def test_what_cannot_be_compared(tmp_path, capsys, change, said):
         (("--compare=a,a/", "--out=o"), "two or more different folders"),
         (("--compare=a,b",), "expected --out"),
         (("--compare=a,b", "--out=o", "--data_dir=d"), "nothing is scored"),
-        (("--compare=s3://a/b,c", "--out=o"), "--compare"),
+        (("--compare=ftp://a/b,c", "--out=o"), "--compare"),
     ],
 )
 def test_wrong_requests(capsys, words, said):

@@ -83,7 +83,7 @@ def test_a_wrong_table_is_refused(tmp_path, text, said):
     with pytest.raises(RequestError) as caught:
         sources.read_groups(str(path), names_of("a", "b"), "Test")
     assert said in str(caught.value)
-    with pytest.raises(RequestError, match="expected a readable CSV"):
+    with pytest.raises(RequestError, match=r"--groups: expected a list file, .* does not exist"):
         sources.read_groups(str(tmp_path / "none.csv"), names_of("a"), "Test")
 
 

@@ -80,7 +80,9 @@ def test_predict_keeps_whole_rows(capsys, data, model, tmp_path, name, first):
     assert len(out.read_text().splitlines()) == 2 * COUNT + name.endswith("csv")
 
 
-@pytest.mark.parametrize("first", range(1, 2 * COUNT, 5))
+@pytest.mark.parametrize(
+    "first", [11, *(pytest.param(first, marks=pytest.mark.slow) for first in range(1, 2 * COUNT, 5) if first != 11)]
+)
 def test_predict_stops_while_it_reads(capsys, data, model, tmp_path, first):
     out = tmp_path / "rows.jsonl"
     words = [f"--model_dir={model}", f"--out={out}", "--batch_size=2", data / "Test"]
@@ -90,6 +92,7 @@ def test_predict_stops_while_it_reads(capsys, data, model, tmp_path, first):
     assert (f"the first {len(rows)} rows" if rows else "before the first row") in line
 
 
+@pytest.mark.slow
 def test_a_table_shows_what_is_done(capsys, data, model):
     words = [f"--model_dir={model}", "--batch_size=2", data / "Test"]
     with faults.injected(signal=int(signal.SIGTERM), path="*.png", first=2 * COUNT):

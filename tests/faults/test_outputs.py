@@ -32,7 +32,7 @@ def model(tmp_path_factory):
 # Exports in folders that TensorFlow takes as patterns.
 
 
-@pytest.mark.parametrize("name", ["run[1]", SPECIAL[-1]])
+@pytest.mark.parametrize("name", ["run[1]", pytest.param(SPECIAL[-1], marks=pytest.mark.slow)])
 def test_an_export_in_a_folder_with_special_characters_is_loaded(model, name, tmp_path, capsys):
     there = shutil.copytree(model, tmp_path / name / "1")
     write_image(tmp_path / "image.png", (255, 0, 0))
@@ -129,6 +129,7 @@ def test_different_names_are_written_differently():
 # Names on the terminal.
 
 
+@pytest.mark.slow
 def test_a_table_on_the_terminal_obeys_no_name(model, tmp_path, capsys):
     for name in (ESCAPE, BIDI, "line\nfeed", os.fsdecode(b"caf\xe9")):
         write_image(tmp_path / name, (255, 0, 0))
@@ -165,6 +166,7 @@ def forbid(gcs_server, path):
     return gcs_server.fault(match=f"GET .*{request_of(path)}", status=403, message="Access denied: storage.objects.get")
 
 
+@pytest.mark.slow
 def test_one_object_that_may_not_be_read_costs_its_row_only(model, bucket, gcs_server, tmp_path, capsys):
     for name in ("a", "b", "c"):
         write_image(tmp_path / f"{name}.png", (255, 0, 0))
@@ -182,6 +184,7 @@ def test_one_object_that_may_not_be_read_costs_its_row_only(model, bucket, gcs_s
         assert "received a refusal" in refusal(capsys, predict.main, f"{bucket}/images", f"--model_dir={model}")
 
 
+@pytest.mark.slow
 def test_a_local_file_that_may_not_be_read_costs_its_row_only(model, tmp_path, capsys):
     for name in ("a", "b", "c"):
         write_image(tmp_path / f"{name}.png", (255, 0, 0))
@@ -193,6 +196,7 @@ def test_a_local_file_that_may_not_be_read_costs_its_row_only(model, tmp_path, c
     assert [rows[f"{name}.png"]["error"] for name in "abc"] == ["", "Permission denied", ""]
 
 
+@pytest.mark.slow
 def test_a_video_that_may_not_be_read_costs_its_row_only(model, bucket, gcs_server, tmp_path, capsys):
     pytest.importorskip("cv2")
     files.write_bytes(f"{bucket}/a.mp4", b"no video")

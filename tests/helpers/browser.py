@@ -30,12 +30,21 @@ def look(page, scratch, *, width, dark=False):
     (scratch / "probed.html").write_text(page.read_text().replace("</body>", _PROBE + "</body>"))
     frame = scratch / "frame.html"
     frame.write_text(_FRAME.replace("{width}", str(width)))
+    done = _open(frame, scratch, dark=dark)
+    seen = json.loads(re.search(r'<pre id="probe">(.*?)</pre>', html.unescape(done.stdout))[1])
+    return {**seen, "errors": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
+
+
+def dom(page, scratch):
+    """Return the elements of the file ``page`` after its scripts have run, as HTML without character references."""
+    return html.unescape(_open(page, scratch).stdout)
+
+
+def _open(page, scratch, *, dark=False):
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
         f"--user-data-dir={scratch / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1300,900",
-        "--virtual-time-budget=5000", "--dump-dom", frame.as_uri(),
+        "--virtual-time-budget=5000", "--dump-dom", page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    seen = json.loads(re.search(r'<pre id="probe">(.*?)</pre>', html.unescape(done.stdout))[1])
-    return {**seen, "errors": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -256,6 +256,7 @@ def moving_averages(job):
         return {name.split("/")[1]: arrays[name] for name in arrays.files if name.endswith("/moving")}
 
 
+@pytest.mark.slow
 def test_the_documented_file_adds_a_network(image_set, tmp_path, monkeypatch):
     (tmp_path / "two_convolutions.py").write_text(how_to_add("network"))
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])

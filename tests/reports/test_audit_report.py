@@ -65,6 +65,7 @@ def run(capsys, job, data, out, *words):
     return code, json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text(), printed, err
 
 
+@pytest.mark.slow
 def test_report_card_and_terminal_tell_what_was_found(planted, audited, tmp_path, capsys):
     folder, found = audited
     job = export(tmp_path, found)

@@ -54,6 +54,7 @@ def colour_detector() -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_a_heat_map_marks_what_decided_the_answer(tmp_path):
     model = colour_detector()
     assert grad_cam.feature_layer(model).name == "colours"  # Inside of a nested model, before its pooling.
@@ -125,9 +126,9 @@ LARGE = ("efficientnet", "convnext", "xception", "resnet", "mobilenet")
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            name, marks=pytest.mark.thorough if name.startswith(LARGE) and name != "efficientnet_lite0" else ()
-        )
+        pytest.param(name, marks=getattr(pytest.mark, "slow" if name == "efficientnet_lite0" else "thorough"))
+        if name.startswith(LARGE)
+        else name
         for name in NETWORKS
     ],
 )

@@ -316,6 +316,7 @@ def test_cancel_deletes_after_the_pods_and_says_how_to_continue(server, capsys):
     assert server.objects == {}
 
 
+@pytest.mark.slow
 @needs_kubectl
 def test_resume_keeps_the_job_dir_under_a_new_name(server, capsys, bucket):  # No bucket of Google's is asked.
     assert submit(*RUN, "--nofollow", "--spot", "--", "--epochs=3") == 0

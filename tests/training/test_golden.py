@@ -103,6 +103,7 @@ def flip_a_byte(job, step):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_noticed(before, job, capsys):
     flip_a_byte(job, 5)
     assert resume(capsys, before, job, "--max_seconds=0.001")[0] == 75

@@ -207,7 +207,7 @@ def test_a_name_that_is_no_path_says_what_to_fetch_where(tmp_path):
 def test_a_missing_file_is_wrong_at_the_first_start_and_may_come_back_later(network, tmp_path):
     path = tmp_path / "net.weights.h5"
     assert "which does not exist" in refused(require, tmp_path, path)
-    assert "--weights: expected a local path or gs://" in refused(require, tmp_path, "s3://b/net.h5")
+    assert "--weights: expected a local path or gs://" in refused(require, tmp_path, "ftp://b/net.h5")
     network.save_weights(path)
     require(tmp_path, path)
     start(tmp_path, path)

@@ -89,22 +89,31 @@ def data(tmp_path_factory):
     return str(write_image_set(tmp_path_factory.mktemp("data"), train=20, validation=8, test=0))
 
 
-@pytest.fixture(scope="module")
-def jobs(data, tmp_path_factory):
-    """Run a job of two epochs of two steps, without and with observers; return the folders and the observers."""
-    tracker, vandal = Tracker(), Vandal()
-    folders = {}
+def run_without_report(data, job_dir, observers, **more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter.training_report, "write_training_report", lambda *_: None)
-        for name, observers in (("alone", []), ("watched", [tracker, vandal])):
-            folders[name] = tmp_path_factory.mktemp(name) / "job"
-            config = from_flat({"data_dir": data, "job_dir": str(folders[name]), **SETTINGS})
-            run.run(config, Cluster(), None, observers)
-    return folders, tracker, vandal
+        run.run(from_flat({"data_dir": data, "job_dir": str(job_dir), **SETTINGS, **more}), Cluster(), None, observers)
 
 
-def test_an_observer_from_outside_sees_all_seven_events_in_order(jobs):
-    folders, tracker, _ = jobs
+@pytest.fixture(scope="module")
+def watched(data, tmp_path_factory):
+    """Run a job of two epochs of two steps with observers; return the folder and the observers."""
+    tracker, vandal = Tracker(), Vandal()
+    job_dir = tmp_path_factory.mktemp("watched") / "job"
+    run_without_report(data, job_dir, [tracker, vandal])
+    return job_dir, tracker, vandal
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """Return the folder of the same job without observers."""
+    job_dir = tmp_path_factory.mktemp("alone") / "job"
+    run_without_report(data, job_dir, [])
+    return job_dir
+
+
+def test_an_observer_from_outside_sees_all_seven_events_in_order(watched):
+    job_dir, tracker, _ = watched
     epoch = ["Step", "Step", "Validation"]
     assert tracker.names("Window", "SavedCheckpoint") == ["Start", "Compile", *epoch, *epoch, "End"]
     assert tracker.names()[-2:] == ["SavedCheckpoint", "End"]
@@ -113,7 +122,7 @@ def test_an_observer_from_outside_sees_all_seven_events_in_order(jobs):
     assert {event.step for event in tracker.events if type(event).__name__ == "SavedCheckpoint"} == {2, 4}
     # Windows depend on the clock, their lines do not; each comes before the validation of its epoch.
     assert [line.step for window in tracker.of(Window) for line in window.lines] == [
-        line["step"] for line in lines_of(folders["watched"], "train")
+        line["step"] for line in lines_of(job_dir, "train")
     ]
     for validation in tracker.of(Validation):
         earlier = tracker.events[: tracker.events.index(validation)]
@@ -123,11 +132,11 @@ def test_an_observer_from_outside_sees_all_seven_events_in_order(jobs):
     assert end == End(4, StopReason.EPOCHS)
 
 
-def test_an_observer_sees_what_is_logged(jobs):
-    folders, tracker, _ = jobs
+def test_an_observer_sees_what_is_logged(watched):
+    job_dir, tracker, _ = watched
     validations = [
         {name: value for name, value in line.items() if name not in ("kind", "epoch")}
-        for line in lines_of(folders["watched"], "validation")
+        for line in lines_of(job_dir, "validation")
     ]
     assert validations == [
         {"step": event.step, **event.values, "learning_rate": pytest.approx(event.values["learning_rate"])}
@@ -137,23 +146,23 @@ def test_an_observer_sees_what_is_logged(jobs):
         assert event.probabilities.shape == (len(event.images), 2)
 
 
-def test_an_observer_changes_neither_weights_nor_decisions(jobs):
-    folders, _, vandal = jobs
-    results = {name: result_of(folder) for name, folder in folders.items()}
-    assert results["watched"]["weights_sha256"] == results["alone"]["weights_sha256"]
-    assert results["watched"]["stopped_by"] == "epochs"
-    assert values_of(folders["watched"]) == values_of(folders["alone"])
+def test_an_observer_decides_nothing(watched):
+    job_dir, _, vandal = watched
+    assert result_of(job_dir)["stopped_by"] == "epochs"
     assert len(vandal.refusals) == 4 + 3 * 2  # Every attempt: one a step, three a validation.
 
 
 @pytest.mark.slow
-def test_a_job_with_more_epochs_starts_where_it_ended_and_says_where_the_seconds_went(data, jobs, package_log):
-    folders, *_ = jobs
+def test_an_observer_changes_no_weights(watched, alone):
+    job_dir, *_ = watched
+    assert result_of(job_dir)["weights_sha256"] == result_of(alone)["weights_sha256"]
+    assert values_of(job_dir) == values_of(alone)
+
+
+@pytest.mark.slow
+def test_a_job_with_more_epochs_starts_where_it_ended_and_says_where_the_seconds_went(data, alone, package_log):
     tracker = Tracker()
-    config = from_flat({"data_dir": data, "job_dir": str(folders["alone"]), **SETTINGS, "epochs": 3})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter.training_report, "write_training_report", lambda *_: None)
-        run.run(config, Cluster(), None, [tracker])
+    run_without_report(data, alone, [tracker], epochs=3)
     assert tracker.of(Start)[0].step == 4
     assert [event.step for event in tracker.of(Step)] == [5, 6]
     assert tracker.of(Compile) == [Compile(4)]
@@ -164,7 +173,7 @@ def test_a_job_with_more_epochs_starts_where_it_ended_and_says_where_the_seconds
     assert names == ("images", "imports", "model", "checkpoint", "first batch", "first step")
     assert float(total) == pytest.approx(sum(map(float, seconds)), abs=0.4)
     assert len(says) == 2
-    assert [line["step"] for line in lines_of(folders["alone"], "end")] == [6]
+    assert [line["step"] for line in lines_of(alone, "end")] == [6]
 
 
 def test_the_end_reaches_all_observers_even_if_one_fails():

@@ -25,13 +25,13 @@ FREE = {
     "startup_timeout_seconds", "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
     "data_service", "seeds", "require_auc", "xla_cache_dir", "steps_per_execution",
     "decode_processes",
-    "layout", "columns", "labels", "test_fraction", "split_seed", "split_by",
+    "layout", "columns", "labels", "test_fraction", "split_seed", "split_by", "drop",
 }  # fmt: skip
 OTHER = {
     "blur_probability": 0.1, "jpeg_probability": 0.1, "photometric_magnitude": 0.1, "cutout_size": 0.1,
     "mixup_alpha": 0.1, "cutmix_alpha": 0.1, "sbi_probability": 0.1, "input": "pad", "test_views": 5,
     "interpolation": "bilinear", "layout": "list", "columns": "path:file", "labels": "Real:a,Fake:b",
-    "test_fraction": 0.2, "split_seed": 3, "split_by": "image",
+    "test_fraction": 0.2, "split_seed": 3, "split_by": "image", "drop": "list.txt",
     "data_dir": "elsewhere", "image_size": 64, "batch_size": 64, "validation_fraction": 0.3, "max_bad_fraction": 0.5,
     "augment": "none", "dropout": 0.5, "front_end": "srm", "optimizer": "sgd", "learning_rate": 0.1,
     "lr_schedule": "constant",

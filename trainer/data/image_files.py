@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 
-from trainer.core.storage import files, transient
+from trainer.core.storage import files, tar_members, transient
 from trainer.data import slow_reads, tfrecord
 
 _PIECE = 2**20  # Bytes.
@@ -22,7 +22,7 @@ def read(path: str, folder: str = "") -> bytes:
     """Return a file's content.
 
     Args:
-        path: local or remote.
+        path: local, also a member of a tar file, or remote.
         folder: local folder that holds images as long as data_dir is mounted, such as that of the image's class; empty
             if that is not known.
 
@@ -43,6 +43,8 @@ def class_folder(root: str, name: str) -> str:
 
 def read_local(path: str, folder: str) -> bytes:
     """Return a local file's content in one attempt, which somebody watches; see ``read``."""
+    if member := tar_members.place(path):
+        return tar_members.read(*member)
     descriptor, size = _open(path, folder)
     try:
         content = os.read(descriptor, size + 1)

@@ -17,7 +17,7 @@ from trainer.core.litter import LeftOut
 from trainer.core.placement import SPLITS, TEST, TRAIN, VALIDATION
 from trainer.core.storage import files
 from trainer.data import class_folders, positive_class, tfrecord
-from trainer.data.layouts import draw, images, resolve, sources, words
+from trainer.data.layouts import draw, drop, images, resolve, sources, words
 from trainer.data.layouts.images import ALL, Images
 from trainer.data.layouts.split import SOURCE, Origin, SelfBlended, Split
 
@@ -51,11 +51,41 @@ def read_split(
     name = ALL if split.lower() == ALL.lower() else words.split_of(split)
     read = resolve.resolve(data_dir, layout) if pack is None else None
     if read is None or not (name or class_names is None):
-        return _read_split(data_dir, pack, split, class_names)
-    table = read(()) if name == ALL else images.with_splits(read((name,)), layout)
+        return _without_dropped(data_dir, pack, [_read_split(data_dir, pack, split, class_names)], layout)[0]
+    table = drop.from_images(read(()), layout) if name == ALL else _table(read, layout, name)
     if name != ALL and name not in table.splits and files.is_dir(files.join(data_dir, split)):
         return _read_split(data_dir, pack, split, class_names)
     return dataclasses.replace(_of_table(data_dir, table, name, class_names), name=split)
+
+
+def _table(read: resolve.Read, layout: LayoutConfig, *wanted: str) -> Images:
+    """Return the images of the named splits, of all if none is named; those of ``--drop`` are left out."""
+    return drop.from_images(images.with_splits(read(() if layout.drop else wanted), layout), layout)
+
+
+def _without_dropped(
+    data_dir: str, pack: dict[str, Any] | None, splits: list[Split], layout: LayoutConfig
+) -> list[Split]:
+    """Return splits of ``{Train,Validation,Test}/<class>`` or a packed set without the images of ``--drop``."""
+    if not layout.drop:
+        return splits
+    unread = [name for name in SPLITS if name not in [split.name for split in splits]]
+
+    def others() -> list[str]:
+        there = [name for name in unread if _has_split(data_dir, pack, name)]
+        already = pack.get("dropped", []) if pack is not None else []
+        return [*already, *(image for name in there for image in _names(data_dir, pack, name))]
+
+    return drop.from_splits(splits, layout, others)
+
+
+def _names(data_dir: str, pack: dict[str, Any] | None, split: str) -> Sequence[str]:
+    """Return the names of a split's images, whatever their classes."""
+    if pack is not None:
+        return tfrecord.read_packed(data_dir, split, pack).names
+    listing = class_folders.read(files.join(data_dir, split))
+    classes = listing.classes.items() if listing else ()
+    return [f"{split}/{folder}/{name}" for folder, members in classes for name in members]
 
 
 def _of_table(
@@ -204,7 +234,7 @@ def has_split(data_dir: str, split: str, layout: LayoutConfig = _DEFAULT) -> boo
     read = resolve.resolve(data_dir, layout) if pack is None else None
     if read is None:
         return _has_split(data_dir, pack, split)
-    return split in images.with_splits(read((split,)), layout).splits
+    return split in _table(read, layout, split).splits
 
 
 def _has_split(data_dir: str, pack: dict[str, Any] | None, split: str) -> bool:
@@ -234,13 +264,14 @@ def read_all_splits(data_dir: str, layout: LayoutConfig = _DEFAULT) -> list[Spli
     pack = tfrecord.read_manifest(data_dir)
     read = resolve.resolve(data_dir, layout) if pack is None else None
     if read is not None:
-        table = images.with_splits(read(()), layout)
+        table = _table(read, layout)
         train = _of_table(data_dir, table, TRAIN, None)
         others = [name for name in SPLITS[1:] if name in table.splits]
         return [train, *(_of_table(data_dir, table, name, train.class_names) for name in others)]
     train = _read_split(data_dir, pack, TRAIN, None)
     others = [name for name in (VALIDATION, TEST) if _has_split(data_dir, pack, name)]
-    return [train, *(_read_split(data_dir, pack, name, train.class_names) for name in others)]
+    splits = [train, *(_read_split(data_dir, pack, name, train.class_names) for name in others)]
+    return _without_dropped(data_dir, pack, splits, layout)
 
 
 def read_train_and_validation(
@@ -285,14 +316,16 @@ def _train_and_validation(
     pack = tfrecord.read_manifest(data_dir)
     read = resolve.resolve(data_dir, layout) if pack is None else None
     if read is not None:
-        table = images.with_splits(read(()), layout)
+        table = _table(read, layout)
         train = _of_table(data_dir, table, TRAIN, None, forged)
         has_validation = VALIDATION in table.splits
         return train, _of_table(data_dir, table, VALIDATION, train.class_names) if has_validation else None
     train = _read_split(data_dir, pack, TRAIN, None, keep_litter, forged)
-    if not _has_split(data_dir, pack, VALIDATION):
-        return train, None
-    return train, _read_split(data_dir, pack, VALIDATION, train.class_names, keep_litter)
+    splits = [train]
+    if _has_split(data_dir, pack, VALIDATION):
+        splits.append(_read_split(data_dir, pack, VALIDATION, train.class_names, keep_litter))
+    train, *rest = _without_dropped(data_dir, pack, splits, layout)
+    return train, rest[0] if rest else None
 
 
 def self_blend_half(split: Split, positive: int, seed: int) -> Split:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from trainer.core.errors import StorageDown
-from trainer.core.storage import files, transient
+from trainer.core.storage import files, tar_members, transient
 from trainer.data import image_files, slow_reads, tfrecord
 from trainer.data.decoding.worker import Place
 from trainer.data.manifest import Split
@@ -84,7 +84,7 @@ def stamp(split: Split) -> str:
         return ""
     digest = hashlib.sha256()
     for i in range(len(split)):
-        path = split.path(i)
+        path = tar_members.file_of(split.path(i))
         try:
             stat = transient.retry(path, functools.partial(os.stat, path))
         except OSError:

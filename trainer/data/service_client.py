@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from trainer.core import proxies, storage
 from trainer.core.errors import RequestError
-from trainer.core.storage import files
+from trainer.core.storage import files, tar_members
 from trainer.data import decode, tfrecord
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
@@ -68,7 +68,7 @@ class DataServiceClient:
             RequestError: if the workers, which read with TensorFlow, cannot read the split's storage.
         """
         place = split.path(0) if len(split) and split.records is None else split.root
-        if not storage.for_path(place).tensorflow_reads:
+        if not storage.for_path(place).tensorflow_reads or tar_members.place(place):
             raise RequestError(
                 f"--data_service: expected images that TensorFlow can read, received {place!r}; leave "
                 "--data_service out, or copy them to another storage"

@@ -12,7 +12,7 @@ from trainer.core.litter import LeftOut, is_litter_folder
 from trainer.core.placement import SPLIT_WORDS, SPLITS
 from trainer.core.storage import files, listing
 from trainer.data import class_folders, tfrecord
-from trainer.data.layouts import images, overlap, words
+from trainer.data.layouts import drop, images, overlap, words
 from trainer.data.layouts.split import Origin
 from trainer.data.manifest import TEST, TRAIN, VALIDATION, Split
 
@@ -35,7 +35,8 @@ def of_training(data_dir: str, train: Split, validation: Split) -> str:
         lines[VALIDATION] += f"; forgeries: {validation.forgeries_made}"
     if train.origin is not None:
         return _of_origin(train.origin, {**lines, TEST: _test_of(train.origin)}, left_out)
-    return _line(data_dir, {**lines, TEST: _test(data_dir, pack)}, left_out, pack)
+    line = _line(data_dir, {**lines, TEST: _test(data_dir, pack)}, left_out, pack)
+    return ". ".join(filter(None, [line, _dropped(train, validation)]))
 
 
 def of_splits(data_dir: str, splits: Sequence[Split]) -> str:
@@ -49,7 +50,7 @@ def of_splits(data_dir: str, splits: Sequence[Split]) -> str:
     shared = overlap.sentence(splits)
     if splits and splits[0].origin is not None:
         return _of_origin(splits[0].origin, lines, left_out, shared)
-    return ". ".join(filter(None, [_line(data_dir, lines, left_out, pack), shared]))
+    return ". ".join(filter(None, [_line(data_dir, lines, left_out, pack), _dropped(*splits), shared]))
 
 
 def of_one(split: Split) -> str:
@@ -60,7 +61,11 @@ def of_one(split: Split) -> str:
     notes = split.origin.notes if split.origin else ()
     elsewhere = _elsewhere(split)
     text = f"{split.name}: {source}: {_counts(split.counts)}"
-    return "; ".join(filter(None, [text, *notes, elsewhere, split.left_out.describe()]))
+    return "; ".join(filter(None, [text, *notes, elsewhere, split.left_out.describe(), _dropped(split)]))
+
+
+def _dropped(*splits: Split) -> str:
+    return drop.words({split.name: split.dropped for split in splits})
 
 
 def _elsewhere(split: Split) -> str:

@@ -21,6 +21,10 @@ _SCHEDULERS = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID")  # Each is set in ever
 Environment = Mapping[str, str]
 
 
+class MissingGpus(StoppedEarly):
+    """Promised GPUs are missing where a scheduler can start the job elsewhere."""
+
+
 def from_environment(environment: Environment = os.environ) -> int | None:
     """Return the number in DEEPDETECT_GPUS; None if it is not set.
 
@@ -122,5 +126,5 @@ def broken(text: str, *, in_cluster: bool, environment: Environment = os.environ
         environment: of the process.
     """
     if in_cluster or from_environment(environment) or any(name in environment for name in _SCHEDULERS):
-        return StoppedEarly(f"{text}; nothing was lost: start the job again, on another machine if this one stays so")
+        return MissingGpus(f"{text}; nothing was lost: start the job again, on another machine if this one stays so")
     return RequestError(text)

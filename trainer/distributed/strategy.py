@@ -17,6 +17,7 @@ from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import JobFailed, RequestError
 from trainer.distributed import gpu_promise, page_lock, shared_card, tf_private
 from trainer.distributed.cluster import Cluster
+from trainer.distributed.process_group import SingleProcess
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class Runtime:
 
 
 def setup(
-    config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster(), *, kept_precision: str = ""  # noqa: B008
+    config: RuntimeConfig, data: DataConfig, cluster: Cluster = Cluster(), group: SingleProcess = SingleProcess(),  # noqa: B008
+    *, kept_precision: str = "",
 ) -> Runtime:  # fmt: skip
     """Choose devices and precision, and set them for the process.
 
@@ -72,18 +74,19 @@ def setup(
         config: settings of devices and precision.
         data: for the batch size.
         cluster: who this process is.
+        group: the processes of the job; all end if one of them lacks GPUs that it was promised.
         kept_precision: of the job's checkpoints, which ``--precision=auto`` takes; empty: there are none.
 
     Raises:
         RequestError: if the devices do not exist, or the global batch does not divide among them.
-        StoppedEarly: if promised GPUs are missing in a cluster.
+        MissingGpus: if promised GPUs are missing in a cluster.
         JobFailed: if this machine lacks the checkpoints' precision.
     """
     os.environ.pop("TF_CONFIG", None)  # ``cluster.py`` has read it; MirroredStrategy would read it as well.
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     tf_private.switch_off_iterator_autotune()
-    if missing := missing_gpus(config):
+    if missing := next(filter(None, group.gather(_missing_gpus(config))), ""):
         raise gpu_promise.broken(missing, in_cluster=cluster.num_workers > 1)
     gpus = shared_card.prepare(tf.config.list_physical_devices("GPU"))
     if warning := gpu_promise.unused(gpus):
@@ -115,7 +118,7 @@ def setup(
     )
 
 
-def missing_gpus(config: RuntimeConfig) -> str:
+def _missing_gpus(config: RuntimeConfig) -> str:
     """Return what is wrong if this process has fewer GPUs than it was promised; else an empty text.
 
     Raises:

@@ -3,12 +3,11 @@
 Does not own: metrics by group (``groups.py``), resampling (``bootstrap.py``).  Imports no TensorFlow.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.data.layouts import table_files
 from trainer.data.layouts.sources import IN_COLUMN, Sources, by_column, by_name, of_split
 from trainer.data.layouts.split import METHOD, SOURCE, Split
 
@@ -71,10 +70,10 @@ def columns_of(split: Split) -> dict[str, list[str]]:
 
 
 def read_groups(path: str, names: Sequence[str], split: str) -> dict[str, list[str]]:
-    """Read a CSV of groups: a column ``path`` as in predictions.csv, and one or more columns of values.
+    """Read a list file of groups: a column ``path`` as in predictions.csv, and one or more columns of values.
 
     Args:
-        path: local or gs://.
+        path: local or remote.
         names: of the images, ``<split>/<class>/...``.
         split: rows of other splits are ignored.
 
@@ -111,27 +110,15 @@ def read_groups(path: str, names: Sequence[str], split: str) -> dict[str, list[s
 def _read_table(path: str) -> tuple[list[str], list[dict[str, str]]]:
     """Return the names of the columns other than ``path``, and the rows."""
     files.require_form(path, "groups")
-    try:
-        text = files.read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"--groups: expected a readable CSV file, received {path!r}: {error}") from error
-    try:
-        header, *cells = list(csv.reader(io.StringIO(text.removeprefix("\ufeff")))) or [[]]
-    except csv.Error as error:
-        raise RequestError(f"--groups: expected a readable CSV file, received {path!r}: {error}") from error
-    header = [name.strip() for name in header]
-    if "path" not in header or len(header) < 2 or len(set(header)) < len(header) or not all(header):
-        raise RequestError(
-            f"--groups: expected a CSV with the header path,<column>..., received {','.join(header) or 'nothing'} in "
-            f"{path!r}"
-        )
-    rows = []
-    for number, row in enumerate(cells, start=2):
-        if any(row[len(header) :]):
+
+    def choose(header: Sequence[str]) -> Sequence[str]:
+        if "path" not in header or len(header) < 2 or not all(header):
             raise RequestError(
-                f"--groups: expected at most {len(header)} cells in each row of {path!r}, as its header has, received "
-                f"{len(row)} in row {number}; write cells that hold a comma in double quotes"
+                f"--groups: expected a CSV with the header path,<column>..., received {','.join(header) or 'nothing'} "
+                f"in {path!r}"
             )
-        if any(row):  # Absent cells at the end are empty.
-            rows.append(dict(zip(header, [*map(str.strip, row), *[""] * len(header)], strict=False)))
-    return [name for name in header if name != "path"], rows
+        return header
+
+    columns = table_files.read(path, choose, "groups")
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True) if any(row)]
+    return [name for name in columns if name != "path"], rows

@@ -1,53 +1,50 @@
 """The audit of a data set, its files and its page: verdict, counts, samples, plots, duplicates, cues, broken files.
 
-Owns: the order of work, words, the choice of images.  Does not own: numbers (``data/audit/``), drawings
-(``audit_charts.py``).
+Owns: the order of work, words.  Does not own: numbers (``data/audit/``), drawings (``audit_charts.py``), pictures
+(``audit_gallery.py``).
 """
 
-import dataclasses
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
-from trainer.core.storage.transient import is_transient
-from trainer.data.audit import cues, digest, duplicates, scan
+from trainer.data.audit import cues, digest, duplicates, rescued, scan, suggestion
 from trainer.data.audit import summary as summaries
 from trainer.data.audit.cues import FILE, PICTURE, Finding
-from trainer.data.audit.duplicates import Duplicates, Pair
+from trainer.data.audit.duplicates import Duplicates
 from trainer.data.audit.request import AuditFlags
 from trainer.data.audit.scan import Records
-from trainer.data.formats import rescue
 from trainer.data.layouts import overlap
 from trainer.data.manifest import Split
-from trainer.reports import audit_charts, html, plots
+from trainer.reports import audit_charts, audit_gallery, audit_labels, html, plots
+from trainer.reports.audit_labels import Doubt
 
-_THUMBNAIL = 160  # Pixels of the longer side.
-_SAMPLES = 120
-_SAMPLES_OF_A_CLASS = 6
-_PAIRS = {"across_splits": 12, "across_classes": 12, "inside": 6}
 _ROWS = 200
+_EMBEDDED = 100_000  # Names of the suggested drop list in the page itself.
 
 
 def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
-    """Audit the splits, write ``audit.json`` and ``audit.html``, and return the contents of the first."""
+    """Audit the splits, write ``audit.json``, ``audit.html`` and the lists beside them, and return the first."""
+    doubts = audit_labels.read(request.evaluation, splits) if request.evaluation else []
     records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
     copies = duplicates.find(records, request.near_distance)
     findings = cues.find(records, request.cue_auc)
+    chosen = suggestion.positions(copies)
     settings = {
         "data_dir": files.printable(request.data_dir),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **{name: getattr(request, name) for name in ("max_image_pixels", "near_distance", "cue_auc")},
     }
-    summary = summaries.summarise(copies, findings, settings)
+    summary = summaries.summarise(copies, findings, chosen, settings)
+    summary["likely_wrong_labels"] = audit_labels.as_json(doubts, request.evaluation)
     text = json.dumps(summary, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
-    files.write_text(files.join(request.out, "audit.html"), render(copies, findings, summary))
+    files.write_text(files.join(request.out, suggestion.FILE), suggestion.text(copies, chosen))
+    files.write_text(files.join(request.out, rescued.FILE), rescued.table(records))
+    page = render(copies, findings, chosen, doubts, summary)
+    files.write_text(files.join(request.out, "audit.html"), page)
     return summary
 
 
@@ -58,9 +55,15 @@ def summary_table(summary: Mapping[str, Any], out: str) -> str:
         counts = ", ".join(f"{name} {count['images']:,}" for name, count in classes.items())
         bad = sum(count["bad"] for count in classes.values())
         lines.append(f"{split:<12}{counts}{f'; {bad:,} broken' if bad else ''}")
+    if number := sum(summary["rescued"].values()):
+        lines.append(f"{'rescued':<12}{number:,} images that not every decoder reads, in {rescued.FILE}")
     exact, near = summary["exact"], summary["near"]
     lines.append(f"{'equal':<12}{exact['groups']:,} pictures in {exact['images']:,} files")
     lines.append(f"{'similar':<12}{near['inside']:,} pairs in a class, {near['across_classes']:,} across classes")
+    clusters = f"{summary['clusters']['count']:,} clusters of {summary['clusters']['images']:,} images"
+    lines.append(f"{'copies':<12}{clusters}; {summary['suggested_drop']:,} images in {suggestion.FILE}")
+    if summary["likely_wrong_labels"]:
+        lines.append(f"{'labels':<12}{len(summary['likely_wrong_labels']['listed']):,} likely wrong")
     lines += [f"{'sources':<12}{text}" for text in [_sources(summary)] if text]
     lines += [f"{'PROBLEM':<12}{text}" for text in summary["strict_failures"]]
     for cue in summary["cues"]:
@@ -78,15 +81,10 @@ def _sources(summary: Mapping[str, Any]) -> str:
     return overlap.words(found) if found else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Twins:
-    """A pair of images side by side, and how similar they are."""
-
-    pictures: tuple[html.Picture, ...]
-    caption: str
-
-
-def render(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> str:
+def render(
+    copies: Duplicates, findings: Sequence[Finding], chosen: Set[int], doubts: Sequence[Doubt],
+    summary: Mapping[str, Any],
+) -> str:  # fmt: skip
     """Return the page; images are read again for thumbnails, and files that have disappeared are left out."""
     records = copies.records
     flag_auc = summary["settings"]["cue_auc"]
@@ -101,9 +99,14 @@ def render(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[str
             "Bars of the number of images by split and class",
             "Files that were found; what of them is broken is in the table.",
         ),
-        samples=list(_samples(records)),
+        samples=list(audit_gallery.samples(records)),
         drawings=_drawings(records),
-        pairs={kind: list(_twins(copies, kind)) for kind in _PAIRS},
+        clusters=audit_gallery.clusters(copies),
+        odd=audit_gallery.odd(records),
+        doubts=audit_gallery.doubts(records, doubts),
+        drop_file=suggestion.FILE,
+        rescued_file=rescued.FILE,
+        suggested=audit_gallery.suggested(records, chosen, _EMBEDDED),
         cues=html.draw(
             audit_charts.cue_bars(findings, flag_auc),
             "Bars of the AUC of each cue, from 0.5",
@@ -135,9 +138,11 @@ def _tiles(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[str
 def _verdicts(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return problems and what to do about them, the most serious first."""
     lines = [("bad", f"{text}.") for text in summary["strict_failures"]]
-    if summary["drop_leaks"]:
-        count = len(summary["drop_leaks"])
-        lines.append(("do", f"To end the leakage drop {count:,} images from Train and Validation (drop_leaks)."))
+    if summary["suggested_drop"]:
+        lines.append(("do", f"Leave out {summary['suggested_drop']:,} copies, leaks and conflicts, after a look at the "
+                            f"clusters below: --drop={suggestion.FILE} of pack and train."))  # fmt: skip
+    if doubtful := (summary["likely_wrong_labels"] or {}).get("listed"):
+        lines.append(("do", f"Look at {len(doubtful):,} labels that the model contradicts with confidence."))
     if text := _sources(summary):
         shared = ("do", "; draw the splits by source.") if summary["sources"]["shared"] else ("good", ".")
         lines.append((shared[0], f"{text[0].upper()}{text[1:]}{shared[1]}"))
@@ -151,41 +156,14 @@ def _verdicts(copies: Duplicates, findings: Sequence[Finding], summary: Mapping[
     if not any(finding.flagged for finding in findings):
         lines.append(("good", "No plain property of the files gives the class away."))
     if summary["bad"]:
-        lines.append(("do", f"{len(summary['bad']):,} files cannot be decoded; training would skip them."))
+        lines.append(
+            ("do", f"Repair or remove {len(summary['bad']):,} files that cannot be decoded; training skips them.")
+        )
     if summary["rotated"]:
         lines.append(("good", f"{summary['rotated']:,} images are turned as their EXIF says, here and in training."))
     if not copies.complete:
-        lines.append(("do", "So many images look alike that not all pairs were compared; there are more."))
+        lines.append(("note", "So many images look alike that not all pairs were compared; there are more."))
     return [{"kind": kind, "text": text} for kind, text in lines]
-
-
-def _samples(records: Records) -> Iterable[dict[str, Any]]:
-    """Yield some images of every class of every split, evenly spread over the good ones."""
-    table = records.table
-    cells = len(records.splits) * len(records.class_names)
-    of_a_class = min(max(_SAMPLES // cells, 1), _SAMPLES_OF_A_CLASS)
-    for number, split in enumerate(records.splits):
-        for label, name in list(enumerate(records.class_names))[:_SAMPLES]:
-            members = np.flatnonzero((table["split"] == number) & (table["label"] == label) & table["ok"])
-            chosen = members[np.linspace(0, len(members) - 1, min(of_a_class, len(members))).round().astype(int)]
-            pictures = [picture for index in chosen if (picture := _picture(records, int(index)))]
-            yield {"title": f"{split.name}, {name}", "pictures": pictures}
-
-
-def _picture(records: Records, index: int) -> html.Picture | None:
-    try:
-        small = Image.fromarray(rescue.decode(files.read_bytes(records.path(index))))
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    except StoppedEarly:
-        raise
-    except Exception as error:  # It was good when it was scanned; the page is useful without it.
-        if is_transient(error):
-            raise
-        return None
-    name = files.printable(records.names[index])
-    row = records.table[index]
-    size = f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
-    return html.picture(small, name, size)
 
 
 def _drawings(records: Records) -> list[html.Drawing]:
@@ -203,34 +181,6 @@ def _drawings(records: Records) -> list[html.Drawing]:
         (audit_charts.formats(records), "Bars of file formats", "By content, not by file name."),
     ]
     return [html.draw(figure, alt, caption) for figure, alt, caption in figures if figure]
-
-
-def _twins(copies: Duplicates, kind: str) -> Iterable[_Twins]:
-    """Yield pairs of images to look at, equal files first."""
-    remaining = _PAIRS[kind]
-    for pair in _first_pairs(copies, kind):
-        pictures = tuple(p for index in (pair.first, pair.second) if (p := _picture(copies.records, index)))
-        if len(pictures) == 2:
-            text = f"{pair.distance} of 64 bits apart, correlation {pair.correlation:.3f}"
-            yield _Twins(pictures, "equal files" if pair.distance < 0 else text)
-            remaining -= 1
-        if not remaining:
-            return
-
-
-def _first_pairs(copies: Duplicates, kind: str) -> Iterable[Pair]:
-    """Yield the pairs of one kind; equal files have distance -1."""
-    for group in copies.exact:
-        second = next((index for index in group[1:] if _kind_fits(copies, kind, group[0], index)), None)
-        if second is not None:
-            yield Pair(group[0], second, -1, 1.0)
-    yield from (pair for pair in copies.near if _kind_fits(copies, kind, pair.first, pair.second))
-
-
-def _kind_fits(copies: Duplicates, kind: str, first: int, second: int) -> bool:
-    splits = copies.crosses_splits(first, second)
-    classes = copies.crosses_classes(first, second)
-    return {"across_splits": splits, "across_classes": classes and not splits}.get(kind, not splits and not classes)
 
 
 def _flagged_row(finding: Finding) -> dict[str, str]:

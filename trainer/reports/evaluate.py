@@ -76,8 +76,8 @@ def _layout(export: exported_model.ExportedModel, request: EvaluateFlags) -> tup
     same = posixpath.basename(str(trained.get("data_dir", "")).rstrip("/"))
     if not same or same != posixpath.basename(request.data_dir.rstrip("/")):
         return LayoutConfig(**given), ""
-    kept = {name: trained[name] for name, field in fields.items()
-            if given[name] == field.default and trained.get(name, field.default) != field.default}  # fmt: skip
+    kept = {name: trained[name] for name, field in fields.items() if name != "drop"
+            and given[name] == field.default and trained.get(name, field.default) != field.default}  # fmt: skip
     settings = LayoutConfig(**{**given, **{name: config.check(fields[name], value) for name, value in kept.items()}})
     words = ", ".join(f"--{name}={value}" for name, value in kept.items())
     return settings, f"as in training: {words}" if kept else ""

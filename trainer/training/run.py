@@ -108,10 +108,11 @@ def _require_mounted(config: Config, paths: JobPaths) -> None:
         StoppedEarly: if data_dir, from which this job has read, is missing or empty.
     """
     with contextlib.suppress(RequestError):  # Settings that cannot be read are refused elsewhere.
-        data_dir = config.data.data_dir
-        if resume.settings_of(paths).get("data_dir") != data_dir:
+        data_dir, before = config.data.data_dir, resume.settings_of(paths)
+        dropped = str(before.get("drop", ""))
+        if before.get("data_dir") != data_dir or config.layout.drop not in ("", dropped):
             return
-        if problem := mounted.missing(data_dir, config.layout):
+        if problem := mounted.missing(data_dir, dataclasses.replace(config.layout, drop=dropped)):
             raise StoppedEarly(
                 f"{problem}, but {paths.job_dir!r} was started with the images there; mount or restore it, then rerun "
                 "the same command"

@@ -22,6 +22,7 @@ class Storage(Protocol):
         shared: whether every machine can reach its files under the same path.
         tensorflow_reads: whether TensorFlow's own file system reads its paths, as data service workers do.
         renames_atomically: whether ``rename`` of a folder is one step that no reader sees halfway.
+        read_only: whether it refuses whatever would write.
         append_seconds: how long appended lines may be buffered; 0 where an append costs nearly nothing.
     """
 
@@ -29,6 +30,7 @@ class Storage(Protocol):
     shared: bool
     tensorflow_reads: bool
     renames_atomically: bool
+    read_only: bool = False
     append_seconds: float
 
     def check(self, path: str) -> None:

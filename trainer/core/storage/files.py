@@ -300,7 +300,9 @@ def local_file(path: str) -> Iterator[str]:
         yield path
         return
     with tempfile.NamedTemporaryFile(suffix=os.path.splitext(path)[1]) as copy:
-        while part := read_range(path, copy.tell(), _PART_BYTES):
+        part = None
+        while part is None or len(part) == _PART_BYTES:  # A shorter one is the last.
+            part = read_range(path, copy.tell(), _PART_BYTES)
             copy.write(part)
         copy.flush()
         yield copy.name

@@ -34,6 +34,8 @@ RETRY_SECONDS = 90.0  # DEEPDETECT_FILE_RETRY_SECONDS, if set, replaces it.
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 10.0  # Seconds; each delay is drawn from [limit / 2, limit], and the limit doubles.
 _WARNING_SECONDS = 10.0  # Between two warnings about failed attempts.
 
+_REMEDY = "repair the file system or free what it lacks, then rerun the same command"
+
 _last_warning = -_WARNING_SECONDS  # Seconds, on the monotonic clock.
 
 
@@ -47,12 +49,13 @@ def may_pass(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in TRANSIENT | FULL
 
 
-def retry(path: str, action: Callable[[], T]) -> T:
+def retry(path: str, action: Callable[[], T], remedy: str = _REMEDY) -> T:
     """Run ``action`` until it succeeds, time is up, or it fails for a reason that a retry cannot change.
 
     Args:
         path: what it reads or lists, for messages.
         action: one attempt, which can be repeated.
+        remedy: what to do if it never succeeds, for the message.
 
     Raises:
         StorageDown: if it still fails after ``RETRY_SECONDS``.
@@ -68,17 +71,16 @@ def retry(path: str, action: Callable[[], T]) -> T:
                 raise
             delay = random.uniform(longest / 2, longest)
             if time.monotonic() - started + delay > seconds:
-                raise down(path, error, seconds) from error
+                raise down(path, error, seconds, remedy) from error
             _warn(path, error, seconds)
         time.sleep(delay)
         longest = min(2 * longest, _LONGEST_DELAY)
 
 
-def down(path: str, error: BaseException, seconds: float) -> StorageDown:
+def down(path: str, error: BaseException, seconds: float, remedy: str = _REMEDY) -> StorageDown:
     """Return the error for trouble that did not pass in ``seconds``."""
     return StorageDown(
-        f"{path!r} could not be read for {seconds:.0f} s ({reason(error)}); everything saved before is intact: repair "
-        "the file system or free what it lacks, then rerun the same command"
+        f"{path!r} could not be read for {seconds:.0f} s ({reason(error)}); everything saved before is intact: {remedy}"
     )
 
 

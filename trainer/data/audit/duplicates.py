@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from trainer.data.audit.measure import FINGERPRINT_SIDE
 from trainer.data.audit.scan import Records
+from trainer.data.audit.union import Union
 from trainer.data.manifest import TEST, TRAIN, VALIDATION
 
 NEAR_DISTANCE, MAX_NEAR_DISTANCE = 6, 7  # Bits.
@@ -57,6 +58,7 @@ class Duplicates:
         near_counts: pairs of contents by kind: ``across_splits``, ``across_classes`` (can be both), ``inside``.
         near: such pairs, at most 10,000 of a kind, the most similar first.
         complete: False if a hash was so frequent that some of its pairs were not compared.
+        clusters: positions of two or more images that equal bytes or likeness connect, directly or over others.
     """
 
     records: Records
@@ -67,6 +69,7 @@ class Duplicates:
     near_counts: Kinds
     near: tuple[Pair, ...]
     complete: bool
+    clusters: tuple[tuple[int, ...], ...]
 
     def crosses_splits(self, *indices: int) -> bool:
         """Return whether these images lie in more than one split."""
@@ -106,6 +109,11 @@ def leaks(records: Records, near_distance: int = NEAR_DISTANCE) -> set[str]:
 
 def to_drop(duplicates: Duplicates) -> set[str]:
     """Return the same for a finished search."""
+    return {duplicates.records.names[index] for index in leaked(duplicates)}
+
+
+def leaked(duplicates: Duplicates) -> Ints:
+    """Return their positions."""
     records = duplicates.records
     order = [split.name for split in records.splits]
     copies = duplicates.exact_splits | duplicates.near_splits
@@ -114,7 +122,7 @@ def to_drop(duplicates: Duplicates) -> set[str]:
         if split in order:
             mask = sum(1 << order.index(name) for name in later if name in order)
             drop |= (records.table["split"] == order.index(split)) & (copies & mask > 0)
-    return {records.names[index] for index in np.flatnonzero(drop)}
+    return np.flatnonzero(drop)
 
 
 def find(records: Records, near_distance: int = NEAR_DISTANCE) -> Duplicates:
@@ -135,8 +143,16 @@ def find(records: Records, near_distance: int = NEAR_DISTANCE) -> Duplicates:
     exact_splits, near_splits = np.zeros((2, len(table)), np.uint8)
     exact_splits[good], near_splits[good] = contents.splits[content[good]], near.splits[content[good]]
     return Duplicates(
-        records, content, contents.groups(), exact_splits, near_splits, near.counts, near.pairs(), near.complete
-    )
+        records, content, contents.groups(), exact_splits, near_splits, near.counts, near.pairs(), near.complete,
+        _groups(good, near.parts.parts()[content[good]]),
+    )  # fmt: skip
+
+
+def _groups(good: Ints, part: Ints) -> tuple[tuple[int, ...], ...]:
+    """Return the positions ``good`` of each part that several have."""
+    order = np.argsort(part, kind="stable")
+    groups = np.split(good[order], np.flatnonzero(np.diff(part[order])) + 1)
+    return tuple(sorted(tuple(group.tolist()) for group in groups if len(group) > 1))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,6 +206,7 @@ class _Near:
         self.splits = np.zeros(len(first), np.uint8)
         self.counts: Kinds = dict.fromkeys(("across_splits", "across_classes", "inside"), 0)
         self.complete = True
+        self.parts = Union(len(first))
         self._kept: dict[str, list[Pair]] = {kind: [] for kind in self.counts}
 
     def search(self) -> None:
@@ -229,6 +246,7 @@ class _Near:
         correlations = _correlation(*(self._fingerprints(side) for side in (left, right)))
         alike = correlations >= MIN_CORRELATION
         first, second = self._nodes[left[alike]], self._nodes[right[alike]]
+        self.parts.join(first, second)
         np.bitwise_or.at(self.splits, first, self._contents.splits[second])
         np.bitwise_or.at(self.splits, second, self._contents.splits[first])
         splits = self._contents.splits[first] | self._contents.splits[second]

@@ -10,13 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
-from trainer.data.formats import rescue
+from trainer.data.formats import image_format, rescue
 from trainer.data.formats.image_format import Unreadable
 
 FINGERPRINT_SIDE = 16
+# How an image was read: plainly, in a form that TensorFlow does not read or reads otherwise, or in part.
+RESCUES = ("", "by Pillow", "without its damaged metadata")
 
 # One image.  ``ok`` is False for a bad file, whose other fields may be zero.  quality and subsampling are 0 and -1
-# where there is none; colours, brightness (mean luminance) and contrast (its deviation) are in grey levels, 0 to 255.
+# where there is none; colours, brightness (mean luminance) and contrast (its deviation) are in grey levels, 0 to 255;
+# sharpness is the variance of the Laplacian of the centre, colours their number in a small copy; rescued indexes
+# RESCUES.
 IMAGE = np.dtype(
     [
         ("split", "u1"),
@@ -41,10 +45,13 @@ IMAGE = np.dtype(
         ("red", "f4"),
         ("green", "f4"),
         ("blue", "f4"),
+        ("sharpness", "f4"),
+        ("colours", "i4"),
         ("sha256", "S32"),
         ("phash", "u8"),
         ("fingerprint", "u1", FINGERPRINT_SIDE**2),
         ("flat", "?"),
+        ("rescued", "u1"),
     ]
 )
 
@@ -75,6 +82,7 @@ _DCT = np.cos(_ANGLES)  # The 8 lowest rows of the DCT-II of 32 samples, not nor
 # mean does not count.
 _FREQUENCY = np.hypot(*np.mgrid[:_LOW, :_LOW]).ravel()
 _PROJECTIONS = np.random.default_rng(0).standard_normal((_HASH_BITS, _LOW * _LOW)) * _FREQUENCY
+_CENTRE, _FEW = 256, 64  # Pixels.
 _FLAT = 4.0  # Grey levels; below this deviation the hash of a picture is noise.
 
 _ORIENTATION = 0x0112  # EXIF tag.
@@ -93,13 +101,14 @@ def measure(row: Any, data: bytes, max_image_pixels: int) -> None:
     row["bytes"] = len(data)
     row["sha256"] = hashlib.sha256(data).digest()
     try:
-        with rescue.opened(data, max_image_pixels) as image:
+        with rescue.opened(data, max_image_pixels) as (image, is_bare):
             _measure_header(row, image)
             _measure_container(row, image)
             upright = rescue.upright(image, data)
             _measure_pixels(row, rescue.rgb(upright))
     except Unreadable as error:
         raise BadImage(str(error)) from error
+    row["rescued"] = 2 if is_bare else not image_format.is_for_graph(data)
     row["ok"] = True
 
 
@@ -145,12 +154,30 @@ def _measure_pixels(row: Any, image: Image.Image) -> None:
     row["brightness"], row["contrast"] = _moments(gray.histogram())
     counts = np.asarray(image.histogram()).reshape(3, 256)
     row["red"], row["green"], row["blue"] = (_moments(channel)[0] for channel in counts)
+    row["sharpness"], row["colours"] = sharpness(gray), _colours(image)
     small = np.asarray(gray.resize((_DCT_SIDE, _DCT_SIDE), Image.Resampling.LANCZOS), np.float64)
     row["phash"] = perceptual_hash(small)
     step = _DCT_SIDE // FINGERPRINT_SIDE
     tiny = small.reshape(FINGERPRINT_SIDE, step, FINGERPRINT_SIDE, step).mean(axis=(1, 3))
     row["fingerprint"] = tiny.round().ravel()
     row["flat"] = tiny.std() < _FLAT
+
+
+def sharpness(gray: Image.Image) -> float:
+    """Return the variance of the Laplacian of the middle 256 x 256 pixels: small if blurred, 0 if there are too few."""
+    left, top = (max(side - _CENTRE, 0) // 2 for side in gray.size)
+    box = (left, top, min(left + _CENTRE, gray.width), min(top + _CENTRE, gray.height))
+    centre = np.asarray(gray.crop(box), np.int16)
+    if min(centre.shape) < 3:
+        return 0.0
+    around = centre[:-2, 1:-1] + centre[2:, 1:-1] + centre[1:-1, :-2] + centre[1:-1, 2:]
+    return float((around - 4 * centre[1:-1, 1:-1]).var())
+
+
+def _colours(image: Image.Image) -> int:
+    """Return the number of colours in 64 x 64 pixels of an image, with 5 bits a channel."""
+    few = np.asarray(image.resize((_FEW, _FEW), Image.Resampling.NEAREST), np.uint16) >> 3
+    return len(np.unique(few[..., 0] << 10 | few[..., 1] << 5 | few[..., 2]))
 
 
 def _moments(histogram: Any) -> tuple[float, float]:

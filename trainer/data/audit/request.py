@@ -9,9 +9,10 @@ Look at a data set before training on it.
 
   python scripts/prepare_data.py audit --data_dir=D --out=O [flags]
 
-D holds {Train,Validation,Test}/<class>/* images, Train at least.  O receives audit.html to read and audit.json for
-programs (docs/audit.md): counts, sizes, formats and brightness by split and class, broken files, equal and similar
-images inside and across splits and classes, and how well file size, JPEG quality and the like give the class away.
+D holds {Train,Validation,Test}/<class>/* images, Train at least.  O receives audit.html to read, audit.json for
+programs (docs/audit.md), suggested_drop.txt for --drop, and rescued.csv: counts, sizes, formats and brightness by split
+and class, broken files, equal and similar images inside and across splits and classes, odd images, and how well file
+size, JPEG quality and the like give the class away.
 
 Exit codes: 0 done; 1 with --strict: images are in two splits, or equal files in two classes; 2 the request is wrong."""
 
@@ -50,4 +51,10 @@ class AuditFlags(config.LayoutConfig):
         "A cue is flagged from this AUC on, if it is three standard errors above 0.5 too.",
         minimum=0.5,
         maximum=1.0,
+    )
+    evaluation: str = config.setting(
+        "",
+        "Folder or gs:// path that trainer.evaluate wrote for images of data_dir; what its model calls something else "
+        "with a probability of 0.95 or more is listed as a likely wrong label.",
+        path=config.PATH,
     )

@@ -1,32 +1,26 @@
 """Read and measure every image of some splits on all cores; keep a record of each and no pixels.
 
-Owns: processes, the progress bar, and that a bad file never ends the scan.  Does not own: what is measured
-(``measure.py``).
+Owns: the progress bar, and that a bad file never ends the scan.  Does not own: processes
+(``worker_processes.py``), what is measured (``measure.py``).
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import os
-import signal
 import stat
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import tqdm
 
-from trainer.core import signals
+from trainer.core import worker_processes
 from trainer.core.config import MAX_IMAGE_PIXELS
-from trainer.core.errors import JobFailed, StoppedEarly
+from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files, transient
 from trainer.data import image_files
 from trainer.data.audit import measure
@@ -96,7 +90,8 @@ def scan(
     work = functools.partial(_measure_files, max_image_pixels=max_image_pixels)
     start = 0
     with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=quiet or None, leave=False) as bar:
-        for part, bad in _map(work, chunks, workers or joblib.cpu_count()):
+        remedy = "use fewer --workers or a smaller --max_image_pixels"
+        for part, bad in worker_processes.ordered_map(work, chunks, workers, remedy=remedy):
             table[start : start + len(part)] = part
             reasons |= {start + position: reason for position, reason in bad.items()}
             start += len(part)
@@ -104,32 +99,6 @@ def scan(
     table["split"] = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
     table["label"] = np.concatenate([split.labels for split in splits])
     return Records(tuple(splits), table, reasons)
-
-
-def _map(work: Any, chunks: list[list[_Path]], workers: int) -> Iterator[tuple[Table, dict[int, str]]]:
-    """Yield the result of each chunk, in order."""
-    workers = min(workers, len(chunks))
-    if workers <= 1:
-        yield from map(work, chunks)
-        return
-    # Spawned, because a fork of a process with threads (TensorFlow's, a test's) can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent)
-    try:
-        yield from pool.map(work, chunks)
-    except (BrokenProcessPool, MemoryError) as error:
-        raise JobFailed(
-            "expected the worker processes to live, received the end of one, probably for lack of memory; use fewer "
-            "--workers or a smaller --max_image_pixels"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def follow_parent() -> None:
-    """Leave signals to the parent, and end with it: nobody would take the next task from a worker's queue."""
-    signals.ignore()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.
 
 
 def _measure_files(paths: list[_Path], max_image_pixels: int) -> tuple[Table, dict[int, str]]:
@@ -167,7 +136,7 @@ def _read(path: str, folder: str) -> bytes:
 
 
 def _check_kind_and_size(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # Reading it tells more.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Reading it tells more; it may be in a tar file.
         status = transient.retry(path, functools.partial(os.stat, path))
         if not stat.S_ISREG(status.st_mode):
             raise measure.BadImage("not a regular file")

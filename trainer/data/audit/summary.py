@@ -3,14 +3,14 @@
 Owns: the schema, and what makes ``--strict`` fail.  Does not own: searches (``duplicates.py``, ``cues.py``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.core.storage import files
-from trainer.data.audit import digest
+from trainer.data.audit import digest, outliers, rescued, source_counts
 from trainer.data.audit.cues import Finding
 from trainer.data.audit.duplicates import MIN_CORRELATION, Duplicates, to_drop
 from trainer.data.audit.scan import Records, Table
@@ -19,10 +19,20 @@ from trainer.data.layouts import overlap
 _FIGURES = ("bytes", "width", "height", "brightness", "contrast")
 
 
-def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of ``audit.json``: plain types, no NaN, names as UTF-8."""
+def summarise(
+    duplicates: Duplicates, findings: list[Finding], chosen: Set[int], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of ``audit.json``: plain types, no NaN, names as UTF-8.
+
+    Args:
+        duplicates: of all splits.
+        findings: of ``cues.find``.
+        chosen: positions of the images that are suggested to be left out.
+        settings: to be shown.
+    """
     records = duplicates.records
     table = records.table
+    odd = outliers.oddest(records)
     return {
         "schema": digest.SCHEMA,
         "settings": dict(settings),
@@ -34,6 +44,7 @@ def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping
         "formats": _by_split_and_class(records, lambda part: _tally(part, "format")),
         "modes": _by_split_and_class(records, lambda part: _tally(part, "mode")),
         "bad": [{"path": _name(records, index), "reason": why} for index, why in sorted(records.reasons.items())],
+        "rescued": rescued.counts(records),
         "training_skips": [],  # Training reads what the audit reads; it did not always.
         "rotated": int((table["ok"] & (table["orientation"] > 1)).sum()),
         "flat": [_name(records, int(index)) for index in np.flatnonzero(table["ok"] & table["flat"])],
@@ -42,6 +53,16 @@ def summarise(duplicates: Duplicates, findings: list[Finding], settings: Mapping
         "leakage": leakage(duplicates),
         "sources": overlap.shared(records.splits),
         "drop_leaks": sorted(files.printable(name) for name in to_drop(duplicates)),
+        "clusters": _clusters(duplicates, chosen),
+        "suggested_drop": len(chosen),
+        "source_counts": source_counts.of_splits(records.splits),
+        "outliers": {
+            measure.name: [
+                {"path": _name(records, index), "value": float(f"{measure.value(table[index]):.7g}")}
+                for index in odd[measure.name]
+            ]
+            for measure in outliers.MEASURES
+        },
         "cues": [_cue(finding) for finding in findings],
         "strict_failures": strict_failures(duplicates),
     }
@@ -145,6 +166,20 @@ def _near(duplicates: Duplicates) -> dict[str, Any]:
         "complete": duplicates.complete,
         "listed": listed,
     }
+
+
+def _clusters(duplicates: Duplicates, chosen: Set[int]) -> dict[str, Any]:
+    listed = [
+        {
+            "paths": [_name(duplicates.records, index) for index in cluster],
+            "dropped": [_name(duplicates.records, index) for index in cluster if index in chosen],
+            "equal": len({*duplicates.content[list(cluster)].tolist()}) == 1,
+            "across_splits": duplicates.crosses_splits(*cluster),
+            "across_classes": duplicates.crosses_classes(*cluster),
+        }
+        for cluster in duplicates.clusters
+    ]
+    return {"count": len(listed), "images": sum(map(len, duplicates.clusters)), "listed": listed}
 
 
 def _cue(finding: Finding) -> dict[str, Any]:

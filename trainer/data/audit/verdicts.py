@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lines(audit: Mapping[str, Any], split: str = "", auc: float | None = None) -> list[dict[str, str]]:
-    """Return the findings as sentences, each with a ``kind`` (bad, do, good) and a ``text``; doubts come first.
+    """Return the findings as sentences, each with a ``kind`` (bad, do, note, good) and a ``text``; doubts come first.
 
     Args:
         audit: of ``find``, with ``differences``.
@@ -18,7 +18,7 @@ def lines(audit: Mapping[str, Any], split: str = "", auc: float | None = None) -
     verdicts = [("bad", text) for text in audit["differences"]]
     verdicts += [_broken(audit), *_leaks(audit), *_copies(audit), *_cues(audit, split, auc)]
     if not audit["all_compared"]:
-        verdicts.append(("do", "So many images look alike that not all pairs were compared; there are more."))
+        verdicts.append(("note", "So many images look alike that not all pairs were compared; there are more."))
     return [{"kind": kind, "text": text} for kind, text in verdicts]
 
 
@@ -40,7 +40,7 @@ def _broken(audit: Mapping[str, Any]) -> tuple[str, str]:
     if not any(counts.values()):
         return "good", "Every file could be decoded to its end."
     named = ", ".join(f"{count:,} in {split}" for split, count in counts.items() if count)
-    return "do", f"Files that cannot be decoded: {named}. Nothing is learned from them, and no figure counts them."
+    return "note", f"Files that cannot be decoded: {named}. Nothing is learned from them, and no figure counts them."
 
 
 def _leaks(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -67,10 +67,10 @@ def _copies(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
     if equal["pictures"] or similar["in_a_class"]:
         text = f"{equal['pictures']:,} pictures have equal copies ({equal['files']:,} files), and "
         text += f"{similar['in_a_class']:,} pairs inside a class look alike. Each counts as often as it is there."
-        verdicts.append(("do", text))
+        verdicts.append(("note", text))
     if similar["across_classes"]:
         text = f"{similar['across_classes']:,} pairs of different classes look alike: usually a picture and its "
-        verdicts.append(("do", f"{text}forgery, which is fine as long as both are in the same split."))
+        verdicts.append(("note", f"{text}forgery, which is fine as long as both are in the same split."))
     return verdicts
 
 

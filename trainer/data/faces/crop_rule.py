@@ -14,6 +14,7 @@ from trainer.core import checked_json
 from trainer.core.checked_json import COUNT, NUMBER, OBJECT, TEXT, TRUTH, optional
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
+from trainer.data import tfrecord
 from trainer.data.faces import detector, video_file
 from trainer.data.faces.detector import Detector, Face
 from trainer.data.pixels import Pixels
@@ -144,8 +145,9 @@ def of_set(data_dir: str) -> CropRule | None:
     Raises:
         RequestError: if ``faces.json`` is damaged.
     """
-    folder = data_dir if files.is_dir(data_dir) else data_dir.rpartition("/")[0] or "."
-    path = files.join(folder, FILE)
+    # A web server does not tell what is a folder.
+    is_folder = files.is_dir(data_dir) or files.exists(files.join(data_dir, tfrecord.MANIFEST))
+    path = files.join(data_dir if is_folder else data_dir.rpartition("/")[0] or ".", FILE)
     return of_metadata(read(path)["rule"], path) if files.exists(path) else None
 
 

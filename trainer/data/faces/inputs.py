@@ -3,22 +3,22 @@
 Does not own: what is in them (``extract.py``).
 """
 
-import csv
 import dataclasses
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from trainer.core import globs
 from trainer.core.errors import RequestError
-from trainer.core.placement import SPLITS
 from trainer.core.storage import files
 from trainer.data.faces import video_file
+from trainer.data.layouts import rows as table_rows
+from trainer.data.layouts import table_files, words
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".avif")
 
-_COLUMNS = {
-    "path": ("path", "file", "filename", "video", "image"), "label": ("label", "class", "target"), "split": ("split",),
+_GUESSES = {
+    "path": (*table_rows.GUESSES["path"], *table_rows.GUESSES["video"]), "label": table_rows.GUESSES["label"],
+    "split": table_rows.GUESSES["split"],
 }  # fmt: skip
 
 
@@ -52,12 +52,12 @@ def find(videos: str) -> list[Input]:
     Raises:
         RequestError: if there are none, or the list cannot be read.
     """
-    return _of_list(videos) if videos.lower().endswith(".csv") else _of_folder(videos)
+    return _of_list(videos) if table_files.is_list(videos) else _of_folder(videos)
 
 
 def _of_folder(folder: str) -> list[Input]:
     if not files.is_dir(folder):
-        raise RequestError(f"--videos: expected a folder or a .csv list, received {folder!r}; check the spelling")
+        raise RequestError(f"--videos: expected a folder or a list file, received {folder!r}; check the spelling")
     paths = globs.expand([folder], (), (*video_file.ENDINGS, *IMAGE_ENDINGS))
     names = [path[len(folder) :].lstrip("/") for path in paths]
     rows = [(path, name, name.split("/")[:-1], *_place(name)) for path, name in zip(paths, names, strict=True)]
@@ -67,26 +67,26 @@ def _of_folder(folder: str) -> list[Input]:
 def _place(name: str) -> tuple[str, str]:
     """Return split and class of a path such as ``Train/Fake/a.mp4`` or ``Fake/a.mp4``."""
     folders = name.split("/")[:-1]
-    has_split = bool(folders) and folders[0].lower() in [split.lower() for split in SPLITS]
+    has_split = bool(folders) and bool(words.split_of(folders[0]))
     split, rest = (folders[0], folders[1:]) if has_split else ("", folders)
     return split, rest[0] if rest else ""
 
 
 def _of_list(path: str) -> list[Input]:
-    try:
-        reader = csv.DictReader(io.StringIO(files.read_text(path)))
-    except (OSError, UnicodeError) as error:
-        raise RequestError(f"--videos: expected a list that can be read, received {path!r} ({error})") from error
-    heads = {kind: _column(reader.fieldnames or (), names) for kind, names in _COLUMNS.items()}
-    if not heads["path"]:
-        raise RequestError(
-            f"--videos: expected {path!r} to have a column path, received {', '.join(reader.fieldnames or ())}; name it"
-        )
-    rows = []
+    heads: dict[str, str] = {}
+
+    def choose(names: Sequence[str]) -> Sequence[str]:
+        heads.update(_heads(path, names))
+        return list(heads.values())
+
+    columns = table_files.read(path, choose, "videos")
+    names = columns[heads["path"]]
+    labels, splits = (columns[heads[kind]] if kind in heads else [""] * len(names) for kind in ("label", "split"))
+    truth = table_rows.truth_of(heads.get("label", ""), labels)
     base = path.rpartition("/")[0]
-    for row in reader:
-        name = (row[heads["path"]] or "").strip()
-        label, split = ((row[heads[kind]] or "").strip() if heads[kind] else "" for kind in ("label", "split"))
+    rows = []
+    for name, given, split in zip(names, labels, splits, strict=True):
+        label = truth.get(given, given)
         if name:
             full = name if name.startswith("/") or files.is_remote(name) or not base else files.join(base, name)
             rows.append((full, name, [part for part in (split, label) if part], split, label))
@@ -95,9 +95,17 @@ def _of_list(path: str) -> list[Input]:
     return _with_targets(rows)
 
 
-def _column(heads: Iterable[str], names: Sequence[str]) -> str:
-    """Return the first column with one of the usual names; empty if there is none."""
-    return next((head for name in names for head in heads if head.strip().lower() == name), "")
+def _heads(path: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the first column of each meaning that has one of the usual names.
+
+    Raises:
+        RequestError: if none is a path.
+    """
+    alike = {name.lower(): name for name in reversed(names)}
+    guesses = {kind: next((alike[one] for one in ones if one in alike), "") for kind, ones in _GUESSES.items()}
+    if not guesses["path"]:
+        raise RequestError(f"--videos: expected {path!r} to have a column path, received {', '.join(names)}; name it")
+    return {kind: name for kind, name in guesses.items() if name}
 
 
 def _with_targets(rows: Sequence[tuple[str, str, list[str], str, str]]) -> list[Input]:

@@ -10,12 +10,12 @@ from trainer.data.faces.crop_rule import CropRule
 USAGE = """\
 Cut the faces out of videos, or of whole images.
 
-  python -m trainer.prepare_data faces --videos=DIR|list.csv --out=O [flags]
+  python -m trainer.prepare_data faces --videos=DIR|LIST --out=O [flags]
 
 Folders are kept: DIR/Train/Fake/a.mp4 becomes O/Train/Fake/a/000123.png, one image for each sampled frame with a face,
-and an image DIR/Train/Fake/b.jpg becomes O/Train/Fake/b.png.  A list has the column path and, if known, label and
-split.  O/faces.csv has a row for each crop, O/faces.json the rule that models trained on O carry along.  Rerun the same
-command to resume after a kill, or to add videos.  Needs pip install -e '.[faces]'.
+and an image DIR/Train/Fake/b.jpg becomes O/Train/Fake/b.png.  LIST (.csv, .tsv, .jsonl, .parquet) has the column path
+and, if known, label and split.  O/faces.csv has a row for each crop, O/faces.json the rule that models trained on O
+carry along.  Rerun the same command to resume after a kill, or to add videos.  Needs pip install -e '.[faces]'.
 
 Exit codes: 0 done, bad videos are named; 1 not one crop was made; 2 the request is wrong; 75 stopped, rerun it."""
 
@@ -25,7 +25,7 @@ class FacesFlags:
     """Settings of one extraction."""
 
     videos: str = config.setting(
-        "", "Folder or gs:// path with videos or images at any depth, or a .csv list of them.", path=config.PATH
+        "", "Folder or gs:// path with videos or images at any depth, or a list file of them.", path=config.PATH
     )
     out: str = config.setting("", "Folder or gs:// path for the crops; a --data_dir for training.", path=config.PATH)
     frames_per_video: int = config.setting(32, "Frames to look at, evenly in time.", unit="frames", minimum=1)

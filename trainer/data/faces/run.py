@@ -1,24 +1,19 @@
 """Cut the faces out of many videos on all cores, and write the table and the rule of the set.
 
-Owns: processes, the progress bar, ``faces.csv``, that a rerun has the settings of the first run.  Does not own: one
-video (``extract.py``).
+Owns: the progress bar, ``faces.csv``, that a rerun has the settings of the first run.  Does not own: processes
+(``worker_processes.py``), one video (``extract.py``).
 """
 
 import functools
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Sequence
 
-import joblib
 import tqdm
 
 from trainer import __version__
-from trainer.core import tables
-from trainer.core.errors import JobFailed, RequestError
+from trainer.core import tables, worker_processes
+from trainer.core.errors import RequestError
 from trainer.core.storage import files
-from trainer.data.audit import scan
 from trainer.data.faces import crop_rule, extract, video_file
 from trainer.data.faces.extract import Note
 from trainer.data.faces.inputs import Input
@@ -38,7 +33,9 @@ def run(inputs: Sequence[Input], request: FacesFlags) -> list[Note]:
     _claim(request)
     notes = []
     with tqdm.tqdm(total=len(inputs), unit="video", desc="faces", file=sys.stderr, disable=None) as bar:
-        for note in _map(inputs, request):
+        work = functools.partial(extract.process, request=request)
+        remedy = "use fewer --workers"
+        for note in worker_processes.ordered_map(work, inputs, request.workers, remedy=remedy, prepare=_one_core):
             notes.append(note)
             bar.update()
     rows = [row for note in notes for row in note.rows]
@@ -63,29 +60,8 @@ def _claim(request: FacesFlags) -> None:
             )
 
 
-def _map(inputs: Sequence[Input], request: FacesFlags) -> Iterator[Note]:
-    """Yield the note of each input, in order."""
-    work = functools.partial(extract.process, request=request)
-    workers = min(request.workers or joblib.cpu_count(), len(inputs))
-    if workers <= 1:
-        yield from map(work, inputs)
-        return
-    # Spawned, because a fork of a process with threads can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_prepare)
-    try:
-        yield from pool.map(work, inputs)
-    except BrokenProcessPool as error:
-        raise JobFailed(
-            "expected the worker processes to live, received the end of one, probably for lack of memory; use fewer "
-            "--workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepare() -> None:
-    """Follow the parent, and leave the other cores to the other workers."""
-    scan.follow_parent()
+def _one_core() -> None:
+    """Leave the other cores to the other workers."""
     video_file.opencv().setNumThreads(1)
 
 

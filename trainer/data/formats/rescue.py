@@ -44,7 +44,7 @@ def decode(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels:
     Raises:
         Unreadable: if it cannot be decoded or has more than ``max_pixels`` pixels.
     """
-    with opened(content, max_pixels) as image:
+    with opened(content, max_pixels) as (image, _):
         return np.asarray(rgb(upright(image, content)))
 
 
@@ -61,8 +61,8 @@ def for_graph(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image and load its first frame; damaged metadata does not matter.
+def opened(content: bytes, max_pixels: int) -> Iterator[tuple[Image.Image, bool]]:
+    """Open an image and load its first frame; also say whether damaged metadata had to be left out.
 
     Raises:
         Unreadable: as ``decode`` does.
@@ -70,13 +70,13 @@ def opened(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
     name = _supported(content)
     with _without_pillows_limit():
         try:
-            image = _load(content, name, max_pixels)
+            image, is_bare = _load(content, name, max_pixels), False
         except (Unreadable, MemoryError, StoppedEarly):
             raise
         except Exception as error:  # Decoders raise many types: SyntaxError, struct.error, ...
-            image = _load_bare(content, name, max_pixels, error)
+            image, is_bare = _load_bare(content, name, max_pixels, error), True
     with image:
-        yield image
+        yield image, is_bare
 
 
 def _supported(content: bytes) -> str:

@@ -10,11 +10,13 @@ from trainer.data.layouts import resolve, table_files, tree, words
 
 
 def missing(data_dir: str, settings: LayoutConfig) -> str:
-    """Return what shows that the images of a local data_dir are gone; empty if nothing does.
+    """Return what shows that the images of a local data_dir, or the list of ``--drop``, are gone; empty: nothing does.
 
     Raises:
         RequestError: as ``resolve``.
     """
+    if settings.drop and not files.is_remote(settings.drop) and not os.path.exists(settings.drop):
+        return f"no such file: {settings.drop!r}"
     if files.is_remote(data_dir):
         return ""
     if table_files.is_list(data_dir):

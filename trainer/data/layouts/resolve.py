@@ -55,7 +55,8 @@ def _published() -> list[str]:
 
 def _read_published(name: str, data_dir: str, settings: LayoutConfig, wanted: Sequence[str]) -> Images:
     module = LAYOUTS.load(name)
-    if not module.recognises(data_dir, tree.folders(data_dir)):
+    names = [] if table_files.is_list(data_dir) else tree.folders(data_dir)  # A web server lists nothing.
+    if not module.recognises(data_dir, names):
         raise RequestError(
             f"--layout={name}: expected {module.HELP.rstrip('.')}, received {data_dir!r}; check the path, or leave "
             "--layout out"

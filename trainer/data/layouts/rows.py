@@ -5,7 +5,7 @@ Used for list files and for the published lists of data sets.  Imports no Tensor
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trainer.core.errors import RequestError
 from trainer.core.litter import LeftOut
@@ -23,8 +23,8 @@ GUESSES = {
     "video": ("video", "video_id", "video_name", "clip"),
     "source": ("source", "source_id", "identity", "subject", "original"),
     "method": ("method", "manipulation", "technique", "generator", "forgery", "algorithm", "attack"),
-    "weight": ("weight", "sample_weight"),
 }  # fmt: skip
+_WEIGHTS = ("weight", "sample_weight", "importance")
 _NEEDED = ("path", "label")
 _TRUTH = {"1": FAKE, "true": FAKE, "yes": FAKE, "0": REAL, "false": REAL, "no": REAL}
 _SAY_FAKE = ("is_fake", "fake")  # Columns in which these values are clear.
@@ -52,6 +52,13 @@ def meanings(text: str, names: Sequence[str]) -> dict[str, str]:
             f"{', '.join(map(repr, names[:_SHOWN])) or 'none'}; name them, such as --columns=path:file,label:target"
         )
     return found
+
+
+def notes_on(given: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """Return what is said of the columns: which means what, and that nobody uses weights of single images."""
+    weights = [name for name in names if name.strip().lower() in _WEIGHTS and name not in given.values()]
+    taken = f"columns: {', '.join(f'{meaning} is {name!r}' for meaning, name in given.items())}"
+    return [taken, *(f"the column {name!r} is not used: every image counts once" for name in weights)]
 
 
 def _given(text: str, names: Sequence[str]) -> dict[str, str]:
@@ -118,8 +125,8 @@ def _classes(tally: Mapping[str, int], labels: Labels, rows: Rows) -> dict[str, 
         return {value: labels.class_of(value) for value in tally}
     if rows.classes:
         return {value: rows.classes(value) for value in tally}
-    if rows.label_name.lower() in _SAY_FAKE and all(value.lower() in _TRUTH for value in tally):
-        return {value: _TRUTH[value.lower()] for value in tally}
+    if truth := truth_of(rows.label_name, tally):
+        return truth
     kinds = {value: words.kind_of(value) for value in tally}
     unclear = [value for value, kind in kinds.items() if not kind]
     if not unclear:
@@ -132,6 +139,13 @@ def _classes(tally: Mapping[str, int], labels: Labels, rows: Rows) -> dict[str, 
         f"{', '.join(repr(value) for value in unclear[:_SHOWN])}; say which is which, such as "
         f"--labels=real:{'0' if '0' in tally else 'original'},fake:{'1' if '0' in tally else example}"
     )
+
+
+def truth_of(label_name: str, values: Iterable[str]) -> dict[str, str]:
+    """Return the class of each value of a column such as ``is_fake``; empty: its name or values say nothing clear."""
+    values = set(values)
+    is_clear = label_name.lower() in _SAY_FAKE and all(value.lower() in _TRUTH for value in values)
+    return {value: _TRUTH[value.lower()] for value in values} if is_clear else {}
 
 
 def _without_repeats(names: Sequence[str], keep: list[int], rows: Rows) -> tuple[list[int], int]:

@@ -61,6 +61,7 @@ class Split:
         held_out: for a share of Train, how it was drawn, in words; empty for a split of its own.
         origin: where the images were found; None: in ``root/name/<class>`` or a packed set.
         mount: folder that is not empty as long as the images are mounted; empty: that of each image's class.
+        dropped: number of images that ``--drop`` left out of it, if ``origin`` does not say it.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Split:
     held_out: str = ""
     origin: Origin | None = None
     mount: str = ""
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -133,6 +135,7 @@ class Split:
             self_blended=blended,
             columns={key: [values[i] for i in chosen] for key, values in self.columns.items()},
             held_out=held_out or self.held_out,
+            dropped=0 if held_out else self.dropped,  # Said of Train, which they left.
         )
 
 

@@ -27,17 +27,22 @@ def is_list(path: str) -> bool:
     return path.lower().endswith(ENDINGS)
 
 
-def read(path: str, choose: Choose) -> Columns:
+class _Wrong(ValueError):
+    """The content is not that of a list: what was expected and received."""
+
+
+def read(path: str, choose: Choose, flag: str = "data_dir") -> Columns:
     """Return columns of a list file as text; "" where a row has no value.
 
     Args:
-        path: local or remote.
+        path: local or remote; one without a list's ending is read as CSV.
         choose: called once with the names of all columns.
+        flag: that names the path.
 
     Raises:
-        RequestError: if it is missing, or no such file.
+        RequestError: naming the flag, if it is missing, or no such file.
     """
-    ending = next(one for one in ENDINGS if path.lower().endswith(one))
+    ending = next((one for one in ENDINGS if path.lower().endswith(one)), ".csv")
     try:
         if ending == ".parquet":
             return _parquet(path, choose)
@@ -45,12 +50,14 @@ def read(path: str, choose: Choose) -> Columns:
             return _jsonl(lines, choose) if ending == ".jsonl" else _csv(lines, choose, ending)
     except FileNotFoundError as error:
         raise RequestError(
-            f"--data_dir: expected a list file, received {path!r}, which does not exist; check the path"
+            f"--{flag}: expected a list file, received {path!r}, which does not exist; check the path"
         ) from error
+    except _Wrong as error:
+        raise RequestError(f"--{flag}: {error}") from error
     except (csv.Error, UnicodeError, ValueError, IsADirectoryError, PermissionError) as error:
         if isinstance(error, RequestError):
             raise
-        raise RequestError(f"--data_dir: expected a readable {ending[1:]} file, received {path!r}: {error}") from error
+        raise RequestError(f"--{flag}: expected a readable {ending[1:]} file, received {path!r}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -68,7 +75,7 @@ def _csv(lines: TextIO, choose: Choose, ending: str) -> Columns:
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
     header = [name.strip() for name in next(reader, [])]
     if len(set(header)) < len(header):
-        raise RequestError(f"--data_dir: expected columns of different names, received {', '.join(header)}")
+        raise _Wrong(f"expected columns of different names, received {', '.join(header)}")
     places = {name: header.index(name) for name in choose(header)}
     return _cells(reader, places, len(header))
 
@@ -81,8 +88,8 @@ def _cells(rows: Iterable[list[str]], places: dict[str, int], width: int) -> Col
         if not row:
             continue
         if len(row) > width and any(row[width:]):
-            raise RequestError(
-                f"--data_dir: expected at most {width} cells in each row, as the header has, received {len(row)} in "
+            raise _Wrong(
+                f"expected at most {width} cells in each row, as the header has, received {len(row)} in "
                 f"row {line}; write cells that hold a comma in double quotes"
             )
         for place, append in targets:
@@ -94,12 +101,12 @@ def _jsonl(lines: TextIO, choose: Choose) -> Columns:
     rows = (json.loads(line) for line in lines if line.strip())
     probed = list(itertools.islice(rows, _PROBED))
     if not all(isinstance(row, dict) for row in probed):
-        raise RequestError("--data_dir: expected a JSON object on each line")
+        raise _Wrong("expected a JSON object on each line")
     names = list(choose(list(dict.fromkeys(name for row in probed for name in row))))
     columns: Columns = {name: [] for name in names}
     for row in itertools.chain(probed, rows):
         for name in names:
-            columns[name].append(sys.intern(_as_text(row.get(name))))
+            columns[name].append(sys.intern(as_text(row.get(name))))
     return columns
 
 
@@ -107,18 +114,19 @@ def _parquet(path: str, choose: Choose) -> Columns:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise RequestError(
-            f"--data_dir: expected pyarrow, which reads {path!r}, received none; pip install 'deepdetect[lists]', or "
+        raise _Wrong(
+            f"expected pyarrow, which reads {path!r}, received none; pip install 'deepdetect[lists]', or "
             "give the list as CSV"
         ) from error
     content: Any = io.BytesIO(files.read_bytes(path)) if files.is_remote(path) else path
     file = parquet.ParquetFile(content)
     names = list(choose(list(file.schema_arrow.names)))
     table = file.read(columns=names)
-    return {name: [sys.intern(_as_text(value)) for value in table.column(name).to_pylist()] for name in names}
+    return {name: [sys.intern(as_text(value)) for value in table.column(name).to_pylist()] for name in names}
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a value of JSON or Parquet as CSV would have it."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():

@@ -25,6 +25,7 @@ from trainer.core.config.registries import BILINEAR
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import readers, tfrecord
+from trainer.data.layouts import drop
 from trainer.data.manifest import Split
 from trainer.data.pack.convert import convert
 from trainer.data.pack.request import PackFlags
@@ -75,7 +76,7 @@ def pack(request: PackFlags, splits: Sequence[Split], dropped: Set[str] = frozen
     Args:
         request: settings.
         splits: of one data_dir, Train first.
-        dropped: names of images to leave out, such as ``Train/Fake/a.jpg``.
+        dropped: names of leaks to leave out, such as ``Train/Fake/a.jpg``; the splits already lack those of ``--drop``.
 
     Raises:
         RequestError: if ``out`` cannot be written or holds another packed set.
@@ -251,7 +252,8 @@ def _finish(
         "settings": dataclasses.asdict(request),
         "splits": entries,
         "bad": {name: reason for note in notes.values() for name, reason in note.bad.items()},
-        "dropped": sorted(dropped),
+        "dropped": sorted({*dropped, *drop.read(request.drop)}),
+        "leaks": len(dropped),
     }
     files.write_text(files.join(request.out, tfrecord.MANIFEST), json.dumps(manifest, indent=1) + "\n")
     files.remove_tree(files.join(request.out, NOTES))
@@ -308,5 +310,5 @@ def summary_table(manifest: Mapping[str, Any], request: PackFlags) -> str:
     kept = "left out" if request.drop_bad else "kept as they are, and skipped by training"
     lines.append(f"{'bad':<12}{len(manifest['bad']):,}{f' ({kept})' if manifest['bad'] else ''}")
     if request.drop_leaks:
-        lines.append(f"{'leaks':<12}{len(manifest['dropped']):,} left out")
+        lines.append(f"{'leaks':<12}{manifest.get('leaks', len(manifest['dropped'])):,} left out")
     return "\n".join([*lines, f"{'packed set':<12}{request.out}"])

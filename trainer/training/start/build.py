@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trainer import __version__
 from trainer.core.config import Config
-from trainer.core.errors import RequestError, StoppedEarly
+from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import augment
 from trainer.data.bad_images import BadImages
@@ -197,14 +197,18 @@ def _same_runtime(request: Request) -> strategy_lib.Runtime:
 
     Raises:
         RequestError: if they are not, or do not fit the request.
-        StoppedEarly: if promised GPUs are missing in a cluster.
+        MissingGpus: if promised GPUs are missing in a cluster.
         JobFailed: if the checkpoints' precision cannot be used on this machine.
     """
     config, group = request.config, request.group
-    _require_promised_gpus(request)
     kept = resume.checkpoint_inputs(request.paths) if request.is_chief and config.runtime.precision == "auto" else {}
     precision: str = group.broadcast(kept.get("precision", "") if request.is_chief else None)
-    runtime = strategy_lib.setup(config.runtime, config.data, request.cluster, kept_precision=precision)
+    try:
+        runtime = strategy_lib.setup(config.runtime, config.data, request.cluster, group, kept_precision=precision)
+    except gpu_promise.MissingGpus:
+        if request.is_chief:  # Such a start counts: a scheduler may choose the same machine again and again.
+            resume.count_again(request.paths, config.loop.max_restarts_without_progress)
+        raise
     choice = {name: getattr(runtime, name) for name in ("precision", "device_kind", "local_devices")}
     consistency.require_same(group, choice, "name it with --precision or --num_devices, or use equal machines")
     if request.cluster.num_workers > 1:
@@ -212,20 +216,6 @@ def _same_runtime(request: Request) -> strategy_lib.Runtime:
         with group.time_limit(seconds, _not_connected(request.cluster, seconds)):
             strategy_lib.connect(runtime)
     return runtime
-
-
-def _require_promised_gpus(request: Request) -> None:
-    """End all processes if one of them lacks GPUs that it was promised.
-
-    Such a start counts, because a scheduler may choose the same machine again and again.
-    """
-    missing = next(filter(None, request.group.gather(strategy_lib.missing_gpus(request.config.runtime))), "")
-    if not missing:
-        return
-    error = gpu_promise.broken(missing, in_cluster=request.cluster.num_workers > 1)
-    if request.is_chief and isinstance(error, StoppedEarly):
-        resume.count_again(request.paths, request.config.loop.max_restarts_without_progress)
-    raise error
 
 
 def _not_connected(cluster: Cluster, seconds: float) -> str:

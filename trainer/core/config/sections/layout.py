@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trainer.core.config.field import setting
+from trainer.core.config.field import PATH, setting
 from trainer.core.config.registries import LAYOUTS
 
 
@@ -14,7 +14,7 @@ class LayoutConfig:
     columns: str = setting(
         "",
         "Columns of a list file, as meaning:name, separated by commas, such as path:file,label:target. Meanings are "
-        "path, label, split, source, video, method and weight; those not given are guessed.",
+        "path, label, split, source, video and method; those not given are guessed.",
         fixed=False,
     )
     labels: str = setting(
@@ -38,4 +38,11 @@ class LayoutConfig:
         choices=("source", "image"),
         fixed=False,
         before="image",
+    )
+    drop: str = setting(
+        "",
+        "File with one image name a line, as audit writes them, local or gs://: images to leave out of their splits, "
+        "after Test is drawn and before Validation is.",
+        fixed=False,
+        path=PATH,
     )

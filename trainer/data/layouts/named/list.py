@@ -22,20 +22,17 @@ def read(data_dir: str, settings: LayoutConfig) -> Images:
     Raises:
         RequestError: if the list is not understood.
     """
-    found: dict[str, str] = {}
+    given: dict[str, str] = {}
+    notes: list[str] = []
 
     def choose(names: Sequence[str]) -> Sequence[str]:
-        found.update(rows.meanings(settings.columns, names))
-        return [name for meaning, name in found.items() if meaning != "weight"]
+        given.update(rows.meanings(settings.columns, names))
+        notes.extend(rows.notes_on(given, names))
+        return list(given.values())
 
     columns = table_files.read(data_dir, choose)
-    notes = [
-        f"columns: {', '.join(f'{meaning} is {name!r}' for meaning, name in found.items() if meaning != 'weight')}"
-    ]
-    if "weight" in found:
-        notes.append(f"the column {found.pop('weight')!r} (weight) is not used: every image counts once")
-    by_meaning = {meaning: columns[name] for meaning, name in found.items()}
+    by_meaning = {meaning: columns[name] for meaning, name in given.items()}
     table = rows.Rows(
-        posixpath.dirname(data_dir) or ".", f"list {data_dir!r}", by_meaning, found["label"], tuple(notes)
+        posixpath.dirname(data_dir) or ".", f"list {data_dir!r}", by_meaning, given["label"], tuple(notes)
     )
     return rows.to_images(table, words.labels_of(settings.labels))
