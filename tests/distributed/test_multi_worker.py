@@ -103,7 +103,8 @@ def assert_same_job(one, two):
 def test_topologies_agree_to_the_last_bit(data, alone, tmp_path, workers, devices):
     job = tmp_path / "job"
     export = "best" if devices == 1 else "none"
-    texts = finished(data, job, workers, num_devices=devices, export=export)
+    # Nor do several steps in a call, or other processes that decode, change anything.
+    texts = finished(data, job, workers, num_devices=devices, export=export, steps_per_execution=4, decode_processes=2)
     assert_same_job(alone, job)
     assert result_of(job)["num_devices"] == workers * devices
     (start,) = lines_of(job, "start")
