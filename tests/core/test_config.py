@@ -147,7 +147,7 @@ CHOICES = {
     "sampling": {"none", "balanced"},
     "input": {"resize", "crop", "pad"},
     "interpolation": {"nearest", "bilinear"},
-    "layout": {"auto", "exact", "folders", "list", "ffpp", "celebdf", "dfdc", "deepfakebench"},
+    "layout": {"auto", "exact", "folders", "list", "ffpp", "celebdf", "dfdc", "deepfakebench", "webdataset"},
     "split_by": {"source", "image"},
     "augment": {"notebook", "forensic", "none", *config_lib.AUGMENTATIONS},
     "model": {"cnn", "cnn_bn", *config_lib.NETWORKS},
