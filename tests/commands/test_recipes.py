@@ -71,6 +71,7 @@ def test_runs_of_several_seeds_are_one_row(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import benchmark_recipes
 
-    runs = [benchmark_recipes.Run(auc, auc - 0.1, auc + 0.05, 0.2, 0.7, 1234, 100.0, 2.0) for auc in (0.8, 0.9)]
+    runs = [benchmark_recipes.Run(auc, auc - 0.1, auc + 0.05, 0.2, 0.7, 1234, 2 * auc) for auc in (0.8, 0.9)]
     cells = benchmark_recipes._row("x", runs).strip("| ").split(" | ")
-    assert cells == ["`x`", "0.850 ± 0.071", "0.800, 0.900", "0.700 to 0.950", "0.200", "0.700", "1,234", "100", "2.0"]
+    assert cells == ["`x`", "0.850 ± 0.071", "0.800, 0.900", "0.700 to 0.950", "0.200", "0.700", "1,234", "1.7"]
+    assert len(cells) == len(benchmark_recipes.HEAD)
