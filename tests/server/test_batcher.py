@@ -117,6 +117,14 @@ def test_the_end_scores_what_waits_and_takes_no_more(make, model):
         batcher.submit("a", [3], [1])
 
 
+def test_a_server_that_ends_does_not_wait_for_others(make, model):
+    batcher = make(max_wait=600.0)
+    futures = batcher.submit("a", [1, 2], [1, 1])
+    batcher.hurry()
+    assert results(model, futures) == [2, 4]
+    assert results(model, batcher.submit("a", [3], [1])) == [6]
+
+
 def test_a_budget_gets_back_what_a_request_held():
     budget = Budget(10)
     with budget.share() as share:

@@ -237,7 +237,7 @@ def test_metrics_count_requests_and_batches(server):
 
 @pytest.mark.slow
 def test_a_full_queue_and_the_end_while_requests_wait(model_dir):
-    flags = (f"--model_dir={model_dir}", "--max_queue=3", "--max_wait_ms=2000")
+    flags = (f"--model_dir={model_dir}", "--max_queue=3", "--max_wait_ms=10000")
     with served.serve(*flags) as server, ThreadPoolExecutor(3) as pool:
         waiting = [pool.submit(server.post, "/predict", picture((red, 0, 0))) for red in (51, 102, 204)]
         server.wait_for("deepdetect_queue_images", 3)
@@ -247,10 +247,10 @@ def test_a_full_queue_and_the_end_while_requests_wait(model_dir):
         assert server.get("/readyz")[0] == 503
         assert server.get("/healthz")[0] == 200
         server.process.send_signal(signal.SIGTERM)
-        answers = [future.result(30) for future in waiting]
+        answers = [future.result(120) for future in waiting]
         assert [status for status, _ in answers] == [200] * 3
         assert [given["p_fake"] for _, given in answers] == pytest.approx([0.2, 0.4, 0.8], abs=1e-5)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(120) == 0
         assert server.process.stdout.read().splitlines() == ["ended"]
 
 

@@ -175,7 +175,7 @@ class Server:
             Refusal: if one of them is bad.
             Busy: if the queue is full.
         """
-        pixels = [self._pixels(image) for image in images]
+        pixels = await anyio.to_thread.run_sync(self._pixels, images, limiter=self._one)
         futures = self._batcher.submit(kind, images, pixels)
         answers: list[Answer] = await asyncio.gather(*map(asyncio.wrap_future, futures))
         for number, answer in enumerate(answers):
@@ -183,8 +183,17 @@ class Server:
                 raise _numbered(refusal.of_image(images[number], answer.error), number, len(images))
         return answers
 
-    def _pixels(self, image: Any) -> int:
-        """Return how many pixels an image has, by its header; raises a Refusal for what will not be decoded."""
+    def _pixels(self, images: Any) -> list[int]:
+        """Return how many pixels images have, by their headers; raises a Refusal for what will not be decoded."""
+        sizes = []
+        for number, image in enumerate(images):
+            try:
+                sizes.append(self._size(image))
+            except Refusal as error:
+                raise _numbered(error, number, len(images)) from error
+        return sizes
+
+    def _size(self, image: Any) -> int:
         if not isinstance(image, bytes):
             return int(image.shape[0] * image.shape[1])
         try:

@@ -43,7 +43,7 @@ def serve(flags: ServeFlags) -> None:
             max_pixels=export.max_image_pixels, watch=metrics.batch,
         )  # fmt: skip
         with signals.stop_requests() as stop:
-            server = _Uvicorn(_config(Server(flags, model, batcher, metrics)), stop)
+            server = _Uvicorn(_config(Server(flags, model, batcher, metrics)), stop, batcher)
             print(f"serving {export.path} at {_address(listener)} (Ctrl-C ends it)", flush=True)
             server.run(sockets=[listener])
             batcher.close()
@@ -60,9 +60,9 @@ def _config(server: Server) -> uvicorn.Config:
 class _Uvicorn(uvicorn.Server):
     """Leaves signals to ``core/signals.py``, by whose rules a second one ends the process at once."""
 
-    def __init__(self, config: uvicorn.Config, stop: StopRequest) -> None:
+    def __init__(self, config: uvicorn.Config, stop: StopRequest, batcher: Batcher) -> None:
         super().__init__(config)
-        self._stop = stop
+        self._stop, self._batcher = stop, batcher
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,7 +71,9 @@ class _Uvicorn(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Look for a stop request, ten times a second."""
-        self.should_exit = self.should_exit or self._stop()
+        if self._stop():
+            self.should_exit = True
+            self._batcher.hurry()
         return await super().on_tick(counter)
 
 
