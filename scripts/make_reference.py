@@ -23,6 +23,7 @@ from trainer.data.audit.request import AuditFlags  # noqa: E402
 from trainer.data.faces.request import FacesFlags  # noqa: E402
 from trainer.data.pack.request import PackFlags  # noqa: E402
 from trainer.evaluation.request import EvaluateFlags  # noqa: E402
+from trainer.server.request import ServeFlags  # noqa: E402
 from trainer.serving.predict_request import PredictFlags  # noqa: E402
 from trainer.submit import command as submit  # noqa: E402
 from trainer.submit.request import ClusterFlags, RunFlags  # noqa: E402
@@ -63,6 +64,7 @@ def _others() -> Iterator[str]:
     commands: Mapping[str, type] = {
         "trainer.evaluate": EvaluateFlags,
         "trainer.predict": PredictFlags,
+        "trainer.serve": ServeFlags,
         "trainer.export": ExportFlags,
         "trainer.prepare_data audit": AuditFlags,
         "trainer.prepare_data faces": FacesFlags,

@@ -10,12 +10,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # A package imports only packages that stand before it; the commands, modules directly in trainer/, come last.
 PACKAGES = [
-    "core", "data", "models", "distributed", "serving", "evaluation", "reports", "training", "sweep", "submit",
+    "core", "data", "models", "distributed", "serving", "server", "evaluation", "reports", "training", "sweep",
+    "submit",
 ]  # fmt: skip
 # Packages and modules that answer before TensorFlow is loaded; a package stands for all its modules.
 WITHOUT_TENSORFLOW = [
     "trainer.core", "trainer.submit", "trainer.data.manifest", "trainer.training.run", "trainer.train", "trainer.tune",
-    "trainer.prepare_data", "trainer.data_service", "trainer.models.registry", "trainer.training.optimizers",
+    "trainer.prepare_data", "trainer.data_service", "trainer.serve", "trainer.models.registry",
+    "trainer.training.optimizers",
 ]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "sklearn", "matplotlib", "scipy", "PIL", "pandas", "kubernetes", "keras_tuner"}
 LARGEST_FOLDER = 25  # Modules.

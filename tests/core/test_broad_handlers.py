@@ -16,6 +16,8 @@ ALLOWED = {
     "training/checkpoints/writer.py:_try": "runs on a thread; ``collect`` and ``refuse_unsaved_end`` raise it later",
     "submit/launch.py:_images_in": "a hint from a bucket that this machine need not reach",
     "submit/runs.py:progress": "one bucket's trouble is a cell of the table, the other runs must be listed",
+    "server/batcher.py:_answer": "runs on a thread; whoever waits for an answer gets the error",
+    "server/app.py:_answer": "runs on the event loop; the client gets an answer, and the log the error",
     "core/storage/lease.py:_keep_beating": "runs on a thread; ``check`` meets it again in the one that has to stop",
     "core/storage/lease.py:release": "must not hide the error that ended the job",
     "distributed/process_group.py:_abort": "last actions of a process that ends at once, on a thread",

@@ -169,7 +169,7 @@ def test_flags_of_commands_exist(page):
 @pytest.mark.parametrize("page", TIMELESS, ids=[str(path.relative_to(ROOT)) for path in TIMELESS])
 def test_flags_in_prose_exist(page):
     known = {"fast", "thorough", "gpus"}  # Of scripts/test.sh and of docker.
-    for command in ("train", "evaluate", "predict", "tune", "export", "data_service"):
+    for command in ("train", "evaluate", "predict", "tune", "export", "data_service", "serve"):
         known |= flags_of("-m", f"trainer.{command}")
     for script in ("local_cluster", "benchmark", "benchmark_scale", "benchmark_sweep", "chaos", "chaos_sweep",
                    "multi_worker", "make_demo_data", "check_gpu"):  # fmt: skip

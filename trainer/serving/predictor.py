@@ -7,6 +7,7 @@ metadata of an export (``exported_model.py``).
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -101,9 +102,36 @@ class Predictor:
                 f"received {first_line(error)}; export the model again"
             ) from error
         _refuse_other_classes(export, signatures["serving_default"])
-        if self._signature not in signatures:
-            because = (export.details.get("explain") or {}).get("because", "it was written by an older version")
-            raise NoHeatMaps(export.path, because)
+        self._require_signature()
+
+    def _require_signature(self) -> None:
+        """Refuse an export without the signature for heat maps, if it is requested."""
+        if self._signature not in self._models[0].signatures:
+            because = (self._export.details.get("explain") or {}).get("because", "it was written by an older version")
+            raise NoHeatMaps(self._export.path, because)
+
+    def explaining(self) -> "Predictor":
+        """Return a predictor of the same loaded model whose answers to files have heat maps.
+
+        Raises:
+            NoHeatMaps: if the export cannot make them.
+        """
+        twin = copy.copy(self)
+        twin._signature = "explain"
+        twin._require_signature()
+        return twin
+
+    def score_batch(self, contents: Sequence[bytes]) -> PredictionBatch:
+        """Return the answers to one batch of encoded images, on the caller's thread and the first device."""
+        answers = PredictionBatch(0, np.zeros([len(contents), self._num_classes], np.float32), [""] * len(contents), {})
+        encoded: dict[int, bytes] = {}
+        for position, content in enumerate(contents):
+            try:
+                encoded[position] = rescue.for_graph(content, self._max_pixels)
+            except Unreadable as error:
+                answers.errors[position] = first_line(error)
+        self._predict_encoded(0, encoded, answers)
+        return answers
 
     def _on_device(self, index: int, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Call a function on one of the devices."""

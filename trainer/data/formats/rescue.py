@@ -60,6 +60,28 @@ def for_graph(content: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> bytes:
     return content if image_format.is_for_graph(content) else as_png(content, max_pixels)
 
 
+def claimed_pixels(content: bytes, max_pixels: int) -> int:
+    """Return how many pixels an image has by its header, without decoding it.
+
+    A header that Pillow cannot read counts as ``max_pixels``, because another decoder may read it.
+
+    Raises:
+        Unreadable: if the format is not supported, or there are more than ``max_pixels``.
+    """
+    name = _supported(content)
+    with _without_pillows_limit():
+        try:
+            with Image.open(io.BytesIO(content), formats=[image_format.PILLOW[name]]) as image:
+                pixels = image.width * image.height
+        except (MemoryError, StoppedEarly):
+            raise
+        except Exception:  # As in ``opened``.
+            return max_pixels
+    if pixels > max_pixels:
+        raise Unreadable("".join(map(str, image_format.too_large(max_pixels, pixels, name))))
+    return pixels
+
+
 @contextlib.contextmanager
 def opened(content: bytes, max_pixels: int) -> Iterator[tuple[Image.Image, bool]]:
     """Open an image and load its first frame; also say whether damaged metadata had to be left out.

@@ -1,0 +1,1 @@
+"""A small HTTP server in front of an exported model."""
