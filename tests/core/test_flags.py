@@ -85,6 +85,7 @@ SURFACE = {
     "max_restarts_without_progress": 3,
     "log_every_steps": 1,
     "tensorboard": "scalars",
+    "trackers": "none",
     "profile_steps": "",
     "precision": "auto",
     "strategy": "auto",

@@ -133,12 +133,12 @@ def test_different_names_are_written_differently():
 def test_a_table_on_the_terminal_obeys_no_name(model, tmp_path, capsys):
     for name in (ESCAPE, BIDI, "line\nfeed", os.fsdecode(b"caf\xe9")):
         write_image(tmp_path / name, (255, 0, 0))
-    (tmp_path / "\x1b[2Jbroken").write_bytes(b"no image")
+    (tmp_path / "\x1b[2Jbroken.png").write_bytes(b"no image")
     code, printed, err = answer(capsys, predict.main, tmp_path, f"--model_dir={model}")
     assert code == 1
     assert not terminal._UNSAFE.search(printed + err)
     assert printed.count("\n") == 6
-    for shown in (r"\x1b]0;owned\x07.png", r"a\u202egnp.exe", r"line\x0afeed", r"caf\xe9", r"\x1b[2Jbroken"):
+    for shown in (r"\x1b]0;owned\x07.png", r"a\u202egnp.exe", r"line\x0afeed", r"caf\xe9", r"\x1b[2Jbroken.png"):
         assert shown in printed
 
 

@@ -1,6 +1,6 @@
 """Expand the words of a command line into files: files, folders, globs and "-" for a list on stdin.
 
-Owns: expansion and order.  Does not own: whether a file is an image.  Imports no TensorFlow.
+Owns: expansion and order.  Does not own: which files are images or videos.  Imports no TensorFlow.
 """
 
 import collections
@@ -8,10 +8,10 @@ import fnmatch
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trainer.core.errors import AccessDenied, RequestError
-from trainer.core.litter import LeftOut, is_litter, is_litter_folder
+from trainer.core.litter import NOTHING, LeftOut, is_litter, is_litter_folder
 from trainer.core.storage import files, listing
 
 log = logging.getLogger(__name__)
@@ -19,14 +19,26 @@ log = logging.getLogger(__name__)
 _WILDCARDS = "*?["
 
 
-def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] = ()) -> list[str]:
+def with_endings(endings: tuple[str, ...]) -> Callable[[str], bool]:
+    """Return a function that says whether the name of a file has one of these lower-case endings, in any case."""
+    return lambda path: path.lower().endswith(endings)
+
+
+def expand(
+    words: Sequence[str], stdin: Iterable[str], takes: Callable[[str], bool] | None = None, *, kinds: str = ""
+) -> list[str]:
     """Return the paths that the words name, each once, in the order of the words and sorted within each.
 
     A folder stands for all files below it, a glob for everything that it matches (of folders all files below; ``**``
-    crosses folders), and "-" for the lines of ``stdin``, unchanged.  ``~`` is a home folder.  Hidden files and folders
-    are left out unless they are named, as are litter (``litter.py``), pipes and devices.  With ``endings``, so are
-    files whose lower-case name has none of them.  A word that matches nothing is returned unchanged, so that reading it
-    raises the error that names it.
+    crosses folders), and "-" for the names in ``stdin``, unchanged.  ``~`` is a home folder.  Hidden files and folders
+    are left out unless they are named, as are litter (``litter.py``), pipes, devices and what ``takes`` refuses.  A
+    word that matches nothing is returned unchanged, so that reading it raises the error that names it.
+
+    Args:
+        words: see above.
+        stdin: names for "-".
+        takes: says whether a file that a folder or a glob holds is of the right kind; None takes all.
+        kinds: what the error for no file says that was expected, such as "images, or videos with --video".
 
     Raises:
         RequestError: if there are no words, none of them names anything that may be read, or a folder may not be
@@ -37,34 +49,43 @@ def expand(words: Sequence[str], stdin: Iterable[str], endings: tuple[str, ...] 
     result: dict[str, None] = {}  # An ordered set.
     any_match = False
     refusal: AccessDenied | None = None
+    left_out: list[LeftOut] = []
     for word in words:
         if word == "-":
-            paths, fallback = [line.strip() for line in stdin if line.strip()], []
+            paths, fallback = list(filter(None, stdin)), []
         else:
             try:
-                paths = sorted(_expand_word(word, endings))
+                paths = sorted(_expand_word(word, takes, left_out))
             except AccessDenied as error:
                 paths, refusal = [], error
             fallback = [word]
         any_match = any_match or bool(paths)
         result |= dict.fromkeys(paths or fallback)
+    if text := sum(left_out, NOTHING).describe():
+        log.info("%s", text)
     if not any_match and refusal is not None:
         raise refusal
     if not any_match:
         received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
+        what = "none" if any(one.others for one in left_out) else "no file"
         raise RequestError(
-            f"expected a PATH that names {'videos' if endings else 'images'}, received {received} with no "
-            f"{'file' if not endings else '/'.join(endings)} there; check the spelling"
+            f"expected a PATH that names {kinds or 'files'}, received {received} with {what} there; check the spelling"
         )
     return list(result)
 
 
-def _expand_word(word: str, endings: tuple[str, ...]) -> Iterator[str]:
+def _expand_word(word: str, takes: Callable[[str], bool] | None, left_out: list[LeftOut]) -> Iterator[str]:
+    """Yield the files that a word names; append what it left out."""
     if _is_file(word):
         yield word
         return
-    word = files.expand_home(word)
-    yield from (path for path in _matching(word) if not endings or path.lower().endswith(endings))
+    for paths, others in _matches_of(files.expand_home(word)):
+        left_out.append(others)
+        for path in paths:
+            if takes is None or takes(path):
+                yield path
+            else:
+                left_out.append(LeftOut(others=(path,)))
 
 
 def _is_file(word: str) -> bool:
@@ -73,16 +94,6 @@ def _is_file(word: str) -> bool:
         return files.exists(word) and not files.is_dir(word)
     except RequestError:
         return not files.is_remote(word)
-
-
-def _matching(word: str) -> Iterator[str]:
-    """Yield the files of a folder or a glob; log in one line how many were left out."""
-    left_out = LeftOut()
-    for paths, others in _matches_of(word):
-        left_out += others
-        yield from paths
-    if left_out.describe():
-        log.info("%s", left_out.describe())
 
 
 def _matches_of(word: str) -> Iterator[tuple[list[str], LeftOut]]:

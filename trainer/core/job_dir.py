@@ -78,6 +78,10 @@ class JobPaths:
         """Plots of the training run."""
         return join(self.job_dir, "report")
 
+    def tracker(self, name: str) -> str:
+        """Return the file that names a tracker's run, and the last steps that it was sent."""
+        return join(self.job_dir, f"tracker-{name}.json")
+
     def exports(self, kind: str) -> str:
         """Versioned SavedModels of a kind (best or last); TensorFlow Serving can point here."""
         return join(self.job_dir, "export", kind)

@@ -41,15 +41,20 @@ class LeftOut:
         litter: see ``is_litter``.
         special: pipes, sockets and devices, whose reading could wait for ever.
         loose: files beside the class folders.
+        others: files of other kinds than those to read.
     """
 
     litter: tuple[str, ...] = ()
     special: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     def __add__(self, other: "LeftOut") -> "LeftOut":
         """Return what either left out."""
-        return LeftOut(self.litter + other.litter, self.special + other.special, self.loose + other.loose)
+        return LeftOut(
+            self.litter + other.litter, self.special + other.special, self.loose + other.loose,
+            self.others + other.others,
+        )  # fmt: skip
 
     def below(self, folder: str) -> "LeftOut":
         """Return the same with the folder before each name."""
@@ -61,6 +66,7 @@ class LeftOut:
             (self.litter, "left by other programs"),
             (self.special, "pipes, sockets or devices"),
             (self.loose, "outside the class folders"),
+            (self.others, "of other kinds"),
         )
         texts = [f"{len(names):,} {what} (such as {names[0]!r})" for names, what in kinds if names]
         return f"not used: {', '.join(texts)}" if texts else ""

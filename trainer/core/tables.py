@@ -78,15 +78,27 @@ def to_jsonl(rows: Sequence[Row]) -> str:
 
 def to_table(rows: Sequence[Row]) -> str:
     """Return rows as aligned text for people, with the path last because its length varies most."""
-    heads = [name for name in rows[0] if name not in ("path", "error")]
-    lines = [[*heads, "path"]]
-    for row in rows:
-        cells = [_cell(row[name]) for name in heads]
-        path = terminal.in_line(str(row["path"]))
-        lines.append([*cells, f"{path}  ({terminal.in_line(str(row['error']))})" if row["error"] else path])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    texts = ["  ".join([*map(str.ljust, line, widths), line[-1]]) for line in lines]
-    return "\n".join(texts) + "\n"
+    return Table().part(rows)
+
+
+class Table:
+    """An aligned table that grows: its columns are as wide as the widest cell so far."""
+
+    def __init__(self) -> None:
+        """Begin without a row; the first ones bring the header."""
+        self._widths: list[int] = []
+
+    def part(self, rows: Sequence[Row]) -> str:
+        """Return the next rows as text."""
+        heads = [name for name in rows[0] if name not in ("path", "error")]
+        lines = [] if self._widths else [[*heads, "path"]]
+        self._widths = self._widths or [0] * len(heads)
+        for row in rows:
+            cells = [_cell(row[name]) for name in heads]
+            path = terminal.in_line(str(row["path"]))
+            lines.append([*cells, f"{path}  ({terminal.in_line(str(row['error']))})" if row["error"] else path])
+        self._widths = [max(width, *(len(line[n]) for line in lines)) for n, width in enumerate(self._widths)]
+        return "".join("  ".join([*map(str.ljust, line, self._widths), line[-1]]) + "\n" for line in lines)
 
 
 def _cell(value: Value | None) -> str:

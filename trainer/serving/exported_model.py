@@ -66,11 +66,11 @@ class ExportedModel:
         """How an image becomes the model's input; older exports resize."""
         return input_rule.of_export(self.details)
 
-    def decide(self, probabilities: Probabilities, threshold: float = 0.0) -> str:
-        """Return the class for ``probabilities [C]``; ``threshold`` replaces the export's unless it is 0."""
+    def decide(self, probabilities: Probabilities, threshold: float | None = None) -> str:
+        """Return the class for ``probabilities [C]``; ``threshold`` replaces the export's unless it is None."""
         if len(self.class_names) > 2:
             return self.class_names[int(np.argmax(probabilities))]
-        is_positive = probabilities[self.positive] >= np.float32(threshold or self.threshold)
+        is_positive = probabilities[self.positive] >= np.float32(self.threshold if threshold is None else threshold)
         return self.class_names[self.positive if is_positive else 1 - self.positive]
 
 

@@ -4,6 +4,7 @@ Does not own: which files words name (``globs.py``), the model (``predictor.py``
 (``row_writer.py``).
 """
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,12 +19,16 @@ from trainer.core.tables import Row
 from trainer.data import image_files
 from trainer.data.faces import video_file
 from trainer.data.faces.crop_rule import CropRule
+from trainer.data.formats import file_kind
 from trainer.data.formats.image_format import Unreadable
 from trainer.serving import exported_model, face_scores, heatmap, video
+from trainer.serving.card_check import CardCheck
 from trainer.serving.face_scores import CutFace, FaceScore, FaceScorer
 from trainer.serving.predict_request import PredictFlags, check_explain, check_threshold
 from trainer.serving.predictor import PredictionBatch, Predictor, first_line
 from trainer.serving.row_writer import RowWriter
+
+_KINDS = {False: "images (videos need --video)", True: f"videos ({', '.join(video_file.ENDINGS)})"}  # With --video.
 
 
 def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep: Callable[[list[Row]], None]) -> None:
@@ -32,7 +37,7 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
     Args:
         request: the checked flags.
         words: images or videos, folders, globs; ``-`` reads paths from ``stdin``.
-        stdin: lines with a path each.
+        stdin: paths for ``-``.
         keep: called with a row for each file, as they come.
 
     Raises:
@@ -42,7 +47,9 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
     check_threshold(request, export)
     rule = face_scores.rule_of(export, request.faces)
     check_explain(request, has_rule=rule is not None)
-    paths = globs.expand(words, stdin, video_file.ENDINGS if request.video else ())
+    takes = globs.with_endings(video_file.ENDINGS) if request.video else file_kind.is_image
+    paths = globs.expand(words, stdin, takes, kinds=_KINDS[request.video])
+    check = CardCheck(export, whole_images=rule is None)
     # Refuse an output that cannot be written before hours are spent on scores.
     for flag, file in (("out", request.out), ("frames_out", request.frames_out)):
         if file:
@@ -50,9 +57,10 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
     if request.explain:
         files.require_writable(request.explain, "explain")
     if not request.video:
-        of_images = predict_faces(export, rule, paths, request) if rule else predict_images(export, paths, request)
-        for rows in of_images:
+        score = functools.partial(predict_faces, rule=rule) if rule else predict_images
+        for rows in score(export, paths=paths, request=request, check=check):
             keep(rows)
+        check.warn()
         return
     predictor = Predictor(export, num_devices=request.num_devices)
     scorer = _scorer(export, predictor, rule, request)
@@ -61,14 +69,17 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
         for row, of_frames in video.predict(export, predictor, paths, request.sampling, scorer):
             if frames:
                 frames.add(of_frames)
+            if rule is None and row["label"] is not None:
+                check.see_frames(str(row["path"]))
             keep([row])
+        check.warn()
     finally:
         if frames:
             frames.finish()
 
 
 def predict_images(
-    export: exported_model.ExportedModel, paths: Sequence[str], request: PredictFlags
+    export: exported_model.ExportedModel, paths: Sequence[str], request: PredictFlags, check: CardCheck
 ) -> Iterator[list[Row]]:
     """Yield a row for each path, in order, by batches: a prediction, or an ``error`` and None elsewhere.
 
@@ -80,6 +91,7 @@ def predict_images(
 
     def read(number: int) -> bytes:
         content = image_files.read(paths[number])
+        check.see_file(paths[number], content)
         if request.explain:
             contents[number] = content
         return content
@@ -100,7 +112,7 @@ def _scorer(
 
 
 def predict_faces(
-    export: exported_model.ExportedModel, rule: CropRule, paths: Sequence[str], request: PredictFlags
+    export: exported_model.ExportedModel, rule: CropRule, paths: Sequence[str], request: PredictFlags, check: CardCheck
 ) -> Iterator[list[Row]]:
     """Yield the rows of each path, in order, by batches: of its faces, cut by a rule; or an ``error``.
 
@@ -124,6 +136,9 @@ def predict_faces(
                     errors[number] = first_line(error)
                 cut.append(faces)
             scores = scorer.score(cut)
+            for path, of_path in zip(part, scores, strict=True):
+                for score in of_path:
+                    check.see_face(path, score.columns())
             yield [
                 _face_row(export, path, score, errors.get(number, ""), request)
                 for number, path in enumerate(part)
@@ -140,7 +155,7 @@ def _face_row(
     numbers = [None] * len(export.class_names) if values is None else [float(f"{value:.9g}") for value in values]
     row: Row = {
         "path": files.printable(path),
-        "label": None if values is None else export.decide(values, request.threshold),
+        "label": None if values is None else export.decide(values, request.own_threshold),
         "p_fake": numbers[export.positive],
         "error": error or score.error or None,
         **score.columns(),
@@ -188,7 +203,7 @@ def _row(
     probabilities = batch.probabilities[number - batch.start]
     # Nine digits give a float32 back exactly.
     values = [None if error else float(f"{value:.9g}") for value in probabilities]
-    label = export.decide(probabilities, request.threshold) if request.threshold else None
+    label = None if request.own_threshold is None else export.decide(probabilities, request.own_threshold)
     row: Row = {
         "path": files.printable(path),
         "label": None if error else label or batch.labels[number - batch.start],

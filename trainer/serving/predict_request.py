@@ -4,7 +4,9 @@ Does not own: how images and videos are scored (``predict_files.py``).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TextIO
 
 from trainer.core import tables
 from trainer.core.config import PATH, Value, flags, setting
@@ -14,15 +16,18 @@ from trainer.data.faces.video_file import require_opencv
 from trainer.serving import exported_model, face_scores
 from trainer.serving.video import Sampling
 
+NULL = "-0"  # The word for names that end with a NUL byte.
+
 USAGE = """\
 Estimate for each image how likely it is a fake.
 
   python -m trainer.predict --model_dir=J/export/best PATH... [--out=F.csv|F.jsonl] [flags]
 
-PATH is an image, a folder (with all below it), a glob (quote it to let ** cross folders) or gs://; "-" reads
-paths from stdin, one a line.  Rows are path, label, p_fake, error, heatmap with --explain, and p_<class> if there are
-more than two.  Of a model trained on face crops they are also x0, y0, x1, y1, face_score and faces: the box of the
-face that was scored, and how many there were (needs pip install -e '.[faces]').
+PATH is an image, a folder (all images below it), a glob (quote it to let ** cross folders) or gs://; "-" reads
+paths from stdin, one a line; -0 reads them with a NUL byte after each, as find -print0 writes them.  Rows are
+path, label, p_fake, error, heatmap with --explain, and p_<class> if there are more than two.  Of a model trained on
+face crops they are also x0, y0, x1, y1, face_score and faces: the box of the face that was scored, and how many
+there were (needs pip install -e '.[faces]').
 
 With --video PATHs are videos (.mp4, .avi, .mov, .mkv and .webm in folders and globs); p_fake is the mean over their
 seconds, p_fake_top the mean of the highest ones, seconds the length that was read.
@@ -43,11 +48,9 @@ class PredictFlags:
     num_devices: int = setting(
         0, "GPUs that share the batches; on a CPU, logical devices. 0: all GPUs, or the CPU.", minimum=0
     )
-    threshold: float = setting(
-        0.0,
-        "With two classes: label as positive from this p_fake up. 0: the export's own threshold.",
-        minimum=0.0,
-        maximum=1.0,
+    threshold: str = setting(
+        "",
+        "For two classes, answer the positive one from this p_fake up (0 to 1); empty: the export's threshold.",
     )
     explain: str = setting(
         "",
@@ -77,7 +80,24 @@ class PredictFlags:
     @property
     def sampling(self) -> Sampling:
         """Which frames of a video are scored, and how."""
-        return Sampling(self.every_n_frames, self.max_frames, self.top_k, self.batch_size, self.threshold)
+        return Sampling(self.every_n_frames, self.max_frames, self.top_k, self.batch_size, self.own_threshold)
+
+    @property
+    def own_threshold(self) -> float | None:
+        """The threshold that replaces the export's; None: the export's.
+
+        Raises:
+            RequestError: if it is none.
+        """
+        if not self.threshold:
+            return None
+        try:
+            value = float(self.threshold)
+        except ValueError:
+            value = -1.0
+        if not 0.0 <= value <= 1.0:
+            raise RequestError(f"--threshold: expected a number from 0 to 1, or nothing, received {self.threshold!r}")
+        return value
 
 
 _OF_VIDEOS = ("every_n_frames", "max_frames", "top_k", "frames_out")
@@ -90,14 +110,29 @@ def parse(argv: Sequence[str]) -> tuple[PredictFlags, list[str]]:
         HelpRequested: if ``--help`` is among the words.
         RequestError: for the first wrong flag.
     """
-    values, words = flags.parse(argv, flags.fields_of(PredictFlags), usage=USAGE)
+    values, words = flags.parse(_without_null(argv), flags.fields_of(PredictFlags), usage=USAGE)
     request = PredictFlags(**values)  # type: ignore[arg-type]
+    _ = request.own_threshold  # Raises if it is invalid.
     for flag in ("out", "frames_out"):
         tables.renderer(getattr(request, flag), flag)
     for flag in ("model_dir", "out", "explain", "frames_out"):
         files.require_form(getattr(request, flag), flag)
     _check_video(request, values)
     return request, words
+
+
+def _without_null(argv: Sequence[str]) -> list[str]:
+    """Return the words with ``-`` for ``-0``, which absl takes for a flag."""
+    flags_end = argv.index("--") if "--" in argv else len(argv)
+    return ["-" if word == NULL and place < flags_end else word for place, word in enumerate(argv)]
+
+
+def names_in(argv: Sequence[str], stdin: TextIO) -> Iterator[str]:
+    """Yield the paths in stdin: with ``-0`` each up to a NUL byte and unchanged, else one a line."""
+    if NULL in (argv[: argv.index("--")] if "--" in argv else argv):
+        yield from map(os.fsdecode, stdin.buffer.read().split(b"\0"))
+    else:
+        yield from map(str.strip, stdin)
 
 
 def _check_video(request: PredictFlags, values: Mapping[str, Value]) -> None:

@@ -196,7 +196,7 @@ class Predictor:
             for number, job in enumerate(jobs):
                 device = number % len(pools)
                 pending.append(pools[device].submit(job, device))
-                if len(pending) >= len(pools) + _BATCHES_AHEAD:
+                while pending and (pending[0].done() or len(pending) >= len(pools) + _BATCHES_AHEAD):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

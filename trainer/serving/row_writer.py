@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+import tqdm
+
 from trainer.core import streams, tables
 from trainer.core.storage import files
 from trainer.core.tables import Row
@@ -15,7 +17,7 @@ from trainer.core.tables import Row
 class RowWriter:
     """Writes rows to a file, or as a table to standard output.
 
-    A table is aligned, and an object in a bucket cannot grow, so these two are written by ``finish``.
+    An object in a bucket cannot grow, so ``finish`` writes it.
     """
 
     def __init__(self, out: str, flag: str) -> None:
@@ -29,13 +31,14 @@ class RowWriter:
         self._out = out
         self._render = tables.renderer(out, flag)
         self._is_csv = os.path.splitext(out)[1].lower() == ".csv"
-        self._grows = bool(out) and not files.is_remote(out)
+        self._table = tables.Table()
+        self._grows = not files.is_remote(out)
         self._written = 0
 
     def add(self, rows: Sequence[Row]) -> None:
         """Write some more rows."""
         self.rows += rows
-        if self._grows:
+        if self._grows and rows:
             self._write()
 
     def finish(self, *, is_interrupted: bool = False) -> None:
@@ -47,16 +50,20 @@ class RowWriter:
         Raises:
             JobFailed: if standard output does not take it.
         """
-        if self._out:
-            self._written = 0 if is_interrupted else self._written
-            self._write()
-        elif self.rows:
-            sys.stdout.write(self._render(self.rows))
+        if self._out and is_interrupted:
+            self._written = 0
+        self._write()
+        if not self._out:
             streams.require_printed()
 
     def _write(self) -> None:
         rows, self._written = self.rows[self._written :], len(self.rows)
-        if rows and len(rows) == len(self.rows):  # The first ones: replace an older file.
+        if rows and not self._out:
+            # In one piece, and around a progress bar on the same terminal.
+            with tqdm.tqdm.external_write_mode(file=sys.stdout):
+                sys.stdout.write(self._table.part(rows))
+                sys.stdout.flush()
+        elif rows and len(rows) == len(self.rows):  # The first ones: replace an older file.
             files.write_text(self._out, self._render(rows))
         elif rows:
             text = tables.to_csv(rows, header=False) if self._is_csv else self._render(rows)

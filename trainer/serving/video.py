@@ -33,14 +33,14 @@ class Sampling:
         most: use at most this many frames; 0: all.
         top: number of samples behind the second score: a number, or a share such as "10%".
         batch_size: frames that each device scores at a time.
-        threshold: replaces the export's; 0.0: the export's.
+        threshold: replaces the export's; None: the export's.
     """
 
     every: int
     most: int
     top: str
     batch_size: int
-    threshold: float
+    threshold: float | None
 
     def top_of(self, frames: int) -> int:
         """Return how many of a video's samples count for the top score, at least one.

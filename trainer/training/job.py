@@ -29,6 +29,7 @@ from trainer.training.exports.exporter import Exporter
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer
 from trainer.training.start.clock import StartClock
+from trainer.training.trackers import Trackers
 from trainer.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -109,8 +110,16 @@ class Job:
     trainer: Trainer
     exporter: Exporter
     metrics_log: MetricsLog
+    trackers: Trackers
 
     def run(self) -> result_lib.Result:
+        """Train to the end; export, and write the report and ``result.json``; see ``_run``."""
+        with self.trackers.ending():
+            result = self._run()
+            self.trackers.tell(result)
+        return result
+
+    def _run(self) -> result_lib.Result:
         """Train to the end; export, and write the report and ``result.json``.
 
         Raises:

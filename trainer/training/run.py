@@ -23,7 +23,7 @@ from trainer.distributed import consistency, process_group, xla_cache
 from trainer.models import keras_settings
 from trainer.models.weights.published import NONE
 from trainer.serving import exported_model
-from trainer.training import resume, schedule, settle
+from trainer.training import resume, schedule, settle, trackers
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
 from trainer.training.start import initial_weights
@@ -68,6 +68,7 @@ def _run(
         _require_mounted(config, paths)
     config = config.replace(**group.broadcast(resume.layout_of(config, paths) if group.index == 0 else None))
     train, validation = _read_splits(config, group, paths)
+    trackers.require(config)
     config = settle.settle(config, train, group, paths)
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}
     consistency.require_same(group, fingerprints, "give all processes the same --data_dir, or copies of it")

@@ -11,10 +11,9 @@ from trainer.core import globs
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data.faces import video_file
+from trainer.data.formats import image_format
 from trainer.data.layouts import rows as table_rows
 from trainer.data.layouts import table_files, words
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".avif")
 
 _GUESSES = {
     "path": (*table_rows.GUESSES["path"], *table_rows.GUESSES["video"]), "label": table_rows.GUESSES["label"],
@@ -58,7 +57,8 @@ def find(videos: str) -> list[Input]:
 def _of_folder(folder: str) -> list[Input]:
     if not files.is_dir(folder):
         raise RequestError(f"--videos: expected a folder or a list file, received {folder!r}; check the spelling")
-    paths = globs.expand([folder], (), (*video_file.ENDINGS, *IMAGE_ENDINGS))
+    takes = globs.with_endings((*video_file.ENDINGS, *image_format.ENDINGS))
+    paths = globs.expand([folder], (), takes, kinds="videos or images")
     names = [path[len(folder) :].lstrip("/") for path in paths]
     rows = [(path, name, name.split("/")[:-1], *_place(name)) for path, name in zip(paths, names, strict=True)]
     return _with_targets(rows)

@@ -27,6 +27,9 @@ MAGIC: tuple[tuple[str, int, bytes], ...] = (
     ("PDF", 0, b"%PDF"),
     ("SVG", 0, b"<svg"),
 )  # fmt: skip
+# Of files that are meant as images, in lower case.
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif",
+           ".avif", ".jp2", ".ppm", ".pgm", ".pbm")  # fmt: skip
 GRAPH = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 # By their names in Pillow.  Its other plug-ins are left out: some start programs, others read what is no photograph.
 PILLOW = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "GIF": "GIF", "BMP": "BMP", "TIFF": "TIFF", "PPM": "PPM",

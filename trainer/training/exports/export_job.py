@@ -23,6 +23,7 @@ from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
 from trainer.core.storage import files
 from trainer.data import input_rule, positive_class
 from trainer.data.faces import crop_rule
+from trainer.data.formats import file_kind
 from trainer.data.manifest import Split, read_train_and_validation
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
@@ -173,7 +174,7 @@ def read_samples(request: ExportFlags, job: Config) -> list[bytes]:
         RequestError: if there are none.
     """
     if request.samples:
-        paths = globs.expand([request.samples], ())
+        paths = globs.expand([request.samples], (), file_kind.is_image, kinds="images")
         contents: Iterable[Any] = (_read(paths[i]) for i in _spread(len(paths), request.num_samples))
     else:
         from trainer.data import readers

@@ -23,7 +23,7 @@ from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import SingleProcess
 from trainer.models import layers
 from trainer.models import split as split_model
-from trainer.training import loop, resume
+from trainer.training import loop, resume, trackers
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
@@ -76,7 +76,8 @@ def build(request: Request) -> Job:
     # What only watches, in the order in which it gets the events.
     metrics_log = MetricsLog(paths, request.plan, write=is_chief)
     writer = SummaryWriter(paths.tensorboard, write=is_chief)
-    observers = Observers([metrics_log, writer, *_more_observers(request, writer, state)])
+    tracking = trackers.make(config, paths, write=is_chief)
+    observers = Observers([metrics_log, writer, tracking, *_more_observers(request, writer, state)])
     # Restore before anything reads the state's step.
     statistics = StepStatistics(request.plan)
     logs = (paths.metrics, paths.skipped)
@@ -96,7 +97,7 @@ def build(request: Request) -> Job:
     trainer = _make_trainer(request, runtime, state, bad_images, statistics, checkpoints, stop, observers)
     exporter = Exporter(config, request.plan, runtime, state, store, request.train, request.validation)
     return Job(request=request, runtime=runtime, bad_images=bad_images, trainer=trainer, exporter=exporter,
-               metrics_log=metrics_log)  # fmt: skip
+               metrics_log=metrics_log, trackers=tracking)  # fmt: skip
 
 
 def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) -> list[Observer]:

@@ -68,12 +68,26 @@ class LoopConfig:
         choices=("scalars", "all"),
         fixed=False,
     )
+    trackers: str = setting(
+        "none",
+        "Experiment trackers, separated by commas, that get settings, train lines, validations and links to results. "
+        "Each needs the extra of its name. Where to is in their own environment variables (MLFLOW_TRACKING_URI, "
+        "WANDB_PROJECT, WANDB_MODE).",
+        choices=("none", "mlflow", "wandb"),
+        several=True,
+        fixed=False,
+    )
     profile_steps: str = setting(
         "",
         "Trace these steps for TensorBoard's profiler, first and last separated by a comma, such as 10,20; empty: "
         "none. Steps that a resumed job has already done are not traced.",
         fixed=False,
     )
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in ``trackers``, each once."""
+        return tuple(name for name in dict.fromkeys(self.trackers.split(",")) if name != "none")
 
     @property
     def profiled(self) -> tuple[int, int] | None:
