@@ -90,7 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[PredictFlags, list[str]]:
         HelpRequested: if ``--help`` is among the words.
         RequestError: for the first wrong flag.
     """
-    values, words = flags.parse(argv, flags.fields_of(PredictFlags), usage=USAGE)
+    values, words = flags.parse(argv, flags.fields_of(PredictFlags), usage=USAGE, required=("model_dir",))
     request = PredictFlags(**values)  # type: ignore[arg-type]
     for flag in ("out", "frames_out"):
         tables.renderer(getattr(request, flag), flag)
