@@ -11,7 +11,7 @@ import pytest
 import trainer
 from tests.evaluation import test_compare
 from tests.helpers.commands import answer, refusal
-from trainer.commands import completion, dispatch
+from trainer.commands import completion, demo, dispatch
 from trainer.commands.table import COMMANDS
 from trainer.core import installed
 
@@ -134,7 +134,8 @@ def test_compare_takes_its_folders_as_words(capsys, tmp_path):
 
 
 def test_an_installation_without_a_part_says_what_to_install(capsys, tmp_path, monkeypatch):
-    for module in [name for name in sys.modules if name.startswith("trainer.commands.demo.")]:
+    monkeypatch.delattr(demo, "make_data", raising=False)  # As if no test had imported it.
+    for module in [name for name in sys.modules if name.startswith(f"{demo.__name__}.")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "cv2", None)
     message = refusal(capsys, dispatch.main, "demo", tmp_path / "demo")
