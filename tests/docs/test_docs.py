@@ -117,7 +117,7 @@ def console_target(name):
     if name in ("submit", "benchmark"):
         return (f"scripts/{name}.py",)
     targets = {"selftest": ("-m", "trainer.train", "--selftest"), "compare": ("-m", "trainer", "compare"),
-               "demo": ("-m", "trainer.train")}  # fmt: skip
+               "demo": ("scripts/make_demo_data.py",)}  # fmt: skip
     return targets.get(name, ("-m", f"trainer.{name}"))
 
 
@@ -184,7 +184,7 @@ def test_flags_of_commands_exist(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TIMELESS, ids=[str(path.relative_to(ROOT)) for path in TIMELESS])
 def test_flags_in_prose_exist(page):
-    known = {"fast", "thorough", "gpus"}  # Of scripts/test.sh and of docker.
+    known = {"fast", "thorough", "gpus", "version"}  # Of scripts/test.sh, docker and deepdetect.
     for command in ("train", "evaluate", "predict", "tune", "export", "data_service"):
         known |= flags_of("-m", f"trainer.{command}")
     for script in ("local_cluster", "benchmark", "benchmark_scale", "benchmark_sweep", "chaos", "chaos_sweep",
