@@ -1,6 +1,25 @@
 """Packaging of deepdetect: ``pip install -e .`` submits jobs, ``pip install -e ".[all]"`` runs every recipe."""
 
+import shutil
+from pathlib import Path
+
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+
+
+class BuildWithFolders(build_py):
+    """Puts the manifests and recipes, where there are any, into the package (``trainer/core/installed.py``)."""
+
+    def run(self):
+        """Build the package."""
+        super().run()
+        for name in () if self.editable_mode else ("k8s", "recipes"):
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, Path(self.build_lib, "trainer", "_files", name), dirs_exist_ok=True)
+
 
 # TensorFlow and Keras move silently (docs/decisions.md), so they are pinned to the minor version that the tests ran on.
 TRAIN = [
@@ -67,7 +86,23 @@ setup(
     name="deepdetect",
     version="0.1.0",
     description="Train a deepfake detector on one GPU, eight GPUs or a cluster, and survive every kill.",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords=["deepfake", "detection", "tensorflow", "keras", "distributed training"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    cmdclass={"build_py": BuildWithFolders},
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={
         "trainer": ["py.typed"],
@@ -96,6 +131,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
+            "deepdetect = trainer.__main__:console",
             "deepdetect-train = trainer.train:console",
             "deepdetect-evaluate = trainer.evaluate:console",
             "deepdetect-export = trainer.export:console",

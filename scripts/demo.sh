@@ -11,6 +11,4 @@ cd "$(dirname "$0")/.."
 source scripts/env.sh
 make_environment all,dev
 
-python scripts/make_demo_data.py --out "$out/data"
-python -m trainer.train --config=recipes/fast.yaml --data_dir="$out/data" --job_dir="$out/job" --seeds=3 "$@"
-python scripts/demo_summary.py "$out"
+python -m trainer demo "$out" "$@"

@@ -14,6 +14,7 @@ import signal
 from collections.abc import Sequence
 
 from trainer.core import cli, proxies, signals
+from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.distributed.cluster import split_address
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         default="",
         help="folder with the state that a restarted dispatcher needs",
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(flags.with_underscores(argv, ("state_dir",)))
     if not 0 < arguments.port < 2**16:
         raise RequestError(f"--port: expected a port in 1..65535, received {arguments.port}")
     if arguments.dispatcher:

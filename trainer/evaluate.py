@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from trainer.core import cli, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, RequestError
-from trainer.evaluation.request import USAGE, EvaluateFlags
+from trainer.evaluation.request import COMPARE_USAGE, USAGE, EvaluateFlags
 
 
 def main(argv: Sequence[str]) -> int:
@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         RequestError: if flags, model or data are wrong.
     """
-    request = flags.parse_request(argv, EvaluateFlags, usage=USAGE)
+    request = flags.parse_request(argv, EvaluateFlags, usage=USAGE, marked=("model_dir", "data_dir", "out"))
     if request.compare:
         return _compare(request)
     # Late: they load scikit-learn for seconds, in which ``cli.run_command`` already answers signals.
@@ -31,6 +31,20 @@ def main(argv: Sequence[str]) -> int:
         card = model_card.add_evaluation(export.path, export.details, figures)
         print(terminal.visible(f"  {'card':<10}{card}"))
     return EXIT_DONE
+
+
+def compare(argv: Sequence[str]) -> int:
+    """Compare finished evaluations, whose folders are the words besides the flags; returns the exit code.
+
+    Raises:
+        RequestError: if flags or folders are wrong.
+    """
+    names = ("out", "bootstrap", "seed", "groups", "group_by")
+    fields = {name: field for name, field in flags.fields_of(EvaluateFlags).items() if name in names}
+    values, folders = flags.parse(argv, fields, usage=COMPARE_USAGE, required=("out",))
+    if len(folders) < 2:
+        raise RequestError(f"compare: expected two folders of evaluations or more, received {len(folders)}; see --help")
+    return _compare(EvaluateFlags(**values, compare=",".join(folders)))  # type: ignore[arg-type]
 
 
 def _compare(request: EvaluateFlags) -> int:

@@ -15,14 +15,13 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
+from trainer.commands.demo import make_data
+from trainer.commands.demo.faces.camera import encode_jpeg
+from trainer.commands.demo.faces.example import draw_subject, forge, take_picture
+from trainer.commands.demo.faces.forgery import KINDS
+from trainer.commands.demo.faces.writer import write_subject
 
-import make_demo_data  # noqa: E402
-from demo_faces.camera import encode_jpeg  # noqa: E402
-from demo_faces.example import draw_subject, forge, take_picture  # noqa: E402
-from demo_faces.forgery import KINDS  # noqa: E402
-from demo_faces.writer import write_subject  # noqa: E402
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 COUNTS = ("--train_per_class=3", "--validation_per_class=1", "--test_per_class=2")
 SMALL = 64
@@ -31,7 +30,7 @@ SMALL = 64
 
 def draw(out: Path, *more: str) -> int:
     """Run the command in this process with small counts."""
-    return make_demo_data.main(["--out", str(out), "--size=96", "--workers=1", *COUNTS, *more])
+    return make_data.main(["--out", str(out), "--size=96", "--workers=1", *COUNTS, *more])
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -123,7 +122,7 @@ def test_interrupted_set_is_completed(drawn: Path, tmp_path: Path, monkeypatch: 
             raise KeyboardInterrupt
         write_subject(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(make_demo_data, "write_subject", interrupted)
+    monkeypatch.setattr(make_data, "write_subject", interrupted)
     assert draw(out) == 130
     monkeypatch.undo()
     assert not (out / "demo_data.json").exists()

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts import demo_summary
 from tests.helpers.commands import refusal
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import argv, lines_of, result_of
 from tests.helpers.tiny_export import write_export, write_image
 from trainer import train, tune
+from trainer.commands.demo import summary as demo_summary
 from trainer.core import errors, result
 from trainer.core.config import from_flat
 from trainer.distributed.cluster import Cluster

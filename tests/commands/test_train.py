@@ -139,7 +139,13 @@ def test_a_stopped_job_goes_on_as_if_nothing_had_happened(job, data, tmp_path, c
     """Stopped in the middle of an epoch and of the job, with dropout and augmentation."""
     with sigterm_after(7):
         assert run_job(data, tmp_path / "job", **JOB) == 75
-    assert "SIGTERM at step 7 of 15" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "SIGTERM at step 7 of 15" in err
+    (line,) = [line for line in err.splitlines() if line.startswith("settings that differ from the defaults: ")]
+    assert set(line.partition(": ")[2].split(", ")) == {
+        "image_size=64", "batch_size=20", "epochs=3", "precision=float32", "export=none", "keep_checkpoints=1",
+        "monitor=val_loss",
+    }  # fmt: skip
     assert not (tmp_path / "job" / "result.json").exists()
     assert 7 in checkpoints_of(tmp_path / "job")
     assert run_job(data, tmp_path / "job", **JOB) == 0

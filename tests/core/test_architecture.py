@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # A package imports only packages that stand before it; the commands, modules directly in trainer/, come last.
 PACKAGES = [
     "core", "data", "models", "distributed", "serving", "server", "evaluation", "reports", "training", "sweep",
-    "submit",
+    "submit", "commands",
 ]  # fmt: skip
 # Packages and modules that answer before TensorFlow is loaded; a package stands for all its modules.
 WITHOUT_TENSORFLOW = [

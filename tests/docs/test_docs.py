@@ -21,7 +21,9 @@ NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--([a-zA-Z][\w-]*)")
-CONSOLE = re.compile(r"deepdetect-(train|evaluate|export|predict|tune)\b")
+CONSOLE = re.compile(
+    r"deepdetect[ -](train|evaluate|export|predict|tune|audit|pack|faces|compare|submit|selftest|demo|benchmark)\b"
+)
 COMMAND = re.compile(r"(?:python|bin/python) (?:-m (trainer(?:\.\w+)+)|(scripts/\w+\.py))|" + CONSOLE.pattern)
 DOTTED = re.compile(r"(?<![\w/.])trainer(?:\.(?!py\b)[a-z]\w*)+\b(?!\()")
 BENCHMARKS = ("recipes", "notebook", "roofline", "gpu", "job")  # With flags of their own.
@@ -108,6 +110,17 @@ def flags_of(*words):
     return names | {f"no{name}" for name in re.findall(r"--no(\w+) switches it off", done.stdout)} | {"help"}
 
 
+def console_target(name):
+    """Return the command with the whole page of ``deepdetect NAME``."""
+    if name in ("audit", "pack", "faces"):
+        return ("scripts/prepare_data.py", name)
+    if name in ("submit", "benchmark"):
+        return (f"scripts/{name}.py",)
+    targets = {"selftest": ("-m", "trainer.train", "--selftest"), "compare": ("-m", "trainer", "compare"),
+               "demo": ("scripts/make_demo_data.py",)}  # fmt: skip
+    return targets.get(name, ("-m", f"trainer.{name}"))
+
+
 def parts(line):
     """Yield (command, flags) for each of our commands in a line; a command after ``--`` counts for itself."""
     found = list(COMMAND.finditer(line))
@@ -116,7 +129,7 @@ def parts(line):
         rest = line[match.end() : end]
         rest = re.split(r"\s\|\s|\s\|$|&&|;(?=\s)", rest, maxsplit=1)[0]
         module, script, console = match.groups()
-        command = ("-m", module or f"trainer.{console}") if module or console else (script,)
+        command = ("-m", module) if module else (script,) if script else console_target(console)
         own, _, passed = re.sub(r"^--(?= )", " -- ", rest).partition(" -- ")
         yield command, own, passed
 
@@ -153,6 +166,9 @@ def wrong_flags(line):
 def test_a_wrong_flag_in_a_command_is_noticed():
     assert wrong_flags("python -m trainer.train --data_dir=D --epoch=3  # or --nonsense")
     assert wrong_flags("python scripts/submit.py run --name=a -- --gpus=4")
+    assert wrong_flags("deepdetect train --data_dir=D --epoch=3")
+    assert wrong_flags("deepdetect audit --data_dir=D --epochs=3")
+    assert not wrong_flags("deepdetect submit run --name=a -- --batch_size=4 --help=all")
     assert not wrong_flags("python scripts/submit.py run --name=a -- --batch_size=4 # --dry_run")
     assert not wrong_flags("TF_CONFIG='{}' python -m trainer.train --noxla | head --lines=3")
 
@@ -168,7 +184,7 @@ def test_flags_of_commands_exist(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TIMELESS, ids=[str(path.relative_to(ROOT)) for path in TIMELESS])
 def test_flags_in_prose_exist(page):
-    known = {"fast", "thorough", "gpus"}  # Of scripts/test.sh and of docker.
+    known = {"fast", "thorough", "gpus", "version"}  # Of scripts/test.sh, docker and deepdetect.
     for command in ("train", "evaluate", "predict", "tune", "export", "data_service", "serve"):
         known |= flags_of("-m", f"trainer.{command}")
     for script in ("local_cluster", "benchmark", "benchmark_scale", "benchmark_sweep", "chaos", "chaos_sweep",

@@ -1,17 +1,12 @@
 """Videos of drawn people who move before a grey wall."""
 
 import functools
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from tests.conftest import ROOT
-
-sys.path.append(str(ROOT / "scripts"))
-
-from demo_faces.example import draw_subject, take_picture
+from trainer.commands.demo.faces.example import draw_subject, take_picture
 
 HEIGHT, WIDTH, SIDE = 160, 240, 128  # Pixels of the frames and of the portrait in them.
 RATE = 10.0  # Frames a second.

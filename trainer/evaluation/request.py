@@ -19,6 +19,16 @@ Exit codes: 0 done; 2 the request is wrong, a retry cannot help; 75 gs:// did no
 else."""
 
 
+COMPARE_USAGE = """\
+Compare finished evaluations, on the images that all have, with the first one.
+
+  deepdetect compare O1 O2 ... --out=C [flags]
+
+C receives compare.html and compare.json.  Nothing is scored.
+
+Exit codes: 0 done; 2 the request is wrong; 75 gs:// did not answer, try later; 1 anything else."""
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluateFlags(config.LayoutConfig):
     """Settings of one evaluation."""

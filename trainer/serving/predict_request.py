@@ -110,7 +110,8 @@ def parse(argv: Sequence[str]) -> tuple[PredictFlags, list[str]]:
         HelpRequested: if ``--help`` is among the words.
         RequestError: for the first wrong flag.
     """
-    values, words = flags.parse(_without_null(argv), flags.fields_of(PredictFlags), usage=USAGE)
+    words = _without_null(argv)
+    values, words = flags.parse(words, flags.fields_of(PredictFlags), usage=USAGE, required=("model_dir",))
     request = PredictFlags(**values)  # type: ignore[arg-type]
     _ = request.own_threshold  # Raises if it is invalid.
     for flag in ("out", "frames_out"):

@@ -86,7 +86,8 @@ def main(argv: Sequence[str]) -> int:
 def run(argv: Sequence[str]) -> int:
     """Check a run, print its plan, submit it and follow its log."""
     own, trainer_words = request.split_words(argv)
-    values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RUN_USAGE)
+    values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RUN_USAGE,
+                               required=("name", "image", *flags.PLACES))  # fmt: skip
     if rest:
         raise RequestError(f"expected only flags before --, received {rest[0]!r}; write --flag=value")
     return launch.submit(values, trainer_words)

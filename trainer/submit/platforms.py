@@ -3,11 +3,11 @@
 Owns: the names of platforms and their optional components.  Does not own: how overlays are built (``render.py``).
 """
 
-from pathlib import Path
-
 import yaml
 
-SOURCES = Path(__file__).resolve().parents[2] / "k8s"
+from trainer.core import installed
+
+SOURCES = installed.folder("k8s")
 DEFAULT = "gke-standard"
 SUPPORTS = "deepdetect/supports"  # Annotation of an overlay: the optional components that it can run, with commas.
 

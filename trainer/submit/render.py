@@ -67,7 +67,9 @@ def kustomize(platform: str, namespace: str, components: Sequence[str], base: st
     if kubectl is None:
         raise RequestError("expected kubectl, which builds the manifests, received none; install it")
     if not SOURCES.is_dir():
-        raise RequestError(f"expected the manifests in {SOURCES}, found none; run submit.py from a checkout")
+        raise RequestError(
+            f"expected the manifests in {SOURCES}, found none; install deepdetect anew, or run it from a checkout"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         sources = os.path.relpath(SOURCES, os.path.realpath(scratch))
         own = SOURCES / "overlays" / platform

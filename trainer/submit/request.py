@@ -124,7 +124,8 @@ class Request:
 def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the words before and after the first ``--``; a bare --dry_run means --dry_run=client."""
     cut = list(argv).index("--") if "--" in argv else len(argv)
-    own = ["--dry_run=client" if word in ("--dry_run", "-dry_run") else word for word in argv[:cut]]
+    own = flags.with_underscores(argv[:cut], ("dry_run",))
+    own = ["--dry_run=client" if word == "--dry_run" else word for word in own]
     return own, list(argv[cut + 1 :])
 
 

@@ -226,17 +226,19 @@ def parse(argv: Sequence[str]) -> Request:
     """
     own = flags.fields_of(SweepConfig)
     sections = {"Sweep": list(own), **flags.train_sections()}
-    values, rest = flags.parse(argv, {**own, **flags.train_fields()}, usage=USAGE, sections=sections)
+    values, rest = flags.parse(argv, {**own, **flags.train_fields()}, usage=USAGE, sections=sections,
+                               required=flags.PLACES)  # fmt: skip
     flags.refuse_words(rest)
     sweep = SweepConfig(**{name: values.pop(name) for name in list(values) if name in own})  # type: ignore[arg-type]
     parameters = space.read(sweep.space) if sweep.space else space.built_in()
+    prints = bool(values.get("print_config"))
     values = flags.given_settings(values)
     if values.get("monitor") == config_lib.AUTO:
         del values["monitor"]  # The objective, below.
     if not sweep.space:  # A flag overrides the built-in space; together with a file it is a contradiction.
         parameters = tuple(one for one in parameters if one.name not in values)
     defaults: dict[str, Value] = {"monitor": f"val_{sweep.objective.removeprefix('val_')}", "keep_checkpoints": 1}
-    request = Request(sweep, flags.config_of(defaults | values), parameters)
+    request = Request(sweep, flags.config_of({**defaults, **values, "print_config": prints}), parameters)
     _check_together(request, values)
     return request
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.core import result, signals
-from trainer.core.config import Config
+from trainer.core.config import Config, changes
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
@@ -61,7 +61,7 @@ def _run(
     config: Config, cluster: cluster_lib.Cluster, group: process_group.SingleProcess, stop: signals.StopRequest,
     pruner: Pruner | None, observers: Sequence[Observer], clock: StartClock,
 ) -> result.Result:  # fmt: skip
-    paths = JobPaths(config.loop.job_dir)
+    paths, settings_line = JobPaths(config.loop.job_dir), changes.line(config)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
         files.require_writable(paths.job_dir, "job_dir")
     if files.exists(paths.config) and not files.exists(paths.result):
@@ -97,6 +97,7 @@ def _run(
                 if cluster.is_chief:
                     resume.keep_settings(config, paths)
                     # Reported once nothing can refuse the request, whose one line shall stand alone.
+                    log.info("%s", settings_line)
                     log.info("%s", _splits_line(config, train, validation))
                     _warn_of_uneven_classes(config, train)
                 return start.run()

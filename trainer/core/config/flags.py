@@ -1,34 +1,32 @@
 """Config fields as absl flags: command line -> values, and Config -> command line.
 
 Flags are defined in a separate ``FlagValues``, so importing or parsing changes nothing global.
-Owns: parsing and ``--help``.  Imports no TensorFlow.
+Owns: parsing.  Does not own: the page of ``--help`` (``help_page.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
 import logging
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import flags
 
-from trainer.core import checked_json, errors
+from trainer.core import checked_json, errors, installed
 from trainer.core import config as config_lib
+from trainer.core.config import changes, help_page
+from trainer.core.config.help_page import Fields, HelpPage
+from trainer.core.config.help_page import HelpRequested as HelpRequested
 from trainer.core.storage import files
 
 log = logging.getLogger(__name__)
 
-Fields = Mapping[str, "dataclasses.Field[Any]"]
 T = TypeVar("T")
 
 
-class HelpRequested(Exception):
-    """``--help`` was requested; carries the text to print."""
-
-
 def parse(
-    argv: Sequence[str], fields: Fields, *, usage: str, sections: Mapping[str, Sequence[str]] | None = None
-) -> tuple[dict[str, config_lib.Value], list[str]]:
+    argv: Sequence[str], fields: Fields, *, usage: str, sections: Mapping[str, Sequence[str]] | None = None,
+    required: Sequence[str] = (),
+) -> tuple[dict[str, config_lib.Value], list[str]]:  # fmt: skip
     """Parse a command line.
 
     Args:
@@ -36,6 +34,7 @@ def parse(
         fields: settings (made by ``config.setting``) by flag name.
         usage: text that ``--help`` prints above the flags.
         sections: flag names by heading, for ``--help``; None puts all under one.
+        required: flags that ``--help`` marks as required; the caller refuses a request without them.
 
     Returns:
         The values of the flags on the command line (defaults are not filled in), and the words that are not flags.
@@ -44,13 +43,12 @@ def parse(
         HelpRequested: if ``--help`` is among the words.
         RequestError: for an unknown flag, or a value of the wrong type or range.
     """
+    help_page.answer(_before_separator(argv), HelpPage(usage, fields, sections, required))
     flag_values = flags.FlagValues()
     for name, field in fields.items():
         _define(name, field, flag_values)
-    if any(word in ("--help", "-help", "-h", "--helpfull") for word in _before_separator(argv)):
-        raise HelpRequested(help_text(fields, usage, sections))
     try:
-        rest = flag_values(["command", *argv])[1:]
+        rest = flag_values(["command", *with_underscores(argv, fields)])[1:]
     except flags.UnrecognizedFlagError as error:
         near = config_lib.did_you_mean(error.flagname, fields)
         raise errors.RequestError(f"expected a known flag, received --{error.flagname}{near}; see --help") from error
@@ -71,7 +69,9 @@ def fields_of(form: type) -> dict[str, "dataclasses.Field[Any]"]:
     return {field.name: field for field in fields}
 
 
-def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: Sequence[str] = ()) -> T:
+def parse_request(
+    argv: Sequence[str], form: type[T], *, usage: str, required: Sequence[str] = (), marked: Sequence[str] = ()
+) -> T:
     """Parse a command line of flags only into a dataclass of settings.
 
     Args:
@@ -79,12 +79,13 @@ def parse_request(argv: Sequence[str], form: type[T], *, usage: str, required: S
         form: the dataclass; its fields are made by ``config.setting``.
         usage: text that ``--help`` prints above the flags.
         required: fields that must not be empty; paths among them must be local or gs://.
+        marked: fields that ``--help`` marks as required, and that the command itself checks.
 
     Raises:
         HelpRequested: if ``--help`` is among the words.
         RequestError: for anything wrong with the command line.
     """
-    values, rest = parse(argv, fields_of(form), usage=usage)
+    values, rest = parse(argv, fields_of(form), usage=usage, required=[*required, *marked])
     refuse_words(rest)
     request = form(**values)
     require(request, required)
@@ -114,10 +115,6 @@ def _number_or_word(field: "dataclasses.Field[Any]", value: Any) -> Any:
         raise errors.RequestError(f"--{field.name}: expected auto or {kind}, received {value!r}") from error
 
 
-def _auto_kind(field: "dataclasses.Field[Any]") -> str:
-    return "" if field.metadata["auto"] is None else f"<{field.type.__name__}|auto>"  # type: ignore[union-attr]
-
-
 def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:
     """Reword absl's "flag --name=value: <Python error>" to say what is expected."""
     name, _, value = str(error).removeprefix("flag --").partition("=")
@@ -126,6 +123,19 @@ def _illegal_value(error: flags.IllegalFlagValueError, fields: Fields) -> str:
     field = fields[name]
     word = "auto, " if field.metadata["auto"] is not None else ""
     return f"--{name}: expected {word}{expected.get(config_lib.kind(field), 'another value')}, received {value!r}"
+
+
+def with_underscores(argv: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return a command line in which the flags ``names`` are written as they are declared: ``--batch-size=8`` too."""
+    known = {form for name in names for form in (name, f"no{name}")}
+    own = _before_separator(argv)
+    return [*(_with_underscores(word, known) for word in own), *argv[len(own) :]]
+
+
+def _with_underscores(word: str, known: Container[str]) -> str:
+    flag, sign, value = word.partition("=")
+    name = flag.lstrip("-").replace("-", "_")
+    return f"--{name}{sign}{value}" if flag.startswith("-") and name in known else word
 
 
 def _before_separator(argv: Sequence[str]) -> Sequence[str]:
@@ -158,26 +168,7 @@ class _SwitchParser(flags.BooleanParser):  # type: ignore[misc]
 
 def help_text(fields: Fields, usage: str, sections: Mapping[str, Sequence[str]] | None = None) -> str:
     """Return the text of ``--help``: usage, then each flag with default, unit, choices and meaning."""
-    lines = [usage.rstrip()]
-    for heading, names in (sections or {"Flags": list(fields)}).items():
-        lines += ["", f"{heading}:"]
-        for name in names:
-            lines += _flag_help(fields[name])
-    return "\n".join(lines)
-
-
-def _flag_help(field: "dataclasses.Field[Any]") -> Iterable[str]:
-    meta = field.metadata
-    if config_lib.kind(field) is bool:
-        default = field.default if field.default == config_lib.AUTO else "on" if field.default else "off"
-        head = f"  --{field.name}  (default: {default}; --no{field.name} switches it off)"
-    else:
-        unit = f" {meta['unit']}" if meta["unit"] else ""
-        kind = _auto_kind(field) or "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]
-        shown = config_lib.AUTO if field.default == meta["auto"] else f"{field.default}{unit}"
-        default = "" if field.default == "" else f"  (default: {shown})"
-        head = f"  --{field.name}={kind}{default}"
-    return [head, *textwrap.wrap(config_lib.help_of(field), 100, initial_indent="      ", subsequent_indent="      ")]
+    return HelpPage(usage, fields, sections).whole()
 
 
 TRAIN_USAGE = """\
@@ -200,12 +191,19 @@ _CONFIG_FILE = config_lib.setting(
     "config.json; flags on the command line override it.",
     path=config_lib.PATH,
 )
+_PRINT_CONFIG = config_lib.setting(
+    False, "Print all settings as a YAML file that --config takes, with those that differ from the defaults marked, "
+    "and do nothing else.", fixed=False,
+)  # fmt: skip
+_NO_SETTINGS = ("config", "print_config")
+PLACES = ("data_dir", "job_dir")  # What a job cannot do without.
 
 
 def train_fields() -> dict[str, "dataclasses.Field[Any]"]:
-    """Return the flags of ``trainer.train``: every setting of Config, and ``--config``."""
-    config_field = dataclasses.fields(dataclasses.make_dataclass("_", [("config", str, _CONFIG_FILE)]))[0]
-    return {**config_lib.settings(), "config": config_field}
+    """Return the flags of ``trainer.train``: every setting of Config, ``--config`` and ``--print_config``."""
+    extra = [("config", str, _CONFIG_FILE), ("print_config", bool, _PRINT_CONFIG)]
+    fields = dataclasses.fields(dataclasses.make_dataclass("_", extra))
+    return {**config_lib.settings(), **{field.name: field for field in fields}}
 
 
 def train_config(argv: Sequence[str]) -> config_lib.Config:
@@ -215,7 +213,7 @@ def train_config(argv: Sequence[str]) -> config_lib.Config:
         HelpRequested: if ``--help`` is among the words.
         RequestError: for anything wrong with the flags, their values or the ``--config`` file.
     """
-    values, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=train_sections())
+    values, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=train_sections(), required=PLACES)
     refuse_words(rest)
     return config_of(values)
 
@@ -225,7 +223,7 @@ def train_sections() -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     for section, field in config_lib.settings_with_section():
         sections.setdefault(section.capitalize(), []).append(field.name)
-    sections["Loop"].append("config")
+    sections["Loop"] += _NO_SETTINGS
     return sections
 
 
@@ -243,9 +241,13 @@ def config_of(values: Mapping[str, config_lib.Value]) -> config_lib.Config:
     """Build a checked Config from flags of ``trainer.train``; they override the ``--config`` file's settings.
 
     Raises:
+        HelpRequested: with the settings as a file, for ``--print_config``.
         RequestError: for anything wrong with the values or the file.
     """
-    return _with_folders(config_lib.from_flat(given_settings(values)))
+    config = config_lib.from_flat(given_settings(values))
+    if values.get("print_config"):
+        raise HelpRequested(changes.as_yaml(config))
+    return _with_folders(config)
 
 
 def given_settings(values: Mapping[str, config_lib.Value]) -> dict[str, Any]:
@@ -256,11 +258,11 @@ def given_settings(values: Mapping[str, config_lib.Value]) -> dict[str, Any]:
     """
     path = values.get("config", "")
     from_file = _read_config_file(str(path)) if path else {}
-    return {**from_file, **{name: value for name, value in values.items() if name != "config"}}
+    return {**from_file, **{name: value for name, value in values.items() if name not in _NO_SETTINGS}}
 
 
 def _with_folders(config: config_lib.Config) -> config_lib.Config:
-    for name in ("data_dir", "job_dir"):
+    for name in PLACES:
         if not config.flat()[name]:
             raise errors.RequestError(f"expected --{name}, received none; set it to a folder or gs:// path")
         files.require_form(str(config.flat()[name]), name)
@@ -269,6 +271,7 @@ def _with_folders(config: config_lib.Config) -> config_lib.Config:
 
 def _read_config_file(path: str) -> dict[str, Any]:
     """Return the settings in a file, and log its description if it has one."""
+    path = installed.recipe(path)
     files.require_form(path, "config")
     remedy = "name a file of settings, such as a job's config.json"
     try:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from demo_faces.canvas import (
+from trainer.commands.demo.faces.canvas import (
     Colour,
     Image,
     Plane,
@@ -24,7 +24,7 @@ from demo_faces.canvas import (
     resize,
     smooth_closed,
 )
-from demo_faces.scene import Pose
+from trainer.commands.demo.faces.scene import Pose
 
 KINDS = ("swap", "rerender")
 """The two kinds of forgery."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demo_faces.canvas import Colour, colour
+from trainer.commands.demo.faces.canvas import Colour, colour
 
 # The ten tones of the Monk Skin Tone scale (Monk, E., 2019, doi:10.31235/osf.io/pdf4c), as sRGB.
 _SKIN_TONES = np.array(

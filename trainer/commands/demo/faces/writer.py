@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cv2
 
-from demo_faces.camera import encode_jpeg
-from demo_faces.example import CLASSES, draw_subject, take_picture
+from trainer.commands.demo.faces.camera import encode_jpeg
+from trainer.commands.demo.faces.example import CLASSES, draw_subject, take_picture
 
 _FORMAT = 1
 """Raised whenever the same arguments come to draw other pictures."""

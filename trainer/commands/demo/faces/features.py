@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from demo_faces.canvas import (
+from trainer.commands.demo.faces.canvas import (
     Colour,
     Image,
     Plane,
@@ -17,8 +17,8 @@ from demo_faces.canvas import (
     scale,
     stroke,
 )
-from demo_faces.person import Features, Glasses
-from demo_faces.scene import Pose
+from trainer.commands.demo.faces.person import Features, Glasses
+from trainer.commands.demo.faces.scene import Pose
 
 EYE_Y = -0.06
 """Height of the eyes in face units."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from demo_faces.camera import Camera, draw_camera, expose, record
-from demo_faces.canvas import Image, Plane
-from demo_faces.face import paint_portrait
-from demo_faces.forgery import KINDS, inner_face, rerender_face, strength_range, swap_face
-from demo_faces.person import Person, draw_person
-from demo_faces.scene import Scene, draw_background, draw_light, draw_pose
+from trainer.commands.demo.faces.camera import Camera, draw_camera, expose, record
+from trainer.commands.demo.faces.canvas import Image, Plane
+from trainer.commands.demo.faces.face import paint_portrait
+from trainer.commands.demo.faces.forgery import KINDS, inner_face, rerender_face, strength_range, swap_face
+from trainer.commands.demo.faces.person import Person, draw_person
+from trainer.commands.demo.faces.scene import Scene, draw_background, draw_light, draw_pose
 
 SPLITS = ("Train", "Validation", "Test")
 """The parts of the data set, as its folders are named."""

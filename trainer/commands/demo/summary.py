@@ -1,10 +1,9 @@
-"""Print the results of ``demo.sh``: validation and test figures, speed, and the paths of model and reports.
+"""Print the results of ``deepdetect demo``: validation and test figures, speed, and the paths of model and reports.
 
 With several seeds (``job/seeds.json``): mean and standard deviation of each figure, and its range.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,3 @@ def _speed(result: dict[str, Any]) -> str:
         f"training speed   {result['images_per_second']:.0f} images/s on {result['num_devices']} x "
         f"{result['device_kind']}, {result['precision']}"
     )
-
-
-if __name__ == "__main__":
-    print(f"\n{summary(Path(sys.argv[1]))}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demo_faces.canvas import (
+from trainer.commands.demo.faces.canvas import (
     Colour,
     Image,
     Plane,

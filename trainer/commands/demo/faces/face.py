@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from demo_faces import hair as hair_painter
-from demo_faces.canvas import (
+from trainer.commands.demo.faces import hair as hair_painter
+from trainer.commands.demo.faces.canvas import (
     Image,
     Plane,
     Points,
@@ -20,9 +20,9 @@ from demo_faces.canvas import (
     scale,
     smooth_closed,
 )
-from demo_faces.features import paint_beard, paint_features, paint_glasses
-from demo_faces.person import Outline, Person
-from demo_faces.scene import Light, Pose, Scene
+from trainer.commands.demo.faces.features import paint_beard, paint_features, paint_glasses
+from trainer.commands.demo.faces.person import Outline, Person
+from trainer.commands.demo.faces.scene import Light, Pose, Scene
 
 _PORE_CONTRAST = 0.022
 """Relative standard deviation of the skin's fine texture."""

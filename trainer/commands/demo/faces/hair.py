@@ -7,9 +7,9 @@ import math
 import cv2
 import numpy as np
 
-from demo_faces.canvas import Image, Points, ellipse, mirrored, noise_field, paint, smooth_closed
-from demo_faces.person import Person
-from demo_faces.scene import Pose
+from trainer.commands.demo.faces.canvas import Image, Points, ellipse, mirrored, noise_field, paint, smooth_closed
+from trainer.commands.demo.faces.person import Person
+from trainer.commands.demo.faces.scene import Pose
 
 _BACK_ENDS = {"bob": 1.15, "long": 2.6, "curly": 0.75}
 """How far down, in face units, the hair behind the head hangs."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from demo_faces.canvas import Colour, Image, blur, colour, noise_field
+from trainer.commands.demo.faces.canvas import Colour, Image, blur, colour, noise_field
 
 JPEG_QUALITIES = (78, 96)
 """Lowest and highest JPEG quality, drawn alike for both classes."""

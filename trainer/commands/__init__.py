@@ -1,0 +1,1 @@
+"""The one command ``deepdetect``: its commands, their short help, completion.  Imports no TensorFlow."""
