@@ -48,6 +48,7 @@ def test_the_first_page_has_ten_lines_and_every_command(capsys, words):
     code, out, err = deepdetect(capsys, *words)
     assert (code, err) == (0, "")
     assert len(out.splitlines()) <= 12
+    assert max(map(len, out.splitlines())) <= 80
     assert all(f" {name}" in out for name in COMMANDS)
 
 
@@ -86,7 +87,8 @@ def test_the_words_of_the_contract_stand_for_the_commands(capsys):
 
 
 @pytest.mark.parametrize("name", WITH_PAGE)
-def test_help_shows_what_people_need_first_and_all_on_request(capsys, name):
+def test_help_shows_what_people_need_first_and_all_on_request(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
     command, page = COMMANDS[name], completion.page_of(name)
     _, short, _ = deepdetect(capsys, name, "--help")
     assert set(command.flags) <= page.fields.keys()
@@ -95,7 +97,8 @@ def test_help_shows_what_people_need_first_and_all_on_request(capsys, name):
     assert shown[: len(page.required)] == list(page.required)
     assert short.count(" (required)") == len(page.required)
     assert len(short.splitlines()) <= 26
-    assert max(map(len, short.splitlines())) <= 120
+    own = [line for line in short.splitlines() if line.startswith("  --") or "--help=" in line]
+    assert max(map(len, own)) <= 80
     assert f"deepdetect {name} --help=all explains all {len(page.fields)} flags" in short
     whole = deepdetect(capsys, name, "--help=all")
     assert whole == deepdetect(capsys, name, "--helpfull") == deepdetect(capsys, "help", name, "--help=all")

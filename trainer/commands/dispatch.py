@@ -53,7 +53,7 @@ def overview() -> str:
         f"deepdetect {trainer.__version__}: train, evaluate and use a detector of fake images.", "",
         "  deepdetect COMMAND [flags]", "",
         *(f"  {heading + ':':<10} {', '.join(names)}" for heading, names in groups.items()), "",
-        "deepdetect help all says what each is for, deepdetect COMMAND --help which flags it has.",
+        "deepdetect help all: what each is for.  deepdetect COMMAND --help: its flags.",
     ])  # fmt: skip
 
 
@@ -66,8 +66,8 @@ def all_commands() -> str:
             heading = command.group
             lines += ["", f"{heading}:"]
         lines.append(f"  {name:<13} {command.summary}")
-    lines += ["", "In flags - and _ are alike (--batch-size=8).  deepdetect --version prints the version."]
-    lines += ["Exit codes: 0 done; 2 the request is wrong; 75 stopped with everything saved, rerun it; 1 other errors."]
+    lines += ["", "In flags - and _ are alike.  deepdetect --version prints the version.  Exit codes:"]
+    lines += ["0 done; 2 wrong request; 75 stopped, everything is saved, rerun it; 1 other errors."]
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ Does not own: flags and their values (``flags.py``).  Imports no TensorFlow.
 
 import dataclasses
 import re
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ Fields = Mapping[str, "dataclasses.Field[Any]"]
 WORDS = ("--help", "-help", "-h", "--helpfull")
 _SECTION = re.compile(r"--?help=(.*)", re.DOTALL)
 _ALL = "all"
-_SHORT_WIDTH, _SHORT_HEAD = 100, 28  # Characters.
+_NARROWEST, _WIDEST, _SHORT_HEAD = 80, 100, 28  # Characters of a line, and of the flag in it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,8 @@ class HelpPage:
         parts = self.usage.split("\n\n")
         shown = sorted(names or self.fields, key=lambda name: name not in self.required)
         lines = ["\n\n".join(parts[:2]), "", *(self._line(name) for name in shown), ""]
-        end = ", and --help=SECTION some:" if self.sections else "."
-        lines.append(f"{command} --help={_ALL} explains all {len(self.fields)} flags and the exit codes{end}")
+        end = "; --help=SECTION some:" if self.sections else "."
+        lines.append(f"{command} --help={_ALL} explains all {len(self.fields)} flags{end}")
         lines += [f"  {', '.join(heading.lower() for heading in self.sections)}"] if self.sections else []
         return "\n".join(lines)
 
@@ -79,7 +80,8 @@ class HelpPage:
         head = f"  --{name}" + (f"={default}" if default and config_lib.kind(field) is not bool else "")
         head += " (required)" if name in self.required else ""
         sentence = re.split(r"(?<=[a-z)0-9]\.) ", field.metadata["help"])[0].rstrip(".")
-        width = _SHORT_WIDTH - max(_SHORT_HEAD, len(head) + 2)
+        columns = min(max(shutil.get_terminal_size((_WIDEST, 24)).columns, _NARROWEST), _WIDEST)
+        width = columns - max(_SHORT_HEAD, len(head) + 2)
         text = textwrap.shorten(sentence, width, placeholder=" ...", break_on_hyphens=False)
         return f"{head:<{_SHORT_HEAD - 2}}  {text}"
 
