@@ -112,6 +112,15 @@ def parse(argv: Sequence[str]) -> tuple[PredictFlags, list[str]]:
     """
     words = _without_null(argv)
     values, words = flags.parse(words, flags.fields_of(PredictFlags), usage=USAGE, required=("model_dir",))
+    return of_values(values), words
+
+
+def of_values(values: Mapping[str, Value]) -> PredictFlags:
+    """Return the flags with these values, checked together.
+
+    Raises:
+        RequestError: for the first wrong one.
+    """
     request = PredictFlags(**values)  # type: ignore[arg-type]
     _ = request.own_threshold  # Raises if it is invalid.
     for flag in ("out", "frames_out"):
@@ -119,7 +128,7 @@ def parse(argv: Sequence[str]) -> tuple[PredictFlags, list[str]]:
     for flag in ("model_dir", "out", "explain", "frames_out"):
         files.require_form(getattr(request, flag), flag)
     _check_video(request, values)
-    return request, words
+    return request
 
 
 def _without_null(argv: Sequence[str]) -> list[str]:
