@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from trainer.core import errors, keras_environment, quiet_start, signals, streams, terminal
+from trainer.core import errors, keras_environment, progress, quiet_start, signals, streams, terminal
 from trainer.core.config import flags
 from trainer.core.storage import transient
 
@@ -106,8 +106,9 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; failures are reported as by every handler of ``logging``."""
         try:
-            sys.stderr.write(terminal.visible(self.format(record)) + "\n")
-            sys.stderr.flush()
+            with progress.no_bars(sys.stderr):
+                sys.stderr.write(terminal.visible(self.format(record)) + "\n")
+                sys.stderr.flush()
         except (RecursionError, errors.StoppedEarly):
             raise
         except Exception:
