@@ -4,7 +4,6 @@ Does not own: how long the rest takes (``time_left.py``).
 """
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -97,7 +96,7 @@ class ProgressBar(Observer):
         if not window.compiled:
             parts.append(f"{window.images_per_second:.0f} images/s")
         parts += [f"acc {window.accuracy:.3f}", f"data wait {window.waited / window.seconds:.0%}"]
-        room = _columns(self._stream) - _BAR_COLUMNS
+        room = progress.columns(self._stream) - _BAR_COLUMNS
         return _fitting(parts, room)
 
     def _epoch(self, validation: Validation, windows: Sequence[Window]) -> str:
@@ -168,10 +167,3 @@ def _fitting(parts: Sequence[str], room: int) -> str:
         if len(text) + 2 + len(part) <= room:
             text += f", {part}"
     return text
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return os.get_terminal_size(stream.fileno()).columns
-    except (OSError, ValueError, AttributeError):
-        return 80
