@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
 
         export = exported_model.find_export(request.model_dir)
         card = model_card.add_evaluation(export.path, export.details, figures)
-        print(terminal.visible(f"  {'card':<10}{card}"))
+        print(f"  {'card':<10}{terminal.link(card)}")
     return EXIT_DONE
 
 

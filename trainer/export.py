@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trainer.core import cli
+from trainer.core import cli, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE
 from trainer.serving import convert
@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> int:
     comparison = export_job.run(request)
     print(convert.to_text(comparison), end="")
     convert.refuse_others(comparison)
+    print(f"exported: {terminal.link(request.out)}")
     return EXIT_DONE
 
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     for kind, path in outcome.exports.items():
         threshold = f" (threshold {outcome.thresholds[kind]:g})" if kind in outcome.thresholds else ""
         print(terminal.visible(f"model ({kind}): {path}{threshold}"))
-    print(terminal.visible(f"report: {JobPaths(config.loop.job_dir).report}"))
+    print(f"report: {terminal.link(f'{JobPaths(config.loop.job_dir).report}/index.html')}")
     return EXIT_DONE
 
 

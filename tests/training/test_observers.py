@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from tests.helpers.images import write_image_set
-from tests.helpers.jobs import float32_policy, lines_of, result_of, values_of  # noqa: F401  (a fixture)
+from tests.helpers.jobs import float32_policy, lines_of, result_of, sigterm_after, values_of  # noqa: F401  (a fixture)
 from trainer.core.config import from_flat
+from trainer.core.errors import StoppedEarly
 from trainer.distributed.cluster import Cluster
 from trainer.training import run
 from trainer.training.exports import exporter
 from trainer.training.loop import Plan, StopReason
-from trainer.training.observers import Compile, End, Observer, Observers, Start, Step, Validation, Window
+from trainer.training.observers import Compile, End, Observer, Observers, Start, Step, Validating, Validation, Window
 from trainer.training.progress_bar import ProgressBar
 from trainer.training.start.clock import StartClock, StartReport
+from trainer.training.start.time_left import TimeLeft
 
 SETTINGS = {"image_size": 48, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
 
@@ -42,6 +44,9 @@ class Tracker(Observer):
 
     def on_window(self, window):
         self.events.append(window)
+
+    def on_validating(self, event):
+        self.events.append(event)
 
     def on_validation(self, validation):
         self.events.append(validation)
@@ -112,12 +117,15 @@ def alone(data, tmp_path_factory):
     return job_dir
 
 
-def test_an_observer_from_outside_sees_all_seven_events_in_order(watched):
+def test_an_observer_from_outside_sees_all_eight_events_in_order(watched):
     job_dir, tracker, _ = watched
-    epoch = ["Step", "Step", "Validation"]
+    epoch = ["Step", "Step", "Validating", "Validating", "Validation"]
     assert tracker.names("Window", "SavedCheckpoint") == ["Start", "Compile", *epoch, *epoch, "End"]
     assert tracker.names()[-2:] == ["SavedCheckpoint", "End"]
     assert [event.step for event in tracker.of(Step)] == [1, 2, 3, 4]
+    assert tracker.of(Validating) == [Validating(step, images, 16) for step in (2, 4) for images in (0, 16)]
+    assert next(iter(tracker.of(Window))).compiled
+    assert not any(event.compiled for event in tracker.of(Window)[1:])
     assert [event.step for event in tracker.of(Validation)] == [2, 4]
     assert {event.step for event in tracker.events if type(event).__name__ == "SavedCheckpoint"} == {2, 4}
     # Windows depend on the clock, their lines do not; each comes before the validation of its epoch.
@@ -232,28 +240,85 @@ def epoch_ends(bar, step):
     bar.on_validation(Validation(step, values, np.zeros(0, np.int64), np.zeros([0, 2], np.float32)))
 
 
-def test_what_is_left_counts_neither_features_nor_the_steps_that_were_compiled(capsys):
+def window(step, seconds, *, compiled=False, examples=20):
+    return Window(step, 0.1, loss=0.5, accuracy=0.75, examples=examples, seconds=seconds, waited=0.0, compiled=compiled)
+
+
+def drive(bar, clock, steps, *, validation=(), per_epoch=3):
+    """Play the events of a job; steps are (number, seconds, whether it is compiled), each with a window."""
+    validations = iter(validation)
+    for step, seconds, compiled in steps:
+        if compiled:
+            bar.on_compile(Compile(step - 1))
+        clock.now += seconds
+        bar.on_step(Step(step, 0.1))
+        bar.on_window(window(step, seconds, compiled=compiled))
+        if step % per_epoch == 0:
+            bar.on_validating(Validating(step, 0, 40))
+            for images, waits in zip((20, 40), next(validations, (0.0, 0.0)), strict=True):
+                clock.now += waits
+                bar.on_validating(Validating(step, images, 40))
+            epoch_ends(bar, step)
+
+
+def test_what_is_left_counts_validation_but_nothing_that_was_compiled_first(capsys):
+    bar = ProgressBar(Plan(total_steps=9, steps_per_epoch=3), show=True, stream=sys.stderr, validation_images=40)
+    with mock.patch.object(time, "monotonic", Clock()) as clock:
+        bar.on_start(Start(0, 9, {}))
+        steps = [(1, 900.0, True), (2, 1.0, False), (3, 1.0, False), *[(step, 1.0, False) for step in range(4, 10)]]
+        drive(bar, clock, steps, validation=[(300.0, 5.0), (4.0, 4.0), (4.0, 4.0)])
+    # Six steps and two validations of twice 5 s; then three steps and one of 8 s.
+    assert re.findall(r"left (\S+)", capsys.readouterr().err) == ["26s", "11s", "0s"]
+
+
+def test_what_is_left_is_unknown_while_later_steps_are_others(capsys):
     bar = ProgressBar(Plan(total_steps=9, steps_per_epoch=3, frozen_steps=3), show=True, stream=sys.stderr)
     with mock.patch.object(time, "monotonic", Clock()) as clock:
         bar.on_start(Start(0, 9, {}))
-        for step, seconds in ((1, 900.0), (2, 1.0), (3, 1.0), (4, 300.0), (5, 10.0), (6, 10.0)):
-            if step in (1, 4):
-                bar.on_compile(Compile(step - 1))
-            clock.now += seconds
-            bar.on_step(Step(step, 0.1))
-            if step % 3 == 0:
-                epoch_ends(bar, step)
-    assert re.findall(r"left (\S+)", capsys.readouterr().err) == ["6s", "30s"]
+        drive(bar, clock, [(1, 900.0, True), (2, 1.0, False), (3, 1.0, False), (4, 300.0, True), (5, 10.0, False),
+                           (6, 10.0, False)])  # fmt: skip
+    assert re.findall(r"left (\S+)", capsys.readouterr().err) == ["unknown", "30s"]
 
 
 def test_what_is_left_is_unknown_until_a_step_was_not_compiled(capsys):
     bar = ProgressBar(Plan(total_steps=2, steps_per_epoch=1), show=True, stream=sys.stderr)
     bar.on_start(Start(0, 2, {}))
-    bar.on_compile(Compile(0))
-    for step in (1, 2):
-        bar.on_step(Step(step, 0.1))
-        epoch_ends(bar, step)
+    drive(bar, Clock(), [(1, 9.0, True), (2, 1.0, False)], per_epoch=1)
     assert re.findall(r"left (\S+)", capsys.readouterr().err) == ["unknown", "0s"]
+
+
+def test_before_the_first_validation_its_images_count_as_those_of_training():
+    left = TimeLeft(Plan(total_steps=6, steps_per_epoch=3), 40)
+    left.add_window(window(1, 900.0, compiled=True))
+    left.add_window(window(2, 1.0))
+    assert left.text(2) == "8s"  # Four steps of 20 images, and twice 40 images.
+
+
+def test_the_line_of_an_epoch_says_nothing_that_was_not_measured(capsys):
+    bar = ProgressBar(Plan(total_steps=9, steps_per_epoch=3), show=True, stream=sys.stderr)
+    bar.on_start(Start(3, 9, {}))
+    epoch_ends(bar, 3)  # Validated again, as the last start was interrupted there.
+    drive(bar, Clock(), [(4, 9.0, True), (5, 1.0, False), (6, 1.0, False), (7, 1.0, False), (8, 1.0, False),
+                         (9, 2.0, False)])  # fmt: skip
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first.startswith("epoch 1/3  val_loss 0.4000")
+    assert "images/s" not in first
+    assert "epoch 2/3  loss 0.5000  accuracy 0.7500" in second
+    assert "  20 images/s" in second  # 40 images in two seconds: not the nine of the compiled step.
+    assert "  15 images/s" in third
+
+
+def test_a_narrow_terminal_keeps_what_matters():
+    terminal = mock.Mock(wraps=io.StringIO(), isatty=lambda: True)  # No descriptor: 80 columns.
+    bar = ProgressBar(Plan(total_steps=900, steps_per_epoch=300), show=True, stream=terminal)
+    bar.on_start(Start(0, 900, {}))
+    bar.on_step(Step(1, 0.1))
+    bar.on_window(window(2, 1.0))
+    shown = written(terminal)[-1]
+    assert "left 7m29s, loss 0.5000, 20 images/s" in shown
+    assert len(shown.strip("\r")) <= 80
+    bar.on_validating(Validating(300, 0, 40))
+    bar.on_end(End(300, None))
 
 
 def test_a_terminal_shows_that_the_step_is_compiled_until_it_ends():
@@ -279,3 +344,11 @@ def test_other_processes_say_nothing_of_their_start(package_log):
     report.on_compile(Compile(0))
     report.on_step(Step(1, 0.1))
     assert package_log.messages == []
+
+
+@pytest.mark.slow
+def test_a_stop_before_the_first_save_speaks_of_no_other(data, tmp_path, package_log):
+    with sigterm_after(1), pytest.raises(StoppedEarly):
+        run_without_report(data, tmp_path / "job", [])
+    (line,) = (line for line in package_log.messages if "saving step" in line)
+    assert line == "SIGTERM: saving step 1"

@@ -100,9 +100,12 @@ def test_an_unfinished_line_survives_a_checkpoint():
     assert second.state() == []
 
 
-def test_the_clock_of_a_start_adds_up():
-    statistics = filled(numbers(), numbers())
-    statistics.fetch(force=True)
-    filled(numbers(), statistics=statistics, first=3).fetch(force=True)
-    assert statistics.images == 30
-    assert statistics.images_per_second == 30 / statistics.seconds
+def test_the_speed_of_a_start_leaves_out_the_window_in_which_a_step_was_compiled():
+    statistics = StepStatistics(PLAN)
+    statistics.add(1, [0.1], tf.stack([numbers()]), 0.0, compiled=True)
+    first = statistics.fetch(force=False)  # At once: the compiled step has a window of its own.
+    assert (first.compiled, first.examples) == (True, 10)
+    assert statistics.images_per_second == first.images_per_second  # There is no better figure yet.
+    later = [filled(numbers(), statistics=statistics, first=step).fetch(force=True) for step in (2, 3)]
+    assert [window.compiled for window in later] == [False, False]
+    assert statistics.images_per_second == 20 / sum(window.seconds for window in later)

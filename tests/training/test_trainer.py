@@ -48,7 +48,7 @@ class Fakes(Observer):
         assert rates == [step / 8 for step in batches]
         return batches
 
-    def add(self, first, rates, rows, waited):
+    def add(self, first, rates, rows, waited, *, compiled):
         assert len(rates) == len(rows)
         self.pending += range(first, first + len(rates))
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from trainer.core import errors, keras_environment, signals, streams, terminal
+from trainer.core import errors, keras_environment, progress, quiet_start, signals, streams, terminal
 from trainer.core.config import flags
 from trainer.core.storage import transient
 
@@ -34,6 +34,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     """
     with streams.unbreakable(), keras_environment.safe():
         _show_log()
+        quiet_start.install()
         try:
             with signals.interruptible():
                 return _exit_code(command, sys.argv[1:] if argv is None else argv)
@@ -68,7 +69,8 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
 def _show_log() -> None:
     """Show this package's log on stderr and silence TensorFlow's.
 
-    Without an NVIDIA device TensorFlow reports the missing driver as an error at every start.
+    Without an NVIDIA device TensorFlow reports the missing driver as an error at every start.  What it writes before it
+    reads its level is left to ``quiet_start.py``.
     """
     has_nvidia = os.path.exists("/dev/nvidiactl")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if has_nvidia else "3")
@@ -79,6 +81,7 @@ def _show_log() -> None:
         package_log.addHandler(handler)
         package_log.setLevel(logging.INFO)
         package_log.propagate = False
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # It warns of every font that is not there.
 
 
 class JsonFormatter(logging.Formatter):
@@ -103,8 +106,9 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; failures are reported as by every handler of ``logging``."""
         try:
-            sys.stderr.write(terminal.visible(self.format(record)) + "\n")
-            sys.stderr.flush()
+            with progress.no_bars(sys.stderr):
+                sys.stderr.write(terminal.visible(self.format(record)) + "\n")
+                sys.stderr.flush()
         except (RecursionError, errors.StoppedEarly):
             raise
         except Exception:

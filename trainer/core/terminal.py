@@ -3,7 +3,10 @@
 Does not own: files of results, which keep every name as it is (``tables.py``).  Imports no TensorFlow.
 """
 
+import os
+import pathlib
 import re
+import sys
 
 # Controls, marks that reorder a line, line separators, and halves of characters, as which undecodable bytes appear.
 _UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -18,6 +21,14 @@ def visible(text: str) -> str:
 def in_line(text: str) -> str:
     """Return text as ``visible`` does, on one line: line feeds and tabs are spelled out, too."""
     return _UNSAFE_IN_LINE.sub(_escape, text)
+
+
+def link(path: str) -> str:
+    """Return a local path as one can click it: a file:// URL on a terminal, elsewhere the absolute path."""
+    if "://" in path:
+        return visible(path)
+    whole = os.path.abspath(path)
+    return pathlib.Path(whole).as_uri() if sys.stdout.isatty() else visible(whole)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import joblib
 
-from trainer.core import signals
+from trainer.core import quiet_start, signals
 from trainer.core.errors import JobFailed
 
 _Item = TypeVar("_Item")
@@ -62,4 +62,5 @@ def _begin(prepare: Callable[[], object]) -> None:
     signals.ignore()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.
+    quiet_start.install()
     prepare()

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import tqdm
 
-from trainer.core import terminal
+from trainer.core import progress, terminal
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data import readers
@@ -46,10 +45,11 @@ def predict_split(export: exported_model.ExportedModel, split: Split, request: E
         RequestError: if too many cannot be decoded, or the model does not load.
     """
     reader = readers.open_reader(split)
-    predictor = Predictor(export)
+    with progress.phase("loading the model"):
+        predictor = Predictor(export)
     rows: list[npt.NDArray[np.float32]] = []
     bad: dict[int, str] = {}
-    with tqdm.tqdm(total=len(split), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+    with progress.bar(len(split), "image", f"scoring {split.name}") as bar:
         for answers in predictor.score(len(split), reader.read_one, request.batch_size):
             rows.append(answers.probabilities)
             bad |= {answers.start + position: reason for position, reason in answers.errors.items()}

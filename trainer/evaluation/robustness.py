@@ -8,7 +8,6 @@ Does not own: metrics (``metrics/``), how they are shown (``reports/evaluation_s
 import dataclasses
 import io
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-import tqdm
 from PIL import Image, ImageFilter
 
+from trainer.core import progress
 from trainer.core.config.registries import RESIZE
 from trainer.data import decode, decode_batch, readers
 from trainer.data.input_rule import InputRule
@@ -185,9 +184,7 @@ def _score(
 
     images_at_once = max(1, _SCORED_AT_ONCE // len(settings)) if rule.mode == RESIZE else 1
     rows: list[npt.NDArray[np.float32]] = []
-    with tqdm.tqdm(
-        total=len(split), desc="robustness", unit="image", file=sys.stderr, disable=None, leave=False
-    ) as bar:
+    with progress.bar(len(split), "image", "robustness") as bar:
         batches = itertools.chain.from_iterable(map(_of_one_shape, _in_batches(variants, len(split), images_at_once)))
         for answers in predictor.score_pixels(batches):
             done = len(rows) // len(settings)

@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from trainer.core import keras_environment
+from trainer.core import keras_environment, progress, quiet_start
 from trainer.core.errors import RequestError
 from trainer.core.keras_environment import BACKEND, DATA_FORMAT, EPSILON, FLOATX
 
@@ -50,7 +50,8 @@ def load() -> None:
         RequestError: if this process has loaded it with another one.
     """
     if "keras" not in sys.modules:
-        with keras_environment.safe():
+        quiet_start.install()  # A command has done so already, a notebook has not.
+        with keras_environment.safe(), progress.phase("loading TensorFlow"):
             import keras
     import keras
 

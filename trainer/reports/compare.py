@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer.core import progress, terminal
 from trainer.core.storage import files
 from trainer.evaluation import compare, metrics
 from trainer.evaluation.compare import Evaluation
@@ -33,12 +34,13 @@ def write(folders: str, out: str, *, group_by: str, groups: str, resamples: int,
     evaluations = compare.in_common(compare.read_evaluations(folders))
     image_sources, note = compare.find_sources(evaluations[0], group_by, groups)
     files.require_writable(out, "out")
-    compared = compare.measure(evaluations, image_sources, resamples=resamples, seed=seed)
+    with progress.phase(f"comparing {len(evaluations)} evaluations"):
+        compared = compare.measure(evaluations, image_sources, resamples=resamples, seed=seed)
     text = json.dumps(compared, indent=1, allow_nan=False)
     files.write_text(files.join(out, "compare.json"), text + "\n")
     page = files.join(out, "compare.html")
     files.write_text(page, render(compared, evaluations, note))
-    return f"{to_text(compared)}\n  report: {page}"
+    return f"{to_text(compared)}\n  report: {terminal.link(page)}"
 
 
 def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note: str) -> str:

@@ -31,7 +31,8 @@ def summary(figures: Mapping[str, Any], out: str) -> str:
         lines.append(worst_fall(figures["robustness"]))
     if "audit" in figures:
         lines.append(f"  {'audit':<10}{audit_problems(figures) or 'no problem'}, see the report's data")
-    return terminal.visible("\n".join([*lines, f"  {'report':<10}{files.join(out, 'report.html')}"]))
+    report = terminal.link(files.join(out, "report.html"))
+    return f"{terminal.visible(chr(10).join(lines))}\n  {'report':<10}{report}"
 
 
 def no_use(figures: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import logging
 import posixpath
 from typing import Any
 
-from trainer.core import config, placement
+from trainer.core import config, placement, progress
 from trainer.core.config import LayoutConfig, flags
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
@@ -34,7 +34,8 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
     if files.is_remote(request.out):  # Before a large bucket is listed for minutes; it leaves nothing behind.
         files.require_writable(request.out, "out")
     export = with_threshold(exported_model.find_export(request.model_dir), request.threshold)
-    split = _read_split(export, request)
+    with progress.phase(f"listing {request.data_dir!r}"):
+        split = _read_split(export, request)
     columns = sources.columns_of(split)
     columns |= sources.read_groups(request.groups, split.names, split.name) if request.groups else {}
     image_sources = sources.sources_of(request.group_by, split, columns)
@@ -50,7 +51,8 @@ def evaluate(request: EvaluateFlags) -> dict[str, Any]:
     columns = {name: [values[number] for number in numbers] for name, values in columns.items()}
     from trainer.reports import evaluation  # Late: its libraries are slow, and a wrong flag is answered at once.
 
-    return evaluation.write(export, split_predictions, request, image_sources.select(numbers), columns, audit)
+    with progress.phase("measuring, and writing the report"):
+        return evaluation.write(export, split_predictions, request, image_sources.select(numbers), columns, audit)
 
 
 def _read_split(export: exported_model.ExportedModel, request: EvaluateFlags) -> Split:

@@ -6,13 +6,10 @@ Does not own: which files words name (``globs.py``), the model (``predictor.py``
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import tqdm
-
-from trainer.core import globs
+from trainer.core import globs, progress
 from trainer.core.errors import AccessDenied
 from trainer.core.storage import files
 from trainer.core.tables import Row
@@ -62,7 +59,8 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
             keep(rows)
         check.warn()
         return
-    predictor = Predictor(export, num_devices=request.num_devices)
+    with progress.phase("loading the model"):
+        predictor = Predictor(export, num_devices=request.num_devices)
     scorer = _scorer(export, predictor, rule, request)
     frames = RowWriter(request.frames_out, "frames_out") if request.frames_out else None
     try:
@@ -86,7 +84,8 @@ def predict_images(
     Raises:
         RequestError: if the model does not load, or heat maps are requested and it has none.
     """
-    predictor = Predictor(export, explain=bool(request.explain), num_devices=request.num_devices)
+    with progress.phase("loading the model"):
+        predictor = Predictor(export, explain=bool(request.explain), num_devices=request.num_devices)
     contents: dict[int, bytes] = {}  # Of the images whose heat maps are not drawn yet.
 
     def read(number: int) -> bytes:
@@ -96,7 +95,7 @@ def predict_images(
             contents[number] = content
         return content
 
-    with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+    with progress.bar(len(paths), "image", "scoring") as bar:
         for batch in predictor.score(len(paths), read, request.batch_size):
             numbers = range(batch.start, batch.start + len(batch.labels))
             encoded = {n: contents.pop(n) for n in numbers if n in contents}
@@ -121,9 +120,10 @@ def predict_faces(
     """
     from trainer.data.formats import rescue  # Late: Pillow.
 
-    predictor = Predictor(export, num_devices=request.num_devices)
+    with progress.phase("loading the model"):
+        predictor = Predictor(export, num_devices=request.num_devices)
     scorer = FaceScorer(export, predictor, rule, request.several_faces, request.batch_size)
-    with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=None, leave=False) as bar:
+    with progress.bar(len(paths), "image", "scoring") as bar:
         for start in range(0, len(paths), request.batch_size):
             part = paths[start : start + request.batch_size]
             cut: list[list[CutFace]] = []

@@ -7,14 +7,14 @@ Owns: the scores and rows of a video and of its frames.  Does not own: reading f
 import contextlib
 import dataclasses
 import math
-import sys
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tqdm
 
+from trainer.core import progress
 from trainer.core.errors import AccessDenied, RequestError
 from trainer.core.storage import files
 from trainer.core.tables import Row
@@ -22,6 +22,8 @@ from trainer.data.faces.video_file import Sample, Video
 from trainer.serving import exported_model
 from trainer.serving.face_scores import NO_FACE, FaceScore, FaceScorer
 from trainer.serving.predictor import NOT_FINITE, Predictor, first_line
+
+Scored = Callable[[int], object]  # Gets how many more frames are scored.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ def predict(
         RequestError: if ``sampling.top`` is wrong.
     """
     sampling.top_of(1)
-    with tqdm.tqdm(total=len(paths), unit="video", file=sys.stderr, disable=None, leave=False) as bar:
+    with progress.bar(len(paths), "video", "scoring") as bar:
         for path in paths:
             scores = _score(predictor, path, sampling, scorer)
             yield _row(export, path, scores, sampling), list(_frame_rows(export, path, scores, sampling))
@@ -118,10 +120,11 @@ def _score(predictor: Predictor, path: str, sampling: Sampling, scorer: FaceScor
     scores = _VideoScores()
     try:
         with files.local_file(path) as local, contextlib.closing(Video(local, sampling.every, sampling.most)) as video:
-            if scorer is not None:
-                _score_faces(scorer, video, scores, sampling.batch_size)
-            else:
-                _score_frames(predictor, video, scores, sampling.batch_size)
+            with progress.bar(None, "frame", os.path.basename(files.printable(path))) as bar:
+                if scorer is not None:
+                    _score_faces(scorer, video, scores, sampling.batch_size, bar.update)
+                else:
+                    _score_frames(predictor, video, scores, sampling.batch_size, bar.update)
             scores.end, scores.has_times, scores.error = video.end, video.has_times, video.missing
     except (OSError, AccessDenied) as error:
         scores.error = first_line(error)
@@ -139,17 +142,19 @@ def _why_none(scores: _VideoScores) -> str:
     return "no frame of it could be scored"
 
 
-def _score_frames(predictor: Predictor, video: Video, scores: _VideoScores, count: int) -> None:
+def _score_frames(predictor: Predictor, video: Video, scores: _VideoScores, count: int, scored: Scored) -> None:
     for answers in predictor.score_pixels(_pixels(video, scores.samples, count)):
         scores.probabilities += [None if n in answers.errors else row for n, row in enumerate(answers.probabilities)]
+        scored(len(answers.probabilities))
 
 
-def _score_faces(scorer: FaceScorer, video: Video, scores: _VideoScores, count: int) -> None:
+def _score_faces(scorer: FaceScorer, video: Video, scores: _VideoScores, count: int, scored: Scored) -> None:
     for samples, images in video.batches(count):
         scores.samples += samples
         faces = scorer.score([scorer.cut(image) for image in images])
         scores.faces += faces
         scores.probabilities += [scorer.one(of_frame).probabilities for of_frame in faces]
+        scored(len(samples))
 
 
 def _pixels(video: Video, samples: list[Sample], count: int) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.core import proxies, signals, terminal
+from trainer.core import progress, proxies, signals, terminal
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock, transient
@@ -87,13 +87,14 @@ def _checked(request: Request) -> tuple[Request, str]:
         )
     data = request.base.data
     seed = request.base.loop.seed
-    train, validation = manifest.read_train_and_validation(
-        data.data_dir,
-        data.validation_fraction,
-        seed,
-        self_blended=request.base.self_blended,
-        layout=request.base.layout,
-    )
+    with progress.phase(f"listing {data.data_dir!r}"):
+        train, validation = manifest.read_train_and_validation(
+            data.data_dir,
+            data.validation_fraction,
+            seed,
+            self_blended=request.base.self_blended,
+            layout=request.base.layout,
+        )
     before = None if request.base.checkpoint.resume == "never" else request.positive_class_before()
     setting = positive_class.settle(train.class_names, request.base.export.positive_class, before)
     if request.base.export.kinds and not files.exists(request.paths.done):
@@ -122,6 +123,7 @@ def _search(request: Request, splits: str, stop: signals.StopRequest, *, serve: 
             from trainer.sweep import retrain
 
             print(retrain.sentence(retrain.run(request, best[0], stop), request.metric))
+        print(f"report: {terminal.link(request.paths.report)}")
 
 
 def _prepare_folder(request: Request, paths: JobPaths) -> None:
@@ -150,4 +152,3 @@ def _print_best(request: Request, best: list[Record]) -> None:
     print(f"best trial {best[0].trial}: {request.metric} {best[0].score:.4f} (epoch {best[0].best_epoch})")
     config = terminal.visible(request.paths.best)
     print(f"settings: {config}  (python -m trainer.train --config={config} --job_dir=...)")
-    print(f"report: {terminal.visible(request.paths.report)}")

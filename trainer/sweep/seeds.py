@@ -201,7 +201,7 @@ def _print(content: dict[str, Any], paths: SeedPaths) -> None:
     for entry in content["jobs"]:
         if entry.get("learned") is False:
             print(terminal.visible(f"seed {entry['seed']} learned nothing: {entry['learned_because']}"))
-    print(terminal.visible(f"report: {paths.report}"))
+    print(f"report: {terminal.link(paths.report)}")
 
 
 def _refuse_failures(content: dict[str, Any], paths: SeedPaths) -> None:

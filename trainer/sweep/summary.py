@@ -15,7 +15,7 @@ from trainer.core.storage import files
 from trainer.sweep import records
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
-from trainer.training.progress_bar import duration
+from trainer.training.start.time_left import duration
 
 log = logging.getLogger(__name__)
 

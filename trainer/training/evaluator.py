@@ -32,7 +32,7 @@ from trainer.training.device_rows import DeviceRows
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.loop import Plan, Pruner, StopReason
-from trainer.training.observers import Observer, Validation
+from trainer.training.observers import Observer, Validating, Validation
 from trainer.training.step.train_step import TrainStep
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
@@ -75,7 +75,7 @@ class Evaluator:
             Diverged: if the loss is NaN or infinite.
             RequestError: if too many images are bad.
         """
-        predictions = self._predict()
+        predictions = self._predict(done)
         if predictions is None:
             return None
         images, probabilities = predictions
@@ -110,12 +110,16 @@ class Evaluator:
         if values["best"]:
             state.best = values
 
-    def _predict(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
+    def _predict(self, done: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None:
         """Return positions ``[N]`` and probabilities ``[N, C]`` of every decodable image; None if interrupted."""
-        parts, waiting = [], DeviceRows()
+        parts, waiting, images = [], DeviceRows(), 0
+        self.observers.on_validating(Validating(done, 0, len(self.split)))
         with self.state.averaged(), contextlib.closing(self.inputs.validation()) as batches:
             for batch in batches:
-                waiting.add(self.train_step.evaluate(batch))
+                rows = self.train_step.evaluate(batch)
+                waiting.add(rows)
+                images = min(images + int(rows.shape[0]), len(self.split))
+                self.observers.on_validating(Validating(done, images, len(self.split)))
                 if waiting.is_full:
                     parts.append(waiting.fetch())
                 if self.stop.poll():
@@ -124,11 +128,11 @@ class Evaluator:
         if waiting:
             parts.append(waiting.fetch())
         # The last batch is padded; padding and undecodable images have weight 0.
-        rows = np.concatenate(parts)[: len(self.split)]
-        images = np.flatnonzero(rows[:, -1] > 0.0)
-        if not len(images):
+        scored = np.concatenate(parts)[: len(self.split)]
+        decoded = np.flatnonzero(scored[:, -1] > 0.0)
+        if not len(decoded):
             raise RequestError("expected a validation image that can be decoded, received none; see skipped.jsonl")
-        return images, rows[images, :-1]
+        return decoded, scored[decoded, :-1]
 
 
 def _event(

@@ -86,6 +86,7 @@ class Window:
         waited: seconds of it spent waiting for data.
         lines: train lines completed by these steps.
         divergence: why training cannot continue from here; empty if it can.
+        compiled: whether the first of its steps was compiled in this time, which says nothing of later steps.
     """
 
     step: int
@@ -97,11 +98,27 @@ class Window:
     waited: float
     lines: Sequence[TrainLine] = ()
     divergence: str = ""
+    compiled: bool = False
 
     @property
     def images_per_second(self) -> float:
         """Real examples over wall time."""
         return self.examples / self.seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Validating:
+    """A validation begins, or one of its batches was issued.
+
+    Attributes:
+        step: steps done.
+        images: scored so far.
+        total: images to score.
+    """
+
+    step: int
+    images: int
+    total: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,6 +192,10 @@ class Observer(Protocol):
         """Handle the numbers of the steps since the last window, about once a second."""
         return
 
+    def on_validating(self, event: Validating) -> None:
+        """Handle the progress of a validation; called after every batch, so it must be quick."""
+        return
+
     def on_validation(self, validation: Validation) -> None:
         """Handle the end of an epoch, before its checkpoint is taken."""
         return
@@ -214,6 +235,11 @@ class Observers(Observer):
         """See ``Observer``."""
         for observer in self._observers:
             observer.on_window(window)
+
+    def on_validating(self, event: Validating) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.on_validating(event)
 
     def on_validation(self, validation: Validation) -> None:
         """See ``Observer``."""

@@ -1,48 +1,59 @@
-"""Progress on the terminal: a bar with live numbers, and a line for each epoch; without a terminal only the lines."""
+"""Progress on the terminal: a bar with live numbers, and a line for each epoch; without a terminal only the lines.
 
+Does not own: how long the rest takes (``time_left.py``).
+"""
+
+import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 import tqdm
 
+from trainer.core import progress
 from trainer.training.loop import Plan
-from trainer.training.observers import Compile, End, Observer, Start, Step, Validation, Window
+from trainer.training.observers import Compile, End, Observer, Start, Step, Validating, Validation, Window
+from trainer.training.start.time_left import TimeLeft
+
+log = logging.getLogger(__name__)
+
+# One time is left, that of the whole job: it stands behind the bar, and that of the epoch is left out.
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+_BAR_COLUMNS = 34  # Of all but the numbers behind the bar: "epoch 12/100:  50%|####| 1234/5678, ".
 
 
 class ProgressBar(Observer):
-    """Shows the steps of one process; silent where ``show`` is False."""
+    """Shows the steps and validations of one process; silent where ``show`` is False."""
 
-    def __init__(self, plan: Plan, *, show: bool, stream: TextIO | None = None) -> None:
-        """Bind the plan; nothing is shown before the first step."""
+    def __init__(self, plan: Plan, *, show: bool, stream: TextIO | None = None, validation_images: int = 0) -> None:
+        """Bind the plan and the number of validation images; nothing is shown before the first step."""
         self._plan = plan
         self._show = show
         self._stream = stream or sys.stderr  # Not a default argument: others may replace and close sys.stderr.
         self.is_terminal = show and self._stream.isatty()
-        self._started = time.monotonic()
-        self._start_step = 0
-        self._done = 0
+        self._left = TimeLeft(plan, validation_images)
         self._is_compiling = False
         self._windows: list[Window] = []
         self._bar: tqdm.tqdm[Any] | None = None
+        self._validation_began = 0.0
+        self._is_announced = False  # The log has said once that validation takes its time.
 
     def on_start(self, start: Start) -> None:
         """Begin to measure the time that is left."""
-        self._measure_from(start.step)
+        self._left.restart(start.step)
 
     def on_compile(self, event: Compile) -> None:
         """Say what takes so long."""
+        self._left.restart(event.step)
         self._is_compiling = True
         if self.is_terminal:
             self._open(event.step + 1).set_postfix_str("compiling the step ...")
 
     def on_step(self, step: Step) -> None:
         """Count one step."""
-        self._done = step.step
-        if self._is_compiling:  # What came before, reading or computing features too, tells nothing of what is left.
+        if self._is_compiling:
             self._is_compiling = False
-            self._measure_from(step.step)
             self._close()  # The next step opens it again; what the log says in between has a line of its own.
         elif self.is_terminal:
             self._open(step.step).update(1)
@@ -52,37 +63,67 @@ class ProgressBar(Observer):
         if window.divergence:  # Its means may be NaN, and a rollback may keep the job going.
             return
         self._windows.append(window)
+        self._left.add_window(window)
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {window.loss:.4f}, acc {window.accuracy:.3f}, {window.images_per_second:.0f} images/s, "
-                f"data wait {window.waited / window.seconds:.0%}, left {self._left(self._done)}"
-            )
+            self._bar.set_postfix_str(self._numbers(window))
+
+    def on_validating(self, event: Validating) -> None:
+        """Show how far the validation is; without a terminal say once that it goes on."""
+        if event.images == 0:
+            self._validation_began = time.monotonic()
+        self._left.add_validating(event.images, event.total)
+        if self.is_terminal:
+            self._show_validation(event)
+        elif self._show and not self._is_announced and self._validation_seconds() > progress.QUIET_SECONDS:
+            self._is_announced = True
+            log.info("validation: %d of %d images ...", event.images, event.total)
 
     def on_validation(self, validation: Validation) -> None:
         """Print the line of a finished epoch."""
         windows, self._windows = self._windows, []
         self._close()
         if self._show:
-            self._print_epoch(validation.step, validation.values, windows)
+            with progress.no_bars(self._stream):
+                print(self._epoch(validation, windows), file=self._stream, flush=True)
 
     def on_end(self, end: End) -> None:
         """Remove the bar."""
         self._close()
 
-    def _print_epoch(self, done: int, values: Mapping[str, Any], windows: list[Window]) -> None:
-        examples, seconds = sum(w.examples for w in windows), sum(w.seconds for w in windows)
-        loss = sum(w.loss * w.examples for w in windows) / max(examples, 1)
-        accuracy = sum(w.accuracy * w.examples for w in windows) / max(examples, 1)
+    def _numbers(self, window: Window) -> str:
+        """Return what stands behind the bar: as much as the terminal has room for, the most important first."""
+        parts = [f"left {self._left.text(window.step)}", f"loss {window.loss:.4f}"]
+        if not window.compiled:
+            parts.append(f"{window.images_per_second:.0f} images/s")
+        parts += [f"acc {window.accuracy:.3f}", f"data wait {window.waited / window.seconds:.0%}"]
+        room = progress.columns(self._stream) - _BAR_COLUMNS
+        return _fitting(parts, room)
+
+    def _epoch(self, validation: Validation, windows: Sequence[Window]) -> str:
+        done, values = validation.step, validation.values
         auc = "undefined" if values["val_auc"] is None else f"{values['val_auc']:.4f}"
-        print(
-            f"epoch {self._plan.epoch_of(done)}/{self._plan.epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}  "
-            f"val_loss {values['val_loss']:.4f}  val_accuracy {values['val_accuracy']:.4f}  val_auc {auc}  "
-            f"lr {values['learning_rate']:.1e}  {examples / max(seconds, 1e-9):.0f} images/s  "
-            f"data wait {sum(w.waited for w in windows) / max(seconds, 1e-9):.0%}  left {self._left(done)}"
-            f"{'  (best so far)' if values['best'] else ''}",
-            file=self._stream,
-            flush=True,
-        )
+        parts = [
+            f"epoch {self._plan.epoch_of(done)}/{self._plan.epochs}",
+            *_means(windows),
+            f"val_loss {values['val_loss']:.4f}", f"val_accuracy {values['val_accuracy']:.4f}", f"val_auc {auc}",
+            f"lr {values['learning_rate']:.1e}",
+            *_speed([window for window in windows if not window.compiled]),
+            f"left {self._left.text(done)}",
+        ]  # fmt: skip
+        return "  ".join([*parts, "(best so far)"] if values["best"] else parts)
+
+    def _show_validation(self, event: Validating) -> None:
+        if event.images == 0:
+            self._close()
+            self._bar = tqdm.tqdm(
+                total=event.total, desc="validation", unit="image", leave=False, file=self._stream,
+                dynamic_ncols=True, bar_format=_FORMAT, delay=1.0,
+            )  # fmt: skip
+        elif self._bar is not None:
+            self._bar.update(event.images - self._bar.n)
+
+    def _validation_seconds(self) -> float:
+        return time.monotonic() - self._validation_began
 
     def _open(self, step: int) -> "tqdm.tqdm[Any]":
         """Return the bar of the epoch of a step, which is not counted in it yet."""
@@ -90,7 +131,7 @@ class ProgressBar(Observer):
             epoch, size = self._plan.epoch_of(step), self._plan.steps_per_epoch
             self._bar = tqdm.tqdm(
                 total=size, initial=(step - 1) % size, desc=f"epoch {epoch}/{self._plan.epochs}", unit="step",
-                leave=False, file=self._stream, dynamic_ncols=True,
+                leave=False, file=self._stream, dynamic_ncols=True, bar_format=_FORMAT,
             )  # fmt: skip
         return self._bar
 
@@ -99,23 +140,30 @@ class ProgressBar(Observer):
             self._bar.close()
             self._bar = None
 
-    def _measure_from(self, step: int) -> None:
-        self._started = time.monotonic()
-        self._start_step = self._done = step
 
-    def _left(self, done: int) -> str:
-        """Return the time to the last step; unknown before there is a step that was not compiled first."""
-        fresh, steps = done - self._start_step, self._plan.total_steps - done
-        if fresh <= 0 and steps:
-            return "unknown"
-        return duration((time.monotonic() - self._started) / max(fresh, 1) * steps)
+def _means(windows: Sequence[Window]) -> list[str]:
+    """Return means over the epoch's examples; nothing if this start did none of its steps."""
+    examples = sum(window.examples for window in windows)
+    if not examples:
+        return []
+    loss = sum(window.loss * window.examples for window in windows) / examples
+    accuracy = sum(window.accuracy * window.examples for window in windows) / examples
+    return [f"loss {loss:.4f}", f"accuracy {accuracy:.4f}"]
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as 5s, 3m05s or 2h03m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+def _speed(windows: Sequence[Window]) -> list[str]:
+    """Return speed and wait over windows without compilation; nothing if there are none."""
+    seconds = sum(window.seconds for window in windows)
+    if not seconds:
+        return []
+    examples, waited = sum(window.examples for window in windows), sum(window.waited for window in windows)
+    return [f"{examples / seconds:.0f} images/s", f"data wait {waited / seconds:.0%}"]
+
+
+def _fitting(parts: Sequence[str], room: int) -> str:
+    """Return as many of the parts as fit into so many columns, at least the first."""
+    text = parts[0]
+    for part in parts[1:]:
+        if len(text) + 2 + len(part) <= room:
+            text += f", {part}"
+    return text

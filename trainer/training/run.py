@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trainer.core import result, signals
+from trainer.core import progress, result, signals
 from trainer.core.config import Config, changes
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
@@ -67,7 +67,8 @@ def _run(
     if files.exists(paths.config) and not files.exists(paths.result):
         _require_mounted(config, paths)
     config = config.replace(**group.broadcast(resume.layout_of(config, paths) if group.index == 0 else None))
-    train, validation = _read_splits(config, group, paths)
+    with progress.phase(f"listing {config.data.data_dir!r}", show=cluster.is_chief):
+        train, validation = _read_splits(config, group, paths)
     trackers.require(config)
     config = settle.settle(config, train, group, paths)
     fingerprints = {"train images": train.fingerprint, "validation images": validation.fingerprint}

@@ -30,6 +30,20 @@ class _Pending:
 
 
 @dataclasses.dataclass
+class _Speed:
+    images: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, window: Window) -> None:
+        self.images += window.examples
+        self.seconds += window.seconds
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.images / self.seconds if self.seconds else None
+
+
+@dataclasses.dataclass
 class _Call:
     steps: list[_Pending]
     rows: tf.Tensor  # [n, 5] on the device, see ``StepStats``; one for each step, perhaps more.
@@ -45,13 +59,17 @@ class StepStatistics:
         self._line: list[StepStats] = []  # Fetched steps of the train line that is not finished yet.
         self._started = time.monotonic()
         self._waited = 0.0
-        self.images = 0.0
-        self.seconds = 0.0
+        self._compiled = False
+        self._all = _Speed()
+        self._steady = _Speed()
 
     @property
     def images_per_second(self) -> float | None:
-        """Real examples over training time of this start; None before the first window."""
-        return self.images / self.seconds if self.seconds else None
+        """Real examples over training time of this start; None before the first window.
+
+        Without the windows in which a step was compiled, unless there are no others.
+        """
+        return self._steady.images_per_second or self._all.images_per_second
 
     def state(self) -> list[list[float]]:
         """Return what a checkpoint must hold: the steps of an unfinished train line."""
@@ -67,7 +85,9 @@ class StepStatistics:
         self._started = time.monotonic()
         self._waited = 0.0
 
-    def add(self, first: int, rates: Sequence[float], rows: tf.Tensor, waited: float) -> None:
+    def add(
+        self, first: int, rates: Sequence[float], rows: tf.Tensor, waited: float, *, compiled: bool = False
+    ) -> None:
         """Add the steps of one call, whose numbers are still on the device.
 
         Args:
@@ -75,15 +95,17 @@ class StepStatistics:
             rates: learning rate of each.
             rows: [n, 5], see ``StepStats``, n at least the number of steps.
             waited: seconds that the loop waited for the batches.
+            compiled: whether the call was compiled first; it gets a window of its own.
         """
         self._pending.append(_Call([_Pending(first + i, rate) for i, rate in enumerate(rates)], rows))
         self._waited += waited
+        self._compiled |= compiled
 
     def fetch(self, *, force: bool) -> Window | None:
         """Fetch the pending steps if there are enough or ``force``; a divergence is reported in the window."""
         steps = sum(len(call.steps) for call in self._pending)
         full = steps >= _WINDOW_STEPS or time.monotonic() - self._started >= _WINDOW_SECONDS
-        if not self._pending or not (force or full):
+        if not self._pending or not (force or full or self._compiled):
             return None
         calls, self._pending = self._pending, []
         # One transfer for all steps; it waits for the last of them, so the clock is read after it.
@@ -97,8 +119,9 @@ class StepStatistics:
         ]
         pending = [entry for call in calls for entry in call.steps]
         window = self._window(pending, stats, seconds)
-        self.images += window.examples
-        self.seconds += seconds
+        for speed in (self._all,) if window.compiled else (self._all, self._steady):
+            speed.add(window)
+        self._compiled = False
         self.resume_clock()
         return window
 
@@ -113,6 +136,7 @@ class StepStatistics:
             seconds=seconds,
             waited=self._waited,
             divergence=_divergence(pending, stats),
+            compiled=self._compiled,
         )
         return dataclasses.replace(window, lines=self._finish_lines(pending, stats, window.images_per_second))
 

@@ -135,14 +135,15 @@ class Trainer:
         waited = time.monotonic() - before
         if self.plan.starts_fine_tuning(step):
             self.state.start_fine_tuning()
-        if not self._is_compiled or self.plan.starts_fine_tuning(step):
+        compiles = not self._is_compiled or self.plan.starts_fine_tuning(step)
+        if compiles:
             self._is_compiled = True
             self.observers.on_compile(Compile(step))
         rates = [self.state.schedule.rate(number) for number in range(step, step + count)]
         with tf.profiler.experimental.Trace("train", step_num=step + 1, _r=1):  # Free unless a profile is running.
             rows = self.execution.train(ready, step, rates)
         self.state.step = step + count
-        self.statistics.add(step + 1, rates, rows, waited)
+        self.statistics.add(step + 1, rates, rows, waited, compiled=compiles)
         for number, rate in enumerate(rates, step + 1):
             self.observers.on_step(Step(number, rate))
         return step + count

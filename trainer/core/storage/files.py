@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from trainer.core import storage
+from trainer.core import progress, storage
 from trainer.core.errors import RequestError, StoppedEarly, StorageDown
 from trainer.core.storage import for_path, is_remote
 from trainer.core.storage.transient import may_pass, reason
@@ -285,8 +285,9 @@ def local_copy(folder: str) -> Iterator[str]:
         below = list_below(folder, hidden=True)
         names = [name for name in _relative(folder, below, re.compile("//")) if name[-1] != "/"]  # No marks of folders.
         contents = pool.map(lambda name: read_bytes(join(folder, name)), names)
-        for name, content in zip(names, contents, strict=True):
-            write_bytes(join(scratch, name), content)
+        with progress.phase(f"downloading {folder}"):
+            for name, content in zip(names, contents, strict=True):
+                write_bytes(join(scratch, name), content)
         yield scratch
 
 
@@ -301,9 +302,10 @@ def local_file(path: str) -> Iterator[str]:
         return
     with tempfile.NamedTemporaryFile(suffix=os.path.splitext(path)[1]) as copy:
         part = None
-        while part is None or len(part) == _PART_BYTES:  # A shorter one is the last.
-            part = read_range(path, copy.tell(), _PART_BYTES)
-            copy.write(part)
+        with progress.phase(f"downloading {path}"):
+            while part is None or len(part) == _PART_BYTES:  # A shorter one is the last.
+                part = read_range(path, copy.tell(), _PART_BYTES)
+                copy.write(part)
         copy.flush()
         yield copy.name
 

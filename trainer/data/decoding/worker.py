@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.core import quiet_start
 from trainer.data import image_files, tfrecord
 from trainer.data.input_rule import Draws, InputRule
 from trainer.data.pixels import Pixels
@@ -91,6 +92,7 @@ def main(socket: int, memory: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # A terminal sends them to all; the training process decides.
         signal.signal(number, signal.SIG_IGN)
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # For the interpolations.
+    quiet_start.install()
     room = np.frombuffer(mmap.mmap(memory, 2 * ROOM_BYTES), np.uint8)
     connection, shards = Connection(socket), Shards()
     while True:

@@ -150,8 +150,8 @@ class CheckpointManager:
     def announce_stop(self, reason: str) -> None:
         """Log which step is saved before a stop, and how long that may take."""
         saved = self._writer.last
-        log.info("%s: saving step %d; the last save took %s", reason,
-                 self._state.step, f"{saved.seconds:.1f} s" if saved else "place in an earlier start")  # fmt: skip
+        took = f"; the last save took {saved.seconds:.1f} s" if saved else ""
+        log.info("%s: saving step %d%s", reason, self._state.step, took)
 
     def finish(self) -> None:
         """Wait until nothing is being written."""

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import __version__
-from trainer.core import config, globs, result
+from trainer.core import config, globs, progress, result
 from trainer.core.config import Config, flags
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import EXPORT_CARD, EXPORT_METADATA, JobPaths
@@ -220,18 +220,21 @@ def write(
     images = np.delete(decoded.images, list(decoded.errors), axis=0)
     if not len(images):
         raise RequestError("--samples: expected images that can be decoded, received none; give other ones")
-    of_pixels = saved_model.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels()
-    frozen = convert.freeze(of_pixels)
+    with progress.phase("building the model"):
+        of_pixels = saved_model.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels()
+        frozen = convert.freeze(of_pixels)
     with tempfile.TemporaryDirectory() as scratch:
         keep = "savedmodel" in forms
         target = files.join(request.out, "savedmodel", str(checkpoint.step)) if keep else os.path.join(scratch, "1")
         good = [content for number, content in enumerate(contents) if number not in decoded.errors]
-        _write_saved_model(request, target, job, checkpoint, metadata, good[:_CHECK_SAMPLES])
+        with progress.phase("writing the SavedModel, and checking it in a fresh process"):
+            _write_saved_model(request, target, job, checkpoint, metadata, good[:_CHECK_SAMPLES])
         runs = {"savedmodel": _load(target, request.out)}
         if job.data.test_views > 1:  # Other forms take one view, so they are compared with the model on one view.
             runs["savedmodel"] = (lambda batch: of_pixels(batch).numpy(), runs["savedmodel"][1])
         runs |= {form: _convert(request, form, frozen) for form in forms if form != "savedmodel"}
-        comparison = convert.compare(runs, images, exported_model.find_export(target), request.quantize)
+        with progress.phase(f"comparing {len(runs)} forms on {len(images)} images"):
+            comparison = convert.compare(runs, images, exported_model.find_export(target), request.quantize)
         return {"job_dir": request.job_dir, "step": checkpoint.step, **comparison}
 
 
@@ -264,9 +267,10 @@ def _load(target: str, out: str) -> tuple[convert.Run, int]:
 
 def _convert(request: ExportFlags, form: str, frozen: Any) -> tuple[convert.Run, int]:
     """Write one form; return a function that runs it, and its size in bytes."""
-    if form == "tflite":
-        content, run = convert.to_tflite(frozen, request.quantize), convert.run_tflite
-    else:
-        content, run = convert.to_onnx(frozen), convert.run_onnx
+    with progress.phase(f"converting to {form}"):
+        if form == "tflite":
+            content, run = convert.to_tflite(frozen, request.quantize), convert.run_tflite
+        else:
+            content, run = convert.to_onnx(frozen), convert.run_onnx
     files.write_bytes(files.join(request.out, f"model.{form}"), content)
     return run(content), len(content)

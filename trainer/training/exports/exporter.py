@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import __version__
+from trainer.core import progress
 from trainer.core.arrays import MODEL_PREFIX, Arrays
 from trainer.core.config import Config
 from trainer.core.errors import JobFailed, StoppedEarly
@@ -82,7 +83,9 @@ class Exporter:
         assessment, interval = self._assess(state.stopping.best_step, state.best)
         if assessment.warning:
             log.warning("%s", assessment.warning)
-        if not self._write_report(assessment.warning):
+        with progress.phase("writing the report"):
+            is_written = self._write_report(assessment.warning)
+        if not is_written:
             self._unmade.append("report")
         return Result(
             status="done",
@@ -158,19 +161,21 @@ class Exporter:
             decisions[kind] = self._decide(scores)
             metadata = {**self._metadata(steps[kind], values[kind]), **decisions[kind].metadata()}
             warning = self._assess(steps[kind], values[kind])[0].warning
-            card = model_card.attempt(functools.partial(self._card, arrays, metadata, scores, skipped, warning))
+            with progress.phase(f"writing the model card of {kind}"):
+                card = model_card.attempt(functools.partial(self._card, arrays, metadata, scores, skipped, warning))
             if not card:
                 self._unmade.append(f"model card of {kind}")
             # Write, reload in a fresh process, and compare with the live model.
-            difference = saved_model.write(
-                target,
-                arrays,
-                metadata,
-                self._samples(),
-                config=self._config.model,
-                image_size=self._config.data.image_size,
-                card=card,
-            )
+            with progress.phase(f"exporting {kind}, and checking it in a fresh process"):
+                difference = saved_model.write(
+                    target,
+                    arrays,
+                    metadata,
+                    self._samples(),
+                    config=self._config.model,
+                    image_size=self._config.data.image_size,
+                    card=card,
+                )
             log.info("exported %s: %s (reloaded in a fresh process, differs by at most %.1e)", kind, target, difference)
             exports[kind] = target
         return exports, {kind: decision.threshold for kind, decision in decisions.items()}
@@ -185,8 +190,9 @@ class Exporter:
         config, classes = self._config, len(self._train.class_names)
         if not calibration.needs_scores(config.export):
             return scores_lib.none(classes)
-        model = saved_model.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
-        return scores_lib.of_split(model, self._validation, config.data)
+        with progress.phase(f"scoring {self._validation.name} with the weights to export"):
+            model = saved_model.live_model(arrays, config.model, num_classes=classes, image_size=config.data.image_size)
+            return scores_lib.of_split(model, self._validation, config.data)
 
     @property
     def _positive(self) -> int:

@@ -105,7 +105,7 @@ def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) 
     reporter = TensorBoardReporter(
         config, writer, state.model, request.train, request.validation, positive=request.positive, write=is_chief
     )
-    progress = ProgressBar(request.plan, show=is_chief)
+    progress = ProgressBar(request.plan, show=is_chief, validation_images=len(request.validation))
     profiler = Profiler(config.loop.profiled, request.paths.tensorboard, write=is_chief)
     report = StartReport(request.clock, request.plan, show=is_chief, on_terminal=progress.is_terminal)
     return [reporter, progress, profiler, report, *request.observers]

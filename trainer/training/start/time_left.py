@@ -1,0 +1,81 @@
+"""How long the rest of a training takes: its steps, and the validations between them.
+
+What was compiled first tells nothing of what is left, so the first window of steps and the first batch of the first
+validation do not count.  Imports no TensorFlow.
+"""
+
+import collections
+import time
+
+from trainer.training.loop import Plan
+from trainer.training.observers import Window
+
+_WINDOWS = 60  # About the last minute.
+
+
+class TimeLeft:
+    """Measures steps and validations, and estimates the time to the end of the last validation."""
+
+    def __init__(self, plan: Plan, validation_images: int) -> None:
+        """Begin without a measurement; ``validation_images`` are those of one validation."""
+        self._plan = plan
+        self._validation_images = validation_images
+        self._windows: collections.deque[tuple[int, Window]] = collections.deque(maxlen=_WINDOWS)
+        self._step = 0
+        self._validation: float | None = None  # Seconds of one; None: unknown.
+        self._began = self._first_batch = 0.0
+        self._first_images = 0
+
+    def restart(self, step: int) -> None:
+        """Forget what was measured: the steps after ``step`` are others."""
+        self._windows.clear()
+        self._step = step
+        self._validation = None
+        self._first_images = 0
+
+    def add_window(self, window: Window) -> None:
+        """Count the steps of a window."""
+        steps, self._step = window.step - self._step, window.step
+        if steps > 0 and not window.compiled:
+            self._windows.append((steps, window))
+
+    def add_validating(self, images: int, total: int) -> None:
+        """Measure a validation: its begin, with no images, and each of its batches."""
+        now = time.monotonic()
+        if images == 0:
+            self._began = now
+        elif not self._first_images:  # The first batch ever: it was compiled.
+            self._first_images, self._first_batch = images, now
+        elif images == total and self._first_batch >= self._began:
+            self._validation = (now - self._first_batch) * total / (total - self._first_images)
+        elif images == total:
+            self._validation = now - self._began
+
+    def text(self, done: int) -> str:
+        """Return the time that is left after ``done`` steps; unknown before there is a step that tells of it."""
+        steps = self._plan.total_steps - done
+        if not steps:
+            return duration(0.0)
+        if not self._windows or done <= self._plan.frozen_steps > 0:  # Later steps train all layers.
+            return "unknown"
+        seconds = sum(window.seconds for _, window in self._windows)
+        a_step = seconds / sum(count for count, _ in self._windows)
+        validations = self._plan.total_steps // self._plan.steps_per_epoch - done // self._plan.steps_per_epoch
+        return duration(steps * a_step + validations * self._a_validation(seconds))
+
+    def _a_validation(self, seconds: float) -> float:
+        if self._validation is not None:
+            return self._validation
+        # Before the first one: an image takes no longer than in training.
+        examples = sum(window.examples for _, window in self._windows)
+        return self._validation_images * seconds / max(examples, 1.0)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 5s, 3m05s or 2h03m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
