@@ -56,7 +56,7 @@ setup(
     description="Train a deepfake detector on one GPU, eight GPUs or a cluster, and survive every kill.",
     license="Apache-2.0",
     packages=find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer": ["py.typed"], "trainer.reports": ["templates/*.html", "templates/*.md"]},
+    package_data={"trainer": ["py.typed"], "trainer.reports": ["templates/*.html", "templates/*.md", "static/*"]},
     python_requires=">=3.11,<3.13",
     install_requires=["absl-py>=2.1,<3", "numpy>=2.0", "google-cloud-storage>=3,<4", *SUBMIT],
     extras_require={
