@@ -88,6 +88,18 @@ def test_the_static_picture_stays_inside_its_frame(scale, values):
     assert all(0 <= number <= 420 for number in numbers)
 
 
+def test_axes_have_round_names():
+    def names(scale, low, high):
+        series = charts.series("a", [0, 1], [low, high])
+        return re.findall(
+            r'text-anchor="end">([^<]*)', str(charts.Chart("T", "", "step", "y", [series], (), scale).picture)
+        )
+
+    assert names("linear", 2000.0, 2100.0) == ["2,000", "2,050", "2,100"]
+    assert names("log", 3e-5, 3e-4) == ["5e-05", "0.0001", "0.0002"]
+    assert names("percent", 0.6, 1.0) == ["60%", "70%", "80%", "90%", "100%"]
+
+
 def test_durations_add_up_over_starts():
     assert job_facts.seconds(lines(), None) == 60 + 60
     assert job_facts.seconds(lines(), NOW) == 60 + 2 * 3600 - 1000

@@ -153,7 +153,7 @@ class _Picture:
 
     def _grid(self) -> list[str]:
         floor, parts = _HEIGHT - _BOTTOM, []
-        for tick in _ticks(*self._ys):
+        for tick in _log_ticks(*self._ys) if self._chart.scale == "log" else _ticks(*self._ys):
             place = self._y(tick)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place}" y2="{place}"/>')
             parts.append(_text(_LEFT - 6, place + 3.5, self._name(tick), "end"))
@@ -164,7 +164,9 @@ class _Picture:
 
     def _name(self, tick: float) -> str:
         value = 10.0**tick if self._chart.scale == "log" else tick
-        return f"{value:.3g}" if self._chart.scale != "percent" else f"{value * 100:.3g}%"
+        if self._chart.scale == "percent":
+            return f"{value * 100:.3g}%"
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
     def _marks(self) -> list[str]:
         low, high = self._xs
@@ -205,6 +207,16 @@ def _span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
         low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
     room = margin * (high - low)
     return low - room, high + room
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return the logarithms of 1, 2 and 5 times powers of ten between the ends of an axis; of powers on a long one."""
+    factors = (1, 2, 5) if high - low < 2.5 else (1,)
+    step = max(1, math.ceil((high - low) / 6))
+    powers = range(math.floor(low), math.ceil(high) + 1, step)
+    return [
+        each for power in powers for each in (power + math.log10(factor) for factor in factors) if low <= each <= high
+    ]
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
