@@ -35,7 +35,7 @@ def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, 
     with contextlib.ExitStack() as stack:
         if not report:
             stack.enter_context(mock.patch.object(exporter.training_report, "write_training_report"))
-            stack.enter_context(mock.patch.object(live_report.LiveReport, "_make"))
+            stack.enter_context(mock.patch.object(live_report.LiveReport, "_make", return_value=0.0))
         return cli.run_command(train.main, argv(data_dir, job_dir, **changes))
 
 

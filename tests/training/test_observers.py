@@ -92,7 +92,7 @@ def data(tmp_path_factory):
 def run_without_report(data, job_dir, observers, **more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter.training_report, "write_training_report", lambda *_: None)
-        patch.setattr(live_report.LiveReport, "_make", lambda *_: None)
+        patch.setattr(live_report.LiveReport, "_make", lambda *_: 0.0)
         run.run(from_flat({"data_dir": data, "job_dir": str(job_dir), **SETTINGS, **more}), Cluster(), None, observers)
 
 

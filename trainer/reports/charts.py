@@ -114,6 +114,11 @@ def script() -> markupsafe.Markup:
     return markupsafe.Markup(licence + "\n".join(map(_static, ("uPlot.iife.min.js", "charts.js", "tables.js"))))
 
 
+def script_of(name: str) -> markupsafe.Markup:
+    """Return a script of ``static/`` that needs no other one."""
+    return markupsafe.Markup(_static(name))
+
+
 def _static(name: str) -> str:
     return importlib.resources.files("trainer.reports").joinpath("static", name).read_text(encoding="utf-8")
 

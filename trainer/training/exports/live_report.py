@@ -97,11 +97,9 @@ class LiveReport(Observer):
 
     def _run(self) -> None:
         while (status := self._next()) is not None:
-            before = time.monotonic()
-            self._make(status)
-            rest = _REST * (time.monotonic() - before)
+            seconds = self._make(status)
             with self._changed:
-                self._changed.wait_for(lambda: self._is_ending, rest)
+                self._changed.wait_for(lambda: self._is_ending, _REST * seconds)
 
     def _next(self) -> Status | None:
         """Return what the next page says, once one is wanted; None at the end."""
@@ -110,12 +108,16 @@ class LiveReport(Observer):
             status, self._wanted = self._wanted, None
             return status
 
-    def _make(self, status: Status) -> None:
+    def _make(self, status: Status) -> float:
+        """Write a page; return how many seconds the next one will take, which draws no pictures again."""
+        before = time.monotonic()
         try:
             if self._pictures is None:
                 self._pictures = self._draw()
+                before = time.monotonic()
             training_report.write_page(self._job_dir, self._pictures, status)
         except Exception as error:  # Of a page: none is worth the job.
             if not self._has_warned:
                 log.warning("the training report cannot be written now: %s; training continues", error)
             self._has_warned = True
+        return time.monotonic() - before
