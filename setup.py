@@ -106,7 +106,7 @@ setup(
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={
         "trainer": ["py.typed"],
-        "trainer.reports": ["templates/*.html", "templates/*.md"],
+        "trainer.reports": ["templates/*.html", "templates/*.md", "static/*"],
         "trainer.server": ["*.html"],
     },
     python_requires=">=3.11,<3.13",

@@ -31,7 +31,7 @@ from trainer import train
 from trainer.core import cli
 from trainer.training import trainer as _tensorflow_is_loaded_here  # noqa: F401
 
-VARYING = ("images_per_second", "time", "seconds", "path")
+VARYING = ("images_per_second", "data_wait", "memory_bytes", "time", "seconds", "path")
 
 
 def main() -> int:

@@ -20,7 +20,9 @@ from typing import Any
 VARYING = {
     "bytes": "of an exported graph, which holds paths; the content of a checkpoint is compared by its sha256",
     "created": "time of the export or report",
+    "data_wait": "a share of the time",
     "images_per_second": "a rate",
+    "memory_bytes": "of a process",
     "milliseconds": "a duration",
     "milliseconds_per_image": "a duration",
     "seconds": "a duration",

@@ -15,6 +15,7 @@ ALLOWED = {
     "data/interruptible.py:_do": "runs on a thread; whoever waits for the result gets the error",
     "training/selftest/__init__.py:_report": "an outage is a finding, and all checks run in any case",
     "training/checkpoints/writer.py:_try": "runs on a thread; ``collect`` and ``refuse_unsaved_end`` raise it later",
+    "training/exports/live_report.py:_make": "runs on a thread that makes a page; training meets the outage itself",
     "submit/launch.py:_images_in": "a hint from a bucket that this machine need not reach",
     "submit/runs.py:progress": "one bucket's trouble is a cell of the table, the other runs must be listed",
     "server/batcher.py:_answer": "runs on a thread; whoever waits for an answer gets the error",

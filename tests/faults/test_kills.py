@@ -123,7 +123,12 @@ def run_to_the_end(job_dir, **options):
 def outcome(job_dir):
     """Return what must not depend on kills: the weights, and all lines but those about starts and saves."""
     lines = [json.loads(line) for line in (Path(job_dir) / "metrics.jsonl").read_text().splitlines()]
-    kept = [line for line in lines if line["kind"] in ("train", "validation", "end")]
+    by_the_clock = ("time", "data_wait", "memory_bytes")
+    kept = [
+        {name: value for name, value in line.items() if name not in by_the_clock}
+        for line in lines
+        if line["kind"] in ("train", "validation", "end")
+    ]
     return json.loads((Path(job_dir) / "result.json").read_text()), kept
 
 

@@ -15,13 +15,13 @@ import pytest
 from trainer import train
 from trainer.core import cli
 from trainer.training import distributed_input, trainer
-from trainer.training.exports import exporter
+from trainer.training.exports import exporter, live_report
 
 # A job that trains the notebook's CNN in seconds; every test names what it changes.
 SMALL = {"image_size": 64, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
 
 # Keys of a line or result that depend on the clock, or on which start of the job wrote it.
-_BY_THE_CLOCK = {"images_per_second", "seconds", "time", "path"}
+_BY_THE_CLOCK = {"images_per_second", "data_wait", "memory_bytes", "seconds", "time", "path"}
 
 
 def argv(data_dir: str | Path, job_dir: str | Path, **changes: Any) -> list[str]:
@@ -35,6 +35,7 @@ def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, 
     with contextlib.ExitStack() as stack:
         if not report:
             stack.enter_context(mock.patch.object(exporter.training_report, "write_training_report"))
+            stack.enter_context(mock.patch.object(live_report.LiveReport, "_make", return_value=0.0))
         return cli.run_command(train.main, argv(data_dir, job_dir, **changes))
 
 

@@ -31,6 +31,8 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
+        if tag == "a" and not values["href"].startswith("#"):  # A link loads nothing by itself.
+            self.links.append(values.pop("href"))
         self.loads += [values[name] for name in ("src", "xlink:href", "href") if name in values]
         self.ids += [values["id"]] if "id" in values else []
         self.images += [values] if tag == "img" else []

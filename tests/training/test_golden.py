@@ -74,7 +74,7 @@ def test_the_continued_job_computes_what_the_old_code_computed(before, job, caps
     received = [line for line in lines_of(job, "train", "validation") if line["step"] > STOPPED_AT]
     assert len(received) == len(expected)
     for now, then in zip(received, expected, strict=True):
-        assert now.keys() == then.keys()
+        assert now.keys() >= then.keys()  # Later versions log more.
         assert (now["kind"], now["step"], now["epoch"]) == (then["kind"], then["step"], then["epoch"])
         name = "loss" if then["kind"] == "train" else "val_loss"
         assert now[name] == pytest.approx(then[name], **LOSS), then

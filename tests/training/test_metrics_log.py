@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -94,7 +95,22 @@ def test_a_last_line_that_a_kill_cut_off_is_dropped(paths, torn):
 
 def test_values_that_are_not_finite_are_null_and_rates_are_as_a_person_wrote_them(paths):
     MetricsLog(paths, PLAN, write=True).on_window(window(5, loss=math.nan))
-    assert lines(paths) == [{"kind": "train", "step": 5, "epoch": 2, "loss": None, "learning_rate": 0.1}]
+    (line,) = lines(paths)
+    expected = {"kind": "train", "step": 5, "epoch": 2, "loss": None, "learning_rate": 0.1}
+    assert {name: line[name] for name in expected} == expected
+
+
+def test_every_line_has_a_time_and_train_lines_say_how_the_process_fares(paths, monkeypatch):
+    monkeypatch.setattr(metrics_log, "utc_now", lambda: "now")
+    log = MetricsLog(paths, PLAN, write=True)
+    log.on_window(Window(1, 0.1, 0.5, 0.5, 20, seconds=2.0, waited=0.5, lines=[TrainLine(1, {"loss": 0.5})]))
+    log.on_validation(validation(4, 0.5))
+    log.on_checkpoint(SavedCheckpoint(4, "path", 1.0))
+    assert [line["time"] for line in lines(paths)] == ["now"] * 3
+    train = lines(paths)[0]
+    assert train["data_wait"] == 0.25
+    if os.path.exists("/proc/self/statm"):
+        assert 10_000_000 < train["memory_bytes"] < 100_000_000_000
 
 
 def test_only_the_chief_writes(paths):

@@ -41,15 +41,21 @@ class Curves:
 
 def read_curves(job_dir: str) -> Curves | None:
     """Return a job's curves; None if there is no job, or it has logged nothing yet."""
-    paths = JobPaths(job_dir)
-    if not files.exists(paths.metrics):
-        return None
-    lines = list(_records(files.read_text(paths.metrics)))
+    return curves_of(read_lines(job_dir), read_settings(job_dir))
+
+
+def read_lines(job_dir: str) -> list[dict[str, Any]]:
+    """Return the lines of a job's ``metrics.jsonl``; none if there is no job."""
+    path = JobPaths(job_dir).metrics
+    return list(_records(files.read_text(path))) if files.exists(path) else []
+
+
+def curves_of(lines: list[dict[str, Any]], settings: dict[str, Any]) -> Curves | None:
+    """Return the curves in a job's lines; None if nothing was logged yet."""
     train = [line for line in lines if line.get("kind") == "train"]
     validation = [line for line in lines if line.get("kind") == "validation"]
     if not train and not validation:
         return None
-    settings = _settings(paths.config)
     monitor = str(settings.get("monitor", "val_loss"))
     after = {name: _last(validation, name) for name in ("val_loss", "val_accuracy", "val_auc")}
     return Curves(
@@ -62,8 +68,9 @@ def read_curves(job_dir: str) -> Curves | None:
     )
 
 
-def _settings(path: str) -> dict[str, Any]:
+def read_settings(job_dir: str) -> dict[str, Any]:
     """Return a job's settings; none if the file is absent or damaged, as curves only want names from it."""
+    path = JobPaths(job_dir).config
     try:
         return checked_json.read(path, {}, remedy="") if files.exists(path) else {}
     except (FileNotFoundError, checked_json.Malformed):
@@ -72,9 +79,7 @@ def _settings(path: str) -> dict[str, Any]:
 
 def last_start(job_dir: str) -> dict[str, Any] | None:
     """Return the newest ``start`` line of a job; None without one."""
-    path = JobPaths(job_dir).metrics
-    lines = _records(files.read_text(path)) if files.exists(path) else []
-    starts = [line for line in lines if line.get("kind") == "start"]
+    starts = [line for line in read_lines(job_dir) if line.get("kind") == "start"]
     return starts[-1] if starts else None
 
 

@@ -19,7 +19,7 @@ from trainer.evaluation.predict_split import SplitPredictions
 from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.request import EvaluateFlags
 from trainer.evaluation.training_curves import Curves, read_curves
-from trainer.reports import console, evaluation_sections, gallery, html, metric_titles, plots
+from trainer.reports import charts, console, evaluation_sections, gallery, html, metric_titles, plots, thresholds
 from trainer.reports import training as training_report
 from trainer.serving import exported_model
 
@@ -76,6 +76,9 @@ def render(figures: Mapping[str, Any], predictions: Predictions, context: PageCo
         ],
         matrix=_matrix(figures),
         drawings=evaluation_sections.drawings(figures, predictions),
+        thresholds=thresholds.of_predictions(predictions),
+        threshold_script=charts.script_of("thresholds.js"),
+        style=charts.style(),
         no_ranking=figures["undefined"].get("auc", ""),
         mistakes=context.mistakes,
         mistakes_text=_mistakes_text(predictions, len(context.mistakes)),

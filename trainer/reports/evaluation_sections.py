@@ -10,7 +10,7 @@ from trainer.data.audit import verdicts
 from trainer.evaluation.groups import FIGURES
 from trainer.evaluation.metrics import ranking
 from trainer.evaluation.predictions import Predictions
-from trainer.reports import console, evaluation_plots, html, metric_titles
+from trainer.reports import console, evaluation_plots, html, metric_titles, thresholds
 
 _GROUPS_SHOWN = 30
 _CHOSEN = {
@@ -26,21 +26,24 @@ def drawings(figures: Mapping[str, Any], predictions: Predictions) -> list[html.
     positive = predictions.class_names[predictions.positive]
     always = [
         _calibration(figures, predictions),
-        html.draw(
+        thresholds.marked(
             evaluation_plots.score_histogram(predictions),
+            "scores",
             f"Histogram of the probability of {positive}, by true class",
             "The less the two overlap, the better they can be told apart.",
         ),
     ]
     if ranking.why_no_ranking(predictions.is_positive, predictions.p_fake):
         return always
-    roc = html.draw(
+    roc = thresholds.marked(
         evaluation_plots.roc(predictions, figures["eer"]),
+        "roc",
         f"ROC curve, area {figures['auc']:.4f}",
         f"Every threshold at once: {positive} found, against false alarms. Up and left is better.",
     )
-    precision_recall = html.draw(
+    precision_recall = thresholds.marked(
         evaluation_plots.precision_recall(predictions),
+        "pr",
         f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
         f"How many of the images called {positive} are, against how many are found.",
     )

@@ -4,14 +4,44 @@ Owns: its words.  Does not own: drawings (``plots.py``), parts of pages (``html.
 (``templates/``).  Imports no TensorFlow; images come as arrays.
 """
 
-import json
+import dataclasses
+import datetime
+import io
 from collections.abc import Mapping, Sequence
+
+from PIL import Image
 
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files
 from trainer.data.pixels import Pixels
-from trainer.evaluation.training_curves import Curves, read_curves
-from trainer.reports import html, plots
+from trainer.evaluation.training_curves import Curves, curves_of, read_curves, read_lines, read_settings
+from trainer.reports import charts as charts_lib
+from trainer.reports import html, job_facts, plots, step_charts
+
+# Name, title and format of the columns of the table of epochs.
+_COLUMNS = (
+    ("train_loss", "Train loss", "{:.4f}"), ("train_accuracy", "Train accuracy", "{:.2%}"),
+    ("val_loss", "Validation loss", "{:.4f}"), ("val_accuracy", "Validation accuracy", "{:.2%}"),
+    ("val_auc", "Validation AUC", "{:.4f}"), ("learning_rate", "Learning rate", "{:.3g}"),
+    ("images_per_second", "Images/s", "{:,.0f}"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What a report shows of the data: as images for the folder, and as parts of the page.
+
+    Attributes:
+        samples: PNG of training images before and after augmentation; empty without any.
+        samples_uri: the same for the page, as a JPEG, which is smaller.
+        classes: PNG of the images by split and class.
+        data: the same for the page.
+    """
+
+    samples: bytes
+    samples_uri: str
+    classes: bytes
+    data: Sequence[html.Drawing]
 
 
 def write_training_report(
@@ -23,7 +53,7 @@ def write_training_report(
     *,
     warning: str = "",
 ) -> None:
-    """Write ``curves.png``, ``samples.png``, ``classes.png`` and ``index.html`` into ``job_dir/report``.
+    """Write ``curves.png``, ``samples.png``, ``classes.png`` and ``index.html`` of a finished job into its ``report``.
 
     Figures without content (no epoch trained, no samples) are left out.
 
@@ -35,31 +65,56 @@ def write_training_report(
         counts: number of images by split and class.
         warning: what is wrong with the model, the first line of the page; empty: nothing.
     """
-    paths = JobPaths(job_dir)
+    pictures = draw_pictures(samples, augmented, labels, counts)
     curves = read_curves(job_dir)
-    pairs = plots.png(plots.augmentation_pairs(samples, augmented, labels)) if len(labels) else b""
-    classes = plots.class_counts(counts)
-    contents = {"samples.png": pairs, "classes.png": plots.png(classes)}
+    contents = {"samples.png": pictures.samples, "classes.png": pictures.classes}
     if curves:
         contents["curves.png"] = plots.png(plots.training(curves))
-    page = (
-        html.templates()
-        .get_template("training.html")
-        .render(
-            job_dir=job_dir,
-            warning=warning,
-            sentences=_sentences(curves) if curves else [],
-            training=drawings(curves) if curves else [],
-            samples=html.data_uri(pairs, "image/png") if pairs else "",
-            data=[html.draw(classes, spoken(counts), "Images that were found.")],
-            settings=json.loads(files.read_text(paths.config)) if files.exists(paths.config) else {},
-        )
-    )
-    contents["index.html"] = page.encode("utf-8")
-    files.make_dirs(paths.report)
+    files.make_dirs(JobPaths(job_dir).report)
     for name, content in contents.items():
         if content:
-            files.write_bytes(files.join(paths.report, name), content)
+            files.write_bytes(files.join(JobPaths(job_dir).report, name), content)
+    write_page(job_dir, pictures, job_facts.Status(job_facts.FINISHED), warning=warning)
+
+
+def draw_pictures(
+    samples: Pixels, augmented: Pixels, labels: Sequence[str], counts: Mapping[str, Mapping[str, int]]
+) -> Pictures:
+    """Draw what does not change while a job runs; see ``write_training_report``."""
+    pairs = plots.png(plots.augmentation_pairs(samples, augmented, labels)) if len(labels) else b""
+    classes = plots.class_counts(counts)
+    data = [html.draw(classes, spoken(counts), "Images that were found.")]
+    uri = html.jpeg_uri(Image.open(io.BytesIO(pairs)).convert("RGB")) if pairs else ""
+    return Pictures(pairs, uri, plots.png(classes), data)
+
+
+def write_page(job_dir: str, pictures: Pictures, status: job_facts.Status, *, warning: str = "") -> None:
+    """Write ``index.html`` from ``metrics.jsonl`` and ``config.json``; cheap, as it is done after every validation."""
+    paths = JobPaths(job_dir)
+    lines, settings = read_lines(job_dir), read_settings(job_dir)
+    curves = curves_of(lines, settings)
+    charts = step_charts.of_lines(lines)
+    page = html.templates().get_template("training.html")
+    text = page.render(
+        job_dir=job_dir,
+        warning=warning,
+        status=status,
+        tiles=job_facts.tiles(lines, curves, status, datetime.datetime.now(datetime.UTC)),
+        sentences=_sentences(curves) if curves else [],
+        links=job_facts.links(job_dir, finished=status.state == job_facts.FINISHED),
+        changed=job_facts.changed(settings),
+        charts=charts,
+        chart_data=[chart.as_json() for chart in charts],
+        chart_style=charts_lib.style(),
+        chart_script=charts_lib.script(),
+        epochs=job_facts.epochs(lines, curves),
+        columns=_COLUMNS,
+        samples=pictures.samples_uri,
+        data=pictures.data,
+        settings=settings,
+    )
+    files.make_dirs(paths.report)
+    files.write_bytes(files.join(paths.report, "index.html"), text.encode("utf-8"))
 
 
 def drawings(curves: Curves) -> list[html.Drawing]:

@@ -26,6 +26,7 @@ from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import ProcessGroup, SingleProcess
 from trainer.training import loop
 from trainer.training.exports.exporter import Exporter
+from trainer.training.exports.live_report import LiveReport
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer
 from trainer.training.start.clock import StartClock
@@ -111,6 +112,7 @@ class Job:
     exporter: Exporter
     metrics_log: MetricsLog
     trackers: Trackers
+    report: LiveReport
 
     def run(self) -> result_lib.Result:
         """Train to the end; export, and write the report and ``result.json``; see ``_run``."""
@@ -127,6 +129,11 @@ class Job:
             RequestError: if too many images are bad.
             JobFailed: if the loss diverged, or the last state could not be saved.
         """
+        # What a lost peer raises is told apart here already, so that the report says "stopped", not "failed".
+        with self.report.outcome(), failing_together(self.request.group):
+            return self._run()
+
+    def _run(self) -> result_lib.Result:
         stop, trainer = self.request.stop, self.trainer
         _log_devices_and_batch(self.request, self.runtime)
         stop.at_once = ""  # From here on a step is finished and saved first.

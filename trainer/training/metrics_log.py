@@ -8,6 +8,7 @@ Imports no TensorFlow.
 import datetime
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,11 @@ class MetricsLog(Observer):
             self.write_line("start", start.step, **start.machine, total_steps=start.total_steps, time=utc_now())
 
     def on_window(self, window: Window) -> None:
-        """Write the train lines that a window finished."""
-        self._append([self._record("train", line.step, dict(line.values)) for line in window.lines])
+        """Write the train lines that a window finished, with what the window says of this process."""
+        if not (self._write and window.lines):
+            return
+        process = {"data_wait": round(window.waited / window.seconds, 4), **_memory()}
+        self._append([self._record("train", line.step, {**line.values, **process}) for line in window.lines])
 
     def on_validation(self, validation: Validation) -> None:
         """Write the line of a validation, in place of one whose outcome a kill kept out of the checkpoint."""
@@ -85,7 +89,8 @@ class MetricsLog(Observer):
     def _record(self, kind: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
         values = {name: round_rate(value) if name == "learning_rate" else value for name, value in values.items()}
         finite = {name: None if _is_not_finite(value) else value for name, value in values.items()}
-        return {"kind": kind, "step": step, "epoch": self._plan.epoch_of(step), **finite}
+        times = {} if "time" in finite else {"time": utc_now()}
+        return {"kind": kind, "step": step, "epoch": self._plan.epoch_of(step), **finite, **times}
 
     def _append(self, records: list[dict[str, Any]]) -> None:
         if self._write:
@@ -100,6 +105,15 @@ def round_rate(rate: float) -> float:
 def utc_now() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _memory() -> dict[str, int]:
+    """Return the memory of this process on the host, bytes; nothing where the system does not say it in this form."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return {"memory_bytes": int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
+    except (OSError, ValueError, IndexError):
+        return {}
 
 
 def _is_not_finite(value: Any) -> bool:

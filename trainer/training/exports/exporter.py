@@ -21,7 +21,7 @@ from trainer.core.job_dir import JobPaths
 from trainer.core.result import Result
 from trainer.core.storage import files
 from trainer.core.storage.transient import may_pass
-from trainer.data import augment, input_rule, preview
+from trainer.data import input_rule
 from trainer.data.audit import digest
 from trainer.data.faces import crop_rule
 from trainer.data.image_source import ImageSource
@@ -36,6 +36,7 @@ from trainer.serving import saved_model
 from trainer.training import resume
 from trainer.training.checkpoints import judged
 from trainer.training.checkpoints.checkpoint import CheckpointStore, DamagedCheckpoint, digest_of_arrays
+from trainer.training.exports import samples
 from trainer.training.exports import scores as scores_lib
 from trainer.training.exports.scores import Scores
 from trainer.training.loop import Plan, StopReason
@@ -45,7 +46,6 @@ from trainer.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
-_PREVIEW_IMAGES = 8
 _EXPORT_SAMPLES = 8
 
 
@@ -286,14 +286,7 @@ class Exporter:
             Whether it was written.
         """
         try:
-            seed = self._config.loop.seed
-            batch = preview.of_batch(
-                self._train, self._config.data, seed, step=0, batch_size=_PREVIEW_IMAGES, count=_PREVIEW_IMAGES,
-                settings=augment.Settings(
-                    self._config.augment,
-                    positive_class_index(self._train.class_names, self._config.export.positive_class),
-                ),
-            )  # fmt: skip
+            batch = samples.of_training(self._config, self._train)
             counts = {split.name: split.counts for split in (self._train, self._validation)}
             training_report.write_training_report(
                 self._paths.job_dir, batch.images, batch.augmented, batch.labels, counts, warning=warning

@@ -5,6 +5,7 @@ Does not own: what the parts do, and what runs them (``job.py``).
 
 import dataclasses
 import functools
+import platform
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,9 @@ from trainer.training.checkpoints.manager import CheckpointManager
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.evaluator import Evaluator
 from trainer.training.execution import Execution
+from trainer.training.exports import samples
 from trainer.training.exports.exporter import Exporter
+from trainer.training.exports.live_report import LiveReport
 from trainer.training.frozen.features import FeatureExtractor
 from trainer.training.frozen.phase import HeadStep, PhasedInput, PhasedStep
 from trainer.training.job import Job, Request
@@ -76,8 +79,11 @@ def build(request: Request) -> Job:
     # What only watches, in the order in which it gets the events.
     metrics_log = MetricsLog(paths, request.plan, write=is_chief)
     writer = SummaryWriter(paths.tensorboard, write=is_chief)
+    report = LiveReport(
+        paths.job_dir, lambda: samples.pictures(config, request.train, request.validation), write=is_chief
+    )
     tracking = trackers.make(config, paths, write=is_chief)
-    observers = Observers([metrics_log, writer, tracking, *_more_observers(request, writer, state)])
+    observers = Observers([metrics_log, writer, report, tracking, *_more_observers(request, writer, state)])
     # Restore before anything reads the state's step.
     statistics = StepStatistics(request.plan)
     logs = (paths.metrics, paths.skipped)
@@ -97,7 +103,7 @@ def build(request: Request) -> Job:
     trainer = _make_trainer(request, runtime, state, bad_images, statistics, checkpoints, stop, observers)
     exporter = Exporter(config, request.plan, runtime, state, store, request.train, request.validation)
     return Job(request=request, runtime=runtime, bad_images=bad_images, trainer=trainer, exporter=exporter,
-               metrics_log=metrics_log, trackers=tracking)  # fmt: skip
+               metrics_log=metrics_log, trackers=tracking, report=report)  # fmt: skip
 
 
 def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) -> list[Observer]:
@@ -262,4 +268,5 @@ def _machine(runtime: strategy_lib.Runtime) -> dict[str, Any]:
         "precision": runtime.precision,
         "num_devices": runtime.num_devices,
         "device_kind": runtime.device_kind,
+        "host": platform.node(),
     }

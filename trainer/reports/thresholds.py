@@ -1,0 +1,59 @@
+"""Every threshold of an evaluation at once: what ``static/thresholds.js`` needs to move matrix and marks.
+
+Does not own: the figures of the export's own threshold (``evaluation/metrics``), drawings (``evaluation_plots.py``).
+"""
+
+from typing import Any
+
+import markupsafe
+import numpy as np
+from matplotlib.figure import Figure
+
+from trainer.evaluation.metrics import ranking
+from trainer.evaluation.predictions import Predictions
+from trainer.reports import html
+
+_STEPS = 400  # Of the slider: as many quantiles of the scores, so that each step moves about as many images.
+
+
+def of_predictions(predictions: Predictions) -> dict[str, Any]:
+    """Return thresholds, and the images of each side that are called positive from each one up.
+
+    Empty unless there are two classes whose scores can be ranked.
+    """
+    scores, is_positive = np.asarray(predictions.p_fake, np.float64), predictions.is_positive
+    if (
+        len(predictions.class_names) != 2
+        or not np.isfinite(predictions.threshold)
+        or ranking.why_no_ranking(is_positive, scores)
+    ):
+        return {}
+    quantiles = np.quantile(scores, np.linspace(0.0, 1.0, _STEPS), method="lower")
+    thresholds = np.unique([0.0, *quantiles, predictions.threshold, 1.0])
+    return {
+        "thresholds": thresholds.tolist(),
+        "found": _called(scores[is_positive], thresholds),
+        "alarms": _called(scores[~is_positive], thresholds),
+        "positives": int(is_positive.sum()),
+        "negatives": int((~is_positive).sum()),
+        "own": int(np.searchsorted(thresholds, predictions.threshold)),
+        "names": list(predictions.class_names),
+        "positive": predictions.positive,
+    }
+
+
+def _called(scores: Any, thresholds: Any) -> list[int]:
+    return (len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")).tolist()  # type: ignore[no-any-return]
+
+
+def marked(figure: Figure, kind: str, alt: str, caption: str) -> html.Drawing:
+    """Draw a figure of one axes so that the script can put a mark on it: ``roc``, ``pr`` or ``scores``."""
+    drawing = html.draw(figure, alt, caption)  # Lays it out.
+    (axes,) = figure.axes
+    corners = [(low, high) for low, high in zip(axes.get_xlim(), axes.get_ylim(), strict=True)]
+    shares = figure.transFigure.inverted().transform(axes.transData.transform(corners))
+    width, height = figure.get_size_inches() * 72  # The units of the SVG's view box.
+    places = [(x * width, (1.0 - y) * height) for x, y in shares]
+    numbers = " ".join(f"{number:.5g}" for pair in (*places, *corners) for number in pair)
+    opening = f'<svg data-mark="{kind}" data-frame="{numbers}" '
+    return html.Drawing(markupsafe.Markup(str(drawing.svg).replace("<svg ", opening, 1)), caption)
