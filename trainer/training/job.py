@@ -115,13 +115,6 @@ class Job:
     report: LiveReport
 
     def run(self) -> result_lib.Result:
-        """Train to the end; export, and write the report and ``result.json``; see ``_run``."""
-        with self.trackers.ending():
-            result = self._run()
-            self.trackers.tell(result)
-        return result
-
-    def _run(self) -> result_lib.Result:
         """Train to the end; export, and write the report and ``result.json``.
 
         Raises:
@@ -129,9 +122,12 @@ class Job:
             RequestError: if too many images are bad.
             JobFailed: if the loss diverged, or the last state could not be saved.
         """
-        # What a lost peer raises is told apart here already, so that the report says "stopped", not "failed".
-        with self.report.outcome(), failing_together(self.request.group):
-            return self._run()
+        with self.trackers.ending():
+            # What a lost peer raises is told apart here already, so that the report says "stopped", not "failed".
+            with self.report.outcome(), failing_together(self.request.group):
+                result = self._run()
+            self.trackers.tell(result)
+        return result
 
     def _run(self) -> result_lib.Result:
         stop, trainer = self.request.stop, self.trainer
