@@ -14,6 +14,7 @@ from tests.helpers.tiny_export import SIZE, write_export, write_image
 from trainer import predict
 from trainer.core import cli
 from trainer.data.faces.crop_rule import CropRule
+from trainer.data.formats import file_kind
 from trainer.serving import predict_files, row_writer
 from trainer.serving.predict_request import PredictFlags
 
@@ -57,9 +58,9 @@ def test_what_is_named_is_read_whatever_it_is(model, folder, capsys):
 
 def test_a_folder_without_images_is_a_wrong_request(model, tmp_path, capsys):
     (tmp_path / "clip.mp4").write_bytes(b"no image")
-    code, printed, err = answer(capsys, predict.main, tmp_path, f"--model_dir={model}")
-    assert (code, printed) == (2, "")
-    assert "expected a PATH that names images (videos need --video)" in err.splitlines()[-1]
+    line = refusal(capsys, predict.main, tmp_path, f"--model_dir={model}")
+    assert "expected a PATH that names images (videos need --video)" in line
+    assert f"none there (not used: 1 of other kinds (such as '{tmp_path}/clip.mp4'))" in line
 
 
 def test_names_that_end_with_a_null_byte(model, tmp_path, capsys, monkeypatch):
@@ -135,3 +136,8 @@ def test_a_model_is_warned_about_images_outside_its_card(model, crops_model, tmp
     (line,) = warnings_of(caplog, tmp_path / "in", f"--model_dir={model}")
     assert "1 images (such as in" in line
     assert "less than half as wide or high as the model's input of 16 x 16 pixels" in line
+
+
+def test_remote_files_are_known_by_their_names_alone():
+    names = {"gs://b/a.JPG": True, "gs://b/0123abcd": True, "gs://b/notes.txt": False, "gs://b.c/list.csv": False}
+    assert {name: file_kind.is_image(name) for name in names} == names

@@ -187,7 +187,7 @@ def test_a_video_in_a_bucket(model, folder, bucket, tmp_path, capsys):
     [
         (["--video", "{folder}/deep", "--top_k=0"], "--top_k"),
         (["--video", "{folder}/deep", "--explain=maps"], "expected images"),
-        (["--video", "{folder}/*.txt"], "no .mp4/.avi"),
+        (["--video", "{folder}/*.txt"], "videos (.mp4, .avi"),
         (["--video", "{folder}/deep", "--frames_out=frames.txt"], "--frames_out"),
         (["{folder}/deep", "--frames_out=frames.csv"], "--video"),
         (["{folder}/deep", "--max_frames=3"], "--video"),

@@ -61,15 +61,16 @@ def expand(
             fallback = [word]
         any_match = any_match or bool(paths)
         result |= dict.fromkeys(paths or fallback)
-    if text := sum(left_out, NOTHING).describe():
-        log.info("%s", text)
+    others = sum(left_out, NOTHING).describe()
+    if any_match and others:
+        log.info("%s", others)
     if not any_match and refusal is not None:
         raise refusal
     if not any_match:
         received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
-        what = "none" if any(one.others for one in left_out) else "no file"
+        finding = f"none there ({others})" if others else "no file there"
         raise RequestError(
-            f"expected a PATH that names {kinds or 'files'}, received {received} with {what} there; check the spelling"
+            f"expected a PATH that names {kinds or 'files'}, received {received} with {finding}; check the spelling"
         )
     return list(result)
 
