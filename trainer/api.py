@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from trainer.core import config as config_lib
 from trainer.core import keras_environment
 from trainer.core.config import flags
+from trainer.core.config.help_page import Fields
 from trainer.core.errors import Diverged, JobFailed, RequestError, StoppedEarly, StorageDown
 from trainer.core.result import Result
 from trainer.core.tables import Row
@@ -122,7 +123,7 @@ def predict(model_dir: Path, paths: Path | Iterable[Path], **settings: Argument)
     return rows
 
 
-def _values(fields: flags.Fields, arguments: Mapping[str, Argument]) -> dict[str, config_lib.Value]:
+def _values(fields: Fields, arguments: Mapping[str, Argument]) -> dict[str, config_lib.Value]:
     """Return Python values as a command line's would be, checked.
 
     Raises:
