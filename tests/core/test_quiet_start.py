@@ -71,7 +71,8 @@ def test_known_lines_of_the_import_are_hidden_and_all_others_pass_in_order(run):
 
 def test_lines_may_come_in_pieces_and_without_an_end(run):
     first, rest = KNOWN[1][:40], KNOWN[1][40:] + "\n"
-    code, text = run(f"say({first!r})\nsay({rest!r})\nsay('a bar: 1 %')\ntime.sleep(0.3)\nsay('\\tdone')\n")
+    code, text = run(f"say({first!r})\nsay({rest!r})\nsay('a bar: 1 %')\ntime.sleep(0.3)\n"
+                     f"say({KNOWN[0]!r} + chr(10))\nsay('\\tdone')\n")  # fmt: skip
     assert (code, text) == (0, f"before\na bar: 1 %\tdoneafter\n{KNOWN[0]}\n")
 
 

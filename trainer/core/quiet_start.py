@@ -198,9 +198,9 @@ class _Filter:
         """Take the next bytes."""
         *lines, self._held = (self._held + data).split(b"\n")
         for line in lines:
-            if self._is_inside or not _KNOWN.fullmatch(line):
+            if not _KNOWN.fullmatch(line):  # Also behind a bar, which has no end of line.
                 _write(line + b"\n")
-            self._is_inside = False
+                self._is_inside = False
         if self._is_inside:
             self.release()
 
