@@ -208,7 +208,7 @@ def defined_names(nodes):
     """Return what a file defines itself: functions, classes, variables, and attributes that it sets on ``self``."""
     names = set()
     for node in nodes:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)

@@ -24,7 +24,7 @@ FREE = {
     "on_divergence", "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds",
     "startup_timeout_seconds", "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
     "data_service", "seeds", "require_auc", "xla_cache_dir", "steps_per_execution",
-    "decode_processes",
+    "decode_processes", "trackers",
     "layout", "columns", "labels", "test_fraction", "split_seed", "split_by", "drop",
 }  # fmt: skip
 OTHER = {
@@ -40,7 +40,7 @@ OTHER = {
     "early_stopping_patience": 3, "log_every_steps": 7, "precision": "float32", "strategy": "mirrored",
     "num_devices": 2, "require_gpu": True,
     "xla": True, "xla_cache_dir": "none", "deterministic": True, "checkpoint_every_steps": 5,
-    "steps_per_execution": 4, "decode_processes": 3,
+    "steps_per_execution": 4, "decode_processes": 3, "trackers": "mlflow",
     "checkpoint_every_seconds": 9.0, "keep_checkpoints": 1, "resume": "required", "export": "all",
     "positive_class": "Real", "model": "cnn_bn", "max_seconds": 60.0, "on_divergence": "rollback",
     "max_restarts_without_progress": 0, "max_image_pixels": 10**6, "cache": "memory", "cache_bytes": 10**6,

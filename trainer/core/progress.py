@@ -95,8 +95,5 @@ def _short(title: str, room: int) -> str:
 def no_bars(stream: TextIO) -> Iterator[None]:
     """Take the bars off a stream for the block, in which something else is written to it."""
     bars: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if getattr(bars, "_instances", ()):
-        with bars.external_write_mode(file=stream):
-            yield
-    else:
+    with bars.external_write_mode(file=stream) if bars else contextlib.nullcontext():
         yield

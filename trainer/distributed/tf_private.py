@@ -22,6 +22,7 @@ _ITERATORS = "tensorflow.python.data.ops.multi_device_iterator_ops"
 _COLLECTIVES = "tensorflow.python.distribute.collective_all_reduce_strategy"
 _CONTEXT = "tensorflow.python.eager.context"
 _CONSTANTS = "tensorflow.python.framework.convert_to_constants"
+_SAVED_MODEL = "tensorflow.core.protobuf.saved_model_pb2"
 _OBJECT_GRAPH = "tensorflow.core.protobuf.trackable_object_graph_pb2"
 _BASE_OPTIMIZER = "keras.src.optimizers.base_optimizer"
 _TF_OPTIMIZER = "keras.src.backend.tensorflow.optimizer"
@@ -136,6 +137,15 @@ def variable_keys(reader: Any) -> dict[str, str]:
     graph = _value(_module(_OBJECT_GRAPH), "TrackableObjectGraph", inspect.isclass)()
     graph.ParseFromString(reader.get_tensor(_GRAPH_ENTRY))
     return {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
+
+
+def signature_definitions(content: bytes) -> dict[str, Any]:
+    """Return the SignatureDefs by name of a SavedModel, whose ``saved_model.pb`` this is.
+
+    Noticed by ``tests/server/test_serve.py``: test_status_and_metadata.
+    """
+    model = _value(_module(_SAVED_MODEL), "SavedModel", inspect.isclass).FromString(content)
+    return dict(model.meta_graphs[0].signature_def)
 
 
 def _module(name: str) -> Any:

@@ -147,13 +147,14 @@ def metadata(name: str, version: str, signatures: Mapping[str, Any]) -> dict[str
 def signatures_of(export: ExportedModel) -> dict[str, Any]:
     """Return the SignatureDefs of an export by name, as JSON writes them."""
     from google.protobuf import json_format
-    from tensorflow.core.protobuf import saved_model_pb2
 
-    model = saved_model_pb2.SavedModel.FromString(files.read_bytes(files.join(export.path, MODEL_FILE)))
+    from trainer.distributed import tf_private
+
+    content = files.read_bytes(files.join(export.path, MODEL_FILE))
     return {
         name: json_format.MessageToDict(
             definition, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
-        for name, definition in model.meta_graphs[0].signature_def.items()
+        for name, definition in tf_private.signature_definitions(content).items()
         if not name.startswith("__")
     }

@@ -53,7 +53,7 @@ def make(config: Config, paths: JobPaths, *, write: bool) -> Trackers:
     run = Run(
         name=os.path.basename(paths.job_dir.rstrip("/")) or "job",
         job_dir=files.absolute(paths.job_dir),
-        parent=_parent(paths.job_dir),
+        parent=_parent(paths.job_dir) if names else "",
         settings=config.written(),
         tags={"deepdetect.version": __version__},
     )
@@ -62,12 +62,17 @@ def make(config: Config, paths: JobPaths, *, write: bool) -> Trackers:
 
 def _parent(job_dir: str) -> str:
     """Return the folder of the sweep or of the group of seeds that a job is part of; empty if it stands alone."""
-    absolute = files.absolute(job_dir)
-    above = absolute.rstrip("/").rpartition("/")[0]
-    for folder, file in ((above.rpartition("/")[0], "sweep.json"), (above, "seeds.json")):
+    above = _above(files.absolute(job_dir))
+    for folder, file in ((_above(above), "sweep.json"), (above, "seeds.json")):
         if folder and files.exists(files.join(folder, file)):
             return folder
     return ""
+
+
+def _above(path: str) -> str:
+    """Return the folder that a path is in; empty above a bucket."""
+    above = path.rstrip("/").rpartition("/")[0]
+    return "" if "://" in path and "://" not in above else above
 
 
 __all__ = ["Run", "Trackers", "make", "require"]
