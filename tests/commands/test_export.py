@@ -40,7 +40,8 @@ def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capsys):
     compared = json.loads((tmp_path / "comparison.json").read_text())
     assert list(compared["forms"]) == forms
     assert compared["images"] == 10
-    assert [line.split()[0] for line in out.splitlines()[1:-1]] == forms
+    assert [line.split()[0] for line in out.splitlines()[1:-2]] == forms
+    assert out.splitlines()[-1] == f"exported: {tmp_path}"
     (version,) = (tmp_path / "savedmodel").iterdir()
     assert int(version.name) == compared["step"]
     metadata = json.loads((tmp_path / "deepdetect.json").read_text())

@@ -25,7 +25,7 @@ def is_image(path: str) -> bool:
     try:
         descriptor = image_files.open_regular(path)
         try:
-            return image_format.name(os.read(descriptor, _FIRST_BYTES)) in image_format.PILLOW
+            return image_format.name(os.read(descriptor, _FIRST_BYTES)) in image_format.PICTURES
         finally:
             os.close(descriptor)
     except OSError:

@@ -29,11 +29,13 @@ MAGIC: tuple[tuple[str, int, bytes], ...] = (
 )  # fmt: skip
 # Of files that are meant as images, in lower case.
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif",
-           ".avif", ".jp2", ".ppm", ".pgm", ".pbm")  # fmt: skip
+           ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pbm")  # fmt: skip
 GRAPH = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 # By their names in Pillow.  Its other plug-ins are left out: some start programs, others read what is no photograph.
 PILLOW = {"JPEG": "JPEG", "PNG": "PNG", "WebP": "WEBP", "GIF": "GIF", "BMP": "BMP", "TIFF": "TIFF", "PPM": "PPM",
           "JPEG 2000": "JPEG2000", "AVIF": "AVIF", "HEIC": "HEIF"}  # fmt: skip
+# Images to people; those that nothing here reads get a row that says so.
+PICTURES = {*PILLOW, "JPEG XL", "PSD"}
 
 # A BMP's compression (BITMAPINFOHEADER), and the masks that mean blue, green, red in this order of bytes.
 BI_RGB, BI_BITFIELDS = 0, 3
