@@ -106,6 +106,7 @@ setup(
     packages=find_packages(include=["trainer", "trainer.*"]),
     package_data={
         "trainer": ["py.typed"],
+        "trainer.core": ["static/*.css"],
         "trainer.reports": ["templates/*.html", "templates/*.md", "static/*"],
         "trainer.server": ["*.html"],
     },

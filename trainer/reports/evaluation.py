@@ -6,7 +6,7 @@ optional sections (``evaluation_sections.py``), layout and style (``templates/``
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,18 +31,14 @@ class PageContext:
     """What the page shows besides metrics.
 
     Attributes:
-        mistakes: misclassified images, worst first.
-        no_heat_maps: why the mistakes have no heat maps; empty if they have.
-        samples: some images of each class.
+        images: those of the galleries.
         curves: the training curves, if they are known.
         details: the metadata of the export.
         counts: number of images by split and class.
         made: by title, how the model and the evaluation were made.
     """
 
-    mistakes: Sequence[html.Picture]
-    no_heat_maps: str
-    samples: Sequence[html.Picture]
+    images: gallery.Gallery
     curves: Curves | None
     details: Mapping[str, Any]
     counts: Mapping[str, Mapping[str, int]]
@@ -77,13 +73,11 @@ def render(figures: Mapping[str, Any], predictions: Predictions, context: PageCo
         matrix=_matrix(figures),
         drawings=evaluation_sections.drawings(figures, predictions),
         thresholds=thresholds.of_predictions(predictions),
-        threshold_script=charts.script_of("thresholds.js"),
-        style=charts.style(),
+        scripts=[charts.script_of(name) for name in ("tables.js", "gallery.js", "thresholds.js")],
+        style=charts.style() + charts.script_of("gallery.css"),
         no_ranking=figures["undefined"].get("auc", ""),
-        mistakes=context.mistakes,
-        mistakes_text=_mistakes_text(predictions, len(context.mistakes)),
-        no_heat_maps=context.no_heat_maps,
-        samples=context.samples,
+        images=context.images,
+        mistakes_text=_mistakes_text(predictions, context.images),
         training=training_report.drawings(context.curves) if context.curves else [],
         rows=_rows(figures, positive, rest),
         interval_text=metric_titles.intervals(figures),
@@ -165,10 +159,14 @@ def _matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _mistakes_text(predictions: Predictions, shown: int) -> str:
+def _mistakes_text(predictions: Predictions, images: gallery.Gallery) -> str:
     wrong = int((predictions.predicted != predictions.labels).sum())
-    text = f"{wrong:,} of {len(predictions.labels):,} images were misclassified"
-    return f"{text}; {shown} are shown." if shown < wrong else f"{text}."
+    text = f"{wrong:,} of {len(predictions.labels):,} images were misclassified."
+    if images.unlisted:
+        text += (
+            f" The {images.unlisted:,} that are least wrong do not fit into this page and are in predictions.csv alone."
+        )
+    return text
 
 
 def _by_class(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -181,8 +179,6 @@ def _by_class(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-_MISTAKES_SHOWN = 36
-_SAMPLES_OF_A_CLASS = 6
 _EXPORT_IDENTITY = ("step", "epoch", "created")
 
 
@@ -208,38 +204,67 @@ def write(
     predictions = Predictions.of(
         split.labels, split_predictions.probabilities, export.class_names, export.positive, export.threshold
     )
-    figures = {
-        **_about(export, split_predictions, request),
-        "drawn": image_sources.describe(len(split)),
-        **metrics.measure(predictions, resamples=request.bootstrap, seed=request.seed, sources=image_sources.numbers),
-        "threshold_choice": export.details.get("threshold_choice"),
-    }
-    figures |= learned(figures, predictions)
-    if audit:
-        figures["audit"] = audit
+    figures = _figures(export, split_predictions, predictions, request, image_sources)
+    figures |= {"audit": audit} if audit else {}
     if export.details.get("temperature", 1.0) != 1.0:
         figures["calibration"] = calibration.effect(predictions, export.details["temperature"])
-    if columns:
-        figures["groups"] = groups.measure(
-            predictions, columns, image_sources, resamples=request.bootstrap, seed=request.seed
-        )
-    videos_of = videos.numbers(split, image_sources)
-    if videos_of is not None:
-        figures["videos"] = videos.measure(
-            predictions, videos_of, columns, image_sources, resamples=request.bootstrap, seed=request.seed
-        )
+    figures |= _of_parts(predictions, split, request, image_sources, columns)
     if request.robustness:
-        from trainer.evaluation import robustness  # Loads TensorFlow.
-
-        figures["robustness"] = robustness.measure(
-            export, split, split_predictions.numbers, image_sources,
-            limit=request.robustness_images, resamples=request.bootstrap, seed=request.seed,
-        )  # fmt: skip
+        figures["robustness"] = _robustness(export, split_predictions, request, image_sources)
     text = json.dumps(figures, indent=1, allow_nan=False)
     files.write_text(files.join(request.out, "metrics.json"), text + "\n")
     files.write_text(files.join(request.out, "predictions.csv"), predictions_lib.to_csv(predictions, split.names))
-    _write_page(export, predictions, split, figures, request)
+    _write_page(export, predictions, split, figures, request, columns)
     return figures
+
+
+def _figures(
+    export: exported_model.ExportedModel,
+    split_predictions: SplitPredictions,
+    predictions: Predictions,
+    request: EvaluateFlags,
+    image_sources: sources.Sources,
+) -> dict[str, Any]:
+    """Return the figures of all images together."""
+    figures = {
+        **_about(export, split_predictions, request),
+        "drawn": image_sources.describe(len(split_predictions.split)),
+        **metrics.measure(predictions, resamples=request.bootstrap, seed=request.seed, sources=image_sources.numbers),
+        "threshold_choice": export.details.get("threshold_choice"),
+    }
+    return figures | learned(figures, predictions)
+
+
+def _of_parts(
+    predictions: Predictions,
+    split: Split,
+    request: EvaluateFlags,
+    image_sources: sources.Sources,
+    columns: sources.Columns,
+) -> dict[str, Any]:
+    """Return the figures of groups, and of whole videos, as far as it is known which images are of one."""
+    chance_of = {"resamples": request.bootstrap, "seed": request.seed}
+    figures: dict[str, Any] = {}
+    if columns:
+        figures["groups"] = groups.measure(predictions, columns, image_sources, **chance_of)
+    videos_of = videos.numbers(split, image_sources)
+    if videos_of is not None:
+        figures["videos"] = videos.measure(predictions, videos_of, columns, image_sources, **chance_of)
+    return figures
+
+
+def _robustness(
+    export: exported_model.ExportedModel,
+    split_predictions: SplitPredictions,
+    request: EvaluateFlags,
+    image_sources: sources.Sources,
+) -> dict[str, Any]:
+    from trainer.evaluation import robustness  # Loads TensorFlow.
+
+    return robustness.measure(
+        export, split_predictions.split, split_predictions.numbers, image_sources,
+        limit=request.robustness_images, resamples=request.bootstrap, seed=request.seed,
+    )  # fmt: skip
 
 
 def learned(figures: Mapping[str, Any], predictions: Predictions) -> dict[str, Any]:
@@ -280,17 +305,14 @@ def _write_page(
     split: Split,
     figures: dict[str, Any],
     request: EvaluateFlags,
+    columns: sources.Columns,
 ) -> None:
-    job_dir = provenance.job_of(export.path)
-    worst = gallery.worst_mistakes(predictions)[:_MISTAKES_SHOWN]
-    maps = gallery.explain(export, split, worst.tolist())
+    job_dir, page = provenance.job_of(export.path), files.join(request.out, "report.html")
     context = PageContext(
-        mistakes=gallery.pictures(split, predictions, worst, maps),
-        no_heat_maps=maps.why_not,
-        samples=gallery.pictures(split, predictions, gallery.spread_samples(predictions, _SAMPLES_OF_A_CLASS)),
+        images=gallery.build(export, split, predictions, columns, page),
         curves=read_curves(job_dir),
         details=export.details,
         counts=provenance.counts(job_dir, figures),
         made={**provenance.scored("trainer.evaluate", request), **provenance.trained(job_dir, export.details)},
     )
-    files.write_text(files.join(request.out, "report.html"), render(figures, predictions, context))
+    files.write_text(page, render(figures, predictions, context))

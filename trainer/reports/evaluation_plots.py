@@ -3,6 +3,7 @@
 Does not own: how drawings look and become pages (``plots.py``), figures (``metrics.py``).
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,12 +51,8 @@ def det(predictions: Predictions, eer: float) -> Figure:
     x, y = "false positive rate", f"miss rate ({positive})"
     axes = plots.new_axes(figure, title="DET", x=x, y=y)
     false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake, drop_intermediate=False)
-    floors = [0.5 / max(int(members.sum()), 1) for members in (~predictions.is_positive, predictions.is_positive)]
-
-    def place(alarms: npt.ArrayLike, misses: npt.ArrayLike) -> list[npt.NDArray[np.float64]]:
-        rates = zip((alarms, misses), floors, strict=True)
-        return [stats.norm.ppf(np.clip(np.asarray(rate, np.float64), low, 1.0 - low)) for rate, low in rates]
-
+    floors = _det_floors(predictions)
+    place = functools.partial(det_places, predictions)
     axes.plot(*place(false_alarms, 1.0 - detected), color=plots.WARM, linewidth=2, label="this model")
     axes.plot(*place([eer], [eer]), "o", color=plots.INK, markersize=8, fillstyle="none", label="equal error rate")
     called = predictions.predicted == predictions.positive
@@ -68,6 +65,17 @@ def det(predictions: Predictions, eer: float) -> Figure:
     axes.set_ylabel(f"{y} (%)")
     plots.legend(axes, "upper right")
     return figure
+
+
+def _det_floors(predictions: Predictions) -> list[float]:
+    """Return half an image as a share of those that are not positive, and of the positive ones."""
+    return [0.5 / max(int(members.sum()), 1) for members in (~predictions.is_positive, predictions.is_positive)]
+
+
+def det_places(predictions: Predictions, alarms: npt.ArrayLike, misses: npt.ArrayLike) -> list[npt.NDArray[np.float64]]:
+    """Return where rates of false alarms and misses lie on the axes of ``det``."""
+    rates = zip((alarms, misses), _det_floors(predictions), strict=True)
+    return [stats.norm.ppf(np.clip(np.asarray(rate, np.float64), low, 1.0 - low)) for rate, low in rates]
 
 
 def reliability(predictions: Predictions) -> Figure:

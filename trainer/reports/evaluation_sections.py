@@ -47,8 +47,9 @@ def drawings(figures: Mapping[str, Any], predictions: Predictions) -> list[html.
         f"Precision-recall curve, average precision {figures['average_precision']:.4f}",
         f"How many of the images called {positive} are, against how many are found.",
     )
-    det = html.draw(
+    det = thresholds.marked(
         evaluation_plots.det(predictions, figures["eer"]),
+        "det",
         f"DET curve, equal error rate {figures['eer']:.2%}",
         "Both kinds of error, on scales that spread out rare ones. Down and left is better; rates that so few images "
         "cannot tell from 0 are at the edge.",

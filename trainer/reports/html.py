@@ -15,7 +15,7 @@ import jinja2
 import markupsafe
 from PIL import Image
 
-from trainer.core import terminal
+from trainer.core import page_style, terminal
 from trainer.data.pixels import Pixels
 from trainer.reports import plots
 
@@ -25,7 +25,7 @@ class Picture:
     """An image of a gallery: a data URI, the path relative to data_dir, and a caption.
 
     ``heat`` is the data URI of the image with its heat map, and ``heat_says`` what the map explains; both are empty
-    without a map.
+    without a map.  ``item`` is its number in the page's ``gallery_items``; -1: it is not among them.
     """
 
     uri: str
@@ -33,6 +33,7 @@ class Picture:
     caption: str
     heat: str = ""
     heat_says: str = ""
+    item: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +83,11 @@ def span(interval: Sequence[float], share: bool) -> str:
 def templates() -> jinja2.Environment:
     """Return the environment of all templates."""
     loader = jinja2.PackageLoader("trainer.reports", "templates")
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, finalize=_without_controls
     )
+    environment.globals["base_style"] = markupsafe.Markup(page_style.base())
+    return environment
 
 
 def _without_controls(value: Any) -> Any:

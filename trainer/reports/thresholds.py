@@ -3,15 +3,17 @@
 Does not own: the figures of the export's own threshold (``evaluation/metrics``), drawings (``evaluation_plots.py``).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import markupsafe
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from trainer.evaluation.metrics import ranking
 from trainer.evaluation.predictions import Predictions
-from trainer.reports import html
+from trainer.reports import evaluation_plots, html
 
 _STEPS = 400  # Of the slider: as many quantiles of the scores, so that each step moves about as many images.
 
@@ -28,18 +30,45 @@ def of_predictions(predictions: Predictions) -> dict[str, Any]:
         or ranking.why_no_ranking(is_positive, scores)
     ):
         return {}
-    quantiles = np.quantile(scores, np.linspace(0.0, 1.0, _STEPS), method="lower")
-    thresholds = np.unique([0.0, *quantiles, predictions.threshold, 1.0])
+    thresholds = _steps(scores, predictions.threshold)
+    found, alarms = (_called(scores[members], thresholds) for members in (is_positive, ~is_positive))
+    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
+    places = evaluation_plots.det_places(predictions, np.array(alarms) / negatives, 1.0 - np.array(found) / positives)
     return {
         "thresholds": thresholds.tolist(),
-        "found": _called(scores[is_positive], thresholds),
-        "alarms": _called(scores[~is_positive], thresholds),
-        "positives": int(is_positive.sum()),
-        "negatives": int((~is_positive).sum()),
+        "found": found,
+        "alarms": alarms,
+        "positives": positives,
+        "negatives": negatives,
+        "det": [axis.round(4).tolist() for axis in places],
         "own": int(np.searchsorted(thresholds, predictions.threshold)),
         "names": list(predictions.class_names),
         "positive": predictions.positive,
     }
+
+
+def of_scores(scores: Sequence[float], threshold: float, names: Sequence[str], positive: int) -> dict[str, Any]:
+    """Return thresholds, and the images that are called positive from each one up, where no true class is known.
+
+    Empty unless there are scores, and two classes.
+    """
+    if len(names) != 2 or not scores or not np.isfinite(threshold):
+        return {}
+    values = np.asarray(scores, np.float64)
+    thresholds = _steps(values, threshold)
+    return {
+        "thresholds": thresholds.tolist(),
+        "called": _called(values, thresholds),
+        "count": len(values),
+        "own": int(np.searchsorted(thresholds, threshold)),
+        "names": list(names),
+        "positive": positive,
+    }
+
+
+def _steps(scores: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
+    quantiles = np.quantile(scores, np.linspace(0.0, 1.0, _STEPS), method="lower")
+    return np.unique([0.0, *quantiles, threshold, 1.0])
 
 
 def _called(scores: Any, thresholds: Any) -> list[int]:
@@ -47,7 +76,7 @@ def _called(scores: Any, thresholds: Any) -> list[int]:
 
 
 def marked(figure: Figure, kind: str, alt: str, caption: str) -> html.Drawing:
-    """Draw a figure of one axes so that the script can put a mark on it: ``roc``, ``pr`` or ``scores``."""
+    """Draw a figure of one axes so that the script can put a mark on it: ``roc``, ``pr``, ``det`` or ``scores``."""
     drawing = html.draw(figure, alt, caption)  # Lays it out.
     (axes,) = figure.axes
     corners = [(low, high) for low, high in zip(axes.get_xlim(), axes.get_ylim(), strict=True)]

@@ -6,14 +6,17 @@ import importlib.resources
 import json
 import re
 
+from trainer.core import page_style
 from trainer.serving.exported_model import ExportedModel
 
 _FACTS = "{{facts}}"
+_STYLE = "{{style}}"
 
 
 def render(name: str, version: str, export: ExportedModel, max_bytes: int, no_heat_maps: str) -> tuple[str, str]:
     """Return the page, and the Content-Security-Policy that allows its own style and script alone."""
     text = (importlib.resources.files("trainer.server") / "page.html").read_text("utf-8")
+    text = text.replace(_STYLE, page_style.base())
     facts = {
         "name": name, "version": version, "positive": export.positive_class, "classes": export.class_names,
         "max_bytes": max_bytes, "no_heat_maps": no_heat_maps,

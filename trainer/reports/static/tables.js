@@ -1,9 +1,12 @@
-/* A click on a column's head sorts the rows of a table of class "sortable"; cells may hold their value in data-value. */
+/* A click on a column's head sorts the rows of a table of class "sortable"; cells may hold their value in data-value.
+   Otherwise it is their text without notes: a number, also with thousands separated or a percent sign. */
 (() => {
   "use strict";
   const valueOf = (row, column) => {
-    const cell = row.cells[column], text = cell.dataset.value ?? cell.textContent.trim();
-    return text === "" ? null : isNaN(text) ? text : Number(text);
+    const cell = row.cells[column];
+    const words = [...cell.childNodes].filter(node => !node.classList?.contains("note")).map(node => node.textContent);
+    const text = cell.dataset.value ?? words.join("").trim(), plain = text.replace(/,(?=\d{3})/g, "").replace(/%$/, "");
+    return text === "" || text === "undefined" || text === "-" ? null : isNaN(plain) ? text : Number(plain);
   };
   const compare = (a, b) => (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1);
 

@@ -1,9 +1,11 @@
-/* A slider that tries other thresholds: it moves the confusion matrix, and a ring on curves with a "data-frame". */
+/* A slider that tries other thresholds: it moves the confusion matrix, if there is one, and a mark on every curve with a
+   "data-frame"; other scripts hear of it by the event "threshold". */
 (() => {
   "use strict";
   const source = document.getElementById("threshold-data");
   if (!source) return;
-  const data = JSON.parse(source.textContent), matrix = document.querySelector("table.matrix").tBodies[0];
+  const data = JSON.parse(source.textContent), isKnown = Boolean(data.found);  // Whether the true classes are known.
+  const matrix = isKnown && document.querySelector("table.matrix").tBodies[0];
   const positive = data.names[data.positive], rest = data.names[1 - data.positive];
   const share = (count, of) => (of ? `${(100 * count / of).toFixed(1)}%` : "undefined");
   const svg = (name, attributes) => {
@@ -19,8 +21,10 @@
       const called = data.found[at] + data.alarms[at];
       return called ? [data.found[at] / data.positives, data.found[at] / called] : null;
     },
+    det: at => [data.det[0][at], data.det[1][at]],
     scores: at => [data.thresholds[at], null],
   };
+  const within = (value, low, high) => Math.min(Math.max(value, low), high);
 
   const marks = [...document.querySelectorAll("svg[data-frame]")].map(drawing => {
     const [left, bottom, right, top, x0, y0, x1, y1] = drawing.dataset.frame.split(" ").map(Number);
@@ -33,10 +37,10 @@
       const point = points[drawing.dataset.mark](at);
       mark.style.display = point ? "" : "none";
       if (!point) return;
-      const x = left + (point[0] - x0) / (x1 - x0) * (right - left);
+      const x = left + (within(point[0], x0, x1) - x0) / (x1 - x0) * (right - left);
       if (isLine) { mark.setAttribute("x1", x); mark.setAttribute("x2", x); return; }
       mark.setAttribute("cx", x);
-      mark.setAttribute("cy", bottom + (point[1] - y0) / (y1 - y0) * (top - bottom));
+      mark.setAttribute("cy", bottom + (within(point[1], y0, y1) - y0) / (y1 - y0) * (top - bottom));
     };
   });
 
@@ -50,17 +54,25 @@
     });
   }
 
-  const output = document.createElement("output"), slider = document.createElement("input");
-  function show(at) {
+  // Returns what a threshold comes to in words; where the true classes are known, the matrix shows it, too.
+  function judged(at) {
+    if (!isKnown) return `${data.called[at].toLocaleString("en")} of ${data.count.toLocaleString("en")} called ${positive}, ` +
+      share(data.called[at], data.count);
     const hit = data.found[at], alarm = data.alarms[at], missed = data.positives - hit, quiet = data.negatives - alarm;
     const ordered = (yes, no) => (data.positive === 0 ? [yes, no] : [no, yes]);
     fill(data.positive, ordered(hit, missed));
     fill(1 - data.positive, ordered(alarm, quiet));
-    marks.forEach(move => move(at));
-    slider.setAttribute("aria-valuetext", data.thresholds[at].toPrecision(3));
-    output.textContent = `threshold ${data.thresholds[at].toPrecision(3)}${at === data.own ? " (the one of this report)" : ""}: ` +
-      `${share(hit, data.positives)} of ${positive} found, ${share(alarm, data.negatives)} of ${rest} called ${positive}, ` +
+    return `${share(hit, data.positives)} of ${positive} found, ${share(alarm, data.negatives)} of ${rest} called ${positive}, ` +
       `accuracy ${share(hit + quiet, data.positives + data.negatives)}`;
+  }
+
+  const output = document.createElement("output"), slider = document.createElement("input");
+  function show(at) {
+    const threshold = data.thresholds[at];
+    marks.forEach(move => move(at));
+    slider.setAttribute("aria-valuetext", threshold.toPrecision(3));
+    output.textContent = `threshold ${threshold.toPrecision(3)}${at === data.own ? " (the one of this report)" : ""}: ${judged(at)}`;
+    document.dispatchEvent(new CustomEvent("threshold", { detail: { threshold, isOwn: at === data.own } }));
   }
 
   Object.assign(slider, { type: "range", min: 0, max: data.thresholds.length - 1, step: 1, value: data.own });
