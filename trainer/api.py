@@ -90,7 +90,8 @@ def predict(model_dir: Path, paths: Path | Iterable[Path], **settings: Argument)
     Args:
         model_dir: a job's ``export/best``, or one version in it.
         paths: files, folders and globs, one or several.
-        **settings: other flags of ``trainer.predict``, such as ``threshold=0.8``; ``out`` writes the rows as well.
+        **settings: other flags of ``trainer.predict``, such as ``threshold=0.8``; ``out`` writes the rows as well,
+            and ``report`` a page.
 
     Raises:
         RequestError: if settings, model or paths are wrong.
@@ -113,13 +114,17 @@ def predict(model_dir: Path, paths: Path | Iterable[Path], **settings: Argument)
 
     try:
         with keras_environment.safe():
-            predict_files.run(request, words, (), keep)
+            scoring = predict_files.run(request, words, (), keep)
     except BaseException:
         if writer:
             writer.finish(is_interrupted=True)
         raise
     if writer:
         writer.finish()
+    if request.report:
+        from trainer.reports.prediction import page
+
+        page.write(rows, scoring, request)
     return rows
 
 

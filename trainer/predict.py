@@ -21,13 +21,17 @@ def main(argv: Sequence[str]) -> int:
     request, words = predict_request.parse(argv)
     writer = RowWriter(request.out, "out")
     try:
-        predict_files.run(request, words, predict_request.names_in(argv, sys.stdin), writer.add)
+        scoring = predict_files.run(request, words, predict_request.names_in(argv, sys.stdin), writer.add)
     except (KeyboardInterrupt, errors.StoppedEarly) as stop:
         writer.finish(is_interrupted=True)
         where = f" are in {request.out}" if request.out else " are printed"
         kept = f"the first {len(writer.rows)} rows{where}" if writer.rows else "before the first row"
         raise errors.StoppedEarly(f"{stop or 'SIGINT'}; {kept}; rerun the same command to score all") from stop
     writer.finish()
+    if request.report:
+        from trainer.reports.prediction import page  # Late: matplotlib and scikit-learn.
+
+        page.write(writer.rows, scoring, request)
     return _conclude(writer.rows, request)
 
 
@@ -36,6 +40,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
     what = "videos" if request.video else "images"
     failed = [str(row["path"]) for row in rows if row["error"]]
     where = terminal.visible(f"; rows are in {request.out}") if request.out else ""
+    where += f"; report: {terminal.link(request.report)}" if request.report else ""
     if failed:
         hint = ""
         if not request.video and any(path.lower().endswith(video_file.ENDINGS) for path in failed):
@@ -45,7 +50,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
             file=sys.stderr,
         )
         return errors.EXIT_FAILED
-    if request.out:
+    if request.out or request.report:
         print(f"scored {len(rows)} {what}{where}", file=sys.stderr)
     return errors.EXIT_DONE
 

@@ -43,6 +43,20 @@ def test_there_is_no_slider_where_scores_cannot_be_ranked():
     assert thresholds.of_predictions(predictions([0.2, 0.3], [0, 0])) == {}
 
 
+def test_the_counts_of_scores_without_true_classes():
+    data = thresholds.of_scores([0.1, 0.5, 0.5, 0.9], 0.5, ("Fake", "Real"), 0)
+    assert data["called"][data["own"]] == 3
+    assert (data["called"][0], data["called"][-1], data["count"]) == (4, 0, 4)
+    assert thresholds.of_scores([], 0.5, ("Fake", "Real"), 0) == thresholds.of_scores([0.5], 0.5, "abc", 0) == {}
+
+
+def test_the_mark_of_the_det_curve_is_where_the_figure_has_its_own():
+    made = predictions([0.9, 0.8, 0.3, 0.6, 0.1, 0.2], [0, 0, 0, 1, 1, 1])
+    data, (axes,) = thresholds.of_predictions(made), evaluation_plots.det(made, 1 / 3).axes
+    own = next(line for line in axes.lines if str(line.get_label()).startswith("threshold"))
+    assert [axis[data["own"]] for axis in data["det"]] == pytest.approx(np.concatenate(own.get_data()), abs=1e-4)
+
+
 def test_marks_are_placed_where_the_figure_has_its_own():
     made = predictions([0.9, 0.8, 0.3, 0.6, 0.1, 0.2], [0, 0, 0, 1, 1, 1])
     svg = thresholds.marked(evaluation_plots.roc(made, 1 / 3), "roc", "alt", "").svg
@@ -56,13 +70,16 @@ def test_marks_are_placed_where_the_figure_has_its_own():
 _READER = """<script>addEventListener("load", () => {
   const slider = document.querySelector("#threshold-controls input"), out = [];
   const cells = () => [...document.querySelectorAll("table.matrix td b")].map(cell => cell.textContent).join(" ");
-  const mark = () => document.querySelector('svg[data-mark="roc"] .threshold').getAttribute("cx");
+  const mark = (kind = "roc") => document.querySelector(`svg[data-mark="${kind}"] .threshold`).getAttribute("cx");
   out.push(cells(), mark());
   slider.value = 0;
   slider.dispatchEvent(new Event("input"));
   out.push(cells(), mark(), document.querySelector("#threshold-controls output").textContent);
   document.querySelector("#threshold-controls button").click();
-  out.push(cells());
+  out.push(cells(), mark("det"));
+  slider.value = 0;
+  slider.dispatchEvent(new Event("input"));
+  out.push(mark("det"));
   document.body.append(Object.assign(document.createElement("pre"), { id: "probe", textContent: out.join("\\n") }));
 });</script>"""
 
@@ -84,6 +101,7 @@ def test_the_slider_moves_matrix_and_marks(tmp_path, capsys):
     seen = re.search(r'<pre id="probe">(.*?)</pre>', browser.dom(read, tmp_path), re.DOTALL)[1].splitlines()
     assert (seen[0], seen[2], seen[5]) == ("2 1 1 1", "3 0 2 0", "2 1 1 1")
     assert float(seen[3]) > float(seen[1]) + 20  # Everything is called Fake: the upper right corner.
+    assert float(seen[7]) > float(seen[6]) + 20
     assert seen[4] == "threshold 0.00: 100.0% of Fake found, 100.0% of Real called Fake, accuracy 60.0%"
     look = browser.look(page, tmp_path, width=390, dark=True)
     assert (look["page"], look["wide"], look["errors"], look["loaded"]) == (390, [], [], [])

@@ -23,6 +23,7 @@ from tests.helpers import browser, rest, served
 from tests.helpers.commands import answer, refusal
 from tests.helpers.tiny_export import write_export, write_image
 from trainer import predict, serve
+from trainer.core import page_style
 
 PREDICT = "/v1/models/deepdetect:predict"
 MAX_PIXELS, MAX_BODY, MAX_QUEUED = 1_000_000, 2_000_000, 5_000_000
@@ -309,6 +310,7 @@ def open_page(url, scratch):
 def test_the_page_in_a_browser(server, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(server.get("/")[1])
+    assert page_style.base() in page.read_text()  # As every report has it.
     papers = set()
     for dark in (False, True):
         seen = browser.look(page, tmp_path, width=390, dark=dark)

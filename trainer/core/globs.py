@@ -25,7 +25,12 @@ def with_endings(endings: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 def expand(
-    words: Sequence[str], stdin: Iterable[str], takes: Callable[[str], bool] | None = None, *, kinds: str = ""
+    words: Sequence[str],
+    stdin: Iterable[str],
+    takes: Callable[[str], bool] | None = None,
+    *,
+    kinds: str = "",
+    report: Callable[[str], None] = lambda line: log.info("%s", line),
 ) -> list[str]:
     """Return the paths that the words name, each once, in the order of the words and sorted within each.
 
@@ -39,6 +44,7 @@ def expand(
         stdin: names for "-".
         takes: says whether a file that a folder or a glob holds is of the right kind; None takes all.
         kinds: what the error for no file says that was expected, such as "images, or videos with --video".
+        report: called with a line on what was left out, if anything was.
 
     Raises:
         RequestError: if there are no words, none of them names anything that may be read, or a folder may not be
@@ -63,7 +69,7 @@ def expand(
         result |= dict.fromkeys(paths or fallback)
     others = sum(left_out, NOTHING).describe()
     if any_match and others:
-        log.info("%s", others)
+        report(others)
     if not any_match and refusal is not None:
         raise refusal
     if not any_match:

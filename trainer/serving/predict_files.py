@@ -4,7 +4,9 @@ Does not own: which files words name (``globs.py``), the model (``predictor.py``
 (``row_writer.py``).
 """
 
+import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +27,27 @@ from trainer.serving.predict_request import PredictFlags, check_explain, check_t
 from trainer.serving.predictor import PredictionBatch, Predictor, first_line
 from trainer.serving.row_writer import RowWriter
 
+log = logging.getLogger(__name__)
+
 _KINDS = {False: "images (videos need --video)", True: f"videos ({', '.join(video_file.ENDINGS)})"}  # With --video.
 
 
-def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep: Callable[[list[Row]], None]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What was scored.
+
+    Attributes:
+        export: the model.
+        left_out: a line on the files in folders and globs that are of another kind; empty if there are none.
+    """
+
+    export: exported_model.ExportedModel
+    left_out: str
+
+
+def run(
+    request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep: Callable[[list[Row]], None]
+) -> Scoring:
     """Score all files that the words name; write heat maps and frames.
 
     Args:
@@ -45,10 +64,13 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
     rule = face_scores.rule_of(export, request.faces)
     check_explain(request, has_rule=rule is not None)
     takes = globs.with_endings(video_file.ENDINGS) if request.video else file_kind.is_image
-    paths = globs.expand(words, stdin, takes, kinds=_KINDS[request.video])
+    others: list[str] = []
+    paths = globs.expand(words, stdin, takes, kinds=_KINDS[request.video], report=others.append)
+    for line in others:
+        log.info("%s", line)
     check = CardCheck(export, whole_images=rule is None)
     # Refuse an output that cannot be written before hours are spent on scores.
-    for flag, file in (("out", request.out), ("frames_out", request.frames_out)):
+    for flag, file in (("out", request.out), ("report", request.report), ("frames_out", request.frames_out)):
         if file:
             files.require_writable(os.path.dirname(file) or ".", flag)
     if request.explain:
@@ -58,7 +80,7 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
         for rows in score(export, paths=paths, request=request, check=check):
             keep(rows)
         check.warn()
-        return
+        return Scoring(export, "; ".join(others))
     with progress.phase("loading the model"):
         predictor = Predictor(export, num_devices=request.num_devices)
     scorer = _scorer(export, predictor, rule, request)
@@ -74,6 +96,7 @@ def run(request: PredictFlags, words: Sequence[str], stdin: Iterable[str], keep:
     finally:
         if frames:
             frames.finish()
+    return Scoring(export, "; ".join(others))
 
 
 def predict_images(

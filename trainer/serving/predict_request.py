@@ -21,7 +21,7 @@ NULL = "-0"  # The word for names that end with a NUL byte.
 USAGE = """\
 Estimate for each image how likely it is a fake.
 
-  python -m trainer.predict --model_dir=J/export/best PATH... [--out=F.csv|F.jsonl] [flags]
+  python -m trainer.predict --model_dir=J/export/best PATH... [--out=F.csv|F.jsonl] [--report=F.html] [flags]
 
 PATH is an image, a folder (all images below it), a glob (quote it to let ** cross folders) or gs://; "-" reads
 paths from stdin, one a line; -0 reads them with a NUL byte after each, as find -print0 writes them.  Rows are
@@ -72,6 +72,12 @@ class PredictFlags:
         "highest",
         "Of several faces in an image count the highest p_fake, the mean, or each, which gets a row of its own.",
         choices=face_scores.SEVERAL,
+    )
+    report: str = setting(
+        "",
+        "File to write, .html: a page with the scores, thumbnails, a histogram and what could not be scored. Empty: "
+        "none.",
+        path=PATH,
     )
     frames_out: str = setting(
         "", "File with a row for each frame of the videos, .csv or .jsonl. Empty: none.", path=PATH
@@ -125,7 +131,9 @@ def of_values(values: Mapping[str, Value]) -> PredictFlags:
     _ = request.own_threshold  # Raises if it is invalid.
     for flag in ("out", "frames_out"):
         tables.renderer(getattr(request, flag), flag)
-    for flag in ("model_dir", "out", "explain", "frames_out"):
+    if request.report and os.path.splitext(request.report)[1].lower() != ".html":
+        raise RequestError(f"--report: expected a file that ends in .html, received {request.report!r}")
+    for flag in ("model_dir", "out", "explain", "report", "frames_out"):
         files.require_form(getattr(request, flag), flag)
     _check_video(request, values)
     return request

@@ -25,12 +25,13 @@ __all__ = [
     "absolute", "append_bytes", "append_text", "exists", "expand_home", "is_dir", "is_literal", "is_remote", "join",
     "list_below", "list_names", "local_copy", "local_file", "make_dirs", "printable", "publish", "read_bytes",
     "read_range", "read_text", "remove", "remove_leftovers", "remove_tree", "rename", "require_form",
-    "require_writable", "sync", "write_bytes", "write_text",
+    "require_writable", "sync", "unprintable", "write_bytes", "write_text",
 ]  # fmt: skip
 
 _THREADS = 16
 _PATTERN = re.compile(r"[*?\[\\\udc80-\udcff]")  # What TensorFlow's loader takes as a pattern, or cannot encode.
 _LIKE_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
+_ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")  # Of a byte that is no ASCII, or of a backslash.
 _NO_PATH = re.compile(r"^/|(^|/)\.{1,2}(/|$)")  # Names of objects that are no paths relative to a folder.
 _PART_BYTES = 16 * 2**20  # Of a large object that is downloaded in parts.
 
@@ -88,6 +89,11 @@ def printable(path: str) -> str:
     """
     escaped = _LIKE_ESCAPE.sub(r"\\x5c", path)
     return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", escaped)
+
+
+def unprintable(path: str) -> str:
+    """Return the path that ``printable`` got."""
+    return _ESCAPE.sub(lambda match: "\\" if match[1] == "5c" else chr(0xDC00 + int(match[1], 16)), path)
 
 
 def exists(path: str) -> bool:
