@@ -8,21 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
-from trainer.core.storage.transient import is_transient
-from trainer.data import image_files
 from trainer.data.audit import outliers
 from trainer.data.audit.duplicates import Duplicates
 from trainer.data.audit.scan import Records
-from trainer.data.formats import rescue
 from trainer.data.layouts import drop
 from trainer.reports import html
 from trainer.reports.audit_labels import Doubt
+from trainer.reports.parts import thumbnails
 
-_THUMBNAIL = 160  # Pixels of the longer side.
 _SAMPLES = 120
 _SAMPLES_OF_A_CLASS = 6
 _CLUSTERS = {"across_splits": 12, "across_classes": 12, "inside": 6}
@@ -49,14 +44,8 @@ class Cluster:
 
 def picture(records: Records, index: int, caption: str = "") -> html.Picture | None:
     """Return a thumbnail; None if the file cannot be read any more, without which the page is useful too."""
-    try:
-        small = Image.fromarray(rescue.decode(image_files.read(records.path(index))))
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    except StoppedEarly:
-        raise
-    except Exception as error:
-        if is_transient(error):
-            raise
+    small = thumbnails.read(records.path(index))
+    if small is None:
         return None
     row = records.table[index]
     size = f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
