@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -139,9 +140,28 @@ _CLICKS = """<script>addEventListener("load", () => {
   const ticked = box("Train/Real/copy.jpg").map(e => e.checked);
   box("Train/Real/copy.jpg")[0].click();
   box("Test/Real/leak.jpg")[0].click();
+  const after = document.getElementById("names").value;
+  const [kind, split, order] = document.querySelectorAll("#cluster-controls select");
+  const choose = (select, value) => { select.value = value; select.dispatchEvent(new Event("change")); };
+  const shown = () => [...document.querySelectorAll("[data-clusters] > li")].filter(e => e.getClientRects().length)
+    .map(e => Number(e.dataset.size));
+  const said = () => document.querySelector("#cluster-controls output").textContent;
+  const all = shown();
+  choose(split, "Validation");
+  const ofSplit = [shown(), said()];
+  choose(split, "All");
+  choose(kind, "Inside a class of a split");
+  choose(order, "Smallest first");
+  const inside = shown();
+  choose(order, "Largest first");
+  const largest = shown();
+  document.querySelector("#cluster-controls button").click();
+  const names = [...document.querySelectorAll("[data-clusters] details[open] li")].map(e => e.textContent);
+  [...document.querySelectorAll("button.zoom")].find(e => e.getClientRects().length).click();
+  const file = document.querySelector("dialog a").href;
   const pre = document.createElement("pre");
   pre.id = "clicked";
-  pre.textContent = JSON.stringify({ before, ticked, after: document.getElementById("names").value });
+  pre.textContent = JSON.stringify({ before, ticked, after, all, ofSplit, inside, largest, names, file });
   document.body.append(pre);
 });</script>"""
 
@@ -150,13 +170,26 @@ _CLICKS = """<script>addEventListener("load", () => {
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium")
 def test_check_boxes_write_the_list(data, tmp_path):  # noqa: F811
     plant_copies(data)
+    hostile = [f"Train/Real/<img src=x onerror=alert(1)>&\"'{number}.jpg" for number in range(10)]
+    for name in hostile:
+        shutil.copy(data / "Train/Real/00007.jpg", data / name)
+    shutil.copy(data / "Train/Real/00005.jpg", data / "Train/Real/twin.jpg")
     audit(data, tmp_path / "out")
     page = tmp_path / "out/audit.html"
+    check_page(page.read_text())
     page.write_text(page.read_text().replace("</body>", _CLICKS + "</body>"))
     shown = browser.dom(page, tmp_path)
     clicked = json.loads(re.search(r'<pre id="clicked">(.*?)</pre>', shown)[1])
-    assert set(clicked["before"].splitlines()) == DROPPED
+    copies = {"Train/Real/twin.jpg", "Train/Real/00007.jpg", *hostile}
+    before, after = ({*clicked[name].splitlines()} for name in ("before", "after"))
+    assert before - copies == DROPPED
+    assert len(before & copies) == 11  # All but one of each cluster.
     assert set(clicked["ticked"]) == {True}
-    assert set(clicked["after"].splitlines()) == DROPPED - {"Train/Real/copy.jpg"} | {"Test/Real/leak.jpg"}
+    assert after == before - {"Train/Real/copy.jpg"} | {"Test/Real/leak.jpg"}
+    assert sorted(clicked["all"]) == [2, 2, 2, 2, 3, 11]
+    assert clicked["ofSplit"] == [[2], "1 of 6 clusters shown"]
+    assert (clicked["inside"], clicked["largest"]) == ([2, 11], [11, 2])
+    assert sorted(clicked["names"]) == sorted(["Train/Real/00007.jpg", *hostile])
+    assert Path(urllib.parse.unquote(clicked["file"].removeprefix("file://"))).parent.parent.parent == data
     seen = browser.look(page, tmp_path, width=390)
     assert (seen["errors"], seen["wide"], seen["broken"]) == ([], [], [])

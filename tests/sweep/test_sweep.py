@@ -430,11 +430,10 @@ def test_the_page_and_the_table_tell_every_trial(tmp_path):
     sweep_report.write(wanted, known)
     records.write_table(wanted, known)
     text = (tmp_path / "sweep.html").read_text()
-    assert text.count("<svg") == 3  # Course, settings, importance; no trial has a learning curve here.
+    assert text.count("<svg") == 6  # Course, settings, importance, three slices; no trial has a learning curve here.
     assert "no luck at step 3" in text
     assert "pruned after epoch 2" in text
     assert "12 trials by random: 10 done, 1 pruned, 1 failed." in text
-    assert "<script" not in text
     rows = (tmp_path / "trials.csv").read_text().splitlines()
     assert len(rows) == 13
     assert rows[8].startswith("0007,pruned,0.")
@@ -467,6 +466,7 @@ def test_the_page_in_a_browser(tmp_path):
     known = [ended(number, None if number == 4 else 0.5 + number / 100, batch_size=8 + number) for number in range(24)]
     known[4] = dataclasses.replace(known[4], reason="out of memory: " + "/job:localhost/replica:0/device:GPU:0" * 5)
     known[7] = dataclasses.replace(known[7], status=records.PRUNED, reason="pruned after epoch 2: " + "words " * 20)
+    known[8] = dataclasses.replace(known[8], seconds=3.0, ended="2026-01-02T03:04:05+00:00", worker="w" * 90)
     sweep_report.write(wanted, known)
     for width, dark in ((360, True), (1200, False)):
         seen = browser.look(tmp_path / "sweep.html", tmp_path, width=width, dark=dark)

@@ -18,7 +18,7 @@ from trainer.data.audit.request import AuditFlags
 from trainer.data.audit.scan import Records
 from trainer.data.layouts import overlap
 from trainer.data.manifest import Split
-from trainer.reports import audit_charts, audit_gallery, audit_labels, html, plots
+from trainer.reports import audit_charts, audit_gallery, audit_labels, charts, html, plots
 from trainer.reports.audit_labels import Doubt
 
 _ROWS = 200
@@ -115,6 +115,8 @@ def render(
         flagged=[_flagged_row(finding) for finding in findings if finding.flagged],
         all_cues=[_cue_row(finding) for finding in findings],
         rows=_ROWS,
+        style=charts.style_of("figures.css"),
+        scripts=[charts.script_of(name) for name in ("tables.js", "lightbox.js", "clusters.js")],
     )
 
 

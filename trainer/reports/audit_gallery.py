@@ -8,55 +8,57 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
-from trainer.core.storage.transient import is_transient
-from trainer.data import image_files
 from trainer.data.audit import outliers
 from trainer.data.audit.duplicates import Duplicates
 from trainer.data.audit.scan import Records
-from trainer.data.formats import rescue
 from trainer.data.layouts import drop
 from trainer.reports import html
 from trainer.reports.audit_labels import Doubt
+from trainer.reports.parts import thumbnails
 
-_THUMBNAIL = 160  # Pixels of the longer side.
 _SAMPLES = 120
 _SAMPLES_OF_A_CLASS = 6
 _CLUSTERS = {"across_splits": 12, "across_classes": 12, "inside": 6}
 _IN_A_CLUSTER = 8
+_NAMED = 200  # Of a cluster.
 _OF_A_MEASURE = 6
 _DOUBTS = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """An image that can be put on a drop list: its picture and its line there."""
+    """An image that can be put on a drop list: its picture, its line there, and its file's address if it has one."""
 
     picture: html.Picture
     line: str
+    file: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Images that are alike, side by side."""
+    """Images that are alike, side by side.
+
+    Attributes:
+        choices: the images shown.
+        caption: how they are alike.
+        size: number of all members.
+        splits: of the members.
+        files: name and address of each member, of the first ones of many.
+    """
 
     choices: tuple[Choice, ...]
     caption: str
+    size: int
+    splits: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
 
 
 def picture(records: Records, index: int, caption: str = "") -> html.Picture | None:
     """Return a thumbnail; None if the file cannot be read any more, without which the page is useful too."""
-    try:
-        small = Image.fromarray(rescue.decode(image_files.read(records.path(index))))
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    except StoppedEarly:
-        raise
-    except Exception as error:
-        if is_transient(error):
-            raise
+    small = thumbnails.read(records.path(index))
+    if small is None:
         return None
     row = records.table[index]
     size = f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
@@ -72,8 +74,7 @@ def samples(records: Records) -> Iterable[dict[str, Any]]:
         for label, name in list(enumerate(records.class_names))[:_SAMPLES]:
             members = np.flatnonzero((table["split"] == number) & (table["label"] == label) & table["ok"])
             chosen = members[np.linspace(0, len(members) - 1, min(of_a_class, len(members))).round().astype(int)]
-            pictures = [each for index in chosen if (each := picture(records, int(index)))]
-            yield {"title": f"{split.name}, {name}", "pictures": pictures}
+            yield {"title": f"{split.name}, {name}", "choices": _choices(records, chosen.tolist())}
 
 
 def clusters(copies: Duplicates) -> dict[str, list[Cluster]]:
@@ -90,7 +91,10 @@ def _of_kind(copies: Duplicates, kind: str) -> Iterator[Cluster]:
         chosen = _choices(copies.records, _spread(copies, members))
         if len(chosen) < 2:
             continue
-        yield Cluster(chosen, _caption(copies, members, correlations))
+        records = copies.records
+        splits = tuple(records.splits[number].name for number in sorted(set(records.table["split"][list(members)])))
+        named = tuple((files.printable(records.names[i]), thumbnails.link(records.path(i))) for i in members[:_NAMED])
+        yield Cluster(chosen, _caption(copies, members, correlations), len(members), splits, named)
         remaining -= 1
         if not remaining:
             return
@@ -132,7 +136,11 @@ def _caption(copies: Duplicates, members: Sequence[int], pairs: Mapping[frozense
 
 def _choices(records: Records, members: Iterable[int], caption: str = "") -> tuple[Choice, ...]:
     pictures = ((index, picture(records, index, caption)) for index in members)
-    return tuple(Choice(each, drop.line_of(records.names[index])) for index, each in pictures if each)
+    return tuple(
+        Choice(each, drop.line_of(records.names[index]), thumbnails.link(records.path(index)))
+        for index, each in pictures
+        if each
+    )
 
 
 def odd(records: Records) -> list[dict[str, Any]]:

@@ -114,6 +114,11 @@ def script() -> markupsafe.Markup:
     return markupsafe.Markup(licence + "\n".join(map(_static, ("uPlot.iife.min.js", "charts.js", "tables.js"))))
 
 
+def style_of(name: str) -> markupsafe.Markup:
+    """Return a style sheet of ``static/``."""
+    return markupsafe.Markup(_static(name))
+
+
 def script_of(name: str) -> markupsafe.Markup:
     """Return a script of ``static/`` that needs no other one."""
     return markupsafe.Markup(_static(name))
@@ -128,9 +133,9 @@ class _Picture:
 
     def __init__(self, chart: Chart) -> None:
         self._chart = chart
-        self._xs = _span([place for line in chart.series for place in line.x])
+        self._xs = span([place for line in chart.series for place in line.x])
         values = [self._scaled(value) for line in chart.series for value in line.y if self._shows(value)]
-        self._ys = _span(values, margin=0.06)
+        self._ys = span(values, margin=0.06)
 
     def svg(self) -> str:
         """Return the ``<svg>``."""
@@ -158,11 +163,11 @@ class _Picture:
 
     def _grid(self) -> list[str]:
         floor, parts = _HEIGHT - _BOTTOM, []
-        for tick in _log_ticks(*self._ys) if self._chart.scale == "log" else _ticks(*self._ys):
+        for tick in log_ticks(*self._ys) if self._chart.scale == "log" else ticks(*self._ys):
             place = self._y(tick)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place}" y2="{place}"/>')
             parts.append(_text(_LEFT - 6, place + 3.5, self._name(tick), "end"))
-        for tick in _ticks(*self._xs, whole=True):
+        for tick in ticks(*self._xs, whole=True):
             parts.append(_text(self._x(tick), floor + 14, f"{tick:g}", "middle"))
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{floor}" y2="{floor}"/>')
         return [*parts, _text((_LEFT + _WIDTH) / 2, _HEIGHT - 5, self._chart.x, "middle")]
@@ -205,7 +210,7 @@ def _text(x: float, y: float, words: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaping.escape(words)}</text>'
 
 
-def _span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
+def span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
     """Return the ends of an axis that holds all values, which differ."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if high - low < 1e-12 * max(abs(low), abs(high), 1e-9):
@@ -214,7 +219,7 @@ def _span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Return the logarithms of 1, 2 and 5 times powers of ten between the ends of an axis; of powers on a long one."""
     factors = (1, 2, 5) if high - low < 2.5 else (1,)
     step = max(1, math.ceil((high - low) / 6))
@@ -224,7 +229,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     ]
 
 
-def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Return round values between the ends of an axis, about five of them."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))

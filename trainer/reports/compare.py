@@ -12,7 +12,8 @@ from trainer.core.storage import files
 from trainer.evaluation import compare, metrics
 from trainer.evaluation.compare import Evaluation
 from trainer.evaluation.metrics import Metric
-from trainer.reports import evaluation_plots, html
+from trainer.reports import charts, compare_figures, evaluation_plots, html
+from trainer.reports.compare_figures import signed
 
 _MAIN = ("accuracy", "auc")  # Metrics in the sentences and on the terminal.
 
@@ -53,6 +54,7 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
     """
     runs = compared["runs"]
     figures = {name: metric for name, metric in metrics.all_metrics().items() if name in runs[0]["ci95"]}
+    main = next((name for name in ("auc", "macro.auc") if name in figures), "accuracy")
     page = html.templates().get_template("compare.html")
     return page.render(
         compared=compared,
@@ -65,6 +67,11 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
             run: {name: _cell(row[name], metric.is_share) for name, metric in figures.items()}
             for run, row in compared["differences"].items()
         },
+        forests=compare_figures.forests(compared, main),
+        further_forests=[each for name in figures if name != main for each in compare_figures.forests(compared, name)],
+        disagreements=compare_figures.disagreements(compared),
+        style=charts.style_of("figures.css"),
+        scripts=[charts.script_of(name) for name in ("tables.js", "lightbox.js")],
         undefined=_undefined(runs, figures),
         drawings=_drawings(compared, evaluations),
         interval_text=_interval_text(compared),
@@ -120,7 +127,8 @@ def _value(run: Mapping[str, Any], name: str) -> dict[str, str]:
     share = metrics.all_metrics()[name].is_share
     interval = run["ci95"].get(name)
     note = html.span(interval, share) if interval else ""
-    return {"value": html.number(metrics.by_name(run, name), share), "note": note}
+    value = metrics.by_name(run, name)
+    return {"value": html.number(value, share), "note": note, "raw": "" if value is None else f"{value:.6g}"}
 
 
 def _undefined(runs: Sequence[Mapping[str, Any]], figures: Mapping[str, Metric]) -> list[str]:
@@ -132,14 +140,10 @@ def _undefined(runs: Sequence[Mapping[str, Any]], figures: Mapping[str, Metric])
 
 def _cell(difference: Mapping[str, Any], share: bool) -> dict[str, str]:
     if difference["difference"] is None:
-        return {"value": "undefined", "note": "", "verdict": ""}
-    note = " to ".join(_signed(end, share) for end in difference["ci95"]) if difference["ci95"] else ""
-    return {"value": _signed(difference["difference"], share), "note": note, "verdict": difference["verdict"] or ""}
-
-
-def _signed(value: float, share: bool) -> str:
-    """Return a difference with its sign; of shares in percentage points."""
-    return f"{100 * value:+.1f} pp" if share else f"{value:+.3f}"
+        return {"value": "undefined", "note": "", "verdict": "", "raw": ""}
+    note = " to ".join(signed(end, share) for end in difference["ci95"]) if difference["ci95"] else ""
+    value = difference["difference"]
+    return {"value": signed(value, share), "note": note, "verdict": difference["verdict"] or "", "raw": f"{value:.6g}"}
 
 
 def _drawings(compared: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> list[html.Drawing]:

@@ -27,6 +27,7 @@ _FIELDS = {
     "trial": TEXT, "job": TEXT, "settings": OBJECT, "status": TEXT, "reason": optional(TEXT),
     "score": optional(nullable(NUMBER)), "validation": optional(OBJECT), "epochs": optional(COUNT),
     "best_epoch": optional(COUNT), "seconds": optional(NUMBER), "worker": optional(TEXT),
+    "ended": optional(TEXT),
 }  # fmt: skip
 _REMEDY = "restore the file from a backup, or start the sweep over with --resume=never"
 
@@ -47,6 +48,7 @@ class Record:
         best_epoch: the best of them.
         seconds: duration of its last start.
         worker: id of the worker that ran it.
+        ended: when, ISO 8601 in UTC; empty in records of older versions.
     """
 
     trial: str
@@ -60,6 +62,7 @@ class Record:
     best_epoch: int = 0
     seconds: float = 0.0
     worker: str = ""
+    ended: str = ""
 
     def write(self, paths: SweepPaths) -> None:
         """Write the record atomically."""

@@ -4,21 +4,22 @@ Does not own: its figures (``report_plots.py``).  Imports no TensorFlow.
 """
 
 import dataclasses
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
 from trainer.core.storage import files
 from trainer.evaluation.training_curves import Curve, read_curves
-from trainer.reports import html
+from trainer.reports import charts, html
 from trainer.reports.html import Drawing
-from trainer.sweep import records, report_plots
+from trainer.reports.job_facts import span
+from trainer.sweep import records, report_plots, trial_figures
 from trainer.sweep.importance import FEWEST_TRIALS, importances
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
 from trainer.sweep.space import Parameter
 
 _CURVES = 20
-_COLUMN_REM = 7.0  # Width of a column of the parallel coordinates; legible on a phone, which scrolls.
 
 
 def write(request: Request, ended: Sequence[Record]) -> None:
@@ -33,15 +34,19 @@ def write(request: Request, ended: Sequence[Record]) -> None:
             sentences=_sentences(request, ended, ranked),
             failures=_failures(ended),
             course=[_scores(request, ended), *_learning(request, ranked)] if ranked else [],
-            parallel=_parallel(request, ranked) if len(ranked) > 1 else None,
-            parallel_rem=_COLUMN_REM * (len(request.space) + 1),
+            parallel=trial_figures.parallel(request.space, ranked, request.metric) if len(ranked) > 1 else None,
+            columns=len(request.space) + 1,
+            slices=trial_figures.slices(request.space, ranked, request.metric) if len(ranked) > 1 else [],
+            timeline=trial_figures.timeline(ended, ranked[0].trial if ranked else ""),
             importance=_importance(request, ranked),
             fewest=FEWEST_TRIALS,
             names=list(varied),
             metric=request.metric,
-            rows=[_row(request, record) for record in [*ranked, *(one for one in ended if one.score is None)]],
+            rows=_rows(request, ended, ranked),
             varied=varied,
             settings=_settings(request),
+            style=charts.style_of("figures.css") + charts.style_of("trials.css"),
+            scripts=[charts.script_of(name) for name in ("tables.js", "trials.js")],
         )
     )
     files.write_text(request.paths.report, page)
@@ -99,11 +104,6 @@ def _scores(request: Request, ended: Sequence[Record]) -> Drawing:
     return html.draw(figure, "Score of each trial and the best so far", "In the order in which trials began.")
 
 
-def _parallel(request: Request, ranked: Sequence[Record]) -> Drawing:
-    figure = report_plots.parallel_coordinates(request.space, ranked, request.metric)
-    return html.draw(figure, "Parallel coordinates of all trials", "One line a trial.")
-
-
 def _importance(request: Request, ranked: Sequence[Record]) -> list[Drawing]:
     rows = importances(request.space, ranked)
     if not rows:
@@ -130,12 +130,26 @@ def _learning(request: Request, ranked: Sequence[Record]) -> list[Drawing]:
     ]
 
 
-def _row(request: Request, record: Record) -> dict[str, Any]:
+def _rows(request: Request, ended: Sequence[Record], ranked: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return the rows of the table, best first; those of trials that may have kept a report link to it."""
+    kept = set(list(dict.fromkeys(record.job for record in ranked))[: request.sweep.keep_trials])
+    reports = {job for job in kept if files.exists(files.join(request.paths.trial(job), "report", "index.html"))}
+    ordered = [*ranked, *(one for one in ended if one.score is None)]
+    return [_row(request, record, has_report=record.job in reports) for record in ordered]
+
+
+def _row(request: Request, record: Record, *, has_report: bool) -> dict[str, Any]:
     return {
         "trial": record.trial,
+        "folder": f"trials/{urllib.parse.quote(record.job)}/",
+        "has_report": has_report,
         "status": record.status,
+        "value": record.score,
         "score": "-" if record.score is None else f"{record.score:.4f}",
         "settings": [record.settings.get(one.name, "") for one in request.space],
         "epochs": f"{record.best_epoch} of {record.epochs}" if record.epochs else "",
+        "seconds": record.seconds,
+        "took": span(record.seconds),
+        "worker": record.worker,
         "reason": record.reason,
     }

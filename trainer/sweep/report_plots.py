@@ -1,4 +1,4 @@
-"""Figures of a sweep's report: scores, parallel coordinates, importances, learning curves.  Imports no TensorFlow."""
+"""Figures of a sweep's report: scores, importances, learning curves.  Imports no TensorFlow."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainer.evaluation.training_curves import Curve
-from trainer.reports.plots import COOL, INK, LINE, MUTED, SIZE, WARM, dress, legend, new_figure
-from trainer.sweep.importance import Importance, encode
+from trainer.reports.plots import COOL, INK, MUTED, SIZE, WARM, dress, legend, new_figure
+from trainer.sweep.importance import Importance
 from trainer.sweep.records import PRUNED, Record
-from trainer.sweep.space import Parameter, Space
-
-_COLUMN = 1.1  # Width of a setting in the parallel coordinates, inches.
 
 
 def scores(records: Sequence[Record], metric: str, *, maximizes: bool) -> Figure:
@@ -44,58 +41,6 @@ def _legend_below(figure: Figure, columns: int) -> None:
     figure.legend(
         loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK, handlelength=2.6
     )
-
-
-def parallel_coordinates(space: Space, ranked: Sequence[Record], metric: str) -> Figure:
-    """Draw each trial as a line through its settings and its score; ``ranked`` holds scored trials, best first."""
-    figure = new_figure((_COLUMN * (len(space) + 1), SIZE[1]))
-    axes = figure.subplots()
-    dress(axes, title="Settings and scores", x="", y="")
-    axes.grid(visible=False, axis="y")
-    scores = np.array([record.score for record in ranked], np.float64)
-    columns = [_scaled(one, ranked) for one in space] + [_unit(scores)]
-    quarter = max(1, len(ranked) // 4)
-    for place in reversed(range(len(ranked))):
-        rank = "best" if place == 0 else "quarter" if place < quarter else "rest"
-        style = {"best": (WARM, 3.0, "-"), "quarter": (COOL, 1.8, "-"), "rest": (MUTED, 1.0, ":")}[rank]
-        label = {0: "best trial", 1: "best quarter", len(ranked) - 1: "the others"}.get(place)
-        axes.plot(
-            range(len(columns)), [column[place] for column in columns], color=style[0], linewidth=style[1],
-            linestyle=style[2], label=label if rank != "quarter" or place == 1 else None,
-        )  # fmt: skip
-    axes.set_xticks(range(len(columns)), [*(one.name for one in space), metric], rotation=20, ha="right")
-    axes.set_yticks([])
-    axes.set_ylim(-0.12, 1.12)
-    for place, one in enumerate(space):
-        for height, text in _marks(one, ranked):
-            axes.annotate(text, (place, height), (4, 2), textcoords="offset points", fontsize=8, color=INK)
-        axes.axvline(place, color=LINE, linewidth=1)
-    for score, height in ((scores.max(), 1.0), (scores.min(), 0.0)):
-        axes.annotate(f"{score:.4g}", (len(space), height), (4, 2), textcoords="offset points", fontsize=8, color=INK)
-    _legend_below(figure, 3)
-    return figure
-
-
-def _unit(values: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]") -> list[float]:
-    low, high = float(values.min()), float(values.max())
-    return [(float(value) - low) / (high - low) if high > low else 0.5 for value in values]
-
-
-def _scaled(one: Parameter, ranked: Sequence[Record]) -> list[float]:
-    return _unit(np.array([encode(one, record) for record in ranked], np.float64))
-
-
-def _marks(one: Parameter, ranked: Sequence[Record]) -> list[tuple[float, str]]:
-    """Return heights and labels along a setting's axis: all values of a choice, the ends of a range."""
-    heights = dict(zip((record.settings.get(one.name) for record in ranked), _scaled(one, ranked), strict=True))
-    if not one.values:
-        ends = sorted(heights, key=lambda value: heights[value])
-        heights = {value: heights[value] for value in (ends[0], ends[-1])}
-    return [(height, _value_text(value)) for value, height in heights.items()]
-
-
-def _value_text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "not used" if value is None else str(value)
 
 
 def importance(rows: Sequence[Importance]) -> Figure:

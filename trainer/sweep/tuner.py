@@ -5,6 +5,8 @@ summary of all records (``summary.py``).
 """
 
 import contextlib
+import dataclasses
+import datetime
 import logging
 import math
 import threading
@@ -78,7 +80,8 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
             self._run(chosen)
 
     def _run(self, chosen: Any) -> None:
-        record = self.run_trial(chosen)
+        now = datetime.datetime.now  # The clock of this worker, as in the lines of metrics.jsonl.
+        record = dataclasses.replace(self.run_trial(chosen), ended=now(datetime.UTC).isoformat(timespec="seconds"))
         record.write(self._request.paths)
         if record.score is not None:
             # Rounded as gRPC rounds, so that a worker and a single process see the same score.

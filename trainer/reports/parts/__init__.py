@@ -1,0 +1,1 @@
+"""Parts of which several pages are made."""
