@@ -62,7 +62,7 @@ def test_dry_runs_print_what_the_golden_files_say(use, capsys, monkeypatch):
     header = "".join(f"# {line}\n" for line in [words, *err.splitlines()])
     require_golden(f"submit/{use}.yaml", header + out.rstrip("\n") + "\n")
     items = [item for item in yaml.safe_load_all(out) if item]
-    assert items[0]["kind"] == ("JobSet" if use in ("four-machines", "sweep") else "Job")
+    assert items[0]["kind"] == "JobSet"
     for item in items:
         for template in pod_templates(item):
             require_restricted(template["spec"])
@@ -75,7 +75,8 @@ def test_dry_runs_print_what_the_golden_files_say(use, capsys, monkeypatch):
 @needs_kubectl
 def test_the_trainer_understands_its_own_command_line(capsys):
     assert dry_run(USES["eight-gpus-spot"]) == 0
-    (container,) = yaml.safe_load(capsys.readouterr().out.split("---\n")[0])["spec"]["template"]["spec"]["containers"]
+    (template,) = pod_templates(yaml.safe_load(capsys.readouterr().out.split("---\n")[0]))
+    (container,) = template["spec"]["containers"]
     config = flags.train_config(container["args"])
     assert (config.data.batch_size, config.loop.epochs, config.runtime.xla) == (256, 20, True)
     assert config.checkpoint.checkpoint_every_seconds == 300  # Added for a spot machine.
