@@ -13,55 +13,13 @@ import pytest
 
 from tests.helpers import fake_kube as kube
 from tests.helpers.k8s_schemas import pod_templates
-from trainer.core import cli
+from tests.helpers.kube_objects import RUN, event, job, pod, submit
 from trainer.submit import api, command, follow, states
 
 ROOT = Path(__file__).resolve().parents[2]
-# The images lie on a claim, so that no bucket is asked.
-RUN = ["run", "--name=first", "--image=registry.example/deepdetect:1", "--volume=faces:/mnt", "--data_dir=/mnt/faces",
-       "--job_dir=gs://bucket/jobs/first", "--train_images=1000"]  # fmt: skip
 DONE = [{"type": "Complete", "status": "True"}]
 
 needs_kubectl = pytest.mark.skipif(not command.shutil.which("kubectl"), reason="kubectl is not installed")
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 0.05)
-    with kube.serve(tmp_path, monkeypatch) as state:
-        state.prepare()
-        yield state
-
-
-def submit(*words):
-    return cli.run_command(command.main, list(words))
-
-
-def job(name="first", job_dir="gs://bucket/jobs/first", **status):
-    return {
-        "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "deepdetect",
-                                              "app.kubernetes.io/instance": name}},
-        "spec": {"template": {"spec": {"containers": [
-            {"name": "trainer", "image": "registry.example/deepdetect:1", "args": [f"--job_dir={job_dir}"]}]}}},
-        "status": status,
-    }  # fmt: skip
-
-
-def pod(name, index=None, state="running", run="first", **more):
-    annotations = {} if index is None else {"batch.kubernetes.io/job-completion-index": str(index)}
-    return {
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "uid": f"uid-{name}", "annotations": annotations, "resourceVersion": "7",
-                     "labels": {"app.kubernetes.io/name": "deepdetect", "app.kubernetes.io/instance": run}},
-        "spec": {"nodeName": "node-1"},
-        "status": {"phase": "Running", "containerStatuses": [{"name": "trainer", "state": {state: {}}}], **more},
-    }  # fmt: skip
-
-
-def event(reason, message, kind, name, time="2026-01-01T00:00:00Z", type="Warning"):
-    return {"metadata": {"name": f"{name}.{reason}"}, "type": type, "reason": reason, "message": message,
-            "lastTimestamp": time, "involvedObject": {"kind": kind, "name": name}}  # fmt: skip
 
 
 def line(second, text):

@@ -10,7 +10,6 @@ from typing import Any
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.submit import events, follow, launch, listing, platforms, pods, render, request, runs, states, volumes
-from trainer.submit import progress as progress_lib
 from trainer.submit.api import KubeClient, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
 
@@ -131,7 +130,7 @@ def list_runs(argv: Sequence[str]) -> int:
         if run.state == states.FAILED:
             runs.note_end(client, run, run.state)
     if all_runs.items or own.o == "json":
-        print(listing.show(all_runs.items, own.o))
+        print(listing.show(all_runs.items, listing.read(all_runs.items), own.o))
     else:
         print(f"no runs in namespace {client.namespace}")
     return EXIT_DONE
@@ -156,10 +155,10 @@ def status(argv: Sequence[str]) -> int:
     run = runs.find(client, name)
     if run.state == states.FAILED:
         runs.note_end(client, run, run.state)
-    print(listing.show([run]))
+    (progress,) = listing.read([run])
+    print(listing.show([run], [progress]))
     if run.detail:
         print(run.detail)
-    progress = progress_lib.read(run.job_dir, sweep=run.is_sweep)
     if progress.problem:
         print(f"progress unknown: {progress.problem}")
     own_pods = pods.of_run(client, name)

@@ -16,10 +16,14 @@ _COLUMNS = ("NAME", "STATE", "AGE", "GPUS", "QUEUE", "STEP", "LOSS", "IMAGES/S",
 _WIDE = ("OWNER", "IMAGE", "REASON")
 
 
-def show(runs: Sequence[Run], form: str = "table") -> str:
-    """Return the runs in one of ``FORMS``."""
+def read(runs: Sequence[Run]) -> list[Progress]:
+    """Read the progress of all runs."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        every = list(pool.map(lambda run: progress.read(run.job_dir, sweep=run.is_sweep), runs))
+        return list(pool.map(lambda run: progress.read(run.job_dir, sweep=run.is_sweep), runs))
+
+
+def show(runs: Sequence[Run], every: Sequence[Progress], form: str = "table") -> str:
+    """Return the runs and their progress in one of ``FORMS``."""
     if form == "json":
         return json.dumps([_entry(run, status) for run, status in zip(runs, every, strict=True)], indent=1)
     wide = form == "wide"
