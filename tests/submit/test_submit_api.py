@@ -287,7 +287,8 @@ def test_cancel_deletes_after_the_pods_and_says_how_to_continue(server, capsys):
 @pytest.mark.slow
 @needs_kubectl
 def test_resume_keeps_the_job_dir_under_a_new_name(server, capsys, bucket):  # No bucket of Google's is asked.
-    assert submit(*RUN, "--nofollow", "--spot", "--", "--epochs=3", "--resume=never") == 0
+    assert submit(*RUN, "--nofollow", "--spot", "--env=HF_TOKEN=x", "--", "--epochs=3", "--resume=never") == 0
+    assert "HF_TOKEN can be read by everybody" in capsys.readouterr().err
     assert submit("resume", "first", "--nofollow") == 2  # It is still live.
     assert "of run first" in capsys.readouterr().err
     assert submit("cancel", "first") == 0
@@ -302,9 +303,11 @@ def test_resume_keeps_the_job_dir_under_a_new_name(server, capsys, bucket):  # N
     assert "cloud.google.com/gke-spot" not in again["nodeSelector"]
     assert submit("list") == 0
     assert "cancelled" in capsys.readouterr().out  # The first one, by its record.
-    name = f"--data_dir={bucket}/absent"
-    assert submit(*RUN, "--name=second", "--job_dir=gs://bucket/jobs/second", name, "--nofollow") == 2
-    assert f"found nothing below '{bucket}/absent'" in capsys.readouterr().err
+    for place, says in ((f"{bucket}/absent", f"found nothing below '{bucket}/absent'"),
+                        ("gs://no-such-bucket/faces", "expected the bucket 'no-such-bucket' to exist")):  # fmt: skip
+        words = [*RUN, "--name=second", "--job_dir=gs://bucket/jobs/second", f"--data_dir={place}", "--nofollow"]
+        assert submit(*words) == 2
+        assert says in capsys.readouterr().err
     assert ("configmaps", "second-run") not in server.objects
 
 

@@ -127,8 +127,8 @@ def list_runs(argv: Sequence[str]) -> int:
     all_runs = runs.find_all(client)
     _note(all_runs.notes)
     for run in all_runs.items:
-        if run.state == states.FAILED:
-            runs.note_end(client, run, run.state)
+        if run.state == states.FAILED and not run.is_noted:
+            runs.note_end(client, runs.explained(client, run), run.state)
     if all_runs.items or own.o == "json":
         print(listing.show(all_runs.items, listing.read(all_runs.items), own.o))
     else:

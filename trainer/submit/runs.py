@@ -170,6 +170,8 @@ def run_of(item: Object, record: Object | None = None) -> Run:
     container = template["spec"]["containers"][0]
     metadata, words = item["metadata"], container.get("args", [])
     state, detail = states.state_of(item)
+    if state == states.FAILED:
+        detail = _annotation(record, REASON) or detail
     return Run(
         name=metadata["name"],
         kind=item["kind"],
