@@ -15,7 +15,7 @@ K8S = ROOT / "k8s"
 PLATFORMS = platforms.names()
 KINDS = ("train", "multi-worker", "sweep")
 OVERLAYS = [*PLATFORMS, *(f"{platform}/{kind}" for platform in PLATFORMS for kind in KINDS)]
-OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service"]
+OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service", "overlays/generic/data-service"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
@@ -86,6 +86,13 @@ def test_components_that_were_refused_a_target_would_show(built):
             assert text.count("name: DEEPDETECT_GPUS") == 2, (platform, kind)
             of_gke, of_nvidia = "cloud.google.com/gke-accelerator: nvidia-l4", "nvidia.com/gpu.product: NVIDIA-L4"
             assert (of_gke in text, of_nvidia in text) == (platform.startswith("gke-"), platform == "generic")
+
+
+def test_workers_of_the_data_service_have_the_buckets_key(built):
+    items = objects(built["overlays/generic/data-service"])
+    (worker,) = [item for item in items if item["metadata"]["name"] == "data-service-worker"]
+    names = [entry["name"] for entry in worker["spec"]["template"]["spec"]["containers"][0]["env"]]
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in names
 
 
 def test_lists_that_the_api_server_wants_sorted_and_named(built):
