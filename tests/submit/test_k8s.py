@@ -15,7 +15,8 @@ K8S = ROOT / "k8s"
 PLATFORMS = platforms.names()
 KINDS = ("train", "multi-worker", "sweep")
 OVERLAYS = [*PLATFORMS, *(f"{platform}/{kind}" for platform in PLATFORMS for kind in KINDS)]
-OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service", "overlays/generic/data-service"]
+OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service",
+          "overlays/generic/data-service"]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
