@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers import fake_kube as kube
-from trainer.submit import follow
+from trainer.submit.kube import follow
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from tests.helpers.k8s_schemas import ROOT, VERSIONS, pod_templates, require_gol
 from trainer.core import cli
 from trainer.core.config import flags
 from trainer.distributed import cluster
-from trainer.submit import command, plan, platforms, render, request
+from trainer.submit import command, plan, platforms, request
+from trainer.submit.kube import render
 from trainer.sweep import request as sweep_request
 
 BASE = ["--name=first", "--image=europe-docker.pkg.dev/project/images/deepdetect:0.1.0",

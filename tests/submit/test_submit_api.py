@@ -14,7 +14,8 @@ import pytest
 from tests.helpers import fake_kube as kube
 from tests.helpers.k8s_schemas import pod_templates
 from tests.helpers.kube_objects import RUN, event, job, pod, submit
-from trainer.submit import api, command, follow, states
+from trainer.submit import command
+from trainer.submit.kube import api, conditions, follow
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE = [{"type": "Complete", "status": "True"}]
@@ -150,7 +151,7 @@ def test_list_tells_state_and_progress(server, tmp_path, capsys):
     ],
 )
 def test_states(status, state):
-    assert states.state_of(job(**status))[0] == state
+    assert conditions.state_of(job(**status))[0] == state
 
 
 def test_status_says_why_a_pod_waits(server, capsys):

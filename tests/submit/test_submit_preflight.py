@@ -9,7 +9,8 @@ from tests.helpers.k8s_schemas import ROOT, VERSIONS, pod_templates, validate
 from tests.helpers.kube_objects import RUN, job, pod, submit, workload
 from trainer.core.config import flags
 from trainer.core.errors import RequestError
-from trainer.submit import api, plan, preflight, render, request
+from trainer.submit import plan, request
+from trainer.submit.kube import api, preflight, render
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 

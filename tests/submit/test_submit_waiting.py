@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.helpers.kube_objects import event, job, jobset, pod, submit, workload
-from trainer.submit import follow
+from trainer.submit.kube import follow
 
 SUSPENDED = {"type": "Suspended", "status": "True", "message": "jobset is suspended"}
 QUEUED = {"labels": {"kueue.x-k8s.io/queue-name": "research"}, "conditions": [SUSPENDED]}

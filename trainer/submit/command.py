@@ -9,8 +9,9 @@ from typing import Any
 
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import events, follow, launch, listing, platforms, pods, render, request, runs, states, volumes
-from trainer.submit.api import KubeClient, Refused
+from trainer.submit import listing, platforms, request, states, volumes
+from trainer.submit.kube import events, follow, launch, pods, render, runs
+from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
 
 USAGE = """\

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.submit import progress, states
 from trainer.submit.progress import Progress
-from trainer.submit.runs import Run
+from trainer.submit.states import Run
 
 FORMS = ("table", "wide", "json")
 _COLUMNS = ("NAME", "STATE", "AGE", "GPUS", "QUEUE", "STEP", "LOSS", "IMAGES/S", "LEFT", "RESTARTS", "JOB_DIR")

@@ -1,6 +1,6 @@
-"""States of a run, and how a Job or JobSet shows them."""
+"""States of a run, and what every kind of cluster tells of one."""
 
-from trainer.submit.api import Object
+import dataclasses
 
 QUEUED, PENDING, RUNNING, STOPPING = "queued", "pending", "running", "stopping"
 DONE, FAILED = "done", "failed"
@@ -9,19 +9,58 @@ CANCELLED, EXPIRED, GONE = "cancelled", "expired", "gone"
 OVER = (DONE, FAILED, CANCELLED, EXPIRED, GONE)
 
 
-def state_of(item: Object) -> tuple[str, str]:
-    """Return a Job's or JobSet's state, and the reason in the cluster's words."""
-    status = item.get("status", {})
-    conditions = {entry["type"]: entry for entry in status.get("conditions", []) if entry.get("status") == "True"}
-    for kind, state in (("Complete", DONE), ("Completed", DONE), ("Failed", FAILED)):
-        if kind in conditions:
-            message = conditions[kind].get("message", "")
-            return state, "" if state == DONE else " ".join(f"{conditions[kind].get('reason', '')}: {message}".split())
-    if item["metadata"].get("deletionTimestamp"):
-        return STOPPING, "its pods are saving"
-    if "Suspended" in conditions or item["spec"].get("suspend"):
-        return QUEUED, conditions.get("Suspended", {}).get("message", "")
-    if "FailureTarget" in conditions:
-        return STOPPING, conditions["FailureTarget"].get("message", "")
-    parts = status.get("replicatedJobsStatus") or [status]
-    return (RUNNING if any(part.get("ready") for part in parts) else PENDING), ""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: of the run.
+        kind: Job or JobSet; empty if only its record is left in the cluster.
+        state: one of ``states``.
+        detail: the reason in the cluster's words; may be empty.
+        job_dir: of the trainer.
+        image: of the container.
+        created: time of creation (RFC 3339); empty if unknown.
+        gpus: of all its machines; 0 if unknown.
+        queue: Kueue's LocalQueue; may be empty.
+        owner: who submitted it; may be empty.
+        is_sweep: whether it searches for settings.
+        max_trials: of a sweep; 0 if unknown.
+        uid: of its object.
+        is_noted: whether its record says how it ended.
+    """
+
+    name: str
+    kind: str
+    state: str
+    detail: str
+    job_dir: str
+    image: str
+    created: str = ""
+    gpus: int = 0
+    queue: str = ""
+    owner: str = ""
+    is_sweep: bool = False
+    max_trials: int = 0
+    uid: str = ""
+    is_noted: bool = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its pods may still write into job_dir."""
+        return self.state not in OVER
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The runs of a namespace.
+
+    Attributes:
+        items: the runs by name.
+        notes: what could not be read of them.
+        names: that are in use, also by runs that cannot be read.
+    """
+
+    items: list[Run]
+    notes: list[str]
+    names: frozenset[str]

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable
 
 from trainer.core.errors import JobFailed
-from trainer.submit.api import KubeClient, Object, Refused
+from trainer.submit.kube.api import KubeClient, Object, Refused
 
 # Beginnings of Kueue's messages, and what they mean; the first that occurs decides.
 _MEANINGS = (

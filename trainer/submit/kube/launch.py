@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import environment, follow, images, plan, preflight, render, request, runs
-from trainer.submit.api import KubeClient, Refused
+from trainer.submit import environment, images, plan, request
+from trainer.submit.kube import follow, preflight, render, runs
+from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.request import RunFlags
 
 

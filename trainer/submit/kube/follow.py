@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
-from trainer.submit import events, pods, runs, states
-from trainer.submit.api import Interrupted, KubeClient, Object, Outdated, Refused
+from trainer.submit import states
+from trainer.submit.kube import events, pods, runs
+from trainer.submit.kube.api import Interrupted, KubeClient, Object, Outdated, Refused
 
 CONTAINER = "trainer"
 SELF_TEST = "selftest"  # Runs before it; its log matters if it failed, and then there is no other.
@@ -78,7 +79,7 @@ class _Waiting:
         self._since: float | None = None
         self._shown = ""
 
-    def look(self, run: runs.Run) -> None:
+    def look(self, run: states.Run) -> None:
         """Show the newest warning if the run has waited long enough."""
         if run.state != states.PENDING:
             self._since = None
@@ -117,7 +118,7 @@ def log_of(pod: Object) -> str:
     return SELF_TEST if SELF_TEST in pods.failed_before_start(pod) else ""
 
 
-def _exit_code(run: runs.Run) -> int:
+def _exit_code(run: states.Run) -> int:
     if run.state == states.DONE:
         return EXIT_DONE
     return EXIT_REQUEST if "exit code 2 " in run.detail else EXIT_FAILED

@@ -1,7 +1,7 @@
 """Pods of a run, and in words: role, node, state, and why one waits or ended."""
 
-from trainer.submit.api import KubeClient, Object
-from trainer.submit.render import INSTANCE
+from trainer.submit.kube.api import KubeClient, Object
+from trainer.submit.kube.render import INSTANCE
 
 
 def selector(name: str) -> str:

@@ -10,8 +10,8 @@ from typing import Literal
 
 from trainer.core.errors import RequestError
 from trainer.submit import volumes
-from trainer.submit.api import KubeClient, Object, Refused
-from trainer.submit.render import GPU, QUEUE, pod_templates
+from trainer.submit.kube.api import KubeClient, Object, Refused
+from trainer.submit.kube.render import GPU, QUEUE, pod_templates
 from trainer.submit.request import Request
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"

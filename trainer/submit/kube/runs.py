@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainer.core.errors import RequestError
-from trainer.submit import states, workloads
-from trainer.submit.api import KubeClient, Object, Refused
-from trainer.submit.render import INSTANCE, QUEUE, gpus_of, pod_templates
+from trainer.submit import states
+from trainer.submit.kube import conditions, workloads
+from trainer.submit.kube.api import KubeClient, Object, Refused
+from trainer.submit.kube.render import INSTANCE, QUEUE, gpus_of, pod_templates
+from trainer.submit.states import Run, Runs
 
 SELECTOR = "app.kubernetes.io/name=deepdetect"
 RECORD = "app.kubernetes.io/name=deepdetect-run"
@@ -19,63 +21,6 @@ END = "deepdetect/end"  # Annotation of the record: how the run ended, in one of
 REASON = "deepdetect/end-reason"
 _KINDS = ("Job", "JobSet")  # Older versions ran one machine as a Job.
 _KEPT = datetime.timedelta(seconds=604_800)  # ttlSecondsAfterFinished of k8s/base.
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run.
-
-    Attributes:
-        name: of the run.
-        kind: Job or JobSet; empty if only its record is left in the cluster.
-        state: one of ``states``.
-        detail: the reason in the cluster's words; may be empty.
-        job_dir: of the trainer.
-        image: of the container.
-        created: time of creation (RFC 3339); empty if unknown.
-        gpus: of all its machines; 0 if unknown.
-        queue: Kueue's LocalQueue; may be empty.
-        owner: who submitted it; may be empty.
-        is_sweep: whether it searches for settings.
-        max_trials: of a sweep; 0 if unknown.
-        uid: of its object.
-        is_noted: whether its record says how it ended.
-    """
-
-    name: str
-    kind: str
-    state: str
-    detail: str
-    job_dir: str
-    image: str
-    created: str = ""
-    gpus: int = 0
-    queue: str = ""
-    owner: str = ""
-    is_sweep: bool = False
-    max_trials: int = 0
-    uid: str = ""
-    is_noted: bool = False
-
-    @property
-    def is_live(self) -> bool:
-        """Whether its pods may still write into job_dir."""
-        return self.state not in states.OVER
-
-
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """The runs of a namespace.
-
-    Attributes:
-        items: the runs by name.
-        notes: what could not be read of them.
-        names: that are in use, also by runs that cannot be read.
-    """
-
-    items: list[Run]
-    notes: list[str]
-    names: frozenset[str]
 
 
 def record_name(name: str) -> str:
@@ -129,7 +74,7 @@ def explained(client: KubeClient, run: Run) -> Run:
             detail = workloads.explain(client, run.uid, run.queue)
         elif run.state == states.FAILED and run.kind == "JobSet":
             jobs = client.list("Job", f"jobset.sigs.k8s.io/jobset-name={run.name}").items
-            failures = [states.state_of({"kind": "Job", **job}) for job in jobs]
+            failures = [conditions.state_of({"kind": "Job", **job}) for job in jobs]
             detail = "; ".join(words for state, words in failures if state == states.FAILED)
     return dataclasses.replace(run, detail=detail) if detail else run
 
@@ -169,7 +114,7 @@ def run_of(item: Object, record: Object | None = None) -> Run:
     template = list(pod_templates(item))[-1]  # Of a sweep the workers'.
     container = template["spec"]["containers"][0]
     metadata, words = item["metadata"], container.get("args", [])
-    state, detail = states.state_of(item)
+    state, detail = conditions.state_of(item)
     if state == states.FAILED:
         detail = _annotation(record, REASON) or detail
     return Run(

@@ -4,9 +4,9 @@ import dataclasses
 import re
 from collections.abc import Collection, Sequence
 
-from trainer.submit import workloads
-from trainer.submit.api import KubeClient, Object, Refused
-from trainer.submit.runs import Run
+from trainer.submit.kube import workloads
+from trainer.submit.kube.api import KubeClient, Object, Refused
+from trainer.submit.states import Run
 
 _OF_NODES = "default"  # The namespace of their events.
 
