@@ -31,6 +31,7 @@ class ApiServer:
         self.watches: list[list[Any]] = []  # Each watch takes the first: events, functions to call, or BREAK.
         self.logs: dict[str, list[list[str]]] = {}  # By pod, or pod/container; requests take the first, the last stays.
         self.missing: set[str] = set()  # Plurals that the cluster does not know.
+        self.pending: list[Object] = []  # What Kueue's visibility API lists.
         self._versions = itertools.count(1)
 
     def put(self, plural: str, item: Object) -> Object:
@@ -39,6 +40,32 @@ class ApiServer:
         item["metadata"]["resourceVersion"] = str(next(self._versions))
         self.objects[plural, item["metadata"]["name"]] = item
         return item
+
+    def prepare(self, namespace: str = "deepdetect") -> None:
+        """Store what ``kubectl apply -k`` makes, and a node with eight L4."""
+        self.put("namespaces", {"metadata": {"name": namespace}})
+        self.put("serviceaccounts", {"metadata": {"name": "deepdetect"}})
+        for name in ("low", "default", "high"):
+            self.put("priorityclasses", {"metadata": {"name": f"deepdetect-{name}"}})
+        self.put("persistentvolumeclaims", {"metadata": {"name": "faces"}, "spec": {"accessModes": ["ReadWriteMany"]}})
+        labels = {"kubernetes.io/arch": "amd64", "cloud.google.com/gke-accelerator": "nvidia-l4",
+                  "iam.gke.io/gke-metadata-server-enabled": "true", "cloud.google.com/gke-spot": "true"}  # fmt: skip
+        self.put("nodes", {"metadata": {"name": "node-1", "labels": labels},
+                           "status": {"allocatable": {"nvidia.com/gpu": "8"}}})  # fmt: skip
+
+    def created(self) -> set[tuple[str, str]]:
+        """Return plural and name of what is left of the objects that requests created."""
+        posted = {(split_path(path)[1], (body or {}).get("metadata", {}).get("name", ""))
+                  for method, path, _, body in self.requests if method == "POST"}  # fmt: skip
+        return posted & self.objects.keys()
+
+    def verbs(self) -> set[tuple[str, str, str]]:
+        """Return API group, resource and verb of all requests."""
+        seen = set()
+        for method, path, query, _ in self.requests:
+            group, plural, name, sub = split_path(path)
+            seen.add((group, f"{plural}/{sub}" if sub else plural, verb_of(method, query, name)))
+        return seen
 
     def set_status(self, plural: str, name: str, **status: Any) -> None:
         """Replace an object's status."""
@@ -70,6 +97,26 @@ def serve(folder: Path, monkeypatch: Any) -> Iterator[ApiServer]:
         server.server_close()
 
 
+def split_path(path: str) -> tuple[str, str, str, str]:
+    """Return API group, plural, name and subresource of a request; the core group is empty."""
+    root, *parts = path.strip("/").split("/")
+    group = parts.pop(0) if root == "apis" and parts else ""
+    if len(parts) < 2:
+        return group, "", "", ""  # A question about the server's kinds.
+    parts.pop(0)  # The version.
+    if parts[0] == "namespaces" and len(parts) > 2:
+        parts = parts[2:]
+    plural, name, sub = (*parts, "", "")[:3]
+    return group, plural, name, sub
+
+
+def verb_of(method: str, query: dict[str, str], name: str) -> str:
+    """Return the verb that a role must allow for a request."""
+    if method == "GET":
+        return "watch" if query.get("watch") == "true" else "get" if name else "list"
+    return {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}[method]
+
+
 def _kubeconfig(url: str) -> str:
     return yaml.safe_dump({
         "apiVersion": "v1", "kind": "Config", "current-context": "test",
@@ -79,8 +126,15 @@ def _kubeconfig(url: str) -> str:
     })  # fmt: skip
 
 
+def _field(item: Object, path: str) -> Any:
+    for name in path.split("."):
+        item = item.get(name, {})
+    return item
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = 65536  # Head and body in one packet: two cost 40 ms each time (Nagle's algorithm, delayed ACK).
     state: ApiServer
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -90,8 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return plural, name and subresource, and the query."""
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
-        parts = url.path.split("/namespaces/")[1].split("/")[1:]
-        plural, name, sub = (*parts, "", "")[:3]
+        _, plural, name, sub = split_path(url.path)
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else None
         self.body = body
@@ -101,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refused(self, plural: str) -> bool:
         if self.headers.get("Authorization") != "Bearer secret":
             self._status(401, "Unauthorized")
-        elif plural in self.state.missing:
+        elif not plural or plural in self.state.missing:
             self._status(404, "the server could not find the requested resource")
         elif (self.command, plural) in self.state.refuse:
             self._status(*self.state.refuse[self.command, plural])
@@ -113,7 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
         plural, name, sub, query = self._route()
         if self._refused(plural):
             return
-        if sub == "log":
+        if sub == "pendingworkloads":
+            self._json(200, {"items": self.state.pending})
+        elif sub == "log":
             self._log(name, query.get("container", ""))
         elif query.get("watch") == "true":
             self._watch()
@@ -125,8 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, plural: str, query: dict[str, str]) -> None:
         wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
+        fields = dict(part.split("=") for part in query.get("fieldSelector", "").split(",") if part)
         items = [item for (kind, _), item in self.state.objects.items()
-                 if kind == plural and wanted.items() <= item["metadata"].get("labels", {}).items()]  # fmt: skip
+                 if kind == plural and wanted.items() <= item["metadata"].get("labels", {}).items()
+                 and all(_field(item, path) == value for path, value in fields.items())]  # fmt: skip
         # As the real server: objects in a list have no kind.
         items = [{name: value for name, value in item.items() if name != "kind"} for item in items]
         self._json(200, {"items": items, "metadata": {"resourceVersion": str(next(self.state._versions))}})
@@ -135,6 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
         plural, _, _, query = self._route()
         if self._refused(plural):
             return
+        if plural == "selfsubjectreviews":
+            self._json(201, {**self.body, "status": {"userInfo": {"username": "jo@example.com"}}})
+            return
         name = self.body["metadata"]["name"]
         if (plural, name) in self.state.objects:
             self._status(409, f'{plural} "{name}" already exists')
@@ -142,6 +202,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(201, self.body)
         else:
             self._json(201, self.state.put(plural, self.body))
+
+    def do_PATCH(self) -> None:
+        plural, name, _, _ = self._route()
+        if self._refused(plural):
+            return
+        assert self.headers["Content-Type"] == "application/merge-patch+json"
+        item = self.state.objects.get((plural, name))
+        if item is None:
+            self._status(404, f'{plural} "{name}" not found')
+            return
+        metadata = item["metadata"]
+        metadata["annotations"] = {**metadata.get("annotations", {}), **self.body["metadata"]["annotations"]}
+        self._json(200, self.state.put(plural, item))
 
     def do_DELETE(self) -> None:
         plural, name, _, _ = self._route()
@@ -170,6 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        self.wfile.flush()
         for entry in script:
             if callable(entry):
                 entry()

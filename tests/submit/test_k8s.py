@@ -15,7 +15,8 @@ K8S = ROOT / "k8s"
 PLATFORMS = platforms.names()
 KINDS = ("train", "multi-worker", "sweep")
 OVERLAYS = [*PLATFORMS, *(f"{platform}/{kind}" for platform in PLATFORMS for kind in KINDS)]
-OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service"]
+OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service",
+          "overlays/generic/data-service"]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
@@ -48,12 +49,12 @@ def test_every_object_is_valid_to_the_last_field(built, name, version):
         validate(item, version)
 
 
-@pytest.mark.parametrize("kind", ["Job", "JobSet"])
+@pytest.mark.parametrize("kind", ["Deployment", "JobSet"])
 def test_the_validation_refuses_an_unknown_field(built, kind):
     import jsonschema
 
-    name = "train" if kind == "Job" else "sweep"
-    (item,) = [item for item in objects(built[f"generic/{name}"]) if item["kind"] == kind]
+    name = "generic/sweep" if kind == "JobSet" else "components/tensorboard"
+    (item,) = [item for item in objects(built[name]) if item["kind"] == kind]
     pod_templates(item)[0]["spec"]["containers"][0]["readOnlyRoot"] = True
     with pytest.raises(jsonschema.ValidationError):
         validate(item, VERSIONS[0])
@@ -88,12 +89,17 @@ def test_components_that_were_refused_a_target_would_show(built):
             assert (of_gke in text, of_nvidia in text) == (platform.startswith("gke-"), platform == "generic")
 
 
+def test_workers_of_the_data_service_have_the_buckets_key(built):
+    items = objects(built["overlays/generic/data-service"])
+    (worker,) = [item for item in items if item["metadata"]["name"] == "data-service-worker"]
+    names = [entry["name"] for entry in worker["spec"]["template"]["spec"]["containers"][0]["env"]]
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in names
+
+
 def test_lists_that_the_api_server_wants_sorted_and_named(built):
     for kind in KINDS:
         for item in objects(built[f"gke-standard/{kind}"]):
-            jobs = [item["spec"]] if item["kind"] == "Job" else \
-                [job["template"]["spec"] for job in item["spec"].get("replicatedJobs", [])]  # fmt: skip
-            for job in jobs:
+            for job in [job["template"]["spec"] for job in item["spec"].get("replicatedJobs", [])]:
                 assert job["template"]["spec"]["restartPolicy"] == "Never"  # The policy refuses OnFailure.
                 for rule in job["podFailurePolicy"]["rules"]:
                     if "onExitCodes" in rule:
@@ -117,14 +123,69 @@ def test_lists_that_the_api_server_wants_sorted_and_named(built):
         ("BackoffLimitExceeded", "Job has reached the specified backoff limit", "RestartJobSet"),
     ],
 )  # fmt: skip
-def test_a_set_of_workers_restarts_as_a_whole_or_fails(built, reason, message, action):
-    (item,) = [item for item in objects(built["generic/multi-worker"]) if item["kind"] == "JobSet"]
+@pytest.mark.parametrize("kind", ["train", "multi-worker"])
+def test_a_set_of_workers_restarts_as_a_whole_or_fails(built, kind, reason, message, action):
+    (item,) = [item for item in objects(built[f"generic/{kind}"]) if item["kind"] == "JobSet"]
     for rule in item["spec"]["failurePolicy"]["rules"]:
         patterns = rule.get("onJobFailureMessagePatterns", [".*"])
         if reason in rule["onJobFailureReasons"] and any(re.search(one, message) for one in patterns):
             assert rule["action"] == action
             return
     assert action == "RestartJobSet"  # What the JobSet controller does if no rule matches.
+
+
+def test_low_is_below_pods_without_a_class_and_default_is_not(built):
+    parts = objects(built["generic"])
+    values = {item["metadata"]["name"]: item["value"] for item in parts if item["kind"] == "PriorityClass"}
+    low, default, high = (values[f"deepdetect-{name}"] for name in ("low", "default", "high"))
+    without_class = 0
+    assert low < without_class <= default < high
+    for platform in PLATFORMS:
+        for kind in KINDS:
+            for item in objects(built[f"{platform}/{kind}"]):
+                for template in pod_templates(item):
+                    assert template["spec"]["priorityClassName"] == "deepdetect-default"
+
+
+def flavours(pod, queue):
+    """Return the flavours that Kueue gives a pod, after its documentation: the first of each group that fits.
+
+    A group's labels are compared for the keys that any of its flavours has; a taint that is not tolerated rules it out.
+    """
+    kinds = {item["metadata"]["name"]: item.get("spec", {}) for item in queue if item["kind"] == "ResourceFlavor"}
+    (cluster_queue,) = [item for item in queue if item["kind"] == "ClusterQueue"]
+    chosen = {}
+    for group in cluster_queue["spec"]["resourceGroups"]:
+        if not set(group["coveredResources"]) & pod["containers"][0]["resources"]["requests"].keys():
+            continue
+        names = [flavour["name"] for flavour in group["flavors"]]
+        keys = {key for name in names for key in kinds[name].get("nodeLabels", {})}
+        wanted = {key: value for key, value in pod["nodeSelector"].items() if key in keys}
+        tolerated = {entry["key"] for entry in pod.get("tolerations", [])}
+        fitting = [name for name in names if wanted.items() <= kinds[name].get("nodeLabels", {}).items()
+                   and {taint["key"] for taint in kinds[name].get("nodeTaints", [])} <= tolerated]  # fmt: skip
+        chosen |= dict.fromkeys(group["coveredResources"], fitting[0])
+    labels = {}
+    for name in chosen.values():
+        labels |= kinds[name].get("nodeLabels", {})
+    return chosen, labels
+
+
+@pytest.mark.parametrize(("component", "flavour"), [("", "l4"), ("components/spot", "l4-spot")])
+def test_a_queue_keeps_the_chief_off_gpu_nodes_and_follows_spot(built, component, flavour, tmp_path):
+    queue = objects(built["components/kueue/queues"])
+    k8s = os.path.relpath(K8S, os.path.realpath(tmp_path))
+    components = [f"{k8s}/components/gpu-l4", *([f"{k8s}/{component}"] if component else [])]
+    content = {"resources": [f"{k8s}/base/sweep"], "components": components}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    (item,) = [item for item in objects(build(tmp_path)) if item["kind"] == "JobSet"]
+    chief, worker = (template["spec"] for template in pod_templates(item))
+    chosen, labels = flavours(chief, queue)
+    assert labels == {}, "the chief tolerates no GPU node"
+    assert chosen["cpu"] == "any-node"
+    chosen, labels = flavours(worker, queue)
+    assert chosen["nvidia.com/gpu"] == flavour
+    assert {**worker["nodeSelector"], **labels} == worker["nodeSelector"]  # The queue adds nothing to what --spot said.
 
 
 def test_the_dockerfile_is_clean():

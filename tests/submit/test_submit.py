@@ -13,7 +13,8 @@ from tests.helpers.k8s_schemas import ROOT, VERSIONS, pod_templates, require_gol
 from trainer.core import cli
 from trainer.core.config import flags
 from trainer.distributed import cluster
-from trainer.submit import command, plan, platforms, render, request
+from trainer.submit import command, plan, platforms, request
+from trainer.submit.kube import render
 from trainer.sweep import request as sweep_request
 
 BASE = ["--name=first", "--image=europe-docker.pkg.dev/project/images/deepdetect:0.1.0",
@@ -62,7 +63,7 @@ def test_dry_runs_print_what_the_golden_files_say(use, capsys, monkeypatch):
     header = "".join(f"# {line}\n" for line in [words, *err.splitlines()])
     require_golden(f"submit/{use}.yaml", header + out.rstrip("\n") + "\n")
     items = [item for item in yaml.safe_load_all(out) if item]
-    assert items[0]["kind"] == ("JobSet" if use in ("four-machines", "sweep") else "Job")
+    assert items[0]["kind"] == "JobSet"
     for item in items:
         for template in pod_templates(item):
             require_restricted(template["spec"])
@@ -75,7 +76,8 @@ def test_dry_runs_print_what_the_golden_files_say(use, capsys, monkeypatch):
 @needs_kubectl
 def test_the_trainer_understands_its_own_command_line(capsys):
     assert dry_run(USES["eight-gpus-spot"]) == 0
-    (container,) = yaml.safe_load(capsys.readouterr().out.split("---\n")[0])["spec"]["template"]["spec"]["containers"]
+    (template,) = pod_templates(yaml.safe_load(capsys.readouterr().out.split("---\n")[0]))
+    (container,) = template["spec"]["containers"]
     config = flags.train_config(container["args"])
     assert (config.data.batch_size, config.loop.epochs, config.runtime.xla) == (256, 20, True)
     assert config.checkpoint.checkpoint_every_seconds == 300  # Added for a spot machine.
@@ -168,6 +170,14 @@ def test_tensorboard_objects_are_valid():
             "--spot on a platform that supports it (gke-standard, gke-autopilot)",
         ),
         (["--env=1A=2"], "--env: expected NAME=VALUE"),
+        (["--env_from_secret=hub:a-b"], "--env_from_secret: expected SECRET or SECRET:KEY"),
+        (["--env=A=1", "--env_from_secret=hub:A"], "--env_from_secret: expected each variable once, received A"),
+        (["--memory=64"], "--memory: expected a number and Mi, Gi or Ti"),
+        (["--volume=faces"], "--volume: expected CLAIM:/mnt"),
+        (["--volume=faces:/usr"], "--volume: expected a place that the image does not use"),
+        (["--volume=a:/mnt,b:/mnt/x"], "--volume: expected a place of its own"),
+        (["--volume=faces:/mnt", "--data_dir=/mntx"], "mount their storage with --volume"),
+        (["--volume=faces:/mnt", "--data_dir=/mnt/f", "--gcsfuse"], "expected a --data_dir on gs:// with --gcsfuse"),
         (["--env=DEEPDETECT_GPUS=many"], "DEEPDETECT_GPUS: expected a number of GPUs"),
         (["--sweep_workers=2", "--", "--tuner=magic"], "--tuner: expected one of"),
         (["--sweep_workers=2", "--", "--space=absent.yaml"], "--space: expected a readable YAML or JSON file"),
@@ -232,6 +242,11 @@ def test_the_price_table_can_be_edited(tmp_path, capsys):
     # 18,000 images are 563 steps of 32; 2 epochs at 10 images/s take 3,603 s.
     assert any("1,126 (2 epochs of 563" in line for line in lines)
     assert any("1.0 h, 36.03 USD" in line for line in lines)
+
+
+def test_what_is_too_little_to_round_is_said_so():
+    lines = plan.describe(build(["--gpus=2"], ["--epochs=1"]), plan.read_table(), images=320)
+    assert any(line.endswith("under a minute, under 0.01 USD") for line in lines)
 
 
 def test_help_and_a_typo_load_neither_tensorflow_nor_kubernetes():

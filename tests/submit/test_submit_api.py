@@ -12,48 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import fake_kube as kube
-from trainer.core import cli
-from trainer.submit import api, command, follow, runs
+from tests.helpers.k8s_schemas import pod_templates
+from tests.helpers.kube_objects import RUN, event, job, pod, submit
+from trainer.submit import command
+from trainer.submit.kube import api, conditions, follow
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = ["run", "--name=first", "--image=registry.example/deepdetect:1", "--data_dir=gs://bucket/faces",
-       "--job_dir=gs://bucket/jobs/first", "--train_images=1000"]  # fmt: skip
 DONE = [{"type": "Complete", "status": "True"}]
 
 needs_kubectl = pytest.mark.skipif(not command.shutil.which("kubectl"), reason="kubectl is not installed")
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(follow, "_PAUSE_SECONDS", 0.05)
-    with kube.serve(tmp_path, monkeypatch) as state:
-        yield state
-
-
-def submit(*words):
-    return cli.run_command(command.main, list(words))
-
-
-def job(name="first", job_dir="gs://bucket/jobs/first", **status):
-    return {
-        "apiVersion": "batch/v1", "kind": "Job",
-        "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "deepdetect",
-                                              "app.kubernetes.io/instance": name}},
-        "spec": {"template": {"spec": {"containers": [
-            {"name": "trainer", "image": "registry.example/deepdetect:1", "args": [f"--job_dir={job_dir}"]}]}}},
-        "status": status,
-    }  # fmt: skip
-
-
-def pod(name, index=None, state="running", run="first", **more):
-    annotations = {} if index is None else {"batch.kubernetes.io/job-completion-index": str(index)}
-    return {
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "uid": f"uid-{name}", "annotations": annotations, "resourceVersion": "7",
-                     "labels": {"app.kubernetes.io/name": "deepdetect", "app.kubernetes.io/instance": run}},
-        "spec": {"nodeName": "node-1"},
-        "status": {"phase": "Running", "containerStatuses": [{"name": "trainer", "state": {state: {}}}], **more},
-    }  # fmt: skip
 
 
 def line(second, text):
@@ -61,15 +28,17 @@ def line(second, text):
 
 
 @needs_kubectl
-def test_run_creates_the_record_then_the_job(server, capsys):
+def test_run_creates_the_record_then_the_run(server, capsys):
     assert submit(*RUN, "--nofollow") == 0
     out, err = capsys.readouterr()
-    assert "submitted Job first" in out
+    assert "submitted JobSet first" in out
     assert "32 images a step" in err
-    record, created = server.objects["configmaps", "first-run"], server.objects["jobs", "first"]
+    record, created = server.objects["configmaps", "first-run"], server.objects["jobsets", "first"]
     assert json.loads(record["data"]["request.json"])["run"]["job_dir"] == "gs://bucket/jobs/first"
-    assert created["spec"]["template"]["spec"]["containers"][0]["args"][1] == "--job_dir=gs://bucket/jobs/first"
-    ((_, query, _),) = server.asked("POST", "jobs")
+    assert record["metadata"]["annotations"] == {"deepdetect/owner": "jo@example.com"}
+    (template,) = pod_templates(created)
+    assert template["spec"]["containers"][0]["args"][1] == "--job_dir=gs://bucket/jobs/first"
+    ((_, query, _),) = server.asked("POST", "jobsets")
     assert query["fieldValidation"] == "Strict"
 
 
@@ -88,7 +57,7 @@ def test_a_taken_name_is_refused(server, capsys):
     (said,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
     assert "'first'" in said
     assert "resume first" in said
-    assert ("jobs", "first") not in server.objects
+    assert ("jobsets", "first") not in server.objects
 
 
 @needs_kubectl
@@ -96,7 +65,7 @@ def test_a_refusal_keeps_the_servers_words_and_leaves_nothing_behind(server, cap
     server.refuse["POST", "networkpolicies"] = (403, 'networkpolicies is forbidden: User "jo" cannot create')
     assert submit(*RUN, "--workers=2", "--nofollow") == 2
     assert 'said 403: networkpolicies is forbidden: User "jo" cannot create' in capsys.readouterr().err
-    assert server.objects == {}
+    assert server.created() == set()
 
 
 @needs_kubectl
@@ -104,7 +73,7 @@ def test_a_cluster_without_jobset_is_told_apart(server, capsys):
     server.missing.add("jobsets")
     assert submit(*RUN, "--workers=2", "--nofollow") == 2
     assert "jobset.x-k8s.io/v1alpha2" in capsys.readouterr().err
-    assert server.objects == {}
+    assert server.created() == set()
 
 
 @needs_kubectl
@@ -119,7 +88,7 @@ def test_a_job_dir_of_a_live_run_is_refused(server, capsys):
 @needs_kubectl
 def test_server_dry_run_creates_nothing(server):
     assert submit(*RUN, "--workers=2", "--dry_run=server") == 0
-    assert server.objects == {}
+    assert server.created() == set()
     posts = [query for method, _, query, _ in server.requests if method == "POST"]
     assert posts
     assert all(query["dryRun"] == "All" for query in posts)
@@ -162,9 +131,10 @@ def test_list_tells_state_and_progress(server, tmp_path, capsys):
     )
     assert submit("list") == 0
     header, first, second = capsys.readouterr().out.splitlines()
-    assert header.split() == ["NAME", "STATE", "STEP", "LOSS", "IMAGES/S", "LEFT", "RESTARTS", "JOB_DIR"]
-    assert first.split() == ["first", "running", "40/100", "0.2500", "100", "0m30s", "1", str(here)]
-    assert second.split()[:3] == ["second", "pending", "-"]
+    assert header.split() == ["NAME", "STATE", "AGE", "GPUS", "QUEUE", "STEP", "LOSS", "IMAGES/S", "LEFT", "RESTARTS",
+                              "JOB_DIR"]  # fmt: skip
+    assert first.split() == ["first", "running", "-", "-", "-", "40/100", "0.2500", "100", "0m30s", "1", str(here)]
+    assert second.split()[:6] == ["second", "pending", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -181,16 +151,14 @@ def test_list_tells_state_and_progress(server, tmp_path, capsys):
     ],
 )
 def test_states(status, state):
-    assert runs.state_of(job(**status))[0] == state
+    assert conditions.state_of(job(**status))[0] == state
 
 
 def test_status_says_why_a_pod_waits(server, capsys):
     server.put("jobs", job("first", "", active=1))
     waiting = {"type": "PodScheduled", "status": "False", "message": "0/5 nodes: insufficient nvidia.com/gpu"}
     server.put("pods", pod("first-abc", 0, "waiting", phase="Pending", conditions=[waiting]))
-    server.put(
-        "events", {"metadata": {"name": "e"}, "type": "Warning", "reason": "FailedCreate", "message": "no class"}
-    )
+    server.put("events", event("FailedCreate", "no class", "Job", "first"))
     assert submit("status", "first") == 0
     out = capsys.readouterr().out
     assert "worker 0" in out
@@ -310,28 +278,38 @@ def test_cancel_deletes_after_the_pods_and_says_how_to_continue(server, capsys):
     ((name, _, body),) = server.asked("DELETE", "jobs")
     assert (name, body["propagationPolicy"]) == ("first", "Foreground")
     assert "resume first" in capsys.readouterr().out
-    assert submit("cancel", "first") == 2  # Neither a Job nor a readable record is left.
+    assert server.objects["configmaps", "first-run"]["metadata"]["annotations"]["deepdetect/end"] == "cancelled"
     server.put("jobs", job(active=1))
     assert submit("cancel", "first", "--forget") == 0
-    assert server.objects == {}
+    assert not {("jobs", "first"), ("configmaps", "first-run")} & server.objects.keys()
+    assert submit("cancel", "first") == 2
 
 
 @pytest.mark.slow
 @needs_kubectl
 def test_resume_keeps_the_job_dir_under_a_new_name(server, capsys, bucket):  # No bucket of Google's is asked.
-    assert submit(*RUN, "--nofollow", "--spot", "--", "--epochs=3") == 0
+    assert submit(*RUN, "--nofollow", "--spot", "--env=HF_TOKEN=x", "--", "--epochs=3", "--resume=never") == 0
+    assert "HF_TOKEN can be read by everybody" in capsys.readouterr().err
     assert submit("resume", "first", "--nofollow") == 2  # It is still live.
     assert "of run first" in capsys.readouterr().err
     assert submit("cancel", "first") == 0
     assert submit("resume", "first", "--gpus=4", "--nospot", "--nofollow", "--", "--epochs=9") == 0
-    again = server.objects["jobs", "first-r2"]["spec"]["template"]["spec"]
+    (template,) = pod_templates(server.objects["jobsets", "first-r2"])
+    again = template["spec"]
     container = again["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
     assert "--job_dir=gs://bucket/jobs/first" in container["args"]
     assert "--epochs=9" in container["args"]
+    assert "--resume=never" not in container["args"]  # It would move aside what is to be continued.
     assert "cloud.google.com/gke-spot" not in again["nodeSelector"]
     assert submit("list") == 0
-    assert "gone" in capsys.readouterr().out  # The first one, by its record.
+    assert "cancelled" in capsys.readouterr().out  # The first one, by its record.
+    for place, says in ((f"{bucket}/absent", f"found nothing below '{bucket}/absent'"),
+                        ("gs://no-such-bucket/faces", "expected the bucket 'no-such-bucket' to exist")):  # fmt: skip
+        words = [*RUN, "--name=second", "--job_dir=gs://bucket/jobs/second", f"--data_dir={place}", "--nofollow"]
+        assert submit(*words) == 2
+        assert says in capsys.readouterr().err
+    assert ("configmaps", "second-run") not in server.objects
 
 
 def test_resume_without_a_record(server, capsys):

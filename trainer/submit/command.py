@@ -3,20 +3,22 @@
 import dataclasses
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import follow, launch, platforms, render, request, runs
-from trainer.submit.api import KubeClient, Refused
+from trainer.submit import listing, platforms, request, states, volumes
+from trainer.submit.kube import events, follow, launch, pods, render, runs
+from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
 
 USAGE = """\
 Run training jobs on the GPUs of a Kubernetes cluster.
 
   python scripts/submit.py run --name=N --image=I --data_dir=gs://.. --job_dir=gs://.. [flags] -- [trainer flags]
-  python scripts/submit.py list
+  python scripts/submit.py list [-o=wide|json]
   python scripts/submit.py status NAME
   python scripts/submit.py logs NAME [-f]
   python scripts/submit.py cancel NAME [--forget]
@@ -41,7 +43,15 @@ Continue a run that ended, was cancelled or failed: the same job_dir under a new
 
 Every flag of run can be changed (--gpus=4 --nospot --name=N); trainer flags come after the old ones."""
 
-_EVENTS = 5  # Newest ones that status shows.
+_START_OVER = "--resume=never"
+_EVENTS = 10  # Newest ones that status shows.
+
+
+@dataclasses.dataclass(frozen=True)
+class ListFlags(ClusterFlags):
+    """Settings of list."""
+
+    o: str = setting("table", "wide: also owner, image and reason. json: all, for programs.", choices=listing.FORMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,48 +109,72 @@ def resume(argv: Sequence[str]) -> int:
     values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
     name = _one_name(rest)
     client = KubeClient(str(values.get("namespace", RunFlags.namespace)), str(values.get("context", "")))
-    record = client.get("ConfigMap", launch.record_name(name))
+    record = client.get("ConfigMap", runs.record_name(name))
     before = runs.read_record(record) if record else {}
     if not before:
         raise RequestError(
             f"expected a run that submit.py made in namespace {client.namespace}, found no record of {name!r}; see "
             "list, or use run with its --job_dir"
         )
+    words = [word for word in before["trainer"] if word != _START_OVER]  # Which the run has done by now.
     values = {**before["run"], "name": launch.next_name(client, name), **values}
-    return launch.submit(values, [*before["trainer"], *trainer_words], client)
+    return launch.submit(values, [*words, *trainer_words], client)
 
 
 def list_runs(argv: Sequence[str]) -> int:
     """Print all runs of the namespace."""
-    values, rest = flags.parse(
-        argv, flags.fields_of(ClusterFlags), usage="List the runs of a namespace, and their progress."
-    )
-    if rest:
-        raise RequestError(f"expected only flags, received {rest[0]!r}")
-    client = _client(ClusterFlags(**values))  # type: ignore[arg-type]
+    own = ListFlags(**_list_values(argv))
+    client = _client(own)
     all_runs = runs.find_all(client)
-    print(runs.table(all_runs) if all_runs else f"no runs in namespace {client.namespace}")
+    _note(all_runs.notes)
+    for run in all_runs.items:
+        if run.state == states.FAILED and not run.is_noted:
+            runs.note_end(client, runs.explained(client, run), run.state)
+    if all_runs.items or own.o == "json":
+        print(listing.show(all_runs.items, listing.read(all_runs.items), own.o))
+    else:
+        print(f"no runs in namespace {client.namespace}")
     return EXIT_DONE
 
 
+def _list_values(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the flags of list; -o takes its value with = or as the next word."""
+    words = " ".join("--o" if word == "-o" else word.replace("-o=", "--o=", 1) if word.startswith("-o=") else word
+                     for word in argv).replace("--o ", "--o=").split()  # fmt: skip
+    values, rest = flags.parse(words, flags.fields_of(ListFlags), usage="List the runs of a namespace.")
+    if rest:
+        raise RequestError(f"expected only flags, received {rest[0]!r}")
+    return dict(values)
+
+
 def status(argv: Sequence[str]) -> int:
-    """Print one run: its state, its pods and why they wait, its progress."""
+    """Print one run: its state, its pods and why they wait, its progress, and what the cluster reports."""
     name, own = _name_and_flags(
         argv, ClusterFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
     )
     client = _client(own)
-    named_run = runs.find(client, name)
-    print(runs.table([named_run]))
-    if named_run.detail:
-        print(named_run.detail)
-    progress = runs.progress(named_run)
+    run = runs.find(client, name)
+    if run.state == states.FAILED:
+        runs.note_end(client, run, run.state)
+    (progress,) = listing.read([run])
+    print(listing.show([run], [progress]))
+    if run.detail:
+        print(run.detail)
     if progress.problem:
         print(f"progress unknown: {progress.problem}")
-    for line in runs.describe_pods(client.list("Pod", follow.selector(name)).items):
+    own_pods = pods.of_run(client, name)
+    for line in pods.describe(own_pods):
         print(line)
-    for event in client.list("Event", fields=f"involvedObject.name={name}").items[-_EVENTS:]:
-        print(f"{event.get('type', '')}: {event.get('reason', '')}: {event.get('message', '')}")
+    reported = events.of_run(client, run, own_pods)
+    for event in reported.items[:_EVENTS]:
+        print(events.line(event))
+    _note(reported.notes)
     return EXIT_DONE
+
+
+def _note(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def logs(argv: Sequence[str]) -> int:
@@ -164,11 +198,12 @@ def cancel(argv: Sequence[str]) -> int:
     client = _client(own)
     named_run = runs.find(client, name)
     if named_run.kind:
+        runs.note_end(client, named_run, states.CANCELLED if named_run.is_live else named_run.state)
         client.delete(named_run.kind, name)
     if own.forget:
-        client.delete("ConfigMap", launch.record_name(name))
+        client.delete("ConfigMap", runs.record_name(name))
     print(f"{name}: cancelled" + ("; its pods save and end" if named_run.is_live else ""))
-    if not own.forget and client.get("ConfigMap", launch.record_name(name)):
+    if not own.forget and client.get("ConfigMap", runs.record_name(name)):
         print(f"to continue it: python scripts/submit.py resume {name}{_where(own)}")
     return EXIT_DONE
 
@@ -182,7 +217,8 @@ def tensorboard(argv: Sequence[str]) -> int:
         raise RequestError("expected kubectl, which forwards the port, received none; install it")
     client = _client(own)
     named_run = runs.find(client, name)
-    objects = render.tensorboard_objects(own.platform, own.namespace, name, named_run.image, named_run.job_dir)
+    mounted = volumes.parse(_recorded(client, name).get("volume", ""))
+    objects = render.tensorboard_objects(own.platform, own.namespace, name, named_run.image, named_run.job_dir, mounted)
     for item in objects:
         try:
             client.create(item)
@@ -200,6 +236,12 @@ def tensorboard(argv: Sequence[str]) -> int:
     finally:
         client.delete("Deployment", f"{name}-tensorboard")
     return EXIT_DONE
+
+
+def _recorded(client: KubeClient, name: str) -> dict[str, Any]:
+    """Return the flags that a run was submitted with, as far as its record has them."""
+    record = client.get("ConfigMap", runs.record_name(name))
+    return dict(runs.read_record(record).get("run", {})) if record else {}
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {

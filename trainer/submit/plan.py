@@ -13,6 +13,7 @@ from trainer.submit.request import Request, RunFlags
 from trainer.sweep.request import DEFAULT_TRIALS
 
 TABLE = SOURCES / "accelerators.yaml"
+_CENT = 0.01
 _TABLE_PIXELS = 224  # Image size at which the table's speeds hold.
 
 
@@ -141,8 +142,15 @@ def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: i
     cost = hours * price * run.machines * run.gpus
     sweep = f", {trials} trials on {run.sweep_workers} machines" if run.sweep_workers else ""
     return [
-        f"estimate   {f'{hours:.1f} h' if hours >= 1 else f'{hours * 60:.0f} min'}, {cost:.2f} {table.currency}",
+        f"estimate   {_hours(hours)}, {f'{cost:.2f}' if cost >= _CENT else f'under {_CENT}'} {table.currency}",
         f"           assumes {speed:,.0f} images/s (not measured) and {price:g} {table.currency} a GPU and hour of "
         f"{table.date}{sweep};",
         f"           without start-up, validation, restarts, storage and traffic. Edit {Path(table.path).name}.",
     ]
+
+
+def _hours(hours: float) -> str:
+    """Return hours in the largest unit of which there is one."""
+    if hours * 60 < 1:
+        return "under a minute"
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"

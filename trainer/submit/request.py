@@ -12,7 +12,7 @@ from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.distributed import gpu_promise
 from trainer.models.weights import published
-from trainer.submit import platforms
+from trainer.submit import environment, platforms, volumes
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
@@ -27,6 +27,7 @@ _IMAGE = re.compile(
     rf"{_REPOSITORY}(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
 )
 _CHECKPOINT_SECONDS = 300.0
+DEFAULT_PRIORITY = "deepdetect-default"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,10 @@ class RunFlags(ClusterFlags):
     )
     image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG).")
     allow_latest: bool = setting(False, "Accept an image tagged latest, which may change at every restart.")
-    data_dir: str = setting("", "gs:// path of the images or of a packed set.", path=PATH)
-    job_dir: str = setting("", "gs:// path of all state and results; one live run at a time.", path=PATH)
+    data_dir: str = setting("", "gs:// path of the images or of a packed set, or a path below --volume.", path=PATH)
+    job_dir: str = setting(
+        "", "gs:// path of all state and results, or one below --volume; one live run at a time.", path=PATH
+    )
     platform: str = setting(
         platforms.DEFAULT, "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
     )
@@ -60,16 +63,29 @@ class RunFlags(ClusterFlags):
         unit="machines", minimum=0, maximum=1000,
     )  # fmt: skip
     spot: bool = setting(False, "Use spot machines: cheaper, but reclaimed at any time. The run resumes by itself.")
-    queue: str = setting("", "Kueue's LocalQueue to wait in; empty: none.")
-    priority: str = setting("", "PriorityClass of the pods, such as deepdetect-high; empty: the cluster's default.")
+    queue: str = setting("", "Kueue's LocalQueue to wait in; empty: none. --spot alone decides about spot machines.")
+    priority: str = setting(
+        DEFAULT_PRIORITY, "PriorityClass of the pods: deepdetect-low, deepdetect-default, deepdetect-high or another."
+    )
     max_hours: float = setting(
-        0.0, "End the run after this time, everything saved (several machines: since the last restart); 0: no limit.",
-        unit="hours", minimum=0.0,
-    )  # fmt: skip
+        0.0, "End the run when a start has lasted this long, everything saved; 0: no limit.", unit="hours", minimum=0.0
+    )
     env: str = setting(
         "",
-        "Environment variables of the trainer: NAME=VALUE,NAME=VALUE. DEEPDETECT_GPUS=0: do not insist on GPUs "
-        "that work.",
+        "Environment variables of the trainer: NAME=VALUE,NAME=VALUE. A comma in a value is no separator unless NAME= "
+        "follows it; write \\, then. DEEPDETECT_GPUS=0: do not insist on GPUs that work.",
+    )
+    env_from_secret: str = setting(
+        "", "Environment variables from Secrets of the namespace: SECRET (all its keys) or SECRET:KEY, with commas."
+    )
+    memory: str = setting("", "Memory of each machine with GPUs, such as 64Gi; empty: its GPUs' share of a machine.")
+    cpus: float = setting(
+        0.0, "CPUs of each machine with GPUs; 0: its GPUs' share of a machine.", unit="CPUs", minimum=0.0
+    )
+    volume: str = setting(
+        "",
+        "Storage to mount, with commas: CLAIM:/mnt (PersistentVolumeClaim), nfs://SERVER/PATH:/mnt, or /PATH:/mnt "
+        "(folder of the nodes). data_dir and job_dir may lie below it.",
     )
     gcsfuse: bool = setting(False, "Read data_dir as files through GKE's Cloud Storage FUSE driver.")
     train_images: int = setting(
@@ -118,7 +134,17 @@ class Request:
     @property
     def env(self) -> dict[str, str]:
         """The requested environment variables."""
-        return parse_env(self.run.env)
+        return environment.parse(self.run.env)
+
+    @property
+    def secrets(self) -> tuple[environment.SecretSource, ...]:
+        """The Secrets from which variables are taken."""
+        return environment.parse_secrets(self.run.env_from_secret)
+
+    @property
+    def volumes(self) -> tuple[volumes.Volume, ...]:
+        """The mounted volumes."""
+        return volumes.parse(self.run.volume)
 
 
 def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -145,10 +171,12 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
             raise RequestError(f"expected --{name}, received none; see run --help")
     _check_name(run)
     _check_image(run)
+    mounted = volumes.parse(run.volume)
     for name in ("data_dir", "job_dir"):
-        _check_bucket_path(name, getattr(run, name))
+        _check_place(name, getattr(run, name), mounted)
     _check_together(run)
-    gpu_promise.from_environment(parse_env(run.env))  # Raises if either cannot be read.
+    _check_amounts(run)
+    _check_variables(run)
     words = [f"--data_dir={run.data_dir}", f"--job_dir={run.job_dir}", *trainer_words]
     sweep = sweep_lib.parse(words) if run.sweep_workers else None
     config = sweep.base if sweep else flags.train_config(words)
@@ -198,18 +226,32 @@ def _check_image(run: RunFlags) -> None:
         )
 
 
-def _check_bucket_path(flag: str, path: str) -> None:
-    if storage.is_shared(path) and not re.search(r"\s", path):
+def _check_place(flag: str, path: str, mounted: Sequence[volumes.Volume]) -> None:
+    if (storage.is_shared(path) or any(volume.holds(path) for volume in mounted)) and not re.search(r"\s", path):
         return
     advice = (
         "a bucket's name has 3 to 222 small letters, digits, -, _ and ., and a path no spaces"
         if path.startswith("gs://")
-        else "copy local files with: gcloud storage cp -r"
+        else "copy local files with: gcloud storage cp -r, or mount their storage with --volume"
     )
     raise RequestError(
         f"--{flag}: expected gs://BUCKET/PATH, which every machine of the cluster can reach, received {path!r}; "
         f"{advice}"
     )
+
+
+def _check_amounts(run: RunFlags) -> None:
+    if run.memory and not re.fullmatch(r"[1-9][0-9]*(Mi|Gi|Ti)", run.memory):
+        raise RequestError(f"--memory: expected a number and Mi, Gi or Ti, such as 64Gi, received {run.memory!r}")
+
+
+def _check_variables(run: RunFlags) -> None:
+    variables = environment.parse(run.env)
+    gpu_promise.from_environment(variables)  # Raises if it cannot be read.
+    keys = [source.key for source in environment.parse_secrets(run.env_from_secret) if source.key]
+    twice = sorted({key for key in keys if key in variables or keys.count(key) > 1 or key == gpu_promise.VARIABLE})
+    if twice:
+        raise RequestError(f"--env_from_secret: expected each variable once, received {', '.join(twice)} again")
 
 
 def _check_together(run: RunFlags) -> None:
@@ -218,27 +260,14 @@ def _check_together(run: RunFlags) -> None:
             f"expected --workers or --sweep_workers, received --workers={run.workers} and "
             f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
         )
+    if run.gcsfuse and not run.data_dir.startswith("gs://"):
+        raise RequestError(f"expected a --data_dir on gs:// with --gcsfuse, received {run.data_dir!r}; leave it out")
     for flag in ("spot", "gcsfuse"):
         if getattr(run, flag) and flag not in platforms.supported_by(run.platform):
             raise RequestError(
                 f"expected --{flag} on a platform that supports it ({', '.join(platforms.supporting(flag))}), received "
                 f"--platform={run.platform}; leave --{flag} out"
             )
-
-
-def parse_env(text: str) -> dict[str, str]:
-    """Return the variables of ``NAME=VALUE,NAME=VALUE``.
-
-    Raises:
-        RequestError: if the text has another form.
-    """
-    variables = {}
-    for part in filter(None, text.split(",")):
-        name, sign, value = part.partition("=")
-        if not sign or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise RequestError(f"--env: expected NAME=VALUE,NAME=VALUE, received {part!r}")
-        variables[name] = value
-    return variables
 
 
 def _sweep_words(words: Sequence[str], added: dict[str, Value], parameters: space.Space) -> list[str]:
@@ -265,7 +294,8 @@ def _check_config(run: RunFlags, config: Config) -> None:
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")
-    _check_weights(config.model.weights)
+    mounted = volumes.parse(run.volume)
+    _check_weights(config.model.weights, mounted)
     if config.loop.seeds > 1 and run.workers > 1:
         raise RequestError(
             f"--seeds: expected one machine, which trains one seed after another, received --workers={run.workers}; "
@@ -290,15 +320,17 @@ def _check_config(run: RunFlags, config: Config) -> None:
             f"--batch_size={-(-batch // gpus) * gpus}"
         )
     cache = config.data.cache
-    if cache not in ("none", "memory") and not cache.startswith("/tmp/"):
+    if cache not in ("none", "memory") and not cache.startswith("/tmp/") and not any(v.holds(cache) for v in mounted):
         raise RequestError(
             f"--cache: expected none, memory or a folder below /tmp, which a pod can write, received {cache!r}"
         )
 
 
-def _check_weights(weights: str) -> None:
+def _check_weights(weights: str, mounted: Sequence[volumes.Volume]) -> None:
     """Refuse weights that lie on this machine."""
     if weights == published.NONE or weights.startswith(published.PACKAGE) or storage.is_shared(weights):
+        return
+    if any(volume.holds(weights) for volume in mounted):
         return
     raise RequestError(
         f"--weights: expected gs://BUCKET/PATH or {published.PACKAGE}NAME, which every machine of the cluster can "

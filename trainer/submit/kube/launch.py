@@ -1,15 +1,17 @@
 """Submit a checked request: print the plan, claim the name, create the objects, follow; clean up if refused."""
 
 import dataclasses
+import getpass
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.core.errors import EXIT_DONE, RequestError
-from trainer.submit import follow, plan, render, request, runs
-from trainer.submit.api import KubeClient, Refused
+from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
+from trainer.submit import environment, images, plan, request
+from trainer.submit.kube import follow, preflight, render, runs
+from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.request import RunFlags
 
 
@@ -20,13 +22,15 @@ def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: Kube
     accelerator = plan.accelerator_of(own, table)  # Before the batch is divided among the GPUs.
     checked = request.build(own, trainer_words)
     objects = render.run_objects(checked, accelerator)
-    images = own.train_images or (0 if own.dry_run == "client" else _images_in(own.data_dir))
-    print("\n".join(plan.describe(checked, table, images)), file=sys.stderr)
     if own.dry_run == "client":
+        _say(plan.describe(checked, table, own.train_images))
         print(render.to_yaml(objects))
         return EXIT_DONE
+    note = images.require(own.data_dir)
+    _say(plan.describe(checked, table, own.train_images or images.count(own.data_dir)))
     client = client or KubeClient(own.namespace, own.context)
-    runs.require_free(client, own.job_dir)
+    notes = [note, *environment.warnings(checked.env), *runs.require_free(client, own.job_dir)]
+    _say([f"note       {each}" for each in (*notes, *preflight.check(client, checked, objects)) if each])
     if own.dry_run == "server":
         for item in objects:
             client.create(item, dry_run=True)
@@ -37,6 +41,11 @@ def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: Kube
     return follow_or_detach(client, own.name) if own.follow else EXIT_DONE
 
 
+def _say(lines: Sequence[str]) -> None:
+    if lines:
+        print("\n".join(lines), file=sys.stderr)
+
+
 def _create(client: KubeClient, checked: request.Request, objects: Sequence[render.Object]) -> None:
     """Create the record, then the run, then what the run owns; delete all if the cluster refuses a part.
 
@@ -45,7 +54,7 @@ def _create(client: KubeClient, checked: request.Request, objects: Sequence[rend
     """
     name = checked.run.name
     _claim(client, checked)
-    created: list[tuple[str, str]] = [("ConfigMap", record_name(name))]
+    created: list[tuple[str, str]] = [("ConfigMap", runs.record_name(name))]
     try:
         owner: dict[str, Any] = {}
         for item in objects:
@@ -79,9 +88,10 @@ def _claim(client: KubeClient, checked: request.Request) -> None:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": record_name(checked.run.name),
+            "name": runs.record_name(checked.run.name),
             "namespace": checked.run.namespace,
             "labels": {"app.kubernetes.io/name": "deepdetect-run", render.INSTANCE: checked.run.name},
+            "annotations": {runs.OWNER: _owner(client)},
         },
         "data": {"request.json": json.dumps({"run": changed, "trainer": checked.trainer_words}, indent=1)},
     }
@@ -96,6 +106,14 @@ def _claim(client: KubeClient, checked: request.Request) -> None:
                 f"k8s/overlays/{checked.run.platform} makes it"
             ) from error
         raise
+
+
+def _owner(client: KubeClient) -> str:
+    """Return who submits: by the API server's name for them, or else this machine's."""
+    try:
+        return client.user()
+    except (Refused, JobFailed):
+        return getpass.getuser()
 
 
 def _taken(name: str) -> RequestError:
@@ -119,24 +137,8 @@ def follow_or_detach(client: KubeClient, name: str) -> int:
         return EXIT_DONE
 
 
-def _images_in(data_dir: str) -> int:
-    """Return the number of images in Train of a packed set; 0 if it is not one, or cannot be read."""
-    from trainer.data import tfrecord
-
-    try:
-        index = tfrecord.read_manifest(data_dir)
-        return sum(index["splits"]["Train"]["counts"].values()) if index else 0
-    except Exception:  # Any error of a bucket's client: the cluster may have rights that this machine lacks.
-        return 0
-
-
 def next_name(client: KubeClient, name: str) -> str:
     """Return the first unused name of NAME-r2, NAME-r3 ..."""
     stem = re.sub(r"-r\d+$", "", name)
-    used = {run.name for run in runs.find_all(client)}
+    used = runs.find_all(client).names
     return next(new for number in range(2, 10_000) if (new := f"{stem}-r{number}") not in used)
-
-
-def record_name(name: str) -> str:
-    """Return the name of the ConfigMap that keeps a run's request."""
-    return f"{name}-run"

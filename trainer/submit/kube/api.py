@@ -20,10 +20,21 @@ _PLURALS = {
     "Job": ("apis/batch/v1", "jobs"),
     "Event": ("api/v1", "events"),
     "JobSet": ("apis/jobset.x-k8s.io/v1alpha2", "jobsets"),
+    "LocalQueue": ("apis/kueue.x-k8s.io/v1beta2", "localqueues"),
+    "Namespace": ("api/v1", "namespaces"),
     "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "Node": ("api/v1", "nodes"),
+    "PersistentVolumeClaim": ("api/v1", "persistentvolumeclaims"),
     "Pod": ("api/v1", "pods"),
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
+    "PriorityClass": ("apis/scheduling.k8s.io/v1", "priorityclasses"),
+    "Secret": ("api/v1", "secrets"),
+    "SelfSubjectReview": ("apis/authentication.k8s.io/v1", "selfsubjectreviews"),
+    "ServiceAccount": ("api/v1", "serviceaccounts"),
+    "Workload": ("apis/kueue.x-k8s.io/v1beta2", "workloads"),
 }
+_OF_THE_CLUSTER = ("Namespace", "Node", "PriorityClass", "SelfSubjectReview")  # They lie in no namespace.
+_VISIBILITY = "apis/visibility.kueue.x-k8s.io/v1beta2"  # Of Kueue: what waits in a queue, in order.
 _REQUEST_SECONDS = 30.0
 _RETRY_MAY_HELP = (408, 429)
 _GONE = 410
@@ -104,17 +115,34 @@ class KubeClient:
                 return None
             raise
 
-    def list(self, kind: str, selector: str = "", fields: str = "") -> Listing:
+    def list(self, kind: str, selector: str = "", fields: str = "", namespace: str = "") -> Listing:
         """Return the objects that match label and field selectors; none if the kind does not exist."""
         query = {"labelSelector": selector, "fieldSelector": fields}
+        path = self._path(kind, namespace=namespace)
         try:
-            content = self._json("GET", self._path(kind), {name: value for name, value in query.items() if value})
+            content = self._json("GET", path, {name: value for name, value in query.items() if value})
         except Refused as error:
             if error.code == 404:
                 return Listing([], "")
             raise
         items = [{"kind": kind, **item} for item in content.get("items", [])]
         return Listing(items, content.get("metadata", {}).get("resourceVersion", ""))
+
+    def annotate(self, kind: str, name: str, annotations: dict[str, str]) -> None:
+        """Add annotations to an object."""
+        body = {"metadata": {"annotations": annotations}}
+        self._json("PATCH", self._path(kind, name), {"fieldManager": "deepdetect-submit"}, body)
+
+    def pending_in(self, queue: str) -> Listing:
+        """Return what waits in one of Kueue's LocalQueues, in order."""
+        path = f"/{_VISIBILITY}/namespaces/{self.namespace}/localqueues/{queue}/pendingworkloads"
+        return Listing(self._json("GET", path).get("items", []), "")
+
+    def user(self) -> str:
+        """Return the name by which the API server knows whoever asks."""
+        kind, version = "SelfSubjectReview", "authentication.k8s.io/v1"
+        answer = self._json("POST", self._path(kind), None, {"kind": kind, "apiVersion": version})
+        return str(answer["status"]["userInfo"]["username"])
 
     def delete(self, kind: str, name: str) -> bool:
         """Delete an object after what it owns (pods get their grace period); return whether it existed."""
@@ -163,9 +191,10 @@ class KubeClient:
             query["sinceSeconds"] = str(since_seconds)
         yield from self._lines(f"{self._path('Pod', pod)}/log", query, None)
 
-    def _path(self, kind: str, name: str = "") -> str:
+    def _path(self, kind: str, name: str = "", namespace: str = "") -> str:
         group, plural = _PLURALS[kind]
-        return f"/{group}/namespaces/{self.namespace}/{plural}{f'/{name}' if name else ''}"
+        place = "" if kind in _OF_THE_CLUSTER else f"/namespaces/{namespace or self.namespace}"
+        return f"/{group}{place}/{plural}{f'/{name}' if name else ''}"
 
     def _json(self, method: str, path: str, query: dict[str, str] | None = None, body: Object | None = None) -> Object:
         with _transport_errors():
@@ -195,7 +224,8 @@ class KubeClient:
             yield rest.decode("utf-8", "replace")
 
     def _send(self, method: str, path: str, query: dict[str, str] | None, body: Object | None, timeout: Any) -> Any:
-        headers = {"Accept": "application/json", **({"Content-Type": "application/json"} if body else {})}
+        form = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Accept": "application/json", **({"Content-Type": form} if body else {})}
         words = self._client.param_serialize(
             method, path, query_params=list((query or {}).items()), header_params=headers, body=body,
             auth_settings=["BearerToken"],

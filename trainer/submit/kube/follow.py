@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_REQUEST, JobFailed
-from trainer.submit import runs
-from trainer.submit.api import Interrupted, KubeClient, Object, Outdated, Refused
-from trainer.submit.render import INSTANCE
+from trainer.submit import states
+from trainer.submit.kube import events, pods, runs
+from trainer.submit.kube.api import Interrupted, KubeClient, Object, Outdated, Refused
 
 CONTAINER = "trainer"
 SELF_TEST = "selftest"  # Runs before it; its log matters if it failed, and then there is no other.
@@ -18,6 +18,7 @@ _WATCH_SECONDS = 5  # Between two requests for the run's state.
 _PAUSE_SECONDS = 1.0  # Before reconnecting.
 _ATTEMPTS = 60  # Without an answer of the API server, before giving up.
 _LAST_SECONDS = 10.0  # For the last lines, after the run has ended.
+_WARNING_SECONDS = 30.0  # Of waiting for machines, before the newest warning is shown, and between two.
 
 Write = Callable[[str], None]
 
@@ -30,7 +31,7 @@ def to_terminal(line: str) -> None:
 
 def show(client: KubeClient, name: str, *, write: Write = to_terminal) -> None:
     """Write the current log of the run's pods."""
-    for pod in client.list("Pod", selector(name)).items:
+    for pod in client.list("Pod", pods.selector(name)).items:
         if log_of(pod):
             _Tail(client, pod, write).read(follow=False)
 
@@ -44,10 +45,12 @@ def follow(client: KubeClient, name: str, *, write: Write = to_terminal) -> int:
     tails: dict[str, _Tail] = {}
     version = written = ""
     failures = 0
+    waiting = _Waiting(client, write)
     while True:
         try:
             version = _look_at_pods(client, name, version, tails, write)
             run, failures = runs.find(client, name), 0
+            waiting.look(run)
         except Outdated:
             version = ""
             continue
@@ -63,26 +66,47 @@ def follow(client: KubeClient, name: str, *, write: Write = to_terminal) -> int:
             written = news
         if not run.is_live:
             _drain(tails)
+            runs.note_end(client, run, run.state)
             return _exit_code(run)
+
+
+class _Waiting:
+    """Shows the cluster's newest warning while a run waits for machines, each once."""
+
+    def __init__(self, client: KubeClient, write: Write) -> None:
+        self._client = client
+        self._write = write
+        self._since: float | None = None
+        self._shown = ""
+
+    def look(self, run: states.Run) -> None:
+        """Show the newest warning if the run has waited long enough."""
+        if run.state != states.PENDING:
+            self._since = None
+            return
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since < _WARNING_SECONDS:
+            return
+        self._since = now
+        warning = events.of_run(self._client, run, pods.of_run(self._client, run.name)).newest_warning()
+        if warning and warning != self._shown:
+            self._write(f"{run.name}: {warning}")
+            self._shown = warning
 
 
 def _look_at_pods(client: KubeClient, name: str, version: str, tails: dict[str, "_Tail"], write: Write) -> str:
     """List the pods (if there is no version to watch from), then watch them for a while; return the newest version."""
     if not version:
-        listing = client.list("Pod", selector(name))
+        listing = client.list("Pod", pods.selector(name))
         version = listing.version
         for pod in listing.items:
             _attend(client, pod, tails, write)
-    for kind, pod in client.watch("Pod", selector(name), version, _WATCH_SECONDS):
+    for kind, pod in client.watch("Pod", pods.selector(name), version, _WATCH_SECONDS):
         version = pod["metadata"].get("resourceVersion", version)
         if kind in ("ADDED", "MODIFIED"):
             _attend(client, pod, tails, write)
     return version
-
-
-def selector(name: str) -> str:
-    """Return the labels of a run's pods."""
-    return f"{runs.SELECTOR},{INSTANCE}={name}"
 
 
 def log_of(pod: Object) -> str:
@@ -91,11 +115,11 @@ def log_of(pod: Object) -> str:
     for entry in status.get("containerStatuses", []):
         if entry["name"] == CONTAINER and entry.get("state", {}).keys() & {"running", "terminated"}:
             return CONTAINER
-    return SELF_TEST if SELF_TEST in runs.failed_before_start(pod) else ""
+    return SELF_TEST if SELF_TEST in pods.failed_before_start(pod) else ""
 
 
-def _exit_code(run: runs.Run) -> int:
-    if run.state == "done":
+def _exit_code(run: states.Run) -> int:
+    if run.state == states.DONE:
         return EXIT_DONE
     return EXIT_REQUEST if "exit code 2 " in run.detail else EXIT_FAILED
 
@@ -105,7 +129,7 @@ def _attend(client: KubeClient, pod: Object, tails: dict[str, "_Tail"], write: W
     uid = pod["metadata"]["uid"]
     if uid not in tails and log_of(pod):
         node = pod.get("spec", {}).get("nodeName", "?")
-        write(f"[{runs.label_of(pod)}] pod {pod['metadata']['name']} on {node}")
+        write(f"[{pods.label_of(pod)}] pod {pod['metadata']['name']} on {node}")
         tails[uid] = _Tail(client, pod, write)
         tails[uid].start()
 
@@ -126,7 +150,7 @@ class _Tail(threading.Thread):
         self._pod = pod["metadata"]["name"]
         self._container = log_of(pod)
         self._write = write
-        self._prefix = f"[{runs.label_of(pod)}] "
+        self._prefix = f"[{pods.label_of(pod)}] "
         self._newest = ""  # Time of the last line written; times of equal length compare as text.
 
     def run(self) -> None:

@@ -17,14 +17,16 @@ import yaml
 
 from trainer.core.errors import JobFailed, RequestError
 from trainer.distributed import gpu_promise
+from trainer.submit import environment, volumes
 from trainer.submit.plan import Accelerator
 from trainer.submit.platforms import SOURCES
-from trainer.submit.request import Request
+from trainer.submit.request import DEFAULT_PRIORITY, Request
 
 INSTANCE = "app.kubernetes.io/instance"
-_GPU = "nvidia.com/gpu"
-_QUEUE = "kueue.x-k8s.io/queue-name"
+GPU = "nvidia.com/gpu"
+QUEUE = "kueue.x-k8s.io/queue-name"
 _MOUNT = "/data"  # Of components/gcsfuse.
+_TRAINER = "trainer"  # The container beside which the self-test is another one.
 
 Object = dict[str, Any]
 
@@ -36,7 +38,7 @@ def run_objects(request: Request, accelerator: Accelerator) -> list[Object]:
         RequestError: if kubectl is not installed.
     """
     run = request.run
-    components = ["platform", accelerator.component]
+    components = [*_of_platform(run.platform, trainer_words(request)), accelerator.component]
     components += [name for name, flag in (("spot", run.spot), ("gcsfuse", run.gcsfuse), ("kueue", run.queue)) if flag]
     objects = kustomize(run.platform, run.namespace, components, base=run.kind)
     for item in objects:
@@ -44,16 +46,26 @@ def run_objects(request: Request, accelerator: Accelerator) -> list[Object]:
     return sorted(objects, key=lambda item: item["kind"] not in ("Job", "JobSet"))
 
 
-def tensorboard_objects(platform: str, namespace: str, name: str, image: str, job_dir: str) -> list[Object]:
+def tensorboard_objects(
+    platform: str, namespace: str, name: str, image: str, job_dir: str, mounted: Sequence[volumes.Volume] = ()
+) -> list[Object]:
     """Return the objects of a TensorBoard for a run's job_dir."""
-    objects = kustomize(platform, namespace, ["tensorboard", "platform"])
+    objects = kustomize(platform, namespace, ["tensorboard", *_of_platform(platform, [job_dir])])
     for item in objects:
         item["metadata"]["name"] = f"{name}-tensorboard"
         _set_label(item, name)
         container = item["spec"]["template"]["spec"]["containers"][0]
         container["image"] = image
         container["args"][0] = f"--logdir={job_dir}"
+        volumes.mount(item["spec"]["template"]["spec"], mounted)
     return objects
+
+
+def _of_platform(platform: str, words: Sequence[str]) -> list[str]:
+    """Return a platform's own components for every run, and that for buckets if a word names one."""
+    overlay = SOURCES / "overlays" / platform
+    names = ["platform", *(["bucket"] if any("gs://" in word for word in words) else [])]
+    return [name for name in names if (overlay / name / "kustomization.yaml").is_file()]
 
 
 def kustomize(platform: str, namespace: str, components: Sequence[str], base: str = "") -> list[Object]:
@@ -107,6 +119,15 @@ def pod_templates(item: Object) -> Iterator[Object]:
         yield item["spec"]["template"]
 
 
+def gpus_of(item: Object) -> int:
+    """Return the GPUs of all pods of a Job or JobSet."""
+    return sum(
+        int(job["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {}).get(GPU, 0))
+        * job.get("parallelism", 1)
+        for job in _job_specs(item)
+    )
+
+
 def trainer_words(request: Request) -> list[str]:
     """Return the arguments of the container."""
     run = request.run
@@ -124,7 +145,7 @@ def _fill(item: Object, request: Request) -> None:
     if item["kind"] not in ("Job", "JobSet"):
         return
     if run.queue:
-        item["metadata"]["labels"][_QUEUE] = run.queue
+        item["metadata"]["labels"][QUEUE] = run.queue
     for template in pod_templates(item):
         _fill_pod(template["spec"], request)
     for job in _job_specs(item):
@@ -142,28 +163,18 @@ def _job_specs(item: Object) -> Iterator[Object]:
 
 
 def _has_gpu(pod: Object) -> bool:
-    return _GPU in pod["containers"][0]["resources"]["limits"]
+    return GPU in pod["containers"][0]["resources"]["limits"]
 
 
 def _fill_pod(pod: Object, request: Request) -> None:
     run, container = request.run, pod["containers"][0]
-    container["args"] = trainer_words(request)
+    container["args"] = [word.replace("$(", "$$(") for word in trainer_words(request)]
     for each in (*pod.get("initContainers", []), container):
         each["image"] = run.image
         _fill_gpus(each, request)
-    if run.priority:
-        pod["priorityClassName"] = run.priority
-    variables = {entry["name"]: entry for entry in container["env"]}
-    if "DEEPDETECT_NUM_WORKERS" in variables:
-        variables["DEEPDETECT_NUM_WORKERS"]["value"] = str(run.workers)
-    for name, value in request.env.items():
-        if name == gpu_promise.VARIABLE:
-            continue
-        if name in variables:
-            raise RequestError(f"--env: expected variables that the run does not set itself, received {name}")
-        # Kubernetes would replace $(NAME) in a value; $$ stands for one $.
-        container["env"].append({"name": name, "value": value.replace("$(", "$$(")})
-    container["args"] = [word.replace("$(", "$$(") for word in container["args"]]
+    pod["priorityClassName"] = run.priority or DEFAULT_PRIORITY
+    _fill_variables(container, request)
+    volumes.mount(pod, request.volumes)
     for volume in pod["volumes"]:
         if run.gcsfuse and volume["name"] == "data":
             volume["csi"]["volumeAttributes"]["bucketName"] = run.data_dir.removeprefix("gs://").partition("/")[0]
@@ -171,18 +182,46 @@ def _fill_pod(pod: Object, request: Request) -> None:
             volume["emptyDir"]["sizeLimit"] = _times(volume["emptyDir"]["sizeLimit"], run.gpus)
 
 
+def _fill_variables(container: Object, request: Request) -> None:
+    variables = {entry["name"]: entry for entry in container["env"]}
+    if "DEEPDETECT_NUM_WORKERS" in variables:
+        variables["DEEPDETECT_NUM_WORKERS"]["value"] = str(request.run.workers)
+    for name in (*request.env, *(source.key for source in request.secrets)):
+        if name in variables and name != gpu_promise.VARIABLE:
+            raise RequestError(f"--env: expected variables that the run does not set itself, received {name}")
+    for name, value in request.env.items():
+        if name != gpu_promise.VARIABLE:
+            # Kubernetes would replace $(NAME) in a value; $$ stands for one $.
+            container["env"].append({"name": name, "value": value.replace("$(", "$$(")})
+    environment.add_secrets(container, request.secrets)
+
+
 def _fill_gpus(container: Object, request: Request) -> None:
-    """Multiply a container's resources by the number of GPUs, and promise it that number, or the one in --env."""
+    """Multiply a container's resources by the number of GPUs, and promise it that number, or the one in --env.
+
+    A component of somebody's own that forgets the promise gets it here: no pod with GPUs trains without them.
+    """
     gpus = request.run.gpus
-    if _GPU not in container["resources"]["limits"]:
+    if GPU not in container["resources"]["limits"]:
         return
     resources = copy.deepcopy(container["resources"])
     for amounts in resources.values():
-        amounts |= {name: _times(amounts[name], gpus) for name in ("cpu", "memory", _GPU) if name in amounts}
+        amounts |= {name: _times(amounts[name], gpus) for name in ("cpu", "memory", GPU) if name in amounts}
     container["resources"] = resources
-    for entry in container["env"]:
-        if entry["name"] == gpu_promise.VARIABLE:
-            entry["value"] = request.env.get(gpu_promise.VARIABLE, str(gpus))
+    if container["name"] == _TRAINER:
+        _fill_amounts(resources, request)
+    promise = {"name": gpu_promise.VARIABLE, "value": request.env.get(gpu_promise.VARIABLE, str(gpus))}
+    others = [entry for entry in container.get("env", []) if entry["name"] != gpu_promise.VARIABLE]
+    container["env"] = [*others, promise]
+
+
+def _fill_amounts(resources: Object, request: Request) -> None:
+    """Set what --memory and --cpus say."""
+    run = request.run
+    if run.memory:
+        resources["requests"]["memory"] = resources["limits"]["memory"] = run.memory
+    if run.cpus:
+        resources["requests"]["cpu"] = f"{run.cpus:g}"
 
 
 def _times(quantity: str, factor: int) -> str:

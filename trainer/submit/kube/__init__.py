@@ -1,0 +1,1 @@
+"""Runs on Kubernetes: their objects, what the cluster needs and reports, their logs."""

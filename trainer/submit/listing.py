@@ -1,0 +1,79 @@
+"""Runs and their progress as a table, wide or not, or as JSON."""
+
+import concurrent.futures
+import dataclasses
+import datetime
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.submit import progress, states
+from trainer.submit.progress import Progress
+from trainer.submit.states import Run
+
+FORMS = ("table", "wide", "json")
+_COLUMNS = ("NAME", "STATE", "AGE", "GPUS", "QUEUE", "STEP", "LOSS", "IMAGES/S", "LEFT", "RESTARTS", "JOB_DIR")
+_WIDE = ("OWNER", "IMAGE", "REASON")
+
+
+def read(runs: Sequence[Run]) -> list[Progress]:
+    """Read the progress of all runs."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda run: progress.read(run.job_dir, sweep=run.is_sweep), runs))
+
+
+def show(runs: Sequence[Run], every: Sequence[Progress], form: str = "table") -> str:
+    """Return the runs and their progress in one of ``FORMS``."""
+    if form == "json":
+        return json.dumps([_entry(run, status) for run, status in zip(runs, every, strict=True)], indent=1)
+    wide = form == "wide"
+    rows = [_row(run, status, wide=wide) for run, status in zip(runs, every, strict=True)]
+    rows = [(*_COLUMNS, *(_WIDE if wide else ())), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as 2h05m or 3m20s."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def age(created: str) -> str:
+    """Return the time since then as 3d, 5h or 12m."""
+    if not created:
+        return "-"
+    then = datetime.datetime.fromisoformat(created)
+    minutes = max(int((datetime.datetime.now(datetime.UTC) - then).total_seconds()), 0) // 60
+    return f"{minutes // 1440}d" if minutes >= 2880 else f"{minutes // 60}h" if minutes >= 120 else f"{minutes}m"
+
+
+def _row(run: Run, status: Progress, *, wide: bool) -> tuple[str, ...]:
+    loss = "-" if status.loss is None else f"{status.loss:.4f}"
+    speed = f"{status.images_per_second:.0f}" if status.images_per_second else "-"
+    left = duration(status.seconds_left) if run.is_live else "-"
+    restarts = str(max(status.starts - 1, 0)) if status.starts else "-"
+    row = (run.name, _state(run, status), age(run.created), str(run.gpus or "-"), run.queue or "-",
+           _steps(run, status), loss, speed, left, restarts, run.job_dir)  # fmt: skip
+    return (*row, run.owner or "-", run.image, run.detail or "-") if wide else row
+
+
+def _entry(run: Run, status: Progress) -> dict[str, Any]:
+    own = dataclasses.asdict(run)
+    for name in ("uid", "is_noted"):
+        del own[name]
+    return {**own, "state": _state(run, status), **dataclasses.asdict(status), "seconds_left": status.seconds_left}
+
+
+def _state(run: Run, status: Progress) -> str:
+    return states.DONE if run.state in (states.GONE, states.EXPIRED) and status.ended else run.state
+
+
+def _steps(run: Run, status: Progress) -> str:
+    if run.is_sweep:
+        total = f"/{run.max_trials}" if run.max_trials else ""
+        return "-" if status.trials is None else f"{status.trials}{total} trials"
+    return "-" if status.step is None else f"{status.step}/{status.total_steps or '?'}"
