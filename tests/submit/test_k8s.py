@@ -100,6 +100,7 @@ def test_lists_that_the_api_server_wants_sorted_and_named(built):
                         codes = rule["onExitCodes"]
                         assert codes["values"] == sorted(codes["values"])
                         assert 0 not in codes["values"]
+                        assert 76 not in codes["values"]  # The end of the lost process decides.
                         assert codes["containerName"] == job["template"]["spec"]["containers"][0]["name"]
 
 
@@ -113,8 +114,9 @@ def test_lists_that_the_api_server_wants_sorted_and_named(built):
          "RestartJobSetAndIgnoreMaxRestarts"),
         ("PodFailurePolicy", "Container trainer for pod ns/a failed with exit code 2 matching FailJob rule at index 2",
          "FailJobSet"),
-        ("DeadlineExceeded", "Job was active longer than specified deadline", "FailJobSet"),
+        # OOMKilled (137), and then the others (76).
         ("BackoffLimitExceeded", "Job has reached the specified backoff limit", "RestartJobSet"),
+        ("DeadlineExceeded", "Job was active longer than specified deadline", "FailJobSet"),
     ],
 )  # fmt: skip
 def test_a_set_of_workers_restarts_as_a_whole_or_fails(built, reason, message, action):
