@@ -48,6 +48,19 @@ def test_every_object_is_valid_to_the_last_field(built, name, version):
         validate(item, version)
 
 
+def test_whatever_reads_the_bucket_outside_google_gets_the_key(tmp_path):
+    parts = {name: os.path.relpath(K8S / name, tmp_path.resolve()) for name in (
+        "base/train", "components/data-service", "components/tensorboard", "overlays/generic/platform",
+        "overlays/generic/gpu-l4")}  # fmt: skip
+    resources = f"resources: [{parts.pop('base/train')}]\ncomponents: [{', '.join(parts.values())}]\n"
+    (tmp_path / "kustomization.yaml").write_text(resources)
+    pods = {item["metadata"]["name"]: pod_templates(item) for item in objects(build(tmp_path))}
+    for name in ("train", "data-service-worker", "tensorboard"):
+        (container,) = pods[name][0]["spec"]["containers"]
+        assert {"name": "GOOGLE_APPLICATION_CREDENTIALS", "value": "/var/run/secrets/gcs/key.json"} in container["env"]
+    assert "--load_fast=false" in container["args"]  # TensorBoard's other loader reads public buckets alone.
+
+
 @pytest.mark.parametrize("kind", ["Job", "JobSet"])
 def test_the_validation_refuses_an_unknown_field(built, kind):
     import jsonschema
