@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # So that a bare "pytest" finds the package, and scripts/, without an installation.
     sys.path.insert(0, str(ROOT))
 
-from tests.helpers.fake_gcs import TENSORFLOW_RETRIES, bucket, gcs_server  # noqa: E402, F401
+from tests.helpers.fake_gcs import TENSORFLOW_RETRIES, bucket, gcs_server, tensorflow_cut_off  # noqa: E402, F401
 
 os.environ.update(TENSORFLOW_RETRIES)
 

@@ -26,7 +26,7 @@ JOB = {
     "image_size": 48, "batch_size": 12, "epochs": 2, "precision": "float32", "export": "none", "log_every_steps": 1,
     "checkpoint_every_steps": 1, "max_trials": 2, "keep_trials": 1, "retrain_best": 1,
 }  # fmt: skip
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tensorflow_cut_off")]
 
 
 def command(main, argv):

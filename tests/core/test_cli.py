@@ -11,7 +11,7 @@ import pytest
 
 from trainer.core import cli
 from trainer.core.config import flags
-from trainer.core.errors import JobFailed, RequestError, StoppedEarly
+from trainer.core.errors import JobFailed, LostPeer, RequestError, StoppedEarly
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from trainer.core.errors import JobFailed, RequestError, StoppedEarly
     [
         (RequestError("expected a,\n  received b"), 2, "error: expected a, received b\n"),
         (StoppedEarly("at step 3"), 75, "stopped: at step 3\n"),
+        (LostPeer("lost worker 1"), 76, "stopped: lost worker 1\n"),
         (JobFailed("the loss is not finite"), 1, "failed: the loss is not finite\n"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from tests.helpers.leases import taken
 from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, gcs_client, gcs_objects, lock
+from trainer.core.storage import lease as lease_lib
 from trainer.core.storage.lease import Lease
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,10 +220,14 @@ def test_a_live_process_is_named_and_a_killed_one_is_replaced(bucket, monkeypatc
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, paths.job_dir], cwd=ROOT, env=os.environ.copy(),
                               stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(StoppedEarly, match=f"found a live job in it .process {holder.pid} on "), lock.hold(paths):
+    owner = f"process {holder.pid} on {socket.gethostname()}"
+    with pytest.raises(StoppedEarly, match=f"found a live job in it .{owner}"), lock.hold(paths):
         pass
     holder.kill()
     holder.wait()
+    lines = []
+    monkeypatch.setattr(lease_lib.log, "info", lambda text, *values: lines.append(text % values))
     with lock.hold(paths):
+        assert lines == [f"{paths.job_dir} was held by {owner}, which has ended: taking it over"]
         assert f"process {os.getpid()} " in files.read_text(paths.lock)
     assert objects(bucket) == []

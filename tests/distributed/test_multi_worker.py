@@ -145,7 +145,7 @@ def test_kills_in_the_middle_of_a_save_a_stop_of_one_and_another_number_of_devic
     run.processes[1].kill()
     run.processes[0].send_signal(signal.SIGCONT)
     codes, texts = run.wait()
-    assert codes == [75, -signal.SIGKILL, 75, 75]
+    assert codes == [76, -signal.SIGKILL, 76, 76]
     for index in (0, 2, 3):
         assert "stopped: lost worker 1 (127.0.0.1:" in texts[index]
         assert "Traceback" not in texts[index]
@@ -156,7 +156,7 @@ def test_kills_in_the_middle_of_a_save_a_stop_of_one_and_another_number_of_devic
     saving = pause_in_save(run.processes[0], job)
     run.processes[0].kill()
     codes, texts = run.wait()
-    assert codes == [-signal.SIGKILL, 75]
+    assert codes == [-signal.SIGKILL, 76]
     assert "stopped: lost chief, worker 0 (127.0.0.1:" in texts[1]
     assert saving not in checkpoints_of(job)
 
@@ -182,7 +182,7 @@ def test_a_process_that_hangs_is_named(data, tmp_path, victim):
     run.until(lambda: len(checkpoints_of(tmp_path / "job")) > 1)
     run.processes[victim].send_signal(signal.SIGSTOP)
     codes, texts = run.wait(without=victim)
-    assert codes[1 - victim] == 75
+    assert codes[1 - victim] == 76
     assert f"{victim} (127.0.0.1:" in texts[1 - victim].splitlines()[-1]
     assert "silent for" in texts[1 - victim]
 

@@ -315,6 +315,28 @@ def bucket(gcs_server, monkeypatch) -> str:
     return gcs_server.make_bucket(f"bucket-{os.getpid()}-{next(_numbers)}")
 
 
+@pytest.fixture
+def tensorflow_cut_off(bucket, monkeypatch) -> Iterator[None]:
+    """Lead TensorFlow's own client, of this process and its children, to a proxy that only counts; nobody may come."""
+    visitors = []
+
+    def count() -> None:
+        while True:
+            try:
+                connection, address = server.accept()
+            except OSError:
+                return
+            visitors.append(address)
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
+        threading.Thread(target=count, daemon=True).start()
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+    assert not visitors, "TensorFlow's own client was asked for gs://"
+
+
 def upload(folder: str | Path, target: str) -> str:
     """Copy a local folder to gs:// and return ``target``."""
     from trainer.core.storage import files

@@ -49,6 +49,19 @@ def test_every_object_is_valid_to_the_last_field(built, name, version):
         validate(item, version)
 
 
+def test_whatever_reads_the_bucket_outside_google_gets_the_key(tmp_path):
+    parts = {name: os.path.relpath(K8S / name, tmp_path.resolve()) for name in (
+        "base/train", "components/data-service", "components/tensorboard", "overlays/generic/platform",
+        "overlays/generic/gpu-l4")}  # fmt: skip
+    resources = f"resources: [{parts.pop('base/train')}]\ncomponents: [{', '.join(parts.values())}]\n"
+    (tmp_path / "kustomization.yaml").write_text(resources)
+    pods = {item["metadata"]["name"]: pod_templates(item) for item in objects(build(tmp_path))}
+    for name in ("train", "data-service-worker", "tensorboard"):
+        (container,) = pods[name][0]["spec"]["containers"]
+        assert {"name": "GOOGLE_APPLICATION_CREDENTIALS", "value": "/var/run/secrets/gcs/key.json"} in container["env"]
+    assert "--load_fast=false" in container["args"]  # TensorBoard's other loader reads public buckets alone.
+
+
 @pytest.mark.parametrize("kind", ["Deployment", "JobSet"])
 def test_the_validation_refuses_an_unknown_field(built, kind):
     import jsonschema
@@ -106,6 +119,7 @@ def test_lists_that_the_api_server_wants_sorted_and_named(built):
                         codes = rule["onExitCodes"]
                         assert codes["values"] == sorted(codes["values"])
                         assert 0 not in codes["values"]
+                        assert 76 not in codes["values"]  # The end of the lost process decides.
                         assert codes["containerName"] == job["template"]["spec"]["containers"][0]["name"]
 
 
@@ -119,8 +133,9 @@ def test_lists_that_the_api_server_wants_sorted_and_named(built):
          "RestartJobSetAndIgnoreMaxRestarts"),
         ("PodFailurePolicy", "Container trainer for pod ns/a failed with exit code 2 matching FailJob rule at index 2",
          "FailJobSet"),
-        ("DeadlineExceeded", "Job was active longer than specified deadline", "FailJobSet"),
+        # OOMKilled (137), and then the others (76).
         ("BackoffLimitExceeded", "Job has reached the specified backoff limit", "RestartJobSet"),
+        ("DeadlineExceeded", "Job was active longer than specified deadline", "FailJobSet"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["train", "multi-worker"])

@@ -58,7 +58,7 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
         return errors.EXIT_FAILED
     except errors.StoppedEarly as stop:
         print(terminal.visible(f"stopped: {stop}"), file=sys.stderr)
-        return errors.EXIT_STOPPED
+        return stop.code
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not transient.is_transient(error):
             raise

@@ -7,6 +7,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_REQUEST = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: everything is saved, rerun the same command.
+EXIT_LOST_PEER = 76  # The same after another process of the job was lost, whose own end decides what a scheduler does.
 
 
 class RequestError(ValueError):
@@ -21,7 +22,19 @@ class AccessDenied(RequestError):
 
 
 class StoppedEarly(Exception):
-    """The job stopped on purpose with its state saved; the process exits with code 75."""
+    """The job stopped on purpose with its state saved; the process exits with ``code``."""
+
+    code = EXIT_STOPPED
+
+
+class LostPeer(StoppedEarly):
+    """Another process of the job died, hangs or cannot be reached; the process exits with code 76.
+
+    A scheduler that restarts a job without limit after 75 must not do so here: the other one may have crashed, and may
+    crash again.
+    """
+
+    code = EXIT_LOST_PEER
 
 
 class StorageDown(StoppedEarly):

@@ -22,9 +22,11 @@ from trainer.core.config import Config
 from trainer.core.errors import (
     EXIT_DONE,
     EXIT_FAILED,
+    EXIT_LOST_PEER,
     EXIT_REQUEST,
     EXIT_STOPPED,
     JobFailed,
+    LostPeer,
     RequestError,
     StoppedEarly,
 )
@@ -38,7 +40,12 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_SECONDS = 1.0
 _GRACE_SECONDS = 5.0  # For the main thread to end by itself, with its own message.
 _CHIEF_WAIT_SECONDS = 10.0  # For the others to leave before the chief does.
-_EXIT_CODES = {RequestError: EXIT_REQUEST, StoppedEarly: EXIT_STOPPED, JobFailed: EXIT_FAILED}
+# Kubernetes fails the whole set for the pod whose end it sees first.  That of the lost process shall be the first, so
+# in a pod the others leave this much later.
+_POD_YIELDS_SECONDS = 5.0
+_EXIT_CODES = {  # Of the first that fits.
+    RequestError: EXIT_REQUEST, LostPeer: EXIT_LOST_PEER, StoppedEarly: EXIT_STOPPED, JobFailed: EXIT_FAILED,
+}  # fmt: skip
 
 
 class SingleProcess:
@@ -185,12 +192,12 @@ class ProcessGroup(SingleProcess):
                 self._changed.wait_for(lambda: len(self._departed) == self.size - 1, timeout=_CHIEF_WAIT_SECONDS)
         self._is_leaving = True
 
-    def explain(self, error: Exception) -> StoppedEarly:
+    def explain(self, error: Exception) -> LostPeer:
         """Return what to raise instead of an error of a collective, so that all processes exit alike."""
         # A peer is gone.  Usually the listening thread knows which, and ends the process during this wait.
-        time.sleep(2 * _HEARTBEAT_SECONDS)
+        time.sleep(2 * _HEARTBEAT_SECONDS + _yield_seconds())
         first = str(error).strip().splitlines()[0][:300]
-        return StoppedEarly(f"the processes lost each other ({first}); start all of them again")
+        return LostPeer(f"the processes lost each other ({first}); start all of them again")
 
     def _send(self, kind: str, **values: Any) -> None:
         for connection in self._connections.values():
@@ -259,7 +266,8 @@ class ProcessGroup(SingleProcess):
         if self._training_done and not self.index:
             log.warning("%s; training is done, so this process continues", line)
             return
-        self._abort(EXIT_STOPPED, f"{line}; start all processes again: they continue from the newest checkpoint", 0.0)
+        line += "; start all processes again: they continue from the newest checkpoint"
+        self._abort(EXIT_LOST_PEER, line, grace=0.0)
 
     def _abort(self, code: int, line: str, grace: float) -> None:
         """End the process, unless the main thread ends within ``grace`` seconds; only the first call counts."""
@@ -271,9 +279,13 @@ class ProcessGroup(SingleProcess):
             for peer, connection in self._connections.items():
                 if peer not in self._departed:
                     connection.send("lost", code=code, message=line)
+        elif code != EXIT_LOST_PEER:  # Not a word would make the chief take this process for a lost one.
+            self._send("bye", code=code, message=line, expected=False)
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline and not self._is_leaving:
             time.sleep(0.05)
+        if code == EXIT_LOST_PEER:
+            time.sleep(_yield_seconds())
         if self._is_leaving:
             return
         self._is_leaving = True
@@ -281,12 +293,16 @@ class ProcessGroup(SingleProcess):
             with contextlib.suppress(Exception):
                 action(_GRACE_SECONDS)
         # As ``cli.run_command`` would print it, which the main thread may never reach.
-        titles = {EXIT_STOPPED: "stopped", EXIT_REQUEST: "error"}
+        titles = {EXIT_STOPPED: "stopped", EXIT_LOST_PEER: "stopped", EXIT_REQUEST: "error"}
         print(f"{titles.get(code, 'failed')}: {line}", file=sys.stderr)
         for stream in (sys.stderr, sys.stdout):
             with contextlib.suppress(Exception):
                 stream.flush()
         os._exit(code)
+
+
+def _yield_seconds() -> float:
+    return _POD_YIELDS_SECONDS if "KUBERNETES_SERVICE_HOST" in os.environ else 0.0
 
 
 @contextlib.contextmanager

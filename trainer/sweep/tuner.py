@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import logging
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,7 +54,10 @@ class Tuner(kt.engine.base_tuner.BaseTuner):  # type: ignore[misc]
         self._request = request
         self._stop = stop
         self._reachable = reachable
-        super().__init__(oracle, directory=request.base.loop.job_dir, project_name=".", overwrite=False)
+        # KerasTuner asks TensorFlow's file system whether it has files there, which for gs:// has other credentials and
+        # no patience.  Nothing is kept there (``oracles.py``).
+        with tempfile.TemporaryDirectory(prefix="deepdetect-tuner-") as folder:
+            super().__init__(oracle, directory=folder, project_name=".", overwrite=False)
         self.tuner_id = trial.worker_name()
 
     def save(self) -> None:

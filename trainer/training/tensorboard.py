@@ -254,12 +254,15 @@ def write(job_dir: str, trial_id: str, values: Mapping[str, Any], metric: str, s
     # Without TensorFlow operations, which would take memory of a GPU that a trial in another process needs.
     protos = [session(values, trial_id), summary.pb(f"best_{metric}", score).SerializeToString()]
     try:
-        writer = EventFileWriter(files.join(job_dir, "tensorboard", "hparams"))
-        for proto in protos:
-            # With TensorFlow loaded the plugin returns TensorFlow's messages, but the writer takes TensorBoard's.
-            own = summary_pb2.Summary.FromString(proto)
-            writer.add_event(event_pb2.Event(wall_time=time.time(), step=0, summary=own))
-        writer.close()
+        with tempfile.TemporaryDirectory() as scratch:  # The writer would send to gs:// with TensorFlow's own client.
+            writer = EventFileWriter(scratch)
+            for proto in protos:
+                # With TensorFlow loaded the plugin returns TensorFlow's messages, but the writer takes TensorBoard's.
+                own = summary_pb2.Summary.FromString(proto)
+                writer.add_event(event_pb2.Event(wall_time=time.time(), step=0, summary=own))
+            writer.close()
+            for path in Path(scratch).iterdir():
+                files.write_bytes(files.join(job_dir, "tensorboard", "hparams", path.name), path.read_bytes())
     except StoppedEarly:
         raise
     except Exception as error:  # A full disk, say; the type depends on the storage.

@@ -16,7 +16,7 @@ import uuid
 
 from trainer.core.storage.transient import retry
 
-_BYTES = 512  # Of a record: rewriting as many in place needs no room on a full disk.
+_BYTES = 1024  # Of a record: rewriting as many in place needs no room on a full disk.
 _FREE = b"free"
 _DIGEST_BITS = 64
 

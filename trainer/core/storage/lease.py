@@ -1,9 +1,10 @@
 """A lock that its holder rewrites at every heartbeat: on gs://, and on file systems that cannot lock.
 
 A process that finds the record watches it by its own clock, so clocks need not agree.  If the record changes, the
-holder is alive.  If it does not change for ``_BEATS_TO_DEATH`` heartbeats, the holder is dead.  Then exactly one of the
-watchers takes over, because only one can replace the generation that they all saw.  A holder that could not confirm its
-lease for ``_BEATS_TO_DOUBT`` heartbeats, which is fewer, must confirm it before it writes anything else.
+holder is alive.  If it does not change for ``_BEATS_TO_DEATH`` heartbeats, the holder is dead; fewer do for a pod that
+this one replaces, and none for a holder that has certainly ended (``holder.py``).  Then exactly one of the watchers
+takes over, because only one can replace the generation that they all saw.  A holder that could not confirm its lease
+for ``_BEATS_TO_DOUBT`` heartbeats, which is fewer than its death takes, must confirm it before it writes anything else.
 Does not own: how a record is kept (``gcs_objects.ObjectRecord``, ``file_lease.FileRecord``), what the lease protects.
 Imports no TensorFlow.
 """
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 from trainer.core import environment
 from trainer.core.errors import StoppedEarly
+from trainer.core.storage import holder
 from trainer.core.storage.base import held_by
 from trainer.core.storage.fences import Fences
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 _HEARTBEAT = "DEEPDETECT_LOCK_HEARTBEAT_SECONDS"
 HEARTBEAT_SECONDS = 10.0  # That variable, if set, replaces it.
 _BEATS_TO_DEATH, _BEATS_TO_DOUBT = 6, 4
+_BEATS_OF_A_PREDECESSOR = 2  # Its pod is gone; a namesake in another cluster shows that it is alive.
 
 
 class Record(Protocol):
@@ -88,6 +91,7 @@ class Lease:
         self._protects = protects
         self._heartbeat = heartbeat or environment.seconds(_HEARTBEAT, HEARTBEAT_SECONDS, minimum=0.01)
         self._token = uuid.uuid4().hex  # Recognises our own record after a lost answer.
+        self._holder = holder.describe()
         self._beats = 0
         self._generation = 0  # Of the record as we last wrote it.
         self._confirmed = 0.0  # When a request that confirmed the lease was sent, by ``_awake_seconds``.
@@ -112,15 +116,14 @@ class Lease:
                 self._generation = generation
                 self._confirmed = before
                 break
-            owner = str(record.get("owner", "unknown"))
-            patience = _BEATS_TO_DEATH * float(record.get("heartbeat_seconds", self._heartbeat))
+            owner = str(record.get("owner", "an unknown job"))
+            patience = self._beats_to_death(record) * float(record.get("heartbeat_seconds", self._heartbeat))
             if generation and not watched_generation:
                 watched_generation, watched_since = generation, now
-                log.info("%s is held by %s: waiting up to %.0f s to see whether that job is alive",
-                         self._protects, record.get("owner", "an unknown job"), patience)  # fmt: skip
+                self._log_watch(owner, patience)
             elif generation and generation != watched_generation:  # The holder's heart beats.
                 raise held_by(owner, self._protects)
-            if not generation or now - watched_since > patience:
+            if not generation or now - watched_since > patience or not patience:
                 self._try_to_write(generation)
                 continue
             time.sleep(min(self._heartbeat, patience) / 4)
@@ -131,6 +134,22 @@ class Lease:
         answer = self._record.read()
         return (_record(answer[0]), answer[1]) if answer else ({}, 0)
 
+    def _log_watch(self, owner: str, patience: float) -> None:
+        if patience:
+            log.info("%s is held by %s: waiting up to %.0f s to see whether that job is alive",
+                     self._protects, owner, patience)  # fmt: skip
+        else:
+            log.info("%s was held by %s, which has ended: taking it over", self._protects, owner)
+
+    def _beats_to_death(self, record: dict[str, Any]) -> int:
+        """Return for how many heartbeats a record must not change, for its holder to count as dead."""
+        about = record.get("holder")
+        if not isinstance(about, dict):
+            return _BEATS_TO_DEATH
+        if holder.is_dead(about, self._holder):
+            return 0
+        return _BEATS_OF_A_PREDECESSOR if holder.is_predecessor(about, self._holder) else _BEATS_TO_DEATH
+
     def _try_to_write(self, generation: int) -> None:
         """Replace a generation (0: none) by our own; the next read shows whether that succeeded."""
         self._beats += 1
@@ -139,6 +158,7 @@ class Lease:
     def _content(self) -> bytes:
         record = {
             "owner": f"process {os.getpid()} on {socket.gethostname()}",
+            "holder": self._holder,
             "token": self._token,
             "heartbeat_seconds": self._heartbeat,
             "beats": self._beats,
