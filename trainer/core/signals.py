@@ -1,7 +1,7 @@
 """Stop requests: the first signal asks for a stop, a second SIGTERM or SIGINT ends the process at once.
 
 Owns: which signals ask for a stop, and what the process does where it cannot react.  Does not own: the line and exit
-code of a command that was stopped (``cli.run_command``).
+code of a command that was stopped (``cli.run_command``), and the time before a command runs (``early_signals.py``).
 """
 
 import contextlib
@@ -14,12 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from trainer.core import early_signals
+from trainer.core.early_signals import ORDERS, WARNINGS
 from trainer.core.errors import EXIT_STOPPED, StoppedEarly
 
-_ORDERS = (signal.SIGTERM, signal.SIGINT)
-# These announce the end: of the terminal, of the time (Slurm's --signal) or of the CPU time, for which Linux repeats
-# SIGXCPU every second.  So a repetition is no order to end at once.
-_WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 _STUCK_SECONDS = 5.0  # After a signal that the main thread should have handled at once.
 
 
@@ -60,7 +58,7 @@ class _Handler:
         if self.is_leaving:
             self.late.append(number)
             return
-        self._orders += number in _ORDERS
+        self._orders += number in ORDERS
         if self._orders > 1:
             os._exit(128 + number)
         self._react(signal.Signals(number).name)
@@ -123,14 +121,14 @@ def end_at_once(code: int | None = None) -> None:
     Args:
         code: exit code; None: 128 and the signal's number.
     """
-    for number in (*_ORDERS, *_WARNINGS):
+    for number in (*ORDERS, *WARNINGS):
         if _is_ours_to_take(number):
             signal.signal(number, lambda number, _: os._exit(128 + number if code is None else code))
 
 
 def ignore() -> None:
     """Leave signals to the parent process: those that a terminal or a scheduler sends to a whole group."""
-    for number in (signal.SIGINT, *_WARNINGS):
+    for number in (signal.SIGINT, *WARNINGS):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -139,7 +137,7 @@ def _handled(react: Callable[[str], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old_handlers = {number: signal.getsignal(number) for number in (*_ORDERS, *_WARNINGS) if _is_ours_to_take(number)}
+    old_handlers = {number: signal.getsignal(number) for number in (*ORDERS, *WARNINGS) if _is_ours_to_take(number)}
     handler = _Handler(react)
     try:
         for number in old_handlers:
@@ -148,7 +146,8 @@ def _handled(react: Callable[[str], None]) -> Iterator[None]:
     finally:
         handler.is_leaving = True
         for number, old in old_handlers.items():
-            signal.signal(number, signal.SIG_DFL if old is None else old)  # None: not set by Python.
+            is_ours = old is None or old is early_signals.end  # None: not set by Python.
+            signal.signal(number, signal.SIG_DFL if is_ours else old)
         for late in handler.late:
             os.kill(os.getpid(), late)
 
@@ -156,7 +155,7 @@ def _handled(react: Callable[[str], None]) -> Iterator[None]:
 def _is_ours_to_take(number: signal.Signals) -> bool:
     """Return whether nobody else wants a signal: ``nohup`` ignores SIGHUP, and a notebook may use SIGUSR1 itself."""
     old = signal.getsignal(number)
-    return number in _ORDERS or old == signal.SIG_DFL or isinstance(old, _Handler)
+    return number in ORDERS or old in (signal.SIG_DFL, early_signals.end) or isinstance(old, _Handler)
 
 
 @contextlib.contextmanager
@@ -199,7 +198,7 @@ def _watch(receiver: socket.socket, request: StopRequest | None) -> None:
             if not isinstance(signal.getsignal(number), _Handler):  # Somebody else's: a notebook may use SIGUSR1.
                 continue
             count += 1
-            orders += number in _ORDERS
+            orders += number in ORDERS
             if request is not None:
                 request.noticed = request.noticed or signal.Signals(number).name
             if orders > 1:
