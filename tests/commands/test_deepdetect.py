@@ -80,7 +80,7 @@ def test_the_words_of_the_contract_stand_for_the_commands(capsys):
         "train", "evaluate", "predict", "tune", "export", "audit", "pack", "faces", "compare", "submit", "data-service",
         "selftest", "demo", "benchmark",
     }  # fmt: skip
-    assert len(WITH_PAGE) == 11
+    assert len(WITH_PAGE) == 12
     assert all(callable(command.load()) for command in COMMANDS.values())
     assert deepdetect(capsys, "submit", "--help")[1].splitlines()[2].startswith("  deepdetect submit run --name=N")
     assert "--forget" in deepdetect(capsys, "submit", "cancel", "--help")[1]

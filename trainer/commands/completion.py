@@ -66,9 +66,6 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-_OF_ARGPARSE = (("data-service",), ("demo", "draw"))  # Their --help is printed by argparse, which then exits.
-
-
 def words() -> dict[str, list[str]]:
     """Return what may follow: after nothing (``top``), a command, or a command with its action."""
     table = {"top": [*COMMANDS, "help", "--version"]}
@@ -83,7 +80,7 @@ def words() -> dict[str, list[str]]:
 
 def page_of(name: str, *action: str) -> HelpPage | None:
     """Return the page of a command's flags; None if it has no such page."""
-    if name == "completion" or name == "benchmark" or (name, *action) in _OF_ARGPARSE:
+    if name in ("completion", "benchmark"):
         return None
     try:
         COMMANDS[name].load()([*action, "--help"])
