@@ -35,6 +35,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from trainer.core import quiet_start
+
+quiet_start.install()  # TensorFlow's import says nothing that is not known.
+
 import keras
 import numpy as np
 import tensorflow as tf

@@ -3,25 +3,22 @@
 A test compares the page with what this script makes, so a changed flag without a new page is noticed.
 """
 
-import contextlib
 import dataclasses
-import io
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from trainer import data_service  # noqa: E402
+from trainer.commands.demo.draw_request import DrawFlags  # noqa: E402
 from trainer.core.config import AUTO, flags, help_of, kind  # noqa: E402
 from trainer.data.audit.request import AuditFlags  # noqa: E402
 from trainer.data.faces.request import FacesFlags  # noqa: E402
 from trainer.data.pack.request import PackFlags  # noqa: E402
+from trainer.data_service import DataServiceFlags  # noqa: E402
 from trainer.evaluation.request import EvaluateFlags  # noqa: E402
 from trainer.server.request import ServeFlags  # noqa: E402
 from trainer.serving.predict_request import PredictFlags  # noqa: E402
@@ -45,7 +42,7 @@ change the result) or *free*.
 
 def page() -> str:
     """Return the whole page."""
-    return "\n".join([_HEAD, *_training(), *_others(), *_submit(), *_data_service()]).rstrip() + "\n"
+    return "\n".join([_HEAD, *_training(), *_others(), *_submit()]).rstrip() + "\n"
 
 
 def _training() -> Iterator[str]:
@@ -69,6 +66,8 @@ def _others() -> Iterator[str]:
         "trainer.prepare_data audit": AuditFlags,
         "trainer.prepare_data faces": FacesFlags,
         "trainer.prepare_data pack": PackFlags,
+        "trainer.data_service": DataServiceFlags,
+        "deepdetect demo draw": DrawFlags,
     }
     for name, form in commands.items():
         yield f"## {name}\n"
@@ -89,19 +88,6 @@ def _submit() -> Iterator[str]:
     for name, form in forms.items():
         yield f"### {name}\n"
         yield _table([field for field in dataclasses.fields(form) if field.name not in shared])
-
-
-def _data_service() -> Iterator[str]:
-    """Yield what the one command with flags of argparse prints."""
-    printed = io.StringIO()
-    with (
-        contextlib.redirect_stdout(printed),
-        contextlib.suppress(SystemExit),
-        mock.patch.dict(os.environ, {"COLUMNS": "100"}),
-    ):
-        data_service.main(["--help"])
-    options = printed.getvalue().split("options:\n")[1]
-    yield f"## trainer.data_service\n\n```\n{options}```\n"
 
 
 def _table(fields: Iterable["dataclasses.Field[object]"], *, resume: bool = False) -> str:

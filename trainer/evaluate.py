@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trainer.core import cli, terminal
+from trainer.core import cli, progress, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, RequestError
 from trainer.evaluation.request import COMPARE_USAGE, USAGE, EvaluateFlags
@@ -57,7 +57,7 @@ def _compare(request: EvaluateFlags) -> int:
         request.compare, request.out, group_by=request.group_by, groups=request.groups,
         resamples=request.bootstrap, seed=request.seed,
     )  # fmt: skip
-    print(terminal.visible(summary))
+    progress.say(summary)
     return EXIT_DONE
 
 

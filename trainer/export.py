@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trainer.core import cli, terminal
+from trainer.core import cli, progress, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE
 from trainer.serving import convert
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
     """
     request = flags.parse_request(argv, ExportFlags, usage=USAGE, required=("job_dir", "out"))
     comparison = export_job.run(request)
-    print(convert.to_text(comparison), end="")
+    progress.say(convert.to_text(comparison).rstrip("\n"))
     convert.refuse_others(comparison)
     print(f"exported: {terminal.link(request.out)}")
     return EXIT_DONE

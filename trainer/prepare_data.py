@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from trainer.core import cli, placement, terminal
+from trainer.core import cli, placement, progress, terminal
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.core.storage import files
@@ -46,13 +46,14 @@ def audit(argv: Sequence[str]) -> int:
     )
     _refuse_packed(request.data_dir, "; audit the folder that it was packed from")
     placement.refuse_among_images("out", request.out, request.data_dir)
-    splits = read_all_splits(request.data_dir, request)
+    with progress.phase(f"listing {request.data_dir!r}"):
+        splits = read_all_splits(request.data_dir, request)
     files.require_writable(request.out, "out")
     log.info("%s", split_report.of_splits(request.data_dir, splits))
     from trainer.reports import audit as audit_report  # Late: slow to import, and a wrong flag is answered at once.
 
     summary = audit_report.audit(splits, request)
-    print(terminal.visible(audit_report.summary_table(summary, request.out)))
+    progress.say(audit_report.summary_table(summary, request.out))
     return EXIT_FAILED if request.strict and summary["strict_failures"] else EXIT_DONE
 
 
@@ -61,7 +62,8 @@ def pack(argv: Sequence[str]) -> int:
     request = flags.parse_request(argv, pack_request.PackFlags, usage=pack_request.USAGE, required=("data_dir", "out"))
     _refuse_packed(request.data_dir)
     placement.refuse_among_images("out", request.out, request.data_dir)
-    splits = read_all_splits(request.data_dir, request)
+    with progress.phase(f"listing {request.data_dir!r}"):
+        splits = read_all_splits(request.data_dir, request)
     files.require_writable(request.out, "out")
     log.info("%s", split_report.of_splits(request.data_dir, splits))
     from trainer.data.pack import writer  # Late: TensorFlow is loaded here.
@@ -71,7 +73,7 @@ def pack(argv: Sequence[str]) -> int:
     crop_rule.copy(request.data_dir, request.out)
     for name, reason in summary["bad"].items():
         print(terminal.in_line(f"bad: {files.printable(name)}: {reason}"), file=sys.stderr)
-    print(terminal.visible(writer.summary_table(summary, request)))
+    progress.say(writer.summary_table(summary, request))
     return EXIT_DONE
 
 
@@ -81,7 +83,8 @@ def faces(argv: Sequence[str]) -> int:
     if placement.is_within(request.out, request.videos):
         raise RequestError(f"--out: expected a folder outside of --videos, received {request.out!r}; give another one")
     detector.require()
-    entries = inputs.find(request.videos)
+    with progress.phase(f"listing {request.videos!r}"):
+        entries = inputs.find(request.videos)
     files.require_writable(request.out, "out")
     from trainer.data.faces import run  # Late: Pillow and joblib are loaded here.
 
@@ -89,7 +92,7 @@ def faces(argv: Sequence[str]) -> int:
     for one, note in zip(entries, notes, strict=True):
         if note.error:
             print(terminal.in_line(f"bad: {files.printable(one.name)}: {note.error}"), file=sys.stderr)
-    print(terminal.visible(run.summary(entries, notes, request)))
+    progress.say(run.summary(entries, notes, request))
     return EXIT_DONE if any(note.rows for note in notes) else EXIT_FAILED
 
 

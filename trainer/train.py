@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from trainer.core import cli, terminal
+from trainer.core import cli, progress, terminal
 from trainer.core.config import Config, flags
 from trainer.core.errors import EXIT_DONE, JobFailed
 from trainer.core.job_dir import JobPaths
@@ -34,12 +34,12 @@ def main(argv: Sequence[str]) -> int:
     if not cluster.is_chief:
         return EXIT_DONE
     values = ", ".join(f"{name} {value:.4f}" for name, value in outcome.validation.items() if value is not None)
-    print(f"best epoch {outcome.best_epoch} (step {outcome.best_step}): validation {values}")
+    progress.say(f"best epoch {outcome.best_epoch} (step {outcome.best_step}): validation {values}")
     if outcome.learned is False:
-        print(f"learned nothing: {outcome.learned_because}")
+        progress.say(f"learned nothing: {outcome.learned_because}")
     for kind, path in outcome.exports.items():
         threshold = f" (threshold {outcome.thresholds[kind]:g})" if kind in outcome.thresholds else ""
-        print(terminal.visible(f"model ({kind}): {path}{threshold}"))
+        progress.say(f"model ({kind}): {path}{threshold}")
     print(f"report: {terminal.link(f'{JobPaths(config.loop.job_dir).report}/index.html')}")
     return EXIT_DONE
 

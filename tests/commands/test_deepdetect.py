@@ -1,7 +1,6 @@
 """The one command ``deepdetect``: its help, its names of flags, what it does without parts of an installation."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +79,7 @@ def test_the_words_of_the_contract_stand_for_the_commands(capsys):
         "train", "evaluate", "predict", "tune", "export", "audit", "pack", "faces", "compare", "submit", "data-service",
         "selftest", "demo", "benchmark",
     }  # fmt: skip
-    assert len(WITH_PAGE) == 11
+    assert len(WITH_PAGE) == 12
     assert all(callable(command.load()) for command in COMMANDS.values())
     assert deepdetect(capsys, "submit", "--help")[1].splitlines()[2].startswith("  deepdetect submit run --name=N")
     assert "--forget" in deepdetect(capsys, "submit", "cancel", "--help")[1]
@@ -155,37 +154,6 @@ def test_a_benchmark_without_a_checkout_says_so(capsys, tmp_path, monkeypatch):
 def test_the_demo_refuses_a_wrong_flag_before_it_draws(capsys, tmp_path):
     assert "'epochs'" in refusal(capsys, dispatch.main, "demo", tmp_path / "demo", "--train-per-class=2", "--epoch=3")
     assert not (tmp_path / "demo").exists()
-
-
-def completed(script, *words):
-    code = f'source {script}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _deepdetect; echo "${{COMPREPLY[@]}}"'
-    return subprocess.run(
-        ["bash", "-c", code, "bash", *words], capture_output=True, text=True, check=True
-    ).stdout.split()
-
-
-def test_completion_in_bash(capsys, tmp_path):
-    code, out, _ = deepdetect(capsys, "completion", "bash")
-    assert code == 0
-    script = tmp_path / "script"
-    script.write_text(out)
-    assert completed(script, "deepdetect", "t") == ["train", "tune"]
-    assert completed(script, "deepdetect", "train", "--batch") == ["--batch_size="]
-    assert completed(script, "deepdetect", "submit", "l") == ["list", "logs"]
-    assert completed(script, "deepdetect", "submit", "run", "--sp") == ["--spot"]
-    assert completed(script, "deepdetect", "data-service", "--p") == ["--port="]
-    assert completed(script, "deepdetect", "compare", "--b") == ["--bootstrap="]
-
-
-def test_completion_in_other_shells(capsys):
-    fish, zsh = (deepdetect(capsys, "completion", shell)[1] for shell in ("fish", "zsh"))
-    assert "-n '__fish_seen_subcommand_from train' -l batch_size -r " in fish
-    assert "-n '__fish_seen_subcommand_from submit' -l spot -d " in fish
-    assert "-a 'adam " in fish
-    quoted = re.compile(r"(?:[^'\\]|'(?:[^'\\]|\\[\\'])*')*")  # As fish reads quotes.
-    assert [line for line in fish.splitlines() if not quoted.fullmatch(line)] == []
-    assert zsh.endswith(deepdetect(capsys, "completion", "bash")[1])
-    assert "did you mean 'fish'?" in refusal(capsys, dispatch.main, "completion", "fisch")
 
 
 def run(words, **options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -133,6 +134,18 @@ def test_interrupted_set_is_completed(drawn: Path, tmp_path: Path, monkeypatch: 
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 75), (errno.EIO, 75), (errno.EPERM, 1)])
+def test_trouble_of_the_disk_is_no_wrong_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(make_data, "write_subject", failing)
+    assert draw(tmp_path / "set") == code
+    assert "rerun the same command" in capsys.readouterr().err
+
+
 def test_lost_picture_is_drawn_again(drawn: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     assert draw(out) == 0
@@ -219,4 +232,4 @@ def test_help_teaches(tmp_path: Path) -> None:
         check=True,
     )
     assert "Train,Validation,Test" in done.stdout
-    assert "example:" in done.stdout
+    assert "  deepdetect demo draw --out=demo_data" in done.stdout

@@ -187,7 +187,7 @@ def test_the_command_says_what_it_did_and_does_it_once(folder, tmp_path, capfd):
     for _ in range(2):
         assert cli.run_command(prepare_data.pack, words) == 0
         out, err = capfd.readouterr()
-        assert "Train       Fake 15, Real 14; 1 shards" in out
+        assert "Train       Fake 15, Real 14; 1 shard," in out
         assert "4 converted" in out
         assert "bad         2 (left out)" in out
         assert "bad: Train/Real/text.jpg: Unknown image file format" in err

@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import float32_policy, lines_of, result_of, sigterm_after, values_of  # noqa: F401  (a fixture)
+from trainer.core import progress
 from trainer.core.config import from_flat
 from trainer.core.errors import StoppedEarly
 from trainer.distributed.cluster import Cluster
@@ -319,7 +320,25 @@ def test_a_narrow_terminal_keeps_what_matters():
     assert "left 7m29s, loss 0.5000, 20 images/s" in shown
     assert len(shown.strip("\r")) <= 80
     bar.on_validating(Validating(300, 0, 40))
+    epoch_ends(bar, 300)
+    (line,) = written(terminal)[-1].splitlines()
+    assert line == "epoch 1/3  loss 0.5000  val_loss 0.4000  val_auc undefined  left 5m00s  (best)"
     bar.on_end(End(300, None))
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 100, 120, 160])
+def test_the_line_of_an_epoch_fits_every_terminal(columns, monkeypatch):
+    terminal = mock.Mock(wraps=io.StringIO(), isatty=lambda: True)
+    monkeypatch.setattr(progress, "columns", lambda _: columns)
+    bar = ProgressBar(Plan(total_steps=900, steps_per_epoch=300), show=True, stream=terminal)
+    bar.on_start(Start(0, 900, {}))
+    bar.on_window(window(2, 1.0))
+    epoch_ends(bar, 300)
+    (line,) = written(terminal)[-1].splitlines()
+    assert len(line) <= columns
+    assert line.startswith("epoch 1/3")
+    assert ("data wait" in line) == (columns == 160)
+    assert ("val_auc" in line) == (columns > 40)
 
 
 def test_a_terminal_shows_that_the_step_is_compiled_until_it_ends():

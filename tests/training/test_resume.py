@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import faults
 from trainer.core import config as config_lib
-from trainer.core.config import from_flat
+from trainer.core.config import changes, from_flat
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock
@@ -79,6 +79,17 @@ def test_a_new_job_keeps_its_settings(tmp_path):
     prepare(tmp_path, epochs=3, learning_rate=0.25)
     assert os.listdir(tmp_path / "job") == ["config.json"]
     assert from_flat(kept(tmp_path)) == request(tmp_path, epochs=3, learning_rate=0.25)[0]
+
+
+def test_what_differs_from_the_defaults_is_on_top_of_the_file(tmp_path):
+    config, paths = request(tmp_path, epochs=3, learning_rate=0.25)
+    Path(paths.job_dir).mkdir()
+    for _ in range(2):  # A resumed job, too.
+        resume.prepare(config, paths, IMAGES)
+        resume.keep_settings(config, paths, changes.differing(config))
+        assert list(kept(tmp_path))[:3] == ["learning_rate", "epochs", "data_dir"]
+    assert list(kept(tmp_path).items()) != list(config.flat().items())
+    assert kept(tmp_path) == config.flat()
 
 
 def test_the_same_request_again_is_allowed(tmp_path):

@@ -1,6 +1,7 @@
 """Settings that a job settles at its first start and keeps."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -89,11 +90,17 @@ def test_every_word_auto_is_known_by_its_field():
 @pytest.mark.slow
 def test_a_job_with_uneven_classes_says_so_and_selects_by_auc(uneven, tmp_path, capsys):
     assert run_job(uneven, tmp_path / "job", steps_per_epoch=1) == 0
-    assert json.loads((tmp_path / "job" / "config.json").read_text())["monitor"] == "val_auc"
+    kept = json.loads((tmp_path / "job" / "config.json").read_text())
+    assert kept["monitor"] == "val_auc"
     assert result_of(tmp_path / "job")["monitor"] == "val_auc"
     best = max(line["val_auc"] for line in lines_of(tmp_path / "job", "validation"))
     assert result_of(tmp_path / "job")["validation"]["auc"] == best
-    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "classes differ" in line]
+    lines = capsys.readouterr().err.splitlines()
+    (changed,) = [line for line in lines if line.startswith("settings that differ from the defaults: ")]
+    names = re.findall(r"(\w+)=", changed)
+    assert "image_size" in names
+    assert names == list(kept)[: len(names)]
+    (warning,) = [line for line in lines if "classes differ" in line]
     assert warning.startswith("Train: the classes differ by 2.2 to 1 (Fake 15, Real 33), ")
     assert "--sampling=balanced" in warning
     assert run_job(uneven, tmp_path / "balanced", steps_per_epoch=1, epochs=1, sampling="balanced") == 0

@@ -88,7 +88,8 @@ def _run(name: str, command: Command, words: Sequence[str]) -> int:
             text = str(help_requested)
         else:
             text = page.short(f"deepdetect {name}", command.flags)
-        raise HelpRequested(in_words_of(name, command, text)) from help_requested
+        is_file = help_requested.is_file
+        raise HelpRequested(in_words_of(name, command, text), is_file=is_file) from help_requested
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _OF_EXTRAS:

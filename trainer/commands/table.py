@@ -70,7 +70,7 @@ COMMANDS = {
                       ("python scripts/submit.py",),
                       actions=("run", "list", "status", "logs", "cancel", "resume", "tensorboard")),
     "data-service": Command("decode images for several trainers", "trainer.data_service:main", CLUSTER,
-                            ("python -m trainer.data_service",), ("port", "dispatcher", "host", "state_dir")),
+                            ("python -m trainer.data_service",)),
     "selftest": Command("check GPUs, libraries, memory and access", "trainer.training.selftest:main", CHECKS,
                         ("python -m trainer.train --selftest",)),
     "demo": Command("draw a data set, train on it, and show the results", "trainer.commands.demo.command:main", CHECKS,

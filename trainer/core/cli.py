@@ -39,7 +39,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
             with signals.interruptible():
                 return _exit_code(command, sys.argv[1:] if argv is None else argv)
         except KeyboardInterrupt as interrupt:
-            print(f"stopped: {interrupt or 'SIGINT'}; rerun the same command", file=sys.stderr)
+            _say(f"stopped: {interrupt or 'SIGINT'}; rerun the same command")
             return errors.EXIT_STOPPED
 
 
@@ -48,22 +48,26 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
     try:
         return command(argv)
     except flags.HelpRequested as page:
-        print(page)
+        print(page if page.is_file else progress.fitted(str(page), sys.stdout))
         return errors.EXIT_DONE
     except errors.RequestError as error:
-        print(terminal.visible(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+        _say(f"error: {' '.join(str(error).split())}")
         return errors.EXIT_REQUEST
     except errors.JobFailed as failure:
-        print(terminal.visible(f"failed: {failure}"), file=sys.stderr)
+        _say(f"failed: {failure}")
         return errors.EXIT_FAILED
     except errors.StoppedEarly as stop:
-        print(terminal.visible(f"stopped: {stop}"), file=sys.stderr)
+        _say(f"stopped: {stop}")
         return stop.code
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not transient.is_transient(error):
             raise
-        print(terminal.visible(f"stopped: {error}; this may pass: rerun the same command"), file=sys.stderr)
+        _say(f"stopped: {error}; this may pass: rerun the same command")
         return errors.EXIT_STOPPED
+
+
+def _say(text: str) -> None:
+    print(progress.fitted(terminal.visible(text), sys.stderr), file=sys.stderr)
 
 
 def _show_log() -> None:
@@ -106,8 +110,11 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; failures are reported as by every handler of ``logging``."""
         try:
+            text = terminal.visible(self.format(record))
+            if not isinstance(self.formatter, JsonFormatter):
+                text = progress.fitted(text, sys.stderr)
             with progress.no_bars(sys.stderr):
-                sys.stderr.write(terminal.visible(self.format(record)) + "\n")
+                sys.stderr.write(text + "\n")
                 sys.stderr.flush()
         except (RecursionError, errors.StoppedEarly):
             raise

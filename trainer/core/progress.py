@@ -85,6 +85,16 @@ def columns(stream: TextIO) -> int:
         return 80
 
 
+def fitted(text: str, stream: TextIO) -> str:
+    """Return text whose lines break between words where the terminal behind a stream ends; elsewhere as it is."""
+    return terminal.wrapped(text, columns(stream)) if stream.isatty() else text
+
+
+def say(text: str) -> None:
+    """Print text for people on standard output; what a program may read is printed as it is instead."""
+    print(fitted(terminal.visible(text), sys.stdout), flush=True)
+
+
 def _short(title: str, room: int) -> str:
     """Return a title that is shown in so many columns; names of files differ at their ends."""
     text = terminal.in_line(title)

@@ -2,7 +2,8 @@
 
 C++ writes them to descriptor 2, so the descriptor leads through a filter process while TensorFlow is imported.  The
 filter drops the lines of ``_KNOWN`` and passes on all other bytes, in order.  It is a process of its own, so that the
-text of a crash inside the import appears, too.  See https://github.com/tensorflow/tensorflow/issues/100442.
+text of a crash inside the import appears, too.  TFLite, which has no such level, starts in it as well
+(``serving/convert.py``).  See https://github.com/tensorflow/tensorflow/issues/100442.
 Owns: the filter, and when it runs.  Does not own: TensorFlow's log level (``cli.py``).  Imports no TensorFlow.
 
 Run as a script, this file is the filter: it must import nothing but a little of the standard library.
@@ -30,6 +31,7 @@ _KNOWN = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
     rb"|To enable the following instructions: [\w. ]+, in other operations, rebuild TensorFlow with the appropriate "
     rb"compiler flags\."
+    rb"|INFO: Created TensorFlow Lite XNNPACK delegate for CPU\."
     rb"|" + _HEAD + rb"(?:"
     rb"port\.cc:\d+\] oneDNN custom operations are on\. .*"
     rb"|cudart_stub\.cc:\d+\] Could not find cuda drivers on your machine, GPU will not be used\."

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+import textwrap
 
 # Controls, marks that reorder a line, line separators, and halves of characters, as which undecodable bytes appear.
 _UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -21,6 +22,19 @@ def visible(text: str) -> str:
 def in_line(text: str) -> str:
     """Return text as ``visible`` does, on one line: line feeds and tabs are spelled out, too."""
     return _UNSAFE_IN_LINE.sub(_escape, text)
+
+
+def wrapped(text: str, columns: int) -> str:
+    """Return text whose lines have at most so many columns, broken between words; a long word, such as a path, stays.
+
+    What a line goes on with stands two columns further in than its beginning.
+    """
+    return "\n".join(line if len(line) <= columns else _wrapped(line, columns) for line in text.split("\n"))
+
+
+def _wrapped(line: str, columns: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return textwrap.fill(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def link(path: str) -> str:

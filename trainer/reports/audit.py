@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+from trainer.core import progress, terminal
 from trainer.core.storage import files
 from trainer.data.audit import cues, digest, duplicates, rescued, scan, suggestion
 from trainer.data.audit import summary as summaries
@@ -29,8 +30,10 @@ def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
     """Audit the splits, write ``audit.json``, ``audit.html`` and the lists beside them, and return the first."""
     doubts = audit_labels.read(request.evaluation, splits) if request.evaluation else []
     records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
-    copies = duplicates.find(records, request.near_distance)
-    findings = cues.find(records, request.cue_auc)
+    with progress.phase("looking for copies"):
+        copies = duplicates.find(records, request.near_distance)
+    with progress.phase("looking for what gives the class away"):
+        findings = cues.find(records, request.cue_auc)
     chosen = suggestion.positions(copies)
     settings = {
         "data_dir": files.printable(request.data_dir),
@@ -39,12 +42,13 @@ def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
     }
     summary = summaries.summarise(copies, findings, chosen, settings)
     summary["likely_wrong_labels"] = audit_labels.as_json(doubts, request.evaluation)
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
-    files.write_text(files.join(request.out, suggestion.FILE), suggestion.text(copies, chosen))
-    files.write_text(files.join(request.out, rescued.FILE), rescued.table(records))
-    page = render(copies, findings, chosen, doubts, summary)
-    files.write_text(files.join(request.out, "audit.html"), page)
+    with progress.phase("writing the report"):
+        text = json.dumps(summary, indent=1, allow_nan=False)
+        files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
+        files.write_text(files.join(request.out, suggestion.FILE), suggestion.text(copies, chosen))
+        files.write_text(files.join(request.out, rescued.FILE), rescued.table(records))
+        page = render(copies, findings, chosen, doubts, summary)
+        files.write_text(files.join(request.out, "audit.html"), page)
     return summary
 
 
@@ -72,7 +76,7 @@ def summary_table(summary: Mapping[str, Any], out: str) -> str:
             lines.append(f"{'cue':<12}{cue['title']}: AUC {best:.3f} ({', '.join(cue['flagged'])})")
     if not summary["strict_failures"]:
         lines.append(f"{'leakage':<12}none found, nor equal files in two classes")
-    return "\n".join([*lines, f"{'report':<12}{files.join(out, 'audit.html')}"])
+    return "\n".join([*lines, f"{'report':<12}{terminal.link(files.join(out, 'audit.html'))}"])
 
 
 def _sources(summary: Mapping[str, Any]) -> str:

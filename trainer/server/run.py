@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from trainer.core import signals
+from trainer.core import progress, signals
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.signals import StopRequest
 from trainer.server.app import Server
@@ -36,7 +36,8 @@ def serve(flags: ServeFlags) -> None:
     """
     export = exported_model.find_export(flags.model_dir)
     with _listening(flags.host, flags.port) as listener:
-        model = Scorer(export)
+        with progress.phase("loading the model"):
+            model = Scorer(export)
         metrics = Metrics()
         batcher = Batcher(
             model.run, max_size=flags.max_batch_size, max_wait=flags.max_wait_ms / 1000, max_queue=flags.max_queue,

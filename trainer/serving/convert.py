@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.core import quiet_start
 from trainer.core.errors import JobFailed, RequestError
 from trainer.data.pixels import Pixels
 from trainer.serving import exported_model
@@ -72,8 +73,9 @@ def run_tflite(content: bytes) -> Run:
     """Return a function that runs a TFLite model on all cores."""
     import tensorflow as tf
 
-    with _quiet():
+    with _quiet(), quiet_start.filtered():  # The runtime reports its choice of kernels when it takes memory.
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
     input_index = interpreter.get_input_details()[0]["index"]
     output_index = interpreter.get_output_details()[0]["index"]
 

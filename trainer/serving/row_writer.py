@@ -7,9 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-import tqdm
-
-from trainer.core import streams, tables
+from trainer.core import progress, streams, tables
 from trainer.core.storage import files
 from trainer.core.tables import Row
 
@@ -60,7 +58,7 @@ class RowWriter:
         rows, self._written = self.rows[self._written :], len(self.rows)
         if rows and not self._out:
             # In one piece, and around a progress bar on the same terminal.
-            with tqdm.tqdm.external_write_mode(file=sys.stdout):
+            with progress.no_bars(sys.stdout):
                 sys.stdout.write(self._table.part(rows))
                 sys.stdout.flush()
         elif rows and len(rows) == len(self.rows):  # The first ones: replace an older file.

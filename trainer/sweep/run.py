@@ -151,4 +151,4 @@ def _print_best(request: Request, best: list[Record]) -> None:
         raise JobFailed(f"no trial has a score; {request.paths.table} has the reasons")
     print(f"best trial {best[0].trial}: {request.metric} {best[0].score:.4f} (epoch {best[0].best_epoch})")
     config = terminal.visible(request.paths.best)
-    print(f"settings: {config}  (python -m trainer.train --config={config} --job_dir=...)")
+    progress.say(f"settings: {config}  (python -m trainer.train --config={config} --job_dir=...)")

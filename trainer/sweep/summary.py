@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from trainer.core import progress
 from trainer.core.storage import files
 from trainer.sweep import records
 from trainer.sweep.records import Record
@@ -72,18 +73,20 @@ class Summary:
         best = records.by_score(ended, maximizes=self._request.maximizes)
         names = [one.name for one in self._request.space]
         widths = [max(len(name), 9) for name in names]
+        wide = max(len(self._request.metric), 7)
         head = ""
         if not self._has_header:
             self._has_header = True
             columns = " ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
-            head = f"trial {columns} {self._request.metric:>9} {'best':>9} {'took':>7} {'left':>7}\n"
+            head = f"trial {columns} {self._request.metric:>{wide}} {'best':>7} {'took':>6} {'left':>6}\n"
         chosen = " ".join(
             f"{_short(record.settings.get(name, '-')):>{width}}" for name, width in zip(names, widths, strict=True)
         )
         score = f"{record.score:.4f}" if record.score is not None else "failed"
         top = f"{best[0].score:.4f}" if best else "-"
-        row = f"{record.trial:>5} {chosen} {score:>9} {top:>9} {duration(record.seconds):>7} {self._left(ended):>7}"
-        return head + row + (f"  {record.reason}" if record.reason else "")
+        took, left = duration(record.seconds), self._left(ended)
+        row = f"{record.trial:>5} {chosen} {score:>{wide}} {top:>7} {took:>6} {left:>6}"
+        return head + progress.fitted(row + (f"  {record.reason}" if record.reason else ""), self._stdout)
 
     def _left(self, ended: Sequence[Record]) -> str:
         if self._expected is None:

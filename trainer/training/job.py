@@ -188,7 +188,8 @@ def _log_devices_and_batch(request: Request, runtime: strategy_lib.Runtime) -> N
         ", XLA" if runtime.xla else "",
     )  # fmt: skip
     log.info(
-        "batch: %d images = %d devices x %d; %d train images; %d steps an epoch, %d epochs, %d steps",
-        data.batch_size, runtime.num_devices, data.batch_size // runtime.num_devices, len(request.train),
-        plan.steps_per_epoch, plan.epochs, plan.total_steps,
+        "batch: %d images = %d device%s x %d; %d train images; %d steps an epoch, %d epoch%s, %d steps",
+        data.batch_size, runtime.num_devices, "s" * (runtime.num_devices > 1),
+        data.batch_size // runtime.num_devices, len(request.train),
+        plan.steps_per_epoch, plan.epochs, "s" * (plan.epochs > 1), plan.total_steps,
     )  # fmt: skip

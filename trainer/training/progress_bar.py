@@ -6,7 +6,7 @@ Does not own: how long the rest takes (``time_left.py``).
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import tqdm
@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 # One time is left, that of the whole job: it stands behind the bar, and that of the epoch is left out.
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 _BAR_COLUMNS = 34  # Of all but the numbers behind the bar: "epoch 12/100:  50%|####| 1234/5678, ".
+# Of the line of an epoch: what a narrow terminal shows first.
+_IMPORTANCE = (
+    "epoch", "val_loss", "val_auc", "left", "loss", "best", "val_accuracy", "images/s", "accuracy", "lr", "data wait",
+)  # fmt: skip
 
 
 class ProgressBar(Observer):
@@ -100,17 +104,26 @@ class ProgressBar(Observer):
         return _fitting(parts, room)
 
     def _epoch(self, validation: Validation, windows: Sequence[Window]) -> str:
+        """Return the line of an epoch; on a terminal only as much of it as one row has room for."""
         done, values = validation.step, validation.values
         auc = "undefined" if values["val_auc"] is None else f"{values['val_auc']:.4f}"
-        parts = [
-            f"epoch {self._plan.epoch_of(done)}/{self._plan.epochs}",
-            *_means(windows),
-            f"val_loss {values['val_loss']:.4f}", f"val_accuracy {values['val_accuracy']:.4f}", f"val_auc {auc}",
-            f"lr {values['learning_rate']:.1e}",
-            *_speed([window for window in windows if not window.compiled]),
-            f"left {self._left.text(done)}",
-        ]  # fmt: skip
-        return "  ".join([*parts, "(best so far)"] if values["best"] else parts)
+        best = "(best)" if self.is_terminal else "(best so far)"
+        parts = {
+            "epoch": f"{self._plan.epoch_of(done)}/{self._plan.epochs}",
+            **_means(windows),
+            "val_loss": f"{values['val_loss']:.4f}", "val_accuracy": f"{values['val_accuracy']:.4f}", "val_auc": auc,
+            "lr": f"{values['learning_rate']:.1e}",
+            **_speed([window for window in windows if not window.compiled]),
+            "left": self._left.text(done), **({"best": best} if values["best"] else {}),
+        }  # fmt: skip
+        if not self.is_terminal:
+            return "  ".join(_words(parts))
+        room = progress.columns(self._stream)
+        shown: dict[str, str] = {}
+        for name in sorted(parts, key=_IMPORTANCE.index):
+            wider = {each: text for each, text in parts.items() if each in shown or each == name}
+            shown = wider if len("  ".join(_words(wider))) <= room else shown
+        return "  ".join(_words(shown))
 
     def _show_validation(self, event: Validating) -> None:
         if event.images == 0:
@@ -141,23 +154,28 @@ class ProgressBar(Observer):
             self._bar = None
 
 
-def _means(windows: Sequence[Window]) -> list[str]:
+def _words(parts: Mapping[str, str]) -> Iterator[str]:
+    for name, text in parts.items():
+        yield text if name == "best" else f"{text} {name}" if name == "images/s" else f"{name} {text}"
+
+
+def _means(windows: Sequence[Window]) -> dict[str, str]:
     """Return means over the epoch's examples; nothing if this start did none of its steps."""
     examples = sum(window.examples for window in windows)
     if not examples:
-        return []
+        return {}
     loss = sum(window.loss * window.examples for window in windows) / examples
     accuracy = sum(window.accuracy * window.examples for window in windows) / examples
-    return [f"loss {loss:.4f}", f"accuracy {accuracy:.4f}"]
+    return {"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.4f}"}
 
 
-def _speed(windows: Sequence[Window]) -> list[str]:
+def _speed(windows: Sequence[Window]) -> dict[str, str]:
     """Return speed and wait over windows without compilation; nothing if there are none."""
     seconds = sum(window.seconds for window in windows)
     if not seconds:
-        return []
+        return {}
     examples, waited = sum(window.examples for window in windows), sum(window.waited for window in windows)
-    return [f"{examples / seconds:.0f} images/s", f"data wait {waited / seconds:.0%}"]
+    return {"images/s": f"{examples / seconds:.0f}", "data wait": f"{waited / seconds:.0%}"}
 
 
 def _fitting(parts: Sequence[str], room: int) -> str:

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from trainer.core import checked_json
 from trainer.core import config as config_lib
@@ -102,8 +102,10 @@ def explained(config: config_lib.Config, paths: JobPaths) -> Iterator[None]:
         ) from error
 
 
-def keep_settings(config: config_lib.Config, paths: JobPaths) -> None:
+def keep_settings(config: config_lib.Config, paths: JobPaths, first: Collection[str] = ()) -> None:
     """Write the settings that the job now runs with; called once nothing can refuse the request any more.
+
+    Those of ``first``, which differ from the defaults, are on top: who opens the file looks for them.
 
     A setting that is newer than the job stays absent while it is as it was before there was one.  Its value is no
     longer the default, so the next start, which does not name it either, would be refused.
@@ -111,7 +113,8 @@ def keep_settings(config: config_lib.Config, paths: JobPaths) -> None:
     settings = config.flat()
     before = _read_settings(paths.config) if files.exists(paths.config) else settings
     absent = {name for name, value in newer_settings(before).items() if settings[name] == value}
-    kept = {name: value for name, value in settings.items() if name not in absent}
+    order = [*first, *(name for name in settings if name not in first)]
+    kept = {name: settings[name] for name in order if name not in absent}
     files.write_text(paths.config, json.dumps(kept, indent=1) + "\n")
 
 

@@ -61,7 +61,7 @@ def _run(
     config: Config, cluster: cluster_lib.Cluster, group: process_group.SingleProcess, stop: signals.StopRequest,
     pruner: Pruner | None, observers: Sequence[Observer], clock: StartClock,
 ) -> result.Result:  # fmt: skip
-    paths, settings_line = JobPaths(config.loop.job_dir), changes.line(config)
+    paths, settings_line, changed = JobPaths(config.loop.job_dir), changes.line(config), changes.differing(config)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
         files.require_writable(paths.job_dir, "job_dir")
     if files.exists(paths.config) and not files.exists(paths.result):
@@ -96,7 +96,7 @@ def _run(
                 with resume.explained(config, paths):
                     start = build.build(request)
                 if cluster.is_chief:
-                    resume.keep_settings(config, paths)
+                    resume.keep_settings(config, paths, changed)
                     # Reported once nothing can refuse the request, whose one line shall stand alone.
                     log.info("%s", settings_line)
                     log.info("%s", _splits_line(config, train, validation))

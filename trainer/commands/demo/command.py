@@ -6,7 +6,7 @@ Does not own: the pictures (``make_data.py``), the figures (``summary.py``).  Im
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.demo import summary
+from trainer.commands.demo import draw_request, summary
 from trainer.commands.table import COMMANDS
 from trainer.core import installed, terminal
 from trainer.core.config import flags
@@ -66,6 +66,7 @@ def _conclude(folder: Path) -> int:
 
 
 def _draw(words: Sequence[str]) -> int:
+    draw_request.parse(words)  # A wrong flag is answered without OpenCV.
     from trainer.commands.demo import make_data  # Late: it loads OpenCV, which an installation may lack.
 
-    return make_data.main(list(words))
+    return make_data.main(words)

@@ -246,7 +246,7 @@ def config_of(values: Mapping[str, config_lib.Value]) -> config_lib.Config:
     """
     config = config_lib.from_flat(given_settings(values))
     if values.get("print_config"):
-        raise HelpRequested(changes.as_yaml(config))
+        raise HelpRequested(changes.as_yaml(config), is_file=True)
     return _with_folders(config)
 
 

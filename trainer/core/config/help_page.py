@@ -76,7 +76,7 @@ class HelpPage:
 
     def _line(self, name: str) -> str:
         field = self.fields[name]
-        default = self._default(field)
+        default = "" if name in self.required else self._default(field)
         head = f"  --{name}" + (f"={default}" if default and config_lib.kind(field) is not bool else "")
         head += " (required)" if name in self.required else ""
         sentence = re.split(r"(?<=[a-z)0-9]\.) ", field.metadata["help"])[0].rstrip(".")
@@ -103,18 +103,23 @@ class HelpPage:
             unit = f" {meta['unit']}" if meta["unit"] else ""
             kind = _auto_kind(field) or "|".join(meta["choices"]) or f"<{field.type.__name__}{unit}>"  # type: ignore[union-attr]
             number = "" if field.default == meta["auto"] else unit
-            default = "" if field.default == "" else f"  (default: {self._default(field)}{number})"
+            has_default = field.default != "" and field.name not in self.required
+            default = f"  (default: {self._default(field)}{number})" if has_default else ""
             head = f"  --{field.name}={kind}{default}{'  (required)' if field.name in self.required else ''}"
         text = config_lib.help_of(field)
         return [head, *textwrap.wrap(text, 100, initial_indent="      ", subsequent_indent="      ")]
 
 
 class HelpRequested(Exception):
-    """``--help`` was requested; carries the text to print, and the page that it is of if there is one."""
+    """``--help`` was requested; carries the text to print, and the page that it is of if there is one.
 
-    def __init__(self, text: str, page: HelpPage | None = None) -> None:
+    Lines of a text that is no file may break where the terminal ends.
+    """
+
+    def __init__(self, text: str, page: HelpPage | None = None, *, is_file: bool = False) -> None:
         super().__init__(text)
         self.page = page
+        self.is_file = is_file
 
 
 def answer(argv: Sequence[str], page: HelpPage) -> None:

@@ -246,6 +246,7 @@ def _copy(folder: str, target: str, last: str, *, compare: bool) -> None:
         StorageDown: with ``compare``, if a copy reads otherwise than it was written.
     """
     names = sorted(list_below(folder, hidden=True), key=lambda name: name == last)
+    shown = progress.phase(f"uploading {target}", show=is_remote(target))
 
     def copy(name: str) -> None:
         content = read_bytes(join(folder, name))
@@ -253,9 +254,9 @@ def _copy(folder: str, target: str, last: str, *, compare: bool) -> None:
         if compare and read_bytes(join(target, name)) != content:
             raise StorageDown(f"{join(target, name)!r} reads otherwise than it was written; rerun the same command")
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with shown, ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(copy, names[:-1]))
-    copy(names[-1])
+        copy(names[-1])
 
 
 def _replace(folder: str, target: str) -> None:

@@ -9,16 +9,14 @@ import dataclasses
 import functools
 import os
 import stat
-import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tqdm
 
-from trainer.core import worker_processes
+from trainer.core import progress, worker_processes
 from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files, transient
@@ -89,7 +87,7 @@ def scan(
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     work = functools.partial(_measure_files, max_image_pixels=max_image_pixels)
     start = 0
-    with tqdm.tqdm(total=len(paths), unit="image", file=sys.stderr, disable=quiet or None, leave=False) as bar:
+    with progress.bar(len(paths), "image", "reading", show=not quiet) as bar:
         remedy = "use fewer --workers or a smaller --max_image_pixels"
         for part, bad in worker_processes.ordered_map(work, chunks, workers, remedy=remedy):
             table[start : start + len(part)] = part

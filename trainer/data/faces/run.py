@@ -5,13 +5,10 @@ Owns: the progress bar, ``faces.csv``, that a rerun has the settings of the firs
 """
 
 import functools
-import sys
 from collections.abc import Sequence
 
-import tqdm
-
 from trainer import __version__
-from trainer.core import tables, worker_processes
+from trainer.core import progress, tables, terminal, worker_processes
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
 from trainer.data.faces import crop_rule, extract, video_file
@@ -32,7 +29,7 @@ def run(inputs: Sequence[Input], request: FacesFlags) -> list[Note]:
     """
     _claim(request)
     notes = []
-    with tqdm.tqdm(total=len(inputs), unit="video", desc="faces", file=sys.stderr, disable=None) as bar:
+    with progress.bar(len(inputs), "video", "cutting faces") as bar:
         work = functools.partial(extract.process, request=request)
         remedy = "use fewer --workers"
         for note in worker_processes.ordered_map(work, inputs, request.workers, remedy=remedy, prepare=_one_core):
@@ -79,4 +76,4 @@ def summary(inputs: Sequence[Input], notes: Sequence[Note], request: FacesFlags)
                  f"{sum(bool(note.error) for note in notes):,} bad")  # fmt: skip
     lines.append(f"{'frames':<20}{frames:,}; {empty:,} without a face")
     lines.append(f"{'rule':<20}{request.rule.text}")
-    return "\n".join([*lines, f"{'set':<20}{request.out}"])
+    return "\n".join([*lines, f"{'set':<20}{terminal.link(request.out)}"])

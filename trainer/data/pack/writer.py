@@ -8,7 +8,6 @@ import collections
 import dataclasses
 import io
 import json
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
@@ -17,9 +16,9 @@ from typing import Any
 import joblib
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from trainer import __version__
+from trainer.core import progress, terminal
 from trainer.core.config import LayoutConfig
 from trainer.core.config.registries import BILINEAR
 from trainer.core.errors import RequestError
@@ -83,7 +82,8 @@ def pack(request: PackFlags, splits: Sequence[Split], dropped: Set[str] = frozen
     """
     splits = [_without(split, dropped) for split in splits]
     files.require_writable(request.out, "out")
-    key = _key(request, splits)
+    with progress.phase("comparing the images with what is packed"):
+        key = _key(request, splits)
     finished = tfrecord.read_manifest(request.out)
     if finished is not None:
         if finished["key"] != key:
@@ -94,7 +94,8 @@ def pack(request: PackFlags, splits: Sequence[Split], dropped: Set[str] = frozen
         return finished
     shards = list(_shards(splits, request.images_per_shard))
     notes = _make(shards, request, key)
-    return _finish(request, key, splits, shards, notes, dropped)
+    with progress.phase("writing the index"):
+        return _finish(request, key, splits, shards, notes, dropped)
 
 
 def _without(split: Split, dropped: Set[str]) -> Split:
@@ -126,7 +127,7 @@ def _make(shards: Sequence[_Shard], request: PackFlags, key: str) -> dict[str, _
     total = sum(shard.stop - shard.start for shard in shards)
     notes: dict[str, _Note] = {}
     with (
-        tqdm.tqdm(total=total, unit="image", desc="packing", file=sys.stderr, disable=None) as bar,
+        progress.bar(total, "image", "packing") as bar,
         ThreadPoolExecutor(request.workers or joblib.cpu_count()) as pool,
     ):
         stop = threading.Event()
@@ -296,7 +297,8 @@ def leaks(splits: Sequence[Split], request: PackFlags) -> set[str]:
     from trainer.data.audit import duplicates, scan  # Late: their libraries are slow to import.
 
     records = scan.scan(splits, workers=request.workers, max_image_pixels=request.max_image_pixels)
-    return duplicates.leaks(records)
+    with progress.phase("looking for images in two splits"):
+        return duplicates.leaks(records)
 
 
 def summary_table(manifest: Mapping[str, Any], request: PackFlags) -> str:
@@ -304,11 +306,11 @@ def summary_table(manifest: Mapping[str, Any], request: PackFlags) -> str:
     lines = []
     for split, entry in manifest["splits"].items():
         counts = ", ".join(f"{name} {count:,}" for name, count in entry["counts"].items())
-        size = sum(shard["bytes"] for shard in entry["shards"]) / 1e6
-        lines.append(f"{split:<12}{counts}; {len(entry['shards'])} shards, {size:,.1f} MB, "
+        shards, size = len(entry["shards"]), sum(shard["bytes"] for shard in entry["shards"]) / 1e6
+        lines.append(f"{split:<12}{counts}; {shards} shard{'s' if shards > 1 else ''}, {size:,.1f} MB, "
                      f"{entry['converted']:,} converted")  # fmt: skip
     kept = "left out" if request.drop_bad else "kept as they are, and skipped by training"
     lines.append(f"{'bad':<12}{len(manifest['bad']):,}{f' ({kept})' if manifest['bad'] else ''}")
     if request.drop_leaks:
         lines.append(f"{'leaks':<12}{manifest.get('leaks', len(manifest['dropped'])):,} left out")
-    return "\n".join([*lines, f"{'packed set':<12}{request.out}"])
+    return "\n".join([*lines, f"{'packed set':<12}{terminal.link(request.out)}"])

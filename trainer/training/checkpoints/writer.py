@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 
+from trainer.core import progress
 from trainer.core.errors import StoppedEarly, StorageDown
 from trainer.core.storage.transient import is_transient
 from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore
@@ -81,8 +82,9 @@ class AsyncCheckpointWriter:
     def finish(self, seconds: float | None = None) -> None:
         """Wait until nothing is being written, at most ``seconds``."""
         thread = self._thread
-        if thread is not None:
-            thread.join(seconds)
+        if thread is not None and thread.is_alive():
+            with progress.phase("writing the checkpoint"):
+                thread.join(seconds)
 
     def _write(self, checkpoint: Checkpoint, best_step: int) -> None:
         retry, self._retry = self._retry, None

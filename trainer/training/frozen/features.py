@@ -10,15 +10,14 @@ import contextlib
 import hashlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 
+from trainer.core import progress
 from trainer.core.config import Value
 from trainer.core.errors import StoppedEarly
 from trainer.core.storage import files
@@ -110,8 +109,7 @@ class FeatureExtractor:
         waiting = DeviceRows()
         title = f"features of {split.name}"
         with (
-            tqdm.tqdm(total=len(split), initial=kept, desc=title, unit="image", file=sys.stderr, leave=False,
-                      disable=None if self._stop.is_chief else True) as bar,
+            progress.bar(len(split), "image", title, show=self._stop.is_chief, initial=kept) as bar,
             contextlib.closing(self._inputs.plain(split, order, start)) as batches,
         ):  # fmt: skip
             for batch in batches:

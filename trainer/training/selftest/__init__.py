@@ -7,6 +7,7 @@ mostly to load TensorFlow.
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from trainer.core import progress
 from trainer.core.config import PATH, flags, setting
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.distributed import gpu_promise
@@ -68,7 +69,7 @@ def _report(name: str, check: Callable[[], str]) -> bool:
     except Exception as error:  # Whatever breaks here would have broken the training.
         kind = "" if isinstance(error, (Failed, RequestError)) else f"{type(error).__name__}: "
         word, text = "FAILED", kind + " ".join(str(error).split())
-    print(f"{word:<7} {name:<12} {text}", flush=True)
+    progress.say(f"{word:<7} {name:<12} {text}")
     return word != "FAILED"
 
 

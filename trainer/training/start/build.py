@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer import __version__
+from trainer.core import progress
 from trainer.core.config import Config
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
@@ -66,11 +67,12 @@ def build(request: Request) -> Job:
     runtime = _same_runtime(request)
     request = dataclasses.replace(request, plan=_with_calls(request, runtime))
     bad_images = BadImages(paths.skipped, config.data.max_bad_fraction, write=is_chief)
-    state = TrainState.fresh(
-        config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps,
-        initial=initial_weights.prepare(config, request.train.class_names, request.group),
-        frozen_steps=request.plan.frozen_steps,
-    )  # fmt: skip
+    with progress.phase("building the model", show=is_chief):
+        state = TrainState.fresh(
+            config, runtime, num_classes=len(request.train.class_names), total_steps=request.plan.total_steps,
+            initial=initial_weights.prepare(config, request.train.class_names, request.group),
+            frozen_steps=request.plan.frozen_steps,
+        )  # fmt: skip
     request.clock.end("model")
     if layers.batch_norms(state.model):
         runtime = strategy_lib.with_normalised_parts(
@@ -92,7 +94,8 @@ def build(request: Request) -> Job:
         config, request.group, store, state, statistics, _checkpoint_inputs(request, runtime),
         before_save=(metrics_log.flush, writer.send, bad_images.flush),
     )  # fmt: skip
-    checkpoints.restore()
+    with progress.phase("reading the newest checkpoint", show=is_chief):
+        checkpoints.restore()
     request.clock.end("checkpoint")
     _count_start(request, state.step)
     # What runs from the restored step on.
@@ -111,10 +114,10 @@ def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) 
     reporter = TensorBoardReporter(
         config, writer, state.model, request.train, request.validation, positive=request.positive, write=is_chief
     )
-    progress = ProgressBar(request.plan, show=is_chief, validation_images=len(request.validation))
+    bar = ProgressBar(request.plan, show=is_chief, validation_images=len(request.validation))
     profiler = Profiler(config.loop.profiled, request.paths.tensorboard, write=is_chief)
-    report = StartReport(request.clock, request.plan, show=is_chief, on_terminal=progress.is_terminal)
-    return [reporter, progress, profiler, report, *request.observers]
+    report = StartReport(request.clock, request.plan, show=is_chief, on_terminal=bar.is_terminal)
+    return [reporter, bar, profiler, report, *request.observers]
 
 
 def _make_trainer(
