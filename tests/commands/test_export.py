@@ -13,7 +13,7 @@ from tests.helpers.commands import answer
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import SMALL, finished_job, float32_policy  # noqa: F401  (a fixture)
 from trainer import export
-from trainer.serving import convert
+from trainer.serving import convert, stock_keras
 
 pytestmark = pytest.mark.slow  # A training, and an export that is checked in a process of its own.
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))
@@ -34,7 +34,7 @@ def run(capsys, *words):
 
 
 def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capsys):
-    forms = ["savedmodel", "tflite"] + (["onnx"] if HAS_ONNX else [])
+    forms = ["savedmodel", "keras", "tflite"] + (["onnx"] if HAS_ONNX else [])
     code, out, err = run(capsys, f"--job_dir={job}", f"--out={tmp_path}", f"--formats={','.join(forms)}")
     assert code == 0, err
     compared = json.loads((tmp_path / "comparison.json").read_text())
@@ -55,7 +55,7 @@ def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capsys):
     images = np.stack([tf.io.decode_jpeg(path.read_bytes(), dct_method="INTEGER_ACCURATE") for path in paths])
     assert images.shape[1:] == (size, size, 3)
     expected = tf.saved_model.load(str(version)).signatures["serve_images"](images=images)["probabilities"].numpy()
-    runs = {"tflite": convert.run_tflite, "onnx": convert.run_onnx}
+    runs = {"keras": stock_keras.run, "tflite": convert.run_tflite, "onnx": convert.run_onnx}
     for form in forms[1:]:
         answers = runs[form]((tmp_path / f"model.{form}").read_bytes())(images)
         np.testing.assert_allclose(answers, expected, atol=1e-5)
