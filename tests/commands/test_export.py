@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers import fake_hub
 from tests.helpers.commands import answer
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import SMALL, finished_job, float32_policy  # noqa: F401  (a fixture)
 from trainer import export
-from trainer.serving import convert
+from trainer.serving import convert, stock_keras
 
 pytestmark = pytest.mark.slow  # A training, and an export that is checked in a process of its own.
+HAS_HUB = importlib.util.find_spec("huggingface_hub") is not None
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("tf2onnx", "onnxruntime"))
 
 
@@ -33,11 +35,29 @@ def run(capsys, *words):
     return answer(capsys, export.main, *words)
 
 
-def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capfd):
-    forms = ["savedmodel", "tflite"] + (["onnx"] if HAS_ONNX else [])
-    code, out, err = run(capfd, f"--job_dir={job}", f"--out={tmp_path}", f"--formats={','.join(forms)}")
+@pytest.fixture
+def hub(monkeypatch):
+    """Return a server that plays the Hub, for the command's client."""
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    with fake_hub.serve() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("HF_TOKEN", fake_hub.TOKEN)
+        yield running
+
+
+def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capfd, hub):
+    forms = ["savedmodel", "keras", "tflite"] + (["onnx"] if HAS_ONNX else [])
+    words = [f"--job_dir={job}", f"--out={tmp_path}", f"--formats={','.join(forms)}"]
+    code, out, err = run(capfd, *words, *(["--push_to_hub=team/faces"] if HAS_HUB else []))
     assert code == 0, err
     assert "INFO" not in err  # TFLite's, which C++ writes.
+    if HAS_HUB:
+        uploaded = hub.repositories["team/faces"]["files"]
+        assert uploaded["model.keras"] == (tmp_path / "model.keras").read_bytes()
+        assert out.splitlines()[-2] == f"uploaded: {hub.url}/team/faces"
+        out = out.replace(f"uploaded: {hub.url}/team/faces\n", "")
     compared = json.loads((tmp_path / "comparison.json").read_text())
     assert list(compared["forms"]) == forms
     assert compared["images"] == 10
@@ -56,7 +76,7 @@ def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capfd):
     images = np.stack([tf.io.decode_jpeg(path.read_bytes(), dct_method="INTEGER_ACCURATE") for path in paths])
     assert images.shape[1:] == (size, size, 3)
     expected = tf.saved_model.load(str(version)).signatures["serve_images"](images=images)["probabilities"].numpy()
-    runs = {"tflite": convert.run_tflite, "onnx": convert.run_onnx}
+    runs = {"keras": stock_keras.run, "tflite": convert.run_tflite, "onnx": convert.run_onnx}
     for form in forms[1:]:
         answers = runs[form]((tmp_path / f"model.{form}").read_bytes())(images)
         np.testing.assert_allclose(answers, expected, atol=1e-5)

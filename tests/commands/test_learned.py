@@ -3,6 +3,7 @@
 import html
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_labels_at_random(noise, tmp_path, capsys):
     assert f"learned nothing: {result['learned_because']}" in capsys.readouterr().out
     assert result_of(job)["learned"] is False
     (model,) = (job / "export" / "best").iterdir()
-    card = (model / "assets.extra" / "model_card.md").read_text().splitlines()
+    text = (model / "assets.extra" / "model_card.md").read_text()
+    card = re.sub(r"\A---\n.*?\n---\n\n", "", text, flags=re.DOTALL).splitlines()  # After the Hub's metadata.
     assert card[0] == f"> **Warning.** {escape(warning)}"
     assert card[2].startswith("# Model card")
     assert len(lines_of(job, "validation")) == 1

@@ -1,8 +1,11 @@
 """Small networks for ``--model=tests.helpers.networks:NAME``."""
 
+import sys
+
 import keras
 import tensorflow as tf
 
+from trainer.models import backbones, efficientnet_lite
 from trainer.models.layers import ShardBatchNorm, SlotDropout
 
 
@@ -30,3 +33,21 @@ class _ThroughText(keras.layers.Layer):
 
     def compute_output_shape(self, shape):
         return shape
+
+
+def small_lite(inputs, config, kernel):
+    """Return the features of an EfficientNet-Lite of few and narrow blocks."""
+    x = efficientnet_lite.features(inputs, kernel, width=0.2, depth=0.1)
+    return SlotDropout(config.dropout, salt=0, name="dropout")(x)
+
+
+def small_convnext(inputs, config, kernel):
+    """Return the features of a ConvNeXt of few and narrow blocks, which has every kind of layer that is replaced."""
+
+    def application(**options):
+        return sys.modules[keras.applications.ConvNeXtTiny.__module__].ConvNeXt(
+            [1, 1, 1, 1], [8, 8, 16, 16], drop_path_rate=0.1, include_top=False, weights=None, name="small_convnext",
+            weights_name="", **{name: options[name] for name in ("input_shape", "pooling")},
+        )  # fmt: skip
+
+    return backbones.features(application, inputs, config.dropout, kernel)

@@ -123,7 +123,7 @@ class StderrHandler(logging.Handler):
 
 
 def formatter() -> logging.Formatter:
-    """Return the formatter: JSON if DEEPDETECT_LOG=json or in a Kubernetes pod without a terminal, else plain text."""
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not sys.stderr.isatty()
+    """Return the formatter: JSON if DEEPDETECT_LOG=json, or in a pod or on Vertex AI without a terminal; else text."""
+    in_pod = bool({"KUBERNETES_SERVICE_HOST", "CLOUD_ML_JOB"} & os.environ.keys()) and not sys.stderr.isatty()
     kind = os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain")
     return JsonFormatter() if kind == "json" else logging.Formatter("%(message)s")

@@ -22,7 +22,7 @@ _SQUARE5 = (
 _SQUARE3 = ((-1, 2, -1), (2, -4, 2), (-1, 2, -1))
 _SECOND = ((1, -2, 1),)
 _SRM = tuple(np.array(each) for each in (_SQUARE5, _SQUARE3, _SECOND, np.transpose(_SECOND)))
-_CENTRAL = np.array([12, 4, 2, 2], np.float32)
+CENTRAL = np.array([12, 4, 2, 2], np.float32)
 
 # Residuals of more grey levels are edges of the picture; the sources cut them at 2 quanta of 1 to 2.
 TRUNCATION = 3.0
@@ -41,7 +41,7 @@ class Residuals(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return ``[N, S - 4, S - 4, 12]`` in [-1, 1] of pixels ``[N, S, S, 3]`` in [0, 1]."""
         # Divided at the end: GPUs multiply with 10 bits, which hold whole numbers but no twelfths.
-        residuals = tf.nn.conv2d(_levels(inputs), _residual_filters(), 1, "VALID") / np.tile(_CENTRAL, 3)
+        residuals = tf.nn.conv2d(_levels(inputs), residual_filters(), 1, "VALID") / np.tile(CENTRAL, 3)
         return tf.clip_by_value(residuals, -TRUNCATION, TRUNCATION) / TRUNCATION
 
 
@@ -54,7 +54,7 @@ class BlockDct(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return ``[N, S // 4 - 1, S // 4 - 1, 192]`` of pixels ``[N, S, S, 3]`` in [0, 1]."""
-        coefficients = tf.nn.conv2d(_levels(inputs), _dct_filters(), STRIDE, "VALID")
+        coefficients = tf.nn.conv2d(_levels(inputs), dct_filters(), STRIDE, "VALID")
         return tf.math.log1p(tf.abs(coefficients))
 
 
@@ -68,7 +68,7 @@ def _levels(pixels: tf.Tensor) -> tf.Tensor:
 
 
 @functools.cache
-def _residual_filters() -> Any:
+def residual_filters() -> Any:
     """Return ``[5, 5, 3, 12]``: every filter for every colour."""
     filters = np.zeros([5, 5, 3, 3, len(_SRM)], np.float32)
     for number, each in enumerate(_SRM):
@@ -79,7 +79,7 @@ def _residual_filters() -> Any:
 
 
 @functools.cache
-def _dct_filters() -> Any:
+def dct_filters() -> Any:
     """Return ``[8, 8, 3, 192]``: the orthonormal DCT-II of ITU-T T.81, annex A.3.3, in JPEG's three colours."""
     frequencies, places = np.mgrid[:BLOCK, :BLOCK]
     basis = np.cos((2 * places + 1) * frequencies * np.pi / (2 * BLOCK)) * np.sqrt(2 / BLOCK)

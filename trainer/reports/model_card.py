@@ -29,11 +29,12 @@ from trainer.data import input_rule
 from trainer.data.faces import crop_rule
 from trainer.evaluation import calibration, metrics, sources
 from trainer.evaluation.predictions import Predictions
-from trainer.reports import console, evaluation_sections, html, metric_titles
+from trainer.reports import console, evaluation_sections, html, hub_card, metric_titles
 from trainer.serving import temperature as temperature_lib
 
 log = logging.getLogger(__name__)
 
+VALIDATION = "Validation"
 RESAMPLES = 400  # Enough for two digits of an interval; a large Validation must not delay the job.
 _RARE = 0.01  # Assumed share of forgeries when the card says how many positive answers are right.
 _BEGIN = "<!-- evaluations: trainer.evaluate writes between this line and the end -->"
@@ -134,7 +135,7 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
     choice = metadata.get("threshold_choice") or {}
     about = {"class_names": names, "threshold": metadata["threshold"], "threshold_choice": choice or None}
     about["calibration"] = (facts.figures or {}).get("calibration")
-    return (
+    text = (
         _templates()
         .get_template("model_card.md")
         .render(
@@ -165,6 +166,7 @@ def render(metadata: Mapping[str, Any], facts: CardFacts) -> str:
             end=Markdown(_END),
         )
     )
+    return hub_card.with_results(text, metadata, VALIDATION, facts.figures)
 
 
 def _rare(choice: Mapping[str, Any]) -> str:
@@ -221,7 +223,8 @@ def add_evaluation(version: str, details: Mapping[str, Any], figures: Mapping[st
     """
     path = files.join(version, EXPORT_CARD)
     card = files.read_text(path) if files.exists(path) else render(details, CardFacts())
-    files.write_text(path, with_section(card, str(figures["split"]), _section(figures)))
+    split = str(figures["split"])
+    files.write_text(path, hub_card.with_results(with_section(card, split, _section(figures)), details, split, figures))
     return path
 
 

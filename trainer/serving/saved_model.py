@@ -89,6 +89,16 @@ class ServingModel(tf.Module):  # type: ignore[misc]
         signature = [tf.TensorSpec([None, *self._rule.one_view.shape], tf.uint8, name="images")]
         return tf.function(self.probabilities, input_signature=signature, autograph=False)
 
+    def of_one_view(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return what ``of_pixels`` gives on a CPU."""
+        with tf.device("/CPU:0"):
+            return np.asarray(self.probabilities(tf.constant(images)))
+
+    @property
+    def temperature(self) -> float:
+        """By which the logits are divided."""
+        return self._temperature
+
     @property
     def signatures(self) -> dict[str, Any]:
         """The functions by the names under which they are served; ``explain`` if the model has a feature map."""

@@ -7,6 +7,7 @@ Owns: parsing.  Does not own: the page of ``--help`` (``help_page.py``).  Import
 import dataclasses
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from absl import flags
@@ -206,8 +207,12 @@ def train_fields() -> dict[str, "dataclasses.Field[Any]"]:
     return {**config_lib.settings(), **{field.name: field for field in fields}}
 
 
-def train_config(argv: Sequence[str]) -> config_lib.Config:
+def train_config(argv: Sequence[str], defaults: Mapping[str, str] = MappingProxyType({})) -> config_lib.Config:
     """Parse the command line of ``trainer.train`` into a checked Config.
+
+    Args:
+        argv: words after the program's name.
+        defaults: settings where neither flags nor the file give one.
 
     Raises:
         HelpRequested: if ``--help`` is among the words.
@@ -215,7 +220,7 @@ def train_config(argv: Sequence[str]) -> config_lib.Config:
     """
     values, rest = parse(argv, train_fields(), usage=TRAIN_USAGE, sections=train_sections(), required=PLACES)
     refuse_words(rest)
-    return config_of(values)
+    return config_of(values, defaults)
 
 
 def train_sections() -> dict[str, list[str]]:
@@ -237,14 +242,16 @@ def refuse_words(rest: Sequence[str]) -> None:
         raise errors.RequestError(f"expected only flags, received {rest[0]!r}; write --flag=value")
 
 
-def config_of(values: Mapping[str, config_lib.Value]) -> config_lib.Config:
+def config_of(
+    values: Mapping[str, config_lib.Value], defaults: Mapping[str, str] = MappingProxyType({})
+) -> config_lib.Config:
     """Build a checked Config from flags of ``trainer.train``; they override the ``--config`` file's settings.
 
     Raises:
         HelpRequested: with the settings as a file, for ``--print_config``.
         RequestError: for anything wrong with the values or the file.
     """
-    config = config_lib.from_flat(given_settings(values))
+    config = config_lib.from_flat({**defaults, **given_settings(values)})
     if values.get("print_config"):
         raise HelpRequested(changes.as_yaml(config), is_file=True)
     return _with_folders(config)

@@ -1,7 +1,7 @@
-"""Export a checkpoint of a job again: a SavedModel, TFLite, ONNX, each compared with the SavedModel and timed.
+"""Export a checkpoint of a job again: a SavedModel, Keras, TFLite, ONNX, each compared with the SavedModel and timed.
 
-Does not own: writing SavedModels (``saved_model.py``), conversion (``convert.py``), the export at the end of a job
-(``exporter.py``).
+Does not own: writing SavedModels (``saved_model.py``), conversion (``convert.py``, ``stock_keras.py``), the export at
+the end of a job (``exporter.py``).
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from trainer.data import input_rule, positive_class
 from trainer.data.faces import crop_rule
 from trainer.data.formats import file_kind
 from trainer.data.manifest import Split, read_train_and_validation
+from trainer.data.pixels import Pixels
 from trainer.models import keras_settings
 from trainer.serving import convert, exported_model
 from trainer.training import resume
@@ -221,8 +222,9 @@ def write(
     if not len(images):
         raise RequestError("--samples: expected images that can be decoded, received none; give other ones")
     with progress.phase("building the model"):
-        of_pixels = saved_model.serving_model(checkpoint.arrays, metadata, job.model, size).of_pixels()
-        frozen = convert.freeze(of_pixels)
+        serving = saved_model.serving_model(checkpoint.arrays, metadata, job.model, size)
+        of_pixels = serving.of_pixels()
+        makers = _makers(request, forms, serving, images[:_CHECK_SAMPLES])  # Refuses before anything is written.
     with tempfile.TemporaryDirectory() as scratch:
         keep = "savedmodel" in forms
         target = files.join(request.out, "savedmodel", str(checkpoint.step)) if keep else os.path.join(scratch, "1")
@@ -232,7 +234,7 @@ def write(
         runs = {"savedmodel": _load(target, request.out)}
         if job.data.test_views > 1:  # Other forms take one view, so they are compared with the model on one view.
             runs["savedmodel"] = (lambda batch: of_pixels(batch).numpy(), runs["savedmodel"][1])
-        runs |= {form: _convert(request, form, frozen) for form in forms if form != "savedmodel"}
+        runs |= {form: _convert(request, form, make) for form, make in makers.items()}
         with progress.phase(f"comparing {len(runs)} forms on {len(images)} images"):
             comparison = convert.compare(runs, images, exported_model.find_export(target), request.quantize)
         return {"job_dir": request.job_dir, "step": checkpoint.step, **comparison}
@@ -265,12 +267,37 @@ def _load(target: str, out: str) -> tuple[convert.Run, int]:
     return lambda batch: original(images=tf.constant(batch))["probabilities"].numpy(), size
 
 
-def _convert(request: ExportFlags, form: str, frozen: Any) -> tuple[convert.Run, int]:
+def _makers(
+    request: ExportFlags, forms: Sequence[str], serving: Any, images: Pixels
+) -> dict[str, Callable[[], tuple[bytes, convert.Run]]]:
+    """Return for each form beside the SavedModel what makes its file, and the function that runs it.
+
+    Raises:
+        RequestError: if the network cannot have one of the forms.
+    """
+    makers: dict[str, Callable[[], tuple[bytes, convert.Run]]] = {}
+    frozen = convert.freeze(serving.of_pixels()) if {"tflite", "onnx"} & set(forms) else None
+    if "keras" in forms:
+        from trainer.serving import stock_keras  # Late: it imports TensorFlow.
+
+        stock = stock_keras.rebuild(serving.model, serving.temperature)
+        makers["keras"] = lambda: stock_keras.make(stock, images, serving.of_one_view(images))
+    if "tflite" in forms:
+        makers["tflite"] = lambda: _with(convert.run_tflite, convert.to_tflite(frozen, request.quantize))
+    if "onnx" in forms:
+        makers["onnx"] = lambda: _with(convert.run_onnx, convert.to_onnx(frozen))
+    return makers
+
+
+def _with(run: Callable[[bytes], convert.Run], content: bytes) -> tuple[bytes, convert.Run]:
+    return content, run(content)
+
+
+def _convert(
+    request: ExportFlags, form: str, make: Callable[[], tuple[bytes, convert.Run]]
+) -> tuple[convert.Run, int]:  # fmt: skip
     """Write one form; return a function that runs it, and its size in bytes."""
     with progress.phase(f"converting to {form}"):
-        if form == "tflite":
-            content, run = convert.to_tflite(frozen, request.quantize), convert.run_tflite
-        else:
-            content, run = convert.to_onnx(frozen), convert.run_onnx
+        content, run = make()
     files.write_bytes(files.join(request.out, f"model.{form}"), content)
-    return run(content), len(content)
+    return run, len(content)

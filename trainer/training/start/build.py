@@ -41,7 +41,7 @@ from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
 from trainer.training.profiler import Profiler
 from trainer.training.progress_bar import ProgressBar
-from trainer.training.start import initial_weights
+from trainer.training.start import initial_weights, vertex
 from trainer.training.start.clock import StartReport
 from trainer.training.step.loss import Loss
 from trainer.training.step.train_step import TrainStep
@@ -80,7 +80,7 @@ def build(request: Request) -> Job:
         )
     # What only watches, in the order in which it gets the events.
     metrics_log = MetricsLog(paths, request.plan, write=is_chief)
-    writer = SummaryWriter(paths.tensorboard, write=is_chief)
+    writer = SummaryWriter(vertex.tensorboard(paths), write=is_chief)
     report = LiveReport(
         paths.job_dir, lambda: samples.pictures(config, request.train, request.validation), write=is_chief
     )
@@ -115,7 +115,7 @@ def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) 
         config, writer, state.model, request.train, request.validation, positive=request.positive, write=is_chief
     )
     bar = ProgressBar(request.plan, show=is_chief, validation_images=len(request.validation))
-    profiler = Profiler(config.loop.profiled, request.paths.tensorboard, write=is_chief)
+    profiler = Profiler(config.loop.profiled, vertex.tensorboard(request.paths), write=is_chief)
     report = StartReport(request.clock, request.plan, show=is_chief, on_terminal=bar.is_terminal)
     return [reporter, bar, profiler, report, *request.observers]
 
