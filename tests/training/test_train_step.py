@@ -19,9 +19,11 @@ from trainer.data.augmentations import notebook
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
 from trainer.training.step import train_step
+from trainer.training.step.gradients import Batching
 from trainer.training.step.loss import Loss
 from trainer.training.step.loss_scale import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale
 from trainer.training.step.train_step import StepStats, TrainStep
+from trainer.training.step.update import Rules
 from trainer.training.step.weight_average import WeightAverage
 
 SIDE = 4  # Pixels of the tiny model's images.
@@ -84,7 +86,11 @@ def trainer_of(
     policy: str = "float32",
     optimizer=None,
     make_model=tiny_model,
+    shards=1,
+    accumulate_steps=1,
     slow=None,
+    slow_factor=1.0,
+    clip_norm=0.0,
     ema_decay=0.0,
     **options,
 ) -> Trainer:
@@ -95,9 +101,10 @@ def trainer_of(
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if policy == "mixed_float16" else None
         average = WeightAverage(model, ema_decay) if ema_decay else None
-    settings = {"batch_size": batch_size, "seed": 5, "augmentation": "none", "average": average, **options}
-    settings |= {"slow": slow(model)} if slow else {}
-    steps = TrainStep(strategy, model, optimizer, loss_scale, **settings)
+    batching = Batching(batch_size, shards, accumulate_steps)
+    rules = Rules(average, clip_norm, slow(model) if slow else (), slow_factor)
+    settings = {"seed": 5, "augmentation": "none", **options}
+    steps = TrainStep(strategy, model, optimizer, loss_scale, batching, rules=rules, **settings)
     return Trainer(strategy, model, optimizer, loss_scale, steps, average)
 
 
