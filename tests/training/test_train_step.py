@@ -254,9 +254,12 @@ def test_a_batch_without_any_example_leaves_a_finite_state(devices, policy):
     assert all(np.isfinite(part).all() for parts in trainer.state().values() for part in parts)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_evaluate_answers_in_slot_order_with_weights(devices):
-    trainer = trainer_of(devices, batch_size=6, make_model=lambda: tiny_model(classes=3))
+@pytest.mark.parametrize(
+    ("devices", "xla"),
+    [(1, False), (2, False), *(pytest.param(count, True, marks=pytest.mark.slow) for count in (1, 2))],
+)
+def test_evaluate_answers_in_slot_order_with_weights(devices, xla):
+    trainer = trainer_of(devices, batch_size=6, make_model=lambda: tiny_model(classes=3), xla=xla)
     batch = random_batch(6, weight=[1, 0, 1, 1, 1, 0], classes=3)
     rows = trainer.evaluate(batch)
     expected = trainer.model(batch["image"] / np.float32(255), training=False).numpy()
@@ -482,8 +485,17 @@ def test_a_step_that_cannot_be_compiled_runs_without_and_warns_once(devices, cap
 
     plain = losses_of(1, make_model=model)
     assert losses_of(devices, make_model=model, xla=True) == pytest.approx(plain, rel=1e-5)
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "runs without it" in warning
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("trainer.")]
+    assert "training step, which runs without it" in warning
+    caplog.clear()
+    one, other = (
+        trainer_of(count, batch_size=8, make_model=model, xla=xla) for count, xla in ((1, False), (devices, True))
+    )
+    batch = random_batch(8)
+    for _ in range(2):  # Before any training, as after a resume.
+        np.testing.assert_allclose(other.evaluate(batch), one.evaluate(batch), rtol=1e-5)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("trainer.")]
+    assert "forward pass of validation, which runs without it" in warning
     assert "AsString" in warning
 
 

@@ -105,7 +105,8 @@ class TrainStep:
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         self._loss = loss or loss_lib.Loss(LossConfig())
         self._norms = layers.trained_batch_norms(model)
-        self.compilation = Compilation(xla)
+        self.compilation = Compilation(xla, "training step")
+        self._validation = Compilation(xla, "forward pass of validation")
         # One program, if no messages between replicas are a part of it.
         self._is_one_program = isinstance(strategy, tf.distribute.OneDeviceStrategy)
         self._gradients = Gradients(
@@ -140,10 +141,13 @@ class TrainStep:
     def _program(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         return self._strategy.run(self._train_replica, (batch, step))
 
-    @tf.function(autograph=False)
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """Return ``[batch_size, C + 1]`` float32: probabilities and weight of every slot, in slot order."""
-        return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
+        return self._validation.attempt(lambda failed: self._evaluate(batch, self.compilation.enabled and not failed))
+
+    @tf.function(autograph=False)
+    def _evaluate(self, batch: Batch, compiled: bool) -> tf.Tensor:
+        return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch, compiled)), axis=0)
 
     def _are_parts_compiled(self) -> bool:
         return self.compilation.enabled and not self._is_one_program
@@ -156,18 +160,23 @@ class TrainStep:
         """Return the part of the model that ends before the softmax."""
         return registry.logits_of(model)
 
-    def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
+    def _evaluate_replica(self, batch: Batch, compiled: bool) -> tf.Tensor:
         images = batch["image"]
+        forward = self._compiled_probabilities if compiled else self._probabilities
         if self._accumulate_steps == 1:
-            probabilities = self._probabilities(images)
+            probabilities = forward(images)
         else:
             parts = tf.reshape(images, [self._accumulate_steps, -1, *images.shape[1:]])
-            rows = tf.map_fn(self._probabilities, parts, fn_output_signature=tf.float32, parallel_iterations=1)
+            rows = tf.map_fn(forward, parts, fn_output_signature=tf.float32, parallel_iterations=1)
             probabilities = tf.reshape(rows, [self._per_replica, -1])
         return tf.concat([probabilities, batch["weight"][:, None]], axis=1)
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
         return preprocess.probabilities(self._model, images)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def _compiled_probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        return self._probabilities(images)
 
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.
