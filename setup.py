@@ -72,7 +72,7 @@ DEV = [
     *MLFLOW,
     *WANDB,
     "pytest>=8",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "ruff>=0.14",
     "mypy>=1.18",
     "pre-commit>=4",

@@ -51,6 +51,7 @@ from trainer.distributed import strategy
 from trainer.training.checkpoints.checkpoint import CheckpointStore
 from trainer.training.checkpoints.writer import AsyncCheckpointWriter
 from trainer.training.step import train_step as step_lib
+from trainer.training.step.gradients import Batching
 from trainer.training.train_state import TrainState
 
 Ways = dict[str, Callable[[], object]]
@@ -256,8 +257,8 @@ def _step(
     data = DataConfig(image_size=arguments.image_size, batch_size=arguments.batch_size)
     state = TrainState.fresh(Config(data=data), setup, num_classes=2, total_steps=1)
     steps = step_lib.TrainStep(
-        setup.strategy, state.model, state.optimizer, state.loss_scale,
-        batch_size=data.batch_size, seed=0, augmentation="none", shards=shards,
+        setup.strategy, state.model, state.optimizer, state.loss_scale, Batching(data.batch_size, shards),
+        seed=0, augmentation="none",
     )  # fmt: skip
     images, labels = _batch(arguments)
     batch = {"image": tf.constant(images), "label": tf.constant(labels), "weight": tf.ones([len(labels)])}

@@ -219,6 +219,7 @@ def _ours(way: Way, sizes: Sizes) -> Built:
     from trainer.data import augment
     from trainer.data.augmentations import notebook
     from trainer.distributed import strategy
+    from trainer.training.step.gradients import Batching
     from trainer.training.step.train_step import TrainStep
     from trainer.training.train_state import TrainState
 
@@ -226,8 +227,9 @@ def _ours(way: Way, sizes: Sizes) -> Built:
     runtime = strategy.setup(RuntimeConfig(precision=way.precision, strategy="single"), data)
     state = TrainState.fresh(Config(data=data), runtime, num_classes=2, total_steps=1)
     steps = TrainStep(
-        runtime.strategy, state.model, state.optimizer, state.loss_scale, batch_size=data.batch_size, seed=0,
-        augmentation=way.augment, xla=way.xla, shards=runtime.gradient_shards, allreduce_dtype=runtime.allreduce_dtype,
+        runtime.strategy, state.model, state.optimizer, state.loss_scale,
+        Batching(data.batch_size, runtime.gradient_shards), seed=0, augmentation=way.augment, xla=way.xla,
+        allreduce_dtype=runtime.allreduce_dtype,
     )  # fmt: skip
     images, labels = _batch(sizes)
     batch = {

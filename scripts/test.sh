@@ -11,4 +11,5 @@ case "${1:-}" in
   *) set -- -m "not thorough" "$@" ;;
 esac
 # Two processes, each test file in one of them: a second TensorFlow costs less than it saves.
-exec python -m pytest -n 2 --dist loadfile --durations=12 "$@"
+# In the order of tests/conftest.py.
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12 "$@"

@@ -1,5 +1,6 @@
 """One TensorFlow for all tests of a process: quiet, with two logical CPU devices, so that replicas can be tested."""
 
+import collections
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,13 @@ from tests.helpers.images import write_image_set  # noqa: E402
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+@pytest.hookimpl(trylast=True)  # Once it is known which tests run.
+def pytest_collection_modifyitems(items):
+    """Put files with the most slow tests first, so that no core is left alone with a long one at the end."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # Stable: files stay whole, and tests in their order.
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.children import Child
 from tests.helpers.fake_gcs import NO_BUCKET, objects, request_of, upload
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import argv, finished_job, result_of, run_job, values_of
@@ -38,8 +39,8 @@ def undisturbed(data, tmp_path_factory):
 
 
 def start(*words):
-    return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=os.environ.copy(), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    module, *flags = words
+    return Child(module, flags)
 
 
 def run(*words):

@@ -18,6 +18,7 @@ import benchmark_roofline as roofline
 import benchmark_ways as ways
 import benchmark_worker
 import check_gpu
+import check_gpu_rows as gpu_rows
 from benchmark_table import Table
 from benchmark_ways import Way
 from benchmark_worker import Measured, Worker
@@ -195,11 +196,11 @@ def test_check_fails_if_a_row_does(tmp_path, monkeypatch, trouble):
         os._exit(1 if "--seed=1" in words and trouble == "exit code" else 0)
 
     monkeypatch.setattr(check_gpu, "_run", run)
-    check = check_gpu.Check(tmp_path, check_gpu.FAST, fast=True, limit=60.0)
-    check.measure(check_gpu.Row(check_gpu.EXACT))
-    check.measure(check_gpu.Row("same", equal=True))
+    check = check_gpu.Check(tmp_path, gpu_rows.FAST, fast=True, limit=60.0)
+    check.measure(gpu_rows.Row(gpu_rows.EXACT))
+    check.measure(gpu_rows.Row("same", equal=True))
     assert check.finish() == 0
-    check.measure(check_gpu.Row("other", ("--seed=1",), equal=True))
+    check.measure(gpu_rows.Row("other", ("--seed=1",), equal=True))
     assert check.finish() == 1
     assert "failed: other" in (tmp_path / "check.md").read_text()
     assert "the last words" in (tmp_path / "failures.txt").read_text()

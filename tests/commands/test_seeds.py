@@ -7,13 +7,12 @@ import re
 import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.children import Child
 from tests.helpers.commands import refusal
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import argv, lines_of, result_of
@@ -39,10 +38,7 @@ JOB = {"epochs": 1, "batch_size": 12, "checkpoint_every_steps": 1, "seed": 3, "s
 
 def start(data, folder, **changes):
     words = argv(data, folder, **{**JOB, **changes})
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer.train", *words], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return Child("trainer.train", words)
 
 
 @pytest.mark.slow

@@ -3,16 +3,14 @@
 import csv
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
+from tests.helpers.children import Child
 from tests.helpers.fake_gcs import objects, upload
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import float32_policy  # noqa: F401
@@ -44,12 +42,9 @@ def test_a_sweep_that_is_killed_in_a_bucket_goes_on_and_its_best_settings_train_
     data, folder = f"{bucket}/faces", f"{bucket}/sweep"
     upload(write_image_set(tmp_path / "faces", train=12, validation=6, test=0, size=48), data)
     words = [f"--{name}={value}" for name, value in {"data_dir": data, "job_dir": folder, **JOB}.items()]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.tune", *words], cwd=ROOT, env=os.environ.copy(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    process = Child("trainer.tune", words)
     while not files.exists(f"{folder}/trials/0001/checkpoints/0000000001/COMMIT.json"):
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.children import Child
 from tests.helpers.commands import refusal
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import (
@@ -462,28 +462,26 @@ def test_help_and_refusals_need_no_tensorflow(data, tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_and_a_terminated_one_lose_nothing(job, data, tmp_path):
     """SIGTERM ends with 75; SIGKILL at any moment costs at most the steps since the last checkpoint."""
-    words = [sys.executable, "-m", "trainer.train", *argv(data, tmp_path / "job", **JOB, checkpoint_every_steps=2)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    words = argv(data, tmp_path / "job", **JOB, checkpoint_every_steps=2)
     for number, at_least in ((signal.SIGKILL, 2), (signal.SIGTERM, 4)):
-        with open(tmp_path / "stderr.txt", "w+") as stderr:
-            process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
-            try:
-                deadline = time.monotonic() + 200
-                while max(checkpoints_of(tmp_path / "job"), default=0) < at_least and process.poll() is None:
-                    assert time.monotonic() < deadline, "no checkpoint"
-                    time.sleep(0.002)
-                process.send_signal(number)
-                code = process.wait(timeout=200)
-            finally:
-                process.kill()
-            stderr.seek(0)
-            text = stderr.read()
+        process = Child("trainer.train", words)
+        try:
+            deadline = time.monotonic() + 200
+            while max(checkpoints_of(tmp_path / "job"), default=0) < at_least and process.poll() is None:
+                assert time.monotonic() < deadline, "no checkpoint"
+                time.sleep(0.002)
+            process.send_signal(number)
+            code = process.wait(timeout=200)
+        finally:
+            process.kill()
+        _, text = process.communicate()
         if (tmp_path / "job" / "result.json").exists():
             pytest.skip("the job was faster than the signal")
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), text
         assert "Traceback" not in text
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "continuing from step" in done.stderr
+    last = Child("trainer.train", words)
+    _, text = last.communicate()
+    assert last.returncode == 0, text
+    assert "continuing from step" in text
     assert values_of(tmp_path / "job") == values_of(job)
     assert result_of(tmp_path / "job")["weights_sha256"] == result_of(job)["weights_sha256"]

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+from tests.helpers.children import Child
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import checkpoints_of, float32_policy, result_of, sigterm_after  # noqa: F401
 from trainer import train, tune
@@ -117,9 +118,9 @@ def test_a_sweep_hands_over_what_it_found(data, undisturbed, capsys):
 def test_a_sweep_that_is_killed_in_a_trial_goes_on_at_its_step(data, undisturbed, tmp_path):
     folder = tmp_path / "sweep"
     changes = {"max_trials": 3, "keep_trials": 1, "checkpoint_every_steps": 1}
-    process = start(["-m", "trainer.tune", *words(data, folder, **changes)])
+    process = Child("trainer.tune", words(data, folder, **changes))
     wait_for(process, folder / "trials" / "0001" / "checkpoints" / "0000000001" / "COMMIT.json")
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
     assert (folder / "trials" / "0000" / "trial.json").exists()
     finished = (folder / "trials" / "0000" / "trial.json").read_bytes()

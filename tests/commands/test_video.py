@@ -71,6 +71,7 @@ def frames_scored_as_images(path, model, every):
     return serve(images=tf.constant(np.stack(frames[::every])))["p_fake"].numpy()
 
 
+@pytest.mark.slow
 def test_a_folder_of_videos(model, folder, tmp_path, capsys):
     out, frames_out = tmp_path / "rows.csv", tmp_path / "frames.jsonl"
     code, printed, err = run(capsys, folder, f"--model_dir={model}", f"--out={out}", f"--frames_out={frames_out}",
@@ -297,6 +298,7 @@ def png_of(red):
     return cv2.imencode(".png", np.full([32, 32, 3], (0, 0, red), np.uint8))[1].tobytes()
 
 
+@pytest.mark.slow
 def test_files_that_are_no_videos_say_what_they_are(model, folder, tmp_path, capsys):
     for name in ("a.avi", "clip.avi"):
         (tmp_path / name).write_bytes((folder / "a.avi").read_bytes())

@@ -52,6 +52,7 @@ EVERY_WAY = [
 ]
 
 
+@pytest.mark.slow
 def test_pixels_are_to_the_bit_those_of_the_graph_that_an_export_holds():
     """Alone, all in one batch, and more than one call takes, whatever the way there."""
     expected = decode.decode_batch(tf.constant(EVERY_WAY), InputRule(48)).numpy()

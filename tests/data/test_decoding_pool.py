@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -116,13 +117,25 @@ def test_what_a_worker_cannot_do_is_said_once(caplog):
 def test_workers_that_die_are_replaced_by_the_caller(caplog):
     pool = DecodePool(2)
     content = encoded(noise(48, 48, 3), "JPEG")
-    images = aligned_empty((80, *RULE.shape))
-    assert pool.load([content] * 80, RULE, 10**6, None, images) == []
-    for left in (0, 0):
-        for number in pool.processes:
-            os.kill(number, signal.SIGKILL)
-        assert pool.load([content] * 80, RULE, 10**6, None, images) == list(range(80))
-        assert len(pool.processes) == left
+
+    def left_over(_=0):
+        return pool.load([content] * 80, RULE, 10**6, None, aligned_empty((80, *RULE.shape)))
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(left_over, range(2))) == [[], []]
+        victim, survivor = pool.processes
+        os.kill(victim, signal.SIGKILL)
+        results = []
+        while len(pool.processes) > 1 and len(results) < 100:  # Who takes the dead one next, notices.
+            results += threads.map(left_over, range(2))
+    assert [result for result in results if result] == [list(range(80))]
+    assert pool.processes == [survivor]
+    assert "ended with code -9; 1 are left" in caplog.text
+    assert left_over() == []
+    os.kill(survivor, signal.SIGKILL)
+    for _ in range(2):  # The dead worker, and then none.
+        assert left_over() == list(range(80))
+        assert pool.processes == []
     assert "ended with code -9; 0 are left" in caplog.text
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.children import Child
 from tests.helpers.commands import refusal
 from tests.helpers.jobs import argv, result_of, run_job
 from trainer import train
@@ -103,10 +104,10 @@ def test_logical_gpus_add_up_the_same_gradients(image_set, tmp_path):
     """Without a GPU nothing is divided, but gradients are added up as between two devices of one card."""
     job = {"epochs": 1, "steps_per_epoch": 2}
     words = argv(image_set, tmp_path / "two", num_devices=2, **job)
-    process = local_cluster.start({"DEEPDETECT_LOGICAL_GPUS": "2"}, words)
+    process = Child("trainer.train", words, {"DEEPDETECT_LOGICAL_GPUS": "2"})
     assert run_job(image_set, tmp_path / "one", **job) == 0
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
     one, two = (result_of(tmp_path / name) for name in ("one", "two"))
     assert (two["device_kind"], two["num_devices"]) == ("CPU", 2)
     assert two["weights_sha256"] == one["weights_sha256"]
@@ -121,9 +122,9 @@ def test_logical_gpus_must_be_a_number(image_set, tmp_path, monkeypatch, capsys)
 def test_one_machine_without_its_gpus_stops_all_and_the_chief_counts(image_set, tmp_path):
     promises = [{"DEEPDETECT_GPUS": "0"}, {"DEEPDETECT_GPUS": "1"}]
     described = [each | promise for each, promise in zip(local_cluster.environments(2), promises, strict=True)]
-    processes = [local_cluster.start(each, argv(image_set, tmp_path)) for each in described]
+    processes = [Child("trainer.train", argv(image_set, tmp_path), each) for each in described]
     for process in processes:
-        output, _ = process.communicate(timeout=120)
+        _, output = process.communicate(timeout=120)
         assert process.returncode == 75, output
         assert output.splitlines()[-1].startswith("stopped: expected 1 GPUs (DEEPDETECT_GPUS), received 0; ")
     assert json.loads((tmp_path / "restarts.json").read_text()) == {"step": 0, "starts": 1}

@@ -19,12 +19,13 @@ class Driver:
     """Keeps the locked ranges, and refuses what overlaps one, as NVIDIA's does."""
 
     def __init__(self):
-        self.locked, self.depth, self.refuses = {}, 0, False
+        self.locked, self.depth, self.refuses, self.retained = {}, 0, False, 0
 
     def cuInit(self, flags):
         return 0
 
     def cuDevicePrimaryCtxRetain(self, context, device):
+        self.retained += 1
         return 0
 
     def cuCtxPushCurrent_v2(self, context):
@@ -56,8 +57,10 @@ def driver(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
     monkeypatch.setattr(pixels, "_prepare", pixels._prepare)
     pixels._free.clear()
+    page_lock._process_lock.cache_clear()
     page_lock.enable()
     yield driver
+    page_lock._process_lock.cache_clear()
     monkeypatch.undo()
     pixels._free.clear()
     gc.collect()
@@ -73,6 +76,16 @@ def test_each_batch_is_locked_as_long_as_its_memory_lives(driver):
     again = pixels.aligned_empty(SHAPE)
     assert len(driver.locked) == pixels._MOST_FREE
     assert again.ctypes.data in driver.locked
+
+
+def test_the_jobs_of_a_process_share_one_lock(driver, caplog):
+    caplog.set_level("INFO")
+    driver.refuses = True
+    pixels.aligned_empty(SHAPE)
+    page_lock.enable()
+    pixels.aligned_empty((9, 256, 256, 3))
+    assert driver.retained == 1
+    assert caplog.text.count("ordinary memory") == 1
 
 
 def test_small_arrays_are_left_alone(driver):

@@ -102,6 +102,7 @@ def evaluated(tmp_path_factory):
     return export, folder / "data", truth, np.concatenate(list(reds.values())) / 255
 
 
+@pytest.mark.slow
 def test_one_new_file_is_a_metric_everywhere(add_file, evaluated, tmp_path, capsys):
     add_file("matthews", MATTHEWS)
     export, data, truth, p_fake = evaluated

@@ -54,15 +54,9 @@ def interrupted(capsys, main, words, **fault):
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "first"),
-    [
-        ("rows.csv", 2),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (("rows.csv", 1), ("rows.csv", 4), ("rows.jsonl", 1), ("rows.jsonl", 4))
-        ),
-    ],
+    ("name", "first"), [("rows.csv", 1), ("rows.csv", 2), ("rows.csv", 4), ("rows.jsonl", 1), ("rows.jsonl", 4)]
 )
 def test_predict_keeps_whole_rows(capsys, data, model, tmp_path, name, first):
     out = tmp_path / name

@@ -11,6 +11,7 @@ from trainer import train
 from trainer.core.config import DataConfig, ModelConfig, RuntimeConfig
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
+from trainer.training.step.gradients import Batching
 from trainer.training.step.train_step import StepStats, TrainStep
 
 
@@ -117,7 +118,7 @@ def trained(steps, frozen=()):
             model.get_layer(name).trainable = False
         optimizer = keras.optimizers.Adam(1e-3, name="adam")
         optimizer.build(model.trainable_variables)
-    step = TrainStep(strategy.strategy, model, optimizer, None, batch_size=IMAGES, seed=0, augmentation="none")
+    step = TrainStep(strategy.strategy, model, optimizer, None, Batching(IMAGES), seed=0, augmentation="none")
     random = np.random.default_rng(0)
     labels = np.arange(IMAGES, dtype=np.int32) % 2
     image = random.integers(60, 160, [IMAGES, 46, 46, 3]) + 40 * labels[:, None, None, None]

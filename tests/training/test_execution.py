@@ -22,6 +22,7 @@ from trainer.distributed import strategy as strategy_lib
 from trainer.training.device_rows import DeviceRows
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.execution import Execution
+from trainer.training.frozen.phase import PhasedStep
 
 JOB = {"model": "tests.helpers.networks:tiny", "image_size": 46, "lr_schedule": "cosine", "epochs": 2}
 
@@ -45,8 +46,8 @@ def dataset_of(batches):
 def test_rows_and_weights_are_those_of_single_steps(devices, most):
     batches = [random_batch(8 // devices, seed=seed) for seed in range(5 * devices)]
     single, several = (trainer_of(devices, batch_size=8) for _ in range(2))
-    ones = Execution(single.strategy, single.optimizer, single.steps)
-    all_at_once = Execution(several.strategy, several.optimizer, several.steps, most)
+    ones = Execution(single.strategy, single.optimizer, PhasedStep(single.steps))
+    all_at_once = Execution(several.strategy, several.optimizer, PhasedStep(several.steps), most)
     rates = [0.1, 0.2, 0.3, 0.4, 0.5]
     expected = [
         ones.train([batch], step, [rates[step]]).numpy()[0].tolist()

@@ -159,10 +159,10 @@ def test_a_full_disk_ends_no_training_and_costs_no_older_checkpoint(image_set, u
 
 def test_kills_at_random_moments_change_nothing():
     """A short run of the script that anyone can run for longer; docs/measured/exact-resume.md keeps its long table."""
-    command = [sys.executable, "scripts/chaos.py", "--kills=3", "--epochs=2", "--devices=2",
+    command = [sys.executable, "scripts/chaos.py", "--kills=2", "--epochs=2", "--devices=2",
                "--precisions=mixed_float16"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     row = done.stdout.splitlines()[-1]
-    assert row.startswith("| 2 | mixed_float16 | 3 |")
+    assert row.startswith("| 2 | mixed_float16 | 2 |")
     assert row.count("identical") == 2

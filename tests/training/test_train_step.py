@@ -19,9 +19,11 @@ from trainer.data.augmentations import notebook
 from trainer.distributed import strategy as strategy_lib
 from trainer.models import layers, registry
 from trainer.training.step import train_step
+from trainer.training.step.gradients import Batching
 from trainer.training.step.loss import Loss
 from trainer.training.step.loss_scale import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale
 from trainer.training.step.train_step import StepStats, TrainStep
+from trainer.training.step.update import Rules
 from trainer.training.step.weight_average import WeightAverage
 
 SIDE = 4  # Pixels of the tiny model's images.
@@ -84,7 +86,11 @@ def trainer_of(
     policy: str = "float32",
     optimizer=None,
     make_model=tiny_model,
+    shards=1,
+    accumulate_steps=1,
     slow=None,
+    slow_factor=1.0,
+    clip_norm=0.0,
     ema_decay=0.0,
     **options,
 ) -> Trainer:
@@ -95,9 +101,10 @@ def trainer_of(
         optimizer.build(model.trainable_variables)
         loss_scale = LossScale() if policy == "mixed_float16" else None
         average = WeightAverage(model, ema_decay) if ema_decay else None
-    settings = {"batch_size": batch_size, "seed": 5, "augmentation": "none", "average": average, **options}
-    settings |= {"slow": slow(model)} if slow else {}
-    steps = TrainStep(strategy, model, optimizer, loss_scale, **settings)
+    batching = Batching(batch_size, shards, accumulate_steps)
+    rules = Rules(average, clip_norm, slow(model) if slow else (), slow_factor)
+    settings = {"seed": 5, "augmentation": "none", **options}
+    steps = TrainStep(strategy, model, optimizer, loss_scale, batching, rules=rules, **settings)
     return Trainer(strategy, model, optimizer, loss_scale, steps, average)
 
 
@@ -247,9 +254,12 @@ def test_a_batch_without_any_example_leaves_a_finite_state(devices, policy):
     assert all(np.isfinite(part).all() for parts in trainer.state().values() for part in parts)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_evaluate_answers_in_slot_order_with_weights(devices):
-    trainer = trainer_of(devices, batch_size=6, make_model=lambda: tiny_model(classes=3))
+@pytest.mark.parametrize(
+    ("devices", "xla"),
+    [(1, False), (2, False), *(pytest.param(count, True, marks=pytest.mark.slow) for count in (1, 2))],
+)
+def test_evaluate_answers_in_slot_order_with_weights(devices, xla):
+    trainer = trainer_of(devices, batch_size=6, make_model=lambda: tiny_model(classes=3), xla=xla)
     batch = random_batch(6, weight=[1, 0, 1, 1, 1, 0], classes=3)
     rows = trainer.evaluate(batch)
     expected = trainer.model(batch["image"] / np.float32(255), training=False).numpy()
@@ -475,8 +485,17 @@ def test_a_step_that_cannot_be_compiled_runs_without_and_warns_once(devices, cap
 
     plain = losses_of(1, make_model=model)
     assert losses_of(devices, make_model=model, xla=True) == pytest.approx(plain, rel=1e-5)
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "runs without it" in warning
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("trainer.")]
+    assert "training step, which runs without it" in warning
+    caplog.clear()
+    one, other = (
+        trainer_of(count, batch_size=8, make_model=model, xla=xla) for count, xla in ((1, False), (devices, True))
+    )
+    batch = random_batch(8)
+    for _ in range(2):  # Before any training, as after a resume.
+        np.testing.assert_allclose(other.evaluate(batch), one.evaluate(batch), rtol=1e-5)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name.startswith("trainer.")]
+    assert "forward pass of validation, which runs without it" in warning
     assert "AsString" in warning
 
 

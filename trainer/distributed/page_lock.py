@@ -6,6 +6,7 @@ host memory").  Without NVIDIA's driver, or if it refuses, memory stays as it is
 
 import contextlib
 import ctypes
+import functools
 import logging
 import weakref
 from collections.abc import Iterator
@@ -23,11 +24,19 @@ _PORTABLE = 1  # CU_MEMHOSTREGISTER_PORTABLE: for the contexts of all GPUs.
 def enable() -> None:
     """Lock all batches that this process makes from now on."""
     try:
-        lock = PageLock(ctypes.CDLL(_LIBRARY))
+        pixels.prepare_with(_process_lock())
     except OSError as error:
         _explain(error)
-        return
-    pixels.prepare_with(lock)
+
+
+@functools.cache
+def _process_lock() -> "PageLock":
+    """Return the lock of this process: each one keeps the GPU's context, which nothing gives back.
+
+    Raises:
+        OSError: if there is no driver or no GPU.
+    """
+    return PageLock(ctypes.CDLL(_LIBRARY))
 
 
 class PageLock:

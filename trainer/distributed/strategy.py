@@ -88,19 +88,9 @@ def setup(
     tf_private.switch_off_iterator_autotune()
     if missing := next(filter(None, group.gather(_missing_gpus(config))), ""):
         raise gpu_promise.broken(missing, in_cluster=cluster.num_workers > 1)
-    gpus = shared_card.prepare(tf.config.list_physical_devices("GPU"))
-    if warning := gpu_promise.unused(gpus):
-        log.warning("%s", warning)
-    kind = "GPU" if gpus else "CPU"
-    if gpus:
-        page_lock.enable()
-    devices = _devices(config, kind, gpus)
+    kind, devices = _prepared_devices(config)
     replicas = len(devices) * cluster.num_workers
-    if data.batch_size % replicas:
-        raise RequestError(
-            f"expected a batch_size that divides among {replicas} devices, received {data.batch_size}; use "
-            f"--batch_size={-(-data.batch_size // replicas) * replicas} or --num_devices"
-        )
+    _require_even_shares(data.batch_size, replicas)
     precision = continued_precision(kept_precision, kind) or resolve_precision(config.precision, kind)
     keras.config.set_dtype_policy(precision)
     exact = kind == "CPU" or config.deterministic
@@ -126,6 +116,25 @@ def _missing_gpus(config: RuntimeConfig) -> str:
     """
     gpus = len(tf.config.list_physical_devices("GPU")) * shared_card.logical_gpus()
     return gpu_promise.shortfall(config, gpus)
+
+
+def _prepared_devices(config: RuntimeConfig) -> tuple[str, list[str]]:
+    """Make the devices to compute on; return their kind and their names."""
+    gpus = shared_card.prepare(tf.config.list_physical_devices("GPU"))
+    if warning := gpu_promise.unused(gpus):
+        log.warning("%s", warning)
+    if gpus:
+        page_lock.enable()
+    kind = "GPU" if gpus else "CPU"
+    return kind, _devices(config, kind, gpus)
+
+
+def _require_even_shares(batch_size: int, replicas: int) -> None:
+    if batch_size % replicas:
+        raise RequestError(
+            f"expected a batch_size that divides among {replicas} devices, received {batch_size}; use "
+            f"--batch_size={-(-batch_size // replicas) * replicas} or --num_devices"
+        )
 
 
 def gradient_shards(batch_size: int, replicas: int) -> int:

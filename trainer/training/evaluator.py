@@ -33,7 +33,6 @@ from trainer.training.distributed_input import DistributedInput
 from trainer.training.frozen.phase import PhasedInput, PhasedStep
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer, Validating, Validation
-from trainer.training.step.train_step import TrainStep
 from trainer.training.stop_controller import StopController
 from trainer.training.train_state import TrainState
 
@@ -59,7 +58,7 @@ class Evaluator:
     monitor: str
     plateau_monitor: str
     state: TrainState
-    train_step: TrainStep | PhasedStep
+    train_step: PhasedStep
     inputs: DistributedInput | PhasedInput
     stop: StopController
     pruner: Pruner | None

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from trainer.data.pipeline import Batch
 from trainer.training.frozen.phase import PhasedStep
-from trainer.training.step.train_step import TrainStep
 
 _NUMBERS = 5  # Of a step, see ``StepStats``.
 
@@ -24,7 +23,7 @@ class Execution:
     """
 
     def __init__(
-        self, strategy: tf.distribute.Strategy, optimizer: keras.optimizers.Optimizer, step: TrainStep | PhasedStep,
+        self, strategy: tf.distribute.Strategy, optimizer: keras.optimizers.Optimizer, step: PhasedStep,
         most: int = 1,
     ) -> None:  # fmt: skip
         """Bind the step, the optimizer whose learning rate is set before it, and the largest number of steps."""
@@ -52,7 +51,7 @@ class Execution:
             numbers = tf.constant(first, tf.int64)
             all_rates = tf.constant([*rates, *[0.0] * missing], tf.float32)
             count = tf.constant(len(batches))
-        compilation = self._step.compilation_for(batches[0])
+        compilation = self._step.of(batches[0]).compilation
         return compilation.attempt(lambda failed: self._call(filled, numbers, all_rates, count, failed))
 
     @tf.function(autograph=False)

@@ -123,7 +123,7 @@ def run(
         clock: seconds, monotonic.
     """
     step = start_step
-    saved_at = clock()
+    saves = _Saves(plan, save, clock)
     skip_step = validate_first
     while skip_step or step < plan.total_steps:
         if not skip_step:
@@ -135,10 +135,7 @@ def run(
         reason = validate(step) if epoch_ends else None
         # The request comes after the validation, which may have been interrupted by it.
         stopping = stop_requested()
-        must = epoch_ends or stopping
-        if must or _is_save_due(plan, step, clock() - saved_at):
-            save(step, must=must)
-            saved_at = clock()
+        saves.after(step, must=epoch_ends or stopping)
         # A stop request wins: the reason is in the checkpoint, and the next start finds it there.
         if stopping:
             return StopReason.STOP_REQUEST
@@ -147,7 +144,20 @@ def run(
     return StopReason.EPOCHS
 
 
-def _is_save_due(plan: Plan, step: int, seconds: float) -> bool:
-    by_steps = plan.checkpoint_every_steps and step % plan.checkpoint_every_steps == 0
-    by_time = plan.checkpoint_every_seconds and seconds >= plan.checkpoint_every_seconds
-    return bool(by_steps or by_time)
+class _Saves:
+    """When to save, by steps and by the time since the last save."""
+
+    def __init__(self, plan: Plan, save: Callable[..., None], clock: Callable[[], float]) -> None:
+        self._plan, self._save, self._clock = plan, save, clock
+        self._saved_at = clock()
+
+    def after(self, step: int, *, must: bool) -> None:
+        """Save after so many steps if a save is due, or if it ``must`` be."""
+        if must or self._is_due(step):
+            self._save(step, must=must)
+            self._saved_at = self._clock()
+
+    def _is_due(self, step: int) -> bool:
+        every, seconds = self._plan.checkpoint_every_steps, self._plan.checkpoint_every_seconds
+        by_steps = every and step % every == 0
+        return bool(by_steps or (seconds and self._clock() - self._saved_at >= seconds))

@@ -24,7 +24,6 @@ from trainer.training.distributed_input import Batches, DistributedInput
 from trainer.training.frozen.feature_store import Rows
 from trainer.training.frozen.features import FeatureExtractor
 from trainer.training.loop import Plan
-from trainer.training.step.compilation import Compilation
 from trainer.training.step.gradients import Batch
 from trainer.training.step.train_step import TrainStep
 from trainer.training.train_state import TrainState
@@ -44,31 +43,32 @@ class HeadStep(TrainStep):
     def _pixels(self, batch: Batch) -> tf.Tensor:
         return batch["features"]
 
-    def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
+    def _evaluate_replica(self, batch: Batch, compiled: bool) -> tf.Tensor:
+        del compiled  # A layer or two.
         return tf.concat([self._model(batch["features"], training=False), batch["weight"][:, None]], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class PhasedStep:
-    """The step of the head for batches of features, and that of the whole model for batches of pixels."""
+    """The step of the whole model for batches of pixels, and that of the head for batches of features, if any come."""
 
-    head: TrainStep
     whole: TrainStep
+    head: TrainStep | None = None
 
     def train(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         """See ``TrainStep.train``."""
-        return self._of(batch).train(batch, step)
+        return self.of(batch).train(batch, step)
 
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """See ``TrainStep.evaluate``."""
-        return self._of(batch).evaluate(batch)
+        return self.of(batch).evaluate(batch)
 
-    def compilation_for(self, batch: Batch) -> Compilation:
-        """See ``TrainStep.compilation_for``."""
-        return self._of(batch).compilation
-
-    def _of(self, batch: Batch) -> TrainStep:
-        return self.head if "features" in batch else self.whole
+    def of(self, batch: Batch) -> TrainStep:
+        """Return the step that such batches are for."""
+        if "features" not in batch:
+            return self.whole
+        assert self.head is not None, "features come only while a backbone is frozen"
+        return self.head
 
 
 class PhasedInput:

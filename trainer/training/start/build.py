@@ -43,8 +43,10 @@ from trainer.training.profiler import Profiler
 from trainer.training.progress_bar import ProgressBar
 from trainer.training.start import initial_weights, vertex
 from trainer.training.start.clock import StartReport
+from trainer.training.step.gradients import Batching
 from trainer.training.step.loss import Loss
 from trainer.training.step.train_step import TrainStep
+from trainer.training.step.update import Rules
 from trainer.training.step_stats import StepStatistics
 from trainer.training.stop_controller import StopController
 from trainer.training.tensorboard import SummaryWriter, TensorBoardReporter
@@ -78,21 +80,13 @@ def build(request: Request) -> Job:
         runtime = strategy_lib.with_normalised_parts(
             runtime, config.data.batch_size, config.model.model, config.optim.accumulate_steps
         )
-    # What only watches, in the order in which it gets the events.
-    metrics_log = MetricsLog(paths, request.plan, write=is_chief)
-    writer = SummaryWriter(vertex.tensorboard(paths), write=is_chief)
-    report = LiveReport(
-        paths.job_dir, lambda: samples.pictures(config, request.train, request.validation), write=is_chief
-    )
-    tracking = trackers.make(config, paths, write=is_chief)
-    observers = Observers([metrics_log, writer, report, tracking, *_more_observers(request, writer, state)])
+    watchers = _watchers(request, state)
     # Restore before anything reads the state's step.
     statistics = StepStatistics(request.plan)
-    logs = (paths.metrics, paths.skipped)
-    store = CheckpointStore(paths.checkpoints, config.checkpoint.keep_checkpoints, logs=logs)
+    store = CheckpointStore(paths.checkpoints, config.checkpoint.keep_checkpoints, logs=(paths.metrics, paths.skipped))
     checkpoints = CheckpointManager(
         config, request.group, store, state, statistics, _checkpoint_inputs(request, runtime),
-        before_save=(metrics_log.flush, writer.send, bad_images.flush),
+        before_save=(watchers.metrics_log.flush, watchers.writer.send, bad_images.flush),
     )  # fmt: skip
     with progress.phase("reading the newest checkpoint", show=is_chief):
         checkpoints.restore()
@@ -103,10 +97,34 @@ def build(request: Request) -> Job:
         request.group, request.stop, max_seconds=config.loop.max_seconds, started=started,
         announce=checkpoints.announce_stop,
     )  # fmt: skip
-    trainer = _make_trainer(request, runtime, state, bad_images, statistics, checkpoints, stop, observers)
+    trainer = _make_trainer(request, runtime, state, bad_images, statistics, checkpoints, stop, watchers.all)
     exporter = Exporter(config, request.plan, runtime, state, store, request.train, request.validation)
     return Job(request=request, runtime=runtime, bad_images=bad_images, trainer=trainer, exporter=exporter,
-               metrics_log=metrics_log, trackers=tracking, report=report)  # fmt: skip
+               metrics_log=watchers.metrics_log, trackers=watchers.trackers, report=watchers.report)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watchers:
+    """What only watches a job; ``all`` hands each event to all, also to those that have no name here."""
+
+    metrics_log: MetricsLog
+    writer: SummaryWriter
+    report: LiveReport
+    trackers: trackers.Trackers
+    all: Observers
+
+
+def _watchers(request: Request, state: TrainState) -> _Watchers:
+    config, paths, is_chief = request.config, request.paths, request.is_chief
+    metrics_log = MetricsLog(paths, request.plan, write=is_chief)
+    writer = SummaryWriter(vertex.tensorboard(paths), write=is_chief)
+    report = LiveReport(
+        paths.job_dir, lambda: samples.pictures(config, request.train, request.validation), write=is_chief
+    )
+    tracking = trackers.make(config, paths, write=is_chief)
+    # In the order in which they get the events.
+    every = Observers([metrics_log, writer, report, tracking, *_more_observers(request, writer, state)])
+    return _Watchers(metrics_log, writer, report, tracking, every)
 
 
 def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) -> list[Observer]:
@@ -155,33 +173,36 @@ def _with_calls(request: Request, runtime: strategy_lib.Runtime) -> loop.Plan:
 
 def _steps_and_input(
     request: Request, runtime: strategy_lib.Runtime, state: TrainState, pixels: DistributedInput, stop: StopController
-) -> tuple[TrainStep | PhasedStep, DistributedInput | PhasedInput]:
+) -> tuple[PhasedStep, DistributedInput | PhasedInput]:
     """Return the step on batches of pixels and their input; in front of them those of a frozen backbone, if asked."""
     config, paths = request.config, request.paths
     options: dict[str, Any] = {
-        "batch_size": config.data.batch_size,
         "seed": config.loop.seed,
         "xla": runtime.xla,
-        "shards": runtime.gradient_shards,
         "allreduce_dtype": runtime.allreduce_dtype,
-        "average": state.average,
-        "clip_norm": config.optim.clip_norm,
         "loss": Loss(config.loss, config.loss.weights_of(request.train.counts)),
     }
     parts = split_model.split(state.model)
+    batching = Batching(config.data.batch_size, runtime.gradient_shards)
+    rules = Rules(state.average, config.optim.clip_norm)
+    moved = (state.optimizer, state.loss_scale)
     whole = TrainStep(
-        runtime.strategy, state.model, state.optimizer, state.loss_scale, augmentation=config.data.augment,
-        slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor,
-        accumulate_steps=_accumulate_steps(config, runtime), **options,
+        runtime.strategy, state.model, *moved,
+        dataclasses.replace(batching, accumulate_steps=_accumulate_steps(config, runtime)),
+        augmentation=config.data.augment,
+        rules=dataclasses.replace(
+            rules, slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor
+        ),
+        **options,
     )  # fmt: skip
     if not request.plan.frozen_steps:
-        return whole, pixels
-    head = HeadStep(runtime.strategy, parts, state.optimizer, state.loss_scale, **options)
+        return PhasedStep(whole), pixels
+    head = HeadStep(runtime.strategy, parts, *moved, batching, rules=rules, **options)
     extractor = FeatureExtractor(
         runtime, parts.backbone, pixels, request.group, stop, folder=paths.features, settings=config.decisive(),
         on_progress=functools.partial(files.remove, paths.restarts),
     )  # fmt: skip
-    return PhasedStep(head, whole), PhasedInput(pixels, extractor, request.plan, state)
+    return PhasedStep(whole, head), PhasedInput(pixels, extractor, request.plan, state)
 
 
 def _accumulate_steps(config: Config, runtime: strategy_lib.Runtime) -> int:

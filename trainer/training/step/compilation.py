@@ -29,15 +29,21 @@ class Compilation:
         failed: whether it has; from then on nothing is compiled.
     """
 
-    def __init__(self, requested: bool) -> None:
-        """Begin; ``requested`` is whether the whole step is to be compiled, not only a large update."""
+    def __init__(self, requested: bool, name: str) -> None:
+        """Begin.
+
+        Args:
+            requested: whether all of it is to be compiled, not only a large update.
+            name: of what is compiled, for people.
+        """
         self._requested = requested
+        self._name = name
         self._proven = False
         self.failed = False
 
     @property
     def enabled(self) -> bool:
-        """Whether the whole step is compiled."""
+        """Whether all of it is compiled."""
         return self._requested and not self.failed
 
     def attempt(self, call: Callable[[bool], T]) -> T:
@@ -56,7 +62,7 @@ class Compilation:
             if not _WORDS.search(error.message):
                 raise
             message = " ".join(error.message.split())[:_LONGEST]
-            log.warning("XLA cannot compile the training step, which runs without it: %s", message)
+            log.warning("XLA cannot compile the %s, which runs without it: %s", self._name, message)
             self.failed = True
             return call(True)
         self._proven = True

@@ -4,6 +4,7 @@ Owns: what is differentiated, and in which pieces.  Does not own: sums over repl
 example (``loss.py``).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,23 @@ Batch = dict[str, tf.Tensor]
 Parts = tuple[Sequence[Column], tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How the global batch of a step is divided.
+
+    Attributes:
+        batch_size: slots of the global batch.
+        shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that 1, 2
+            and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
+        accumulate_steps: parts of a replica's batch that are computed one after another, so that a step needs the
+            memory of one; each has ``shards`` of its own.
+    """
+
+    batch_size: int
+    shards: int = 1
+    accumulate_steps: int = 1
+
+
 class Gradients:
     """The forward and backward pass of one model over a replica's batch."""
 
@@ -31,11 +49,9 @@ class Gradients:
         logits: keras.Model,
         pixels: Callable[[Batch], tf.Tensor],
         loss: loss_lib.Loss,
+        batching: Batching,
         *,
-        batch_size: int,
         per_replica: int,
-        shards: int,
-        accumulate_steps: int,
         compiled: Callable[[], bool],
         is_program: Callable[[], bool],
     ) -> None:
@@ -46,10 +62,8 @@ class Gradients:
             logits: the part of the model that ends before the softmax.
             pixels: what the model takes, of a batch.
             loss: what is minimised.
-            batch_size: slots of the global batch.
+            batching: how the global batch is divided.
             per_replica: slots of a replica's batch.
-            shards: see ``TrainStep``.
-            accumulate_steps: see ``TrainStep``.
             compiled: whether XLA compiles it; asked whenever it is traced.
             is_program: whether to make all of it one program of its own, not a part of a larger one; likewise.
         """
@@ -57,12 +71,12 @@ class Gradients:
         self._logits = logits
         self._pixels = pixels
         self._loss = loss
-        self._batch_size = batch_size
+        self._batch_size = batching.batch_size
         self._norms = layers.trained_batch_norms(model)
-        self._accumulate_steps = accumulate_steps
-        self._part = per_replica // accumulate_steps
+        self._accumulate_steps = batching.accumulate_steps
+        self._part = per_replica // batching.accumulate_steps
         # Of a part, which may be too small for so many; the same in all for 1, 2 and 4 replicas.
-        self._shards = math.gcd(shards, self._part)
+        self._shards = math.gcd(batching.shards, self._part)
         # A separate function, so that it is traced once and not for every shard.
         self._forward_backward = tf.function(self._shard_gradients, autograph=False)
         self._compiled = compiled

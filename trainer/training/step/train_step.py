@@ -17,11 +17,10 @@ from trainer.core.config import LossConfig
 from trainer.data import augment
 from trainer.models import layers, preprocess, registry
 from trainer.training.step import loss as loss_lib
-from trainer.training.step import weight_average
 from trainer.training.step.compilation import Compilation
-from trainer.training.step.gradients import Batch, Gradients, targets
+from trainer.training.step.gradients import Batch, Batching, Gradients, targets
 from trainer.training.step.loss_scale import LossScale
-from trainer.training.step.update import Column, Update, added
+from trainer.training.step.update import Column, Rules, Update, added
 
 # A message of gradients is sent when it exceeds this size.  Last layers come first, so that it can be sent while the
 # gradients of earlier layers are computed (Li et al. 2020, "PyTorch Distributed", arXiv:2006.15704, section 3.2.3,
@@ -59,7 +58,11 @@ class StepStats:
 
 
 class TrainStep:
-    """The compiled train and eval step of one model on one strategy."""
+    """The compiled train and eval step of one model on one strategy.
+
+    Attributes:
+        compilation: whether the step is compiled; who calls ``train`` in a function attempts it there.
+    """
 
     def __init__(
         self,
@@ -67,19 +70,14 @@ class TrainStep:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loss_scale: LossScale | None,
+        batching: Batching,
         *,
-        batch_size: int,
         seed: int,
         augmentation: str,
         xla: bool = False,
-        shards: int = 1,
         allreduce_dtype: tf.DType | None = None,
-        average: weight_average.WeightAverage | None = None,
-        accumulate_steps: int = 1,
-        clip_norm: float = 0.0,
         loss: loss_lib.Loss | None = None,
-        slow: Sequence[keras.Variable] = (),
-        slow_factor: float = 1.0,
+        rules: Rules = Rules(),  # noqa: B008  (frozen)
     ) -> None:
         """Bind what a step uses.
 
@@ -88,44 +86,34 @@ class TrainStep:
             model: probabilities from pixels (``models.build``), made in the strategy's scope.
             optimizer: built on the model's trainable variables, in the same scope.
             loss_scale: for gradients that are float16, computed or on their way; None otherwise.
-            batch_size: slots of the global batch.
+            batching: how the global batch is divided.
             seed: of dropout.
             augmentation: value of ``--augment``, whose parts on the device are applied here.
             xla: whether to compile the step, or on several replicas what stands between their messages.
-            shards: parts of a replica's batch whose gradients are computed separately and added in float64, so that
-                1, 2 and 4 replicas with the same total number of parts get the same sum; 1 adds in float32.
             allreduce_dtype: in which gradients are sent between replicas; None: their own.
-            average: moves after each update; None: there is none.
-            accumulate_steps: parts of a replica's batch that are computed one after another, so that a step needs the
-                memory of one; each has ``shards`` of its own.
-            clip_norm: largest norm of the whole gradient; 0: no limit.
             loss: what is minimised; None: cross-entropy.
-            slow: variables of the model that get only a part of each update.
-            slow_factor: this part, of whatever the optimizer does to them (weight decay, too).
+            rules: what the update does beside the optimizer's own.
         """
         self._strategy = strategy
         self._model = model
         self._loss_scale = loss_scale
         self._seed = seed
-        self._batch_size = batch_size
-        self._per_replica = batch_size // strategy.num_replicas_in_sync
-        self._accumulate_steps = accumulate_steps
+        self._batch_size = batching.batch_size
+        self._per_replica = batching.batch_size // strategy.num_replicas_in_sync
+        self._accumulate_steps = batching.accumulate_steps
         self._augmentation = augment.load(augmentation)
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         self._loss = loss or loss_lib.Loss(LossConfig())
         self._norms = layers.trained_batch_norms(model)
-        self.compilation = Compilation(xla)
+        self.compilation = Compilation(xla, "training step")
+        self._validation = Compilation(xla, "forward pass of validation")
         # One program, if no messages between replicas are a part of it.
         self._is_one_program = isinstance(strategy, tf.distribute.OneDeviceStrategy)
         self._gradients = Gradients(
-            model, self._logits_of(model), self._pixels, self._loss, batch_size=batch_size,
-            per_replica=self._per_replica, shards=shards, accumulate_steps=accumulate_steps,
+            model, self._logits_of(model), self._pixels, self._loss, batching, per_replica=self._per_replica,
             compiled=lambda: self.compilation.enabled, is_program=self._are_parts_compiled,
         )  # fmt: skip
-        self._update = Update(
-            strategy, model, optimizer, loss_scale, average, compiled=self._is_update_compiled, clip_norm=clip_norm,
-            slow=slow, slow_factor=slow_factor,
-        )  # fmt: skip
+        self._update = Update(strategy, model, optimizer, loss_scale, rules, compiled=self._is_update_compiled)
 
     def train(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         """Update the weights with one global batch.
@@ -141,11 +129,6 @@ class TrainStep:
             return self._train(batch, step, self.compilation.failed)
         return self.compilation.attempt(lambda failed: self._train(batch, step, failed))
 
-    def compilation_for(self, batch: Batch) -> Compilation:
-        """Return how the step on such batches is compiled; who calls ``train`` in a function attempts it there."""
-        del batch  # There is one step.
-        return self.compilation
-
     @tf.function(autograph=False)
     def _train(self, batch: Batch, step: tf.Tensor, failed: bool) -> tf.Tensor:
         """Return what ``train`` does; ``failed`` is that of ``compilation``, whose change is traced anew."""
@@ -158,10 +141,13 @@ class TrainStep:
     def _program(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         return self._strategy.run(self._train_replica, (batch, step))
 
-    @tf.function(autograph=False)
     def evaluate(self, batch: Batch) -> tf.Tensor:
         """Return ``[batch_size, C + 1]`` float32: probabilities and weight of every slot, in slot order."""
-        return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch,)), axis=0)
+        return self._validation.attempt(lambda failed: self._evaluate(batch, self.compilation.enabled and not failed))
+
+    @tf.function(autograph=False)
+    def _evaluate(self, batch: Batch, compiled: bool) -> tf.Tensor:
+        return self._strategy.gather(self._strategy.run(self._evaluate_replica, (batch, compiled)), axis=0)
 
     def _are_parts_compiled(self) -> bool:
         return self.compilation.enabled and not self._is_one_program
@@ -174,18 +160,23 @@ class TrainStep:
         """Return the part of the model that ends before the softmax."""
         return registry.logits_of(model)
 
-    def _evaluate_replica(self, batch: Batch) -> tf.Tensor:
+    def _evaluate_replica(self, batch: Batch, compiled: bool) -> tf.Tensor:
         images = batch["image"]
+        forward = self._compiled_probabilities if compiled else self._probabilities
         if self._accumulate_steps == 1:
-            probabilities = self._probabilities(images)
+            probabilities = forward(images)
         else:
             parts = tf.reshape(images, [self._accumulate_steps, -1, *images.shape[1:]])
-            rows = tf.map_fn(self._probabilities, parts, fn_output_signature=tf.float32, parallel_iterations=1)
+            rows = tf.map_fn(forward, parts, fn_output_signature=tf.float32, parallel_iterations=1)
             probabilities = tf.reshape(rows, [self._per_replica, -1])
         return tf.concat([probabilities, batch["weight"][:, None]], axis=1)
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
         return preprocess.probabilities(self._model, images)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def _compiled_probabilities(self, images: tf.Tensor) -> tf.Tensor:
+        return self._probabilities(images)
 
     def _train_replica(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
         # Randomness is a function of seed, step and slot, so it does not depend on the number of replicas.

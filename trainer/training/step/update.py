@@ -4,6 +4,7 @@ Every replica gets the same gradients and moves its own copy of each variable, s
 device and can be compiled as one.  Does not own: gradients and their sum over replicas.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,23 @@ from trainer.training.step.weight_average import WeightAverage
 Column = Sequence[tf.Tensor]
 
 
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What an update does beside the optimizer's own.
+
+    Attributes:
+        average: moves after each update; None: there is none.
+        clip_norm: largest norm of the whole gradient; 0: no limit.
+        slow: variables of the model that get only a part of each update.
+        slow_factor: this part, of whatever the optimizer does to them (weight decay, too).
+    """
+
+    average: WeightAverage | None = None
+    clip_norm: float = 0.0
+    slow: Sequence[keras.Variable] = ()
+    slow_factor: float = 1.0
+
+
 class Update:
     """The update of one model and all that follows from it."""
 
@@ -28,11 +46,8 @@ class Update:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loss_scale: LossScale | None,
-        average: WeightAverage | None,
+        rules: Rules,
         *,
-        clip_norm: float,
-        slow: Sequence[keras.Variable],
-        slow_factor: float,
         compiled: Callable[[], bool],
     ) -> None:
         """Bind what moves; see ``TrainStep`` for the arguments.
@@ -43,11 +58,11 @@ class Update:
         self._model = model
         self._optimizer = optimizer
         self._loss_scale = loss_scale
-        self._average = average
+        self._average = rules.average
         self._norms = layers.trained_batch_norms(model)
-        self._clip_norm = clip_norm
-        self._slow = slow if slow_factor != 1.0 else []
-        self._slow_factor = slow_factor
+        self._clip_norm = rules.clip_norm
+        self._slow = rules.slow if rules.slow_factor != 1.0 else []
+        self._slow_factor = rules.slow_factor
         self._plain = [
             functools.partial(self._move, _Copies(strategy, number))
             for number in range(len(strategy.extended.worker_devices))
