@@ -1,10 +1,13 @@
 """The gallery of a page: which images fit, links to files, and what a reader can do with it by pointer and keyboard."""
 
+import base64
+import io
 import json
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers import browser
 from tests.helpers.tiny_export import write_export, write_image
@@ -13,6 +16,7 @@ from trainer.core import cli
 from trainer.core.storage import files
 from trainer.reports import gallery_items
 from trainer.reports.gallery_items import Item
+from trainer.reports.prediction import thumbnails
 
 HOSTILE = ['a"onerror="alert(1)', "<script>document.title='taken'<", "line\nfeed", "it's &lt;b&gt;", "\u202egnp.x"]
 
@@ -49,6 +53,34 @@ def test_columns_that_help_to_filter():
 @pytest.mark.parametrize("path", ["a.png", "\udce9\udcff.png", "\\x41", "\\xe9 \udce9", "a\\b"])
 def test_a_printable_path_comes_back(path):
     assert files.unprintable(files.printable(path)) == path
+
+
+def test_thumbnails_of_faces_and_of_files_that_are_gone(tmp_path):
+    pixels = np.full([100, 200, 3], (40, 40, 200), np.uint8)
+    pixels[20:60, 100:140] = (250, 10, 10)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    box = {"x0": 100, "y0": 20, "x1": 140, "y1": 60}
+    whole = {"path": f"{tmp_path}/a.png", "label": "Fake", "p_fake": 0.5}
+    rows = [whole, {**whole, **box}, {**whole, "path": f"{tmp_path}/gone.png"}]
+    first, face, gone = thumbnails.load(rows, of_videos=False, max_pixels=10**6)
+    assert gone is None
+    sizes = [Image.open(io.BytesIO(base64.b64decode(each.uri.split(",")[1]))) for each in (first, face)]
+    assert [each.size for each in sizes] == [(192, 96), (60, 60)]  # A quarter of the box around it.
+    assert np.asarray(sizes[1], np.float32)[30, 30] == pytest.approx([250, 10, 10], abs=8)
+
+
+def test_the_thumbnail_of_a_video_is_its_first_frame(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    path = f"{tmp_path}/clip.avi"
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (64, 64))
+    for red in (240, 20, 20):
+        writer.write(np.full([64, 64, 3], (0, 0, red), np.uint8))
+    writer.release()
+    rows = [{"path": path, "label": "Fake", "p_fake": 0.5}, {"path": "gs://b/clip.avi", "label": "Fake", "p_fake": 0.5}]
+    first, remote = thumbnails.load(rows, of_videos=True, max_pixels=10**6)
+    assert remote is None  # It would be downloaded whole.
+    red = np.asarray(Image.open(io.BytesIO(base64.b64decode(first.uri.split(",")[1]))))[..., 0]
+    assert red.mean() == pytest.approx(240, abs=8)
 
 
 @pytest.fixture(scope="module")

@@ -73,12 +73,16 @@ def expand(
     if not any_match and refusal is not None:
         raise refusal
     if not any_match:
-        received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
-        finding = f"none there ({others})" if others else "no file there"
-        raise RequestError(
-            f"expected a PATH that names {kinds or 'files'}, received {received} with {finding}; check the spelling"
-        )
+        raise _nothing(words, kinds, others)
     return list(result)
+
+
+def _nothing(words: Sequence[str], kinds: str, others: str) -> RequestError:
+    received = f"{', '.join(words[:3])}{' ...' if words[3:] else ''}"
+    finding = f"none there ({others})" if others else "no file there"
+    return RequestError(
+        f"expected a PATH that names {kinds or 'files'}, received {received} with {finding}; check the spelling"
+    )
 
 
 def _expand_word(word: str, takes: Callable[[str], bool] | None, left_out: list[LeftOut]) -> Iterator[str]:

@@ -5,7 +5,6 @@ Does not own: which files words name (``globs.py``), the model (``predictor.py``
 """
 
 import dataclasses
-import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -69,18 +68,36 @@ def run(
     for line in others:
         log.info("%s", line)
     check = CardCheck(export, whole_images=rule is None)
-    # Refuse an output that cannot be written before hours are spent on scores.
+    _require_outputs(request)
+    if request.video:
+        rows = _of_videos(export, paths, request, rule, check)
+    elif rule:
+        rows = predict_faces(export, rule, paths, request, check)
+    else:
+        rows = predict_images(export, paths, request, check)
+    for part in rows:
+        keep(part)
+    check.warn()
+    return Scoring(export, "; ".join(others))
+
+
+def _require_outputs(request: PredictFlags) -> None:
+    """Refuse an output that cannot be written before hours are spent on scores."""
     for flag, file in (("out", request.out), ("report", request.report), ("frames_out", request.frames_out)):
         if file:
             files.require_writable(os.path.dirname(file) or ".", flag)
     if request.explain:
         files.require_writable(request.explain, "explain")
-    if not request.video:
-        score = functools.partial(predict_faces, rule=rule) if rule else predict_images
-        for rows in score(export, paths=paths, request=request, check=check):
-            keep(rows)
-        check.warn()
-        return Scoring(export, "; ".join(others))
+
+
+def _of_videos(
+    export: exported_model.ExportedModel,
+    paths: Sequence[str],
+    request: PredictFlags,
+    rule: CropRule | None,
+    check: CardCheck,
+) -> Iterator[list[Row]]:
+    """Yield the row of each video, in order, and write those of its frames if requested."""
     with progress.phase("loading the model"):
         predictor = Predictor(export, num_devices=request.num_devices)
     scorer = _scorer(export, predictor, rule, request)
@@ -91,12 +108,10 @@ def run(
                 frames.add(of_frames)
             if rule is None and row["label"] is not None:
                 check.see_frames(str(row["path"]))
-            keep([row])
-        check.warn()
+            yield [row]
     finally:
         if frames:
             frames.finish()
-    return Scoring(export, "; ".join(others))
 
 
 def predict_images(
