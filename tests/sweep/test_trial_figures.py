@@ -83,6 +83,15 @@ def test_the_timeline_has_a_lane_for_each_worker_and_needs_times():
     assert trial_figures.timeline([dataclasses.replace(one, ended="") for one in known], "") is None
 
 
+def test_drawings_of_a_thousand_trials_stay_small():
+    known = [dataclasses.replace(one, trial=f"{n:04d}") for n, one in enumerate(of_rates([1e-4, 1e-3] * 25) * 20)]
+    best = ranked(known)
+    drawn = [str(one.picture) for one in trial_figures.slices(SPACE, best, "auc")]
+    drawn += [str(trial_figures.parallel(SPACE, best, "auc")), str(trial_figures.timeline(known, best[0].trial))]
+    assert sum(map(len, drawn)) < 800_000
+    assert drawn[0].count("<circle") == drawn[-2].count("data-trial") == drawn[-1].count("data-trial") == 300
+
+
 @pytest.fixture
 def page(tmp_path):
     known = of_rates([10 ** (-4 + number / 4) for number in range(8)])

@@ -18,6 +18,7 @@ from trainer.reports.job_facts import span as duration
 from trainer.sweep.records import DONE, FAILED, PRUNED, Record
 from trainer.sweep.space import Parameter, Space
 
+MOST = 300  # Trials of a drawing: a page stays small, and more lines hide each other.
 # Of the parallel coordinates, in pixels at normal size.
 _COLUMN, _SIDE, _TOP, _FLOOR, _HEIGHT = 120, 70, 38, 268, 310
 _UNUSED = 0.1  # Share of an axis below its values, for trials that do not use the setting.
@@ -103,11 +104,12 @@ def words(record: Record) -> str:
 
 
 def parallel(space: Space, ranked: Sequence[Record], metric: str) -> markupsafe.Markup:
-    """Draw each trial as a line through its settings and its score; ``ranked`` holds scored trials, best first."""
+    """Draw the best trials as lines through settings and score; ``ranked`` holds scored trials, best first."""
+    rank = ranks(ranked)
+    ranked = ranked[:MOST]
     scales = [Scale.of(one.name, [record.settings.get(one.name) for record in ranked], one) for one in space]
     scales.append(Scale.of(metric, [record.score for record in ranked]))
     width = 2 * _SIDE + _COLUMN * (len(scales) - 1)
-    rank = ranks(ranked)
     alt = f"Settings and scores of {len(ranked)} trials, one line a trial; the table has them all"
     parts = [f'<svg viewBox="0 0 {width} {_HEIGHT}" role="img" class="trials parallel" aria-label="{alt}">']
     for record in reversed(ranked):  # The best one on top.
@@ -118,7 +120,7 @@ def parallel(space: Space, ranked: Sequence[Record], metric: str) -> markupsafe.
         )
         parts.append(f'<polyline class="{rank[record.trial]}" points="{points}" {_identity(record)}</polyline>')
     parts += [_axis(number, scale) for number, scale in enumerate(scales)]
-    shown = [kind for kind in _TITLES if kind in rank.values()]
+    shown = [kind for kind in _TITLES if kind in {rank[record.trial] for record in ranked}]
     parts += [_sample(_SIDE + 130 * place, kind) for place, kind in enumerate(shown)]
     return markupsafe.Markup("".join([*parts, "</svg>"]))
 
@@ -159,7 +161,8 @@ class Slice:
 
 
 def slices(space: Space, ranked: Sequence[Record], metric: str) -> list[Slice]:
-    """Draw the scores against each setting, of the trials that use it."""
+    """Draw the scores of the best trials against each setting that they use."""
+    ranked = ranked[:MOST]
     drawn = []
     for one in space:
         using = [record for record in ranked if record.settings.get(one.name) is not None]
@@ -210,13 +213,13 @@ _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400,
 
 
 def timeline(ended: Sequence[Record], best: str) -> markupsafe.Markup | None:
-    """Draw when each trial ran last and on which worker; None if no record tells when it ended.
+    """Draw when each of the last trials ran last and on which worker; None if no record tells when it ended.
 
     Args:
         ended: records of all ended trials.
         best: id of the best one; may be empty.
     """
-    bars = list(_bars(ended))
+    bars = list(_bars(ended[-MOST:]))
     if not bars:
         return None
     workers = sorted({bar.record.worker for bar in bars})
