@@ -140,7 +140,7 @@ def test_the_direction_of_a_metric_decides_the_verdict(add_file, tmp_path, capsy
     assert differences["mcc"]["difference"] == -differences["miscalled"]["difference"] > 0
     assert (differences["mcc"]["verdict"], differences["miscalled"]["verdict"]) == ("better", "better")
     page = (tmp_path / "out" / "compare.html").read_text()
-    assert page.count("lower is better") == sum(metric.lower_is_better for metric in metrics.all_metrics().values())
+    assert page.count(">lower is better<") == sum(metric.lower_is_better for metric in metrics.all_metrics().values())
 
 
 def test_undefined_is_null_with_the_reason_of_the_metric(add_file):

@@ -16,6 +16,7 @@ from trainer.reports import compare, compare_figures
 from trainer.reports.parts import forest
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
+HIDING = "\u202e\\u"  # Text after the first would run from the right to the left.
 PATHS = [f"Test/{TWO[number % 2]}/{HOSTILE}{number}.png" for number in range(40)]
 
 
@@ -24,10 +25,10 @@ def page(tmp_path):
     data = tmp_path / "data"
     for number in range(0, 40, 2):  # The other class's files are gone.
         write_image(data / PATHS[number], (6 * number, 40, 60))
-    for name, seed, skill in (("weak", 1, 0.3), (f"strong{HOSTILE}", 2, 2.0)):
+    for name, seed, skill in (("weak", 1, 0.3), (f"strong{HOSTILE}{HIDING}", 2, 2.0)):
         labels, p_fake = made(seed, count=40, skill=skill)
         write_evaluation(tmp_path / name, PATHS, labels, of_fake(p_fake), data_dir=str(data))
-    ones = numbers.in_common(numbers.read_evaluations(f"{tmp_path}/weak,{tmp_path}/strong{HOSTILE}"))
+    ones = numbers.in_common(numbers.read_evaluations(f"{tmp_path}/weak,{tmp_path}/strong{HOSTILE}{HIDING}"))
     compared = numbers.measure(ones, sources.Sources(None, "each image"), resamples=50, seed=0)
     path = tmp_path / "compare.html"
     path.write_text(compare.render(compared, ones, ""))
@@ -39,8 +40,9 @@ def test_the_page_holds_intervals_and_pictures_without_a_script(page, tmp_path):
     text = path.read_text()
     seen = check_page(text)
     assert "<img src=x" not in text
+    assert HIDING[0] not in text
     assert "AUC: difference from weak" in text
-    words = compared["differences"][f"strong{HOSTILE}"]["auc"]
+    words = compared["differences"][f"strong{HOSTILE}{HIDING}"]["auc"]
     assert f"{words['difference']:+.3f} ({words['ci95'][0]:+.3f} to {words['ci95'][1]:+.3f}), better" in text
     shown = [row["path"] for row in compared["disagreements"][:24] if row["path"].startswith("Test/Fake")]
     assert [image["alt"] for image in seen.images] == shown

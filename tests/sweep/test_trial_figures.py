@@ -13,6 +13,7 @@ from trainer.sweep import records, report, trial_figures
 from trainer.sweep.records import Record
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
+HIDING = "\u202e"  # Text after it would run from the right to the left.
 
 
 def of_rates(rates):
@@ -83,10 +84,19 @@ def test_the_timeline_has_a_lane_for_each_worker_and_needs_times():
     assert trial_figures.timeline([dataclasses.replace(one, ended="") for one in known], "") is None
 
 
+def test_drawings_of_a_thousand_trials_stay_small():
+    known = [dataclasses.replace(one, trial=f"{n:04d}") for n, one in enumerate(of_rates([1e-4, 1e-3] * 25) * 20)]
+    best = ranked(known)
+    drawn = [str(one.picture) for one in trial_figures.slices(SPACE, best, "auc")]
+    drawn += [str(trial_figures.parallel(SPACE, best, "auc")), str(trial_figures.timeline(known, best[0].trial))]
+    assert sum(map(len, drawn)) < 800_000
+    assert drawn[0].count("<circle") == drawn[-2].count("data-trial") == drawn[-1].count("data-trial") == 300
+
+
 @pytest.fixture
 def page(tmp_path):
     known = of_rates([10 ** (-4 + number / 4) for number in range(8)])
-    known[1] = dataclasses.replace(known[1], worker=HOSTILE, reason=HOSTILE, status=records.PRUNED)
+    known[1] = dataclasses.replace(known[1], worker=HOSTILE + HIDING, reason=HOSTILE, status=records.PRUNED)
     known[2] = dataclasses.replace(known[2], settings={**known[2].settings, "lr_schedule": "plateau"}, score=None,
                                    status=records.FAILED, reason=HOSTILE)  # fmt: skip
     (tmp_path / "trials/0007/report").mkdir(parents=True)
@@ -99,6 +109,7 @@ def test_the_page_links_trials_and_keeps_hostile_words_as_words(page):
     text = page.read_text()
     seen = check_page(text)
     assert "<img" not in text
+    assert HIDING not in text
     assert len(text) < 2_000_000
     assert {link for link in seen.links if "report" in link} == {"trials/0007/report/index.html"}
     assert {f"trials/000{number}/" for number in range(8)} < set(seen.links)

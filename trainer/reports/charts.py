@@ -16,6 +16,8 @@ from typing import Any
 import markupsafe
 import numpy as np
 
+from trainer.core import terminal
+
 LINE, DASHED, POINTS = "line", "dashed", "points"
 _MOST_POINTS = 1500  # Of a series; neighbours of longer ones are averaged, as no screen shows more.
 _WIDTH, _HEIGHT = 420, 250
@@ -101,6 +103,11 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def escaped(text: str) -> str:
+    """Return text for a drawing, without characters that would end an element, or reorder or hide a part of a line."""
+    return escaping.escape(terminal.visible(text))
+
+
 @functools.cache
 def style() -> markupsafe.Markup:
     """Return the style sheet of interactive charts."""
@@ -140,7 +147,7 @@ class _Picture:
     def svg(self) -> str:
         """Return the ``<svg>``."""
         chart = self._chart
-        alt = escaping.escape(f"{chart.title} by {chart.x}: {', '.join(line.label for line in chart.series)}")
+        alt = escaped(f"{chart.title} by {chart.x}: {', '.join(line.label for line in chart.series)}")
         parts = [
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{alt}" class="static">',
             *self._grid(), *self._marks(), *map(self._line, chart.series), *self._legend(), "</svg>",
@@ -207,7 +214,7 @@ class _Picture:
 
 
 def _text(x: float, y: float, words: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaping.escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaped(words)}</text>'
 
 
 def span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from trainer.core import terminal
 from trainer.data.pixels import Pixels
 from trainer.evaluation.training_curves import Curve, Curves
 
@@ -45,14 +46,15 @@ def svg(figure: Figure, alt: str) -> str:
     # matplotlib has these two only as process-wide settings; the context restores them.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
+    text = terminal.visible(buffer.getvalue())  # Names may hold marks that reorder a line.
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # Several figures share a page, and ids must be unique.
     text = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]+", r"font: \1\2 var(--font)", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
-    opening = rf'<svg viewBox="\1" role="img" aria-label="{html.escape(alt)}">'
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, text, count=1)
+    spoken = f'role="img" aria-label="{html.escape(terminal.visible(alt))}">'
+    # Not as a template of the replacement, in which a backslash of a name would be a command.
+    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda head: f"<svg {head[1]} {spoken}", text, count=1)
 
 
 def new_figure(size: tuple[float, float] = SIZE) -> Figure:

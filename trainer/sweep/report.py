@@ -36,6 +36,7 @@ def write(request: Request, ended: Sequence[Record]) -> None:
             course=[_scores(request, ended), *_learning(request, ranked)] if ranked else [],
             parallel=trial_figures.parallel(request.space, ranked, request.metric) if len(ranked) > 1 else None,
             columns=len(request.space) + 1,
+            left_out=f" Drawings show {trial_figures.MOST} trials at most." if len(ended) > trial_figures.MOST else "",
             slices=trial_figures.slices(request.space, ranked, request.metric) if len(ranked) > 1 else [],
             timeline=trial_figures.timeline(ended, ranked[0].trial if ranked else ""),
             importance=_importance(request, ranked),

@@ -6,18 +6,19 @@ script they are whole, too.  Does not own: the other figures (``report_plots.py`
 
 import dataclasses
 import datetime
-import html as escaping
 import json
 import math
 from collections.abc import Iterable, Sequence
 
 import markupsafe
 
+from trainer.core import terminal
 from trainer.reports import charts
 from trainer.reports.job_facts import span as duration
 from trainer.sweep.records import DONE, FAILED, PRUNED, Record
 from trainer.sweep.space import Parameter, Space
 
+MOST = 300  # Trials of a drawing: a page stays small, and more lines hide each other.
 # Of the parallel coordinates, in pixels at normal size.
 _COLUMN, _SIDE, _TOP, _FLOOR, _HEIGHT = 120, 70, 38, 268, 310
 _UNUSED = 0.1  # Share of an axis below its values, for trials that do not use the setting.
@@ -81,7 +82,7 @@ class Scale:
 
     def as_json(self) -> str:
         """Return what the script needs to name a part of the axis."""
-        names = [str(value) for value in self.values]
+        names = [terminal.visible(str(value)) for value in self.values]
         return json.dumps({"name": self.name, "values": names, "low": self.low, "high": self.high, "log": self.log,
                            "base": self.base})  # fmt: skip
 
@@ -103,11 +104,12 @@ def words(record: Record) -> str:
 
 
 def parallel(space: Space, ranked: Sequence[Record], metric: str) -> markupsafe.Markup:
-    """Draw each trial as a line through its settings and its score; ``ranked`` holds scored trials, best first."""
+    """Draw the best trials as lines through settings and score; ``ranked`` holds scored trials, best first."""
+    rank = ranks(ranked)
+    ranked = ranked[:MOST]
     scales = [Scale.of(one.name, [record.settings.get(one.name) for record in ranked], one) for one in space]
     scales.append(Scale.of(metric, [record.score for record in ranked]))
     width = 2 * _SIDE + _COLUMN * (len(scales) - 1)
-    rank = ranks(ranked)
     alt = f"Settings and scores of {len(ranked)} trials, one line a trial; the table has them all"
     parts = [f'<svg viewBox="0 0 {width} {_HEIGHT}" role="img" class="trials parallel" aria-label="{alt}">']
     for record in reversed(ranked):  # The best one on top.
@@ -118,7 +120,7 @@ def parallel(space: Space, ranked: Sequence[Record], metric: str) -> markupsafe.
         )
         parts.append(f'<polyline class="{rank[record.trial]}" points="{points}" {_identity(record)}</polyline>')
     parts += [_axis(number, scale) for number, scale in enumerate(scales)]
-    shown = [kind for kind in _TITLES if kind in rank.values()]
+    shown = [kind for kind in _TITLES if kind in {rank[record.trial] for record in ranked}]
     parts += [_sample(_SIDE + 130 * place, kind) for place, kind in enumerate(shown)]
     return markupsafe.Markup("".join([*parts, "</svg>"]))
 
@@ -128,12 +130,12 @@ def _depth(place: float) -> float:
 
 
 def _identity(record: Record) -> str:
-    return f'data-trial="{escaping.escape(record.trial)}"><title>{escaping.escape(words(record))}</title>'
+    return f'data-trial="{charts.escaped(record.trial)}"><title>{charts.escaped(words(record))}</title>'
 
 
 def _axis(number: int, scale: Scale) -> str:
     x = _SIDE + _COLUMN * number
-    parts = [f'<g class="axis" data-axis="{escaping.escape(scale.as_json())}" data-x="{x}" data-top="{_TOP}" '
+    parts = [f'<g class="axis" data-axis="{charts.escaped(scale.as_json())}" data-x="{x}" data-top="{_TOP}" '
              f'data-floor="{_FLOOR}"><line x1="{x}" x2="{x}" y1="{_TOP}" y2="{_FLOOR}"/>']  # fmt: skip
     parts += [_text(x + 5, _depth(place) - 3, name, "start") for place, name in scale.ticks()]
     name = _text(x, _FLOOR + (18 if number % 2 else 34), scale.name, "middle", "name")  # Neighbours have room.
@@ -147,7 +149,7 @@ def _sample(x: float, kind: str) -> str:
 def _text(x: float, y: float, said: str, anchor: str, kind: str = "") -> str:
     short = said if len(said) <= 40 else f"{said[:38]}…"
     named = f' class="{kind}"' if kind else ""
-    return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaping.escape(short)}</text>'
+    return f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{charts.escaped(short)}</text>'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,8 @@ class Slice:
 
 
 def slices(space: Space, ranked: Sequence[Record], metric: str) -> list[Slice]:
-    """Draw the scores against each setting, of the trials that use it."""
+    """Draw the scores of the best trials against each setting that they use."""
+    ranked = ranked[:MOST]
     drawn = []
     for one in space:
         using = [record for record in ranked if record.settings.get(one.name) is not None]
@@ -182,7 +185,7 @@ def _slice(one: Parameter, using: Sequence[Record], best: Record, metric: str) -
     def y(place: float) -> float:
         return floor - 10 - place * (floor - 30)
 
-    alt = escaping.escape(f"{metric} by {one.name} of {len(using)} trials{', on a log scale' * across.log}")
+    alt = charts.escaped(f"{metric} by {one.name} of {len(using)} trials{', on a log scale' * across.log}")
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HIGH}" role="img" class="trials slice" aria-label="{alt}">',
              f'<line class="edge" x1="{_LEFT}" x2="{_WIDTH}" y1="{floor}" y2="{floor}"/>']  # fmt: skip
     for place, name in upward.ticks():
@@ -210,13 +213,13 @@ _STEPS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400,
 
 
 def timeline(ended: Sequence[Record], best: str) -> markupsafe.Markup | None:
-    """Draw when each trial ran last and on which worker; None if no record tells when it ended.
+    """Draw when each of the last trials ran last and on which worker; None if no record tells when it ended.
 
     Args:
         ended: records of all ended trials.
         best: id of the best one; may be empty.
     """
-    bars = list(_bars(ended))
+    bars = list(_bars(ended[-MOST:]))
     if not bars:
         return None
     workers = sorted({bar.record.worker for bar in bars})
@@ -262,7 +265,7 @@ def _kind(record: Record, best: str) -> str:
 def _bar(bar: _Bar, left: float, right: float, top: float, best: str) -> str:
     width = max(right - left - 1, 3.0)
     said = f"{words(bar.record)}; {duration(bar.record.seconds)} on {bar.record.worker}"
-    parts = [f'<g data-trial="{escaping.escape(bar.record.trial)}"><title>{escaping.escape(said)}</title>']
+    parts = [f'<g data-trial="{charts.escaped(bar.record.trial)}"><title>{charts.escaped(said)}</title>']
     parts.append(
         f'<rect class="{_kind(bar.record, best)}" x="{left:.1f}" y="{top + 3}" width="{width:.1f}" height="22"/>'
     )

@@ -4,7 +4,6 @@ Does not own: the values, layout (``templates/forest.html``, ``static/figures.cs
 """
 
 import dataclasses
-import html as escaping
 from collections.abc import Callable, Sequence
 
 import markupsafe
@@ -59,7 +58,7 @@ class Forest:
         """The axis below the rows."""
         low, high = self._ends()
         names = "".join(
-            f'<text x="{self._x(tick)}" y="15" text-anchor="middle">{escaping.escape(self.tick(tick))}</text>'
+            f'<text x="{self._x(tick)}" y="15" text-anchor="middle">{charts.escaped(self.tick(tick))}</text>'
             for tick in charts.ticks(low, high)
         )
         return markupsafe.Markup(
@@ -77,7 +76,7 @@ class Forest:
         return f"{100 * (value - low) / (high - low):.2f}%"
 
     def _track(self, row: Row) -> str:
-        words = escaping.escape(f"{self.title} of {row.label}: {row.text}")
+        words = charts.escaped(f"{self.title} of {row.label}: {row.text}")
         parts = [f'<svg height="26" width="100%" role="img" aria-label="{words}"><title>{words}</title>']
         for tick in charts.ticks(*self._ends()):
             parts.append(f'<line class="grid" x1="{self._x(tick)}" x2="{self._x(tick)}" y1="0" y2="26"/>')
