@@ -1,5 +1,6 @@
 """The one command ``deepdetect``: its help, its names of flags, what it does without parts of an installation."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import trainer
 from tests.evaluation import test_compare
 from tests.helpers.commands import answer, refusal
 from trainer.commands import completion, demo, dispatch
+from trainer.commands.demo import summary
 from trainer.commands.table import COMMANDS
 from trainer.core import installed
 
@@ -156,9 +158,55 @@ def test_the_demo_refuses_a_wrong_flag_before_it_draws(capsys, tmp_path):
     assert not (tmp_path / "demo").exists()
 
 
+CHATTY = """
+import logging, subprocess, sys
+from pathlib import Path
+from trainer.commands.demo import digest
+from trainer.core import cli
+
+cli.run_command(lambda _: 0, [])
+print("before", flush=True)
+with digest.running("training", Path(sys.argv[1])):
+    print("on output")
+    logging.getLogger("trainer").info("in the log")
+    subprocess.run("echo of a child; echo its error >&2", shell=True, check=True)
+print("after")
+"""
+
+
+def test_what_the_demos_training_says_goes_to_a_file_its_children_included(tmp_path):
+    out = run([sys.executable, "-c", CHATTY, tmp_path / "log"], cwd=ROOT, stderr=subprocess.STDOUT)
+    assert out == "before\nafter\n"
+    assert sorted((tmp_path / "log").read_text().splitlines()) == ["in the log", "its error", "of a child", "on output"]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_figures_of_the_demo_fit_a_terminal_and_end_with_a_path(tmp_path, seeds):
+    figures = dict.fromkeys(("mean", "std", "min", "max"), 0.98765)
+    result = {
+        "validation": {"accuracy": 0.5, "auc": None}, "exports": {"best": "/somewhere/export/best/6"}, "num_devices": 1,
+        "images_per_second": 12.3, "device_kind": "CPU", "precision": "float32", "learned": True,
+    }  # fmt: skip
+    (tmp_path / "job").mkdir()
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "job/result.json").write_text(json.dumps(result))
+    (tmp_path / "evaluation/metrics.json").write_text(json.dumps({"accuracy": 0.75, "auc": 0.875}))
+    if seeds > 1:
+        group = {"jobs": [{"job_dir": str(tmp_path / "job")}] * seeds, "Test": {"accuracy": figures, "auc": figures}}
+        (tmp_path / "job/seeds.json").write_text(json.dumps(group))
+    lines = summary.summary(tmp_path).splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines[:3])) <= 80
+    assert lines[-1].endswith(f"{tmp_path}/job/report/index.html" if seeds > 1 else "/evaluation/report.html")
+    assert ("0.9877 +- 0.9877 (0.9877..0.9877)" in "".join(lines)) == (seeds > 1)
+
+
 def run(words, **options):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=300, **options)
-    assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
+    options = {"stderr": subprocess.PIPE, **options}
+    done = subprocess.run(
+        [str(word) for word in words], stdout=subprocess.PIPE, text=True, timeout=300, check=False, **options
+    )
+    assert done.returncode == 0, (words, done.stdout[-2000:], (done.stderr or "")[-2000:])
     return done.stdout
 
 
@@ -210,5 +258,11 @@ def test_the_demo_of_an_installed_wheel(wheel, tmp_path):
     words = ["demo", "out", "--train-per-class=8", "--validation-per-class=4", "--test-per-class=4", "--size=64",
              "--image_size=64", "--batch_size=8", "--epochs=1", "--seeds=1", "--num_devices=1"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(wheel)}
-    out = run([sys.executable, wheel / "bin" / "deepdetect", *words], cwd=tmp_path, env=environment)
-    assert f"test report      {tmp_path}/out/evaluation/report.html" in out
+    out = run([sys.executable, wheel / "bin" / "deepdetect", *words], cwd=tmp_path, env=environment,
+              stderr=subprocess.STDOUT)  # fmt: skip
+    assert len(out.splitlines()) <= 40
+    assert "ensor" not in out.replace(str(tmp_path), "")
+    assert out.splitlines()[-1] == f"test report      {tmp_path}/out/evaluation/report.html"
+    log = (tmp_path / "out/demo.log").read_text()
+    assert "epoch 1/1  loss " in log
+    assert "cpu_feature_guard" not in log

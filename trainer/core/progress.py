@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from trainer.core import terminal
@@ -35,19 +35,24 @@ def bar(total: int | None, unit: str, title: str = "", *, show: bool = True, ini
 
 
 @contextlib.contextmanager
-def phase(title: str, *, show: bool = True) -> Iterator[None]:
+def phase(
+    title: str, *, show: bool = True, stream: TextIO | None = None, newest: Callable[[], str] | None = None
+) -> Iterator[None]:
     """Show that the block runs once it takes more than two seconds, and on a terminal for how long.
 
     Args:
         title: of what is done, such as ``listing 'data/Train'``.
         show: whether this process says anything.
+        stream: of the terminal; None: standard error.
+        newest: returns what a terminal shows behind the title, asked once a second.
     """
+    stream = stream or sys.stderr
     if not show:
         yield
         return
     ended = threading.Event()
-    shows = _show_on_terminal if sys.stderr.isatty() else _log_once
-    watch = threading.Thread(target=shows, args=(title, ended, sys.stderr), daemon=True)
+    shows = _show_on_terminal if stream.isatty() else _log_once
+    watch = threading.Thread(target=shows, args=(title, ended, stream, newest), daemon=True)
     watch.start()
     try:
         yield
@@ -56,12 +61,14 @@ def phase(title: str, *, show: bool = True) -> Iterator[None]:
         watch.join()
 
 
-def _log_once(title: str, ended: threading.Event, _: TextIO) -> None:
+def _log_once(title: str, ended: threading.Event, *_: Any) -> None:
     if not ended.wait(_LOG_SECONDS):
         log.info("%s ...", terminal.in_line(title))
 
 
-def _show_on_terminal(title: str, ended: threading.Event, stream: TextIO) -> None:
+def _show_on_terminal(
+    title: str, ended: threading.Event, stream: TextIO, newest: Callable[[], str] | None = None
+) -> None:
     if ended.wait(QUIET_SECONDS):
         return
     import tqdm
@@ -74,6 +81,9 @@ def _show_on_terminal(title: str, ended: threading.Event, stream: TextIO) -> Non
     with line:
         line.refresh()
         while not ended.wait(1.0):
+            if newest:
+                text = f"{title}: {newest().removesuffix(' ...')}"
+                line.set_description_str(text[: columns(stream) - len(" ... 0:00:00")], refresh=False)
             line.refresh()
 
 

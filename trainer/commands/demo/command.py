@@ -6,22 +6,23 @@ Does not own: the pictures (``make_data.py``), the figures (``summary.py``).  Im
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.demo import draw_request, summary
+from trainer.commands.demo import digest, draw_request, summary
 from trainer.commands.table import COMMANDS
-from trainer.core import installed, terminal
+from trainer.core import installed, progress, terminal
 from trainer.core.config import flags
 from trainer.core.config.help_page import WORDS, HelpRequested
 from trainer.core.errors import EXIT_DONE
 
+LOG = "demo.log"
 _OF_DATA = ("train_per_class", "validation_per_class", "test_per_class", "difficulty", "size")
 USAGE = """\
 Draw faces and forgeries of them, train the recipe fast with three seeds, score each on Test, and show the figures.
 
   deepdetect demo [OUT] [flags]
 
-OUT (default: demo) receives data/ and job/.  Rerun the same command to resume.  On two CPU cores it takes some minutes;
---seeds=1 --epochs=2 is shorter.  Flags are the trainer's, and --train_per_class=N, --validation_per_class=N,
---test_per_class=N, --difficulty=X and --size=N of the data set.
+OUT (default: demo) receives data/, job/ and demo.log, which holds all that the training says.  Rerun the same command
+to resume.  On two CPU cores it takes some minutes; --seeds=1 --epochs=2 is shorter.  Flags are the trainer's, and
+--train_per_class=N, --validation_per_class=N, --test_per_class=N, --difficulty=X and --size=N of the data set.
 
   deepdetect demo draw --help
 
@@ -51,17 +52,31 @@ def main(argv: Sequence[str]) -> int:
     flags.train_config([*places, *own])  # A wrong flag is answered before minutes are spent on drawing.
     if code := _draw([f"--out={folder / 'data'}", *drawn]):
         return code
-    recipe = installed.folder(installed.RECIPES) / "fast.yaml"
-    return COMMANDS["train"].load()([f"--config={recipe}", *places, "--seeds=3", *own]) or _conclude(folder)
+    return _train([*places, "--seeds=3", *own], folder) or _conclude(folder)
 
 
-def _conclude(folder: Path) -> int:
-    """Score the model of a single job on Test, as those of several seeds are; print the figures."""
+def _train(words: Sequence[str], folder: Path) -> int:
+    """Train and score on Test, with a line on the terminal; the rest is in a file."""
+    path, recipe = folder / LOG, installed.folder(installed.RECIPES) / "fast.yaml"
+    progress.say(f"training, some minutes; what it says is in {terminal.link(str(path))}")
+    with digest.running("training", path):
+        code = COMMANDS["train"].load()([f"--config={recipe}", *words]) or _score(folder)
+    if code:
+        progress.say(f"it failed with exit code {code}: see {terminal.link(str(path))}")
+    return code
+
+
+def _score(folder: Path) -> int:
+    """Score the model of a single job on Test, as those of several seeds are."""
     if not (folder / "job" / "seeds.json").exists():
         places = [f"--model_dir={folder / 'job' / 'export' / 'best'}", f"--data_dir={folder / 'data'}"]
         if code := COMMANDS["evaluate"].load()([*places, "--split=Test", f"--out={folder / 'evaluation'}"]):
             return code
-    print(terminal.visible(f"\n{summary.summary(folder)}"))
+    return EXIT_DONE
+
+
+def _conclude(folder: Path) -> int:
+    progress.say(f"\n{summary.summary(folder)}")
     return EXIT_DONE
 
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trainer.core import terminal
+
 _FIGURES = ("accuracy", "auc")
 
 
@@ -29,8 +31,8 @@ def _of_one(out: Path) -> str:
         *_learned([result]),
         _speed(result),
         f"model            {result['exports']['best']}",
-        f"training report  {out / 'job/report/index.html'}",
-        f"test report      {out / 'evaluation/report.html'}",
+        f"training report  {terminal.link(str(out / 'job/report/index.html'))}",
+        f"test report      {terminal.link(str(out / 'evaluation/report.html'))}",
     ]
     return "\n".join(lines)
 
@@ -38,17 +40,17 @@ def _of_one(out: Path) -> str:
 def _of_seeds(out: Path) -> str:
     group = json.loads((out / "job/seeds.json").read_text())
     results = [json.loads((Path(job["job_dir"]) / "result.json").read_text()) for job in group["jobs"]]
-    lines = [f"{len(results)} seeds    {'accuracy':>36}{'AUC':>36}"]
+    lines = [f"{len(results)} seeds".ljust(12) + f"{'accuracy':>34}{'AUC':>34}"]
     for split in ("Validation", "Test"):
         if split in group:
-            lines.append(f"{split:<12}" + "".join(f"{_spread(group[split].get(name)):>36}" for name in _FIGURES))
+            lines.append(f"{split:<12}" + "".join(f"{_spread(group[split].get(name)):>34}" for name in _FIGURES))
     lines += [
         "(mean and standard deviation, lowest to highest)",
         "",
         *_learned(results),
         _speed(results[0]),
         *(f"model            {result['exports']['best']}" for result in results if "best" in result["exports"]),
-        f"reports          {out / 'job/report/index.html'}",
+        f"reports          {terminal.link(str(out / 'job/report/index.html'))}",
     ]
     return "\n".join(lines)
 
@@ -60,7 +62,7 @@ def _figure(value: float | None) -> str:
 def _spread(values: dict[str, float] | None) -> str:
     if values is None:
         return "undefined"
-    return f"{values['mean']:.4f} +- {values['std']:.4f} ({values['min']:.4f} to {values['max']:.4f})"
+    return f"{values['mean']:.4f} +- {values['std']:.4f} ({values['min']:.4f}..{values['max']:.4f})"
 
 
 def _learned(results: list[dict[str, Any]]) -> list[str]:
