@@ -9,6 +9,6 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
 source scripts/env.sh
-make_environment all,dev
+make_environment
 
 python -m trainer demo "$out" "$@"

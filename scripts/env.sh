@@ -1,4 +1,5 @@
-# Sourced by the other scripts: makes the project's own environment in .venv once, and again when setup.py changes.
+# Sourced by the other scripts: makes the project's own environment in .venv once, of the packages in requirements/dev.txt
+# (scripts/lock.sh), and again when that or setup.py changes.
 # DEEPDETECT_PYTHON names the Python to make it with (3.11 or 3.12).
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,14 +14,16 @@ find_python() {
   return 2
 }
 
-make_environment() { # $1: extras
+make_environment() {
   local python stamp
   python=$(find_python) || exit 2
-  stamp="$1 $("$python" --version) $(cksum setup.py)"
+  stamp="$("$python" --version) $(cksum setup.py requirements/dev.txt)"
   if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     echo "making the environment in .venv (some minutes, once)" >&2
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$1]" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt >&2
+    # Built by the locked setuptools, not by the newest one.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
     echo "$stamp" > .venv/stamp
   fi
   export PATH="$PWD/.venv/bin:$PATH"

@@ -4,7 +4,7 @@
 #   --thorough   run those marked thorough as well, which repeat slow ones in other settings
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
-make_environment all,dev
+make_environment
 case "${1:-}" in
   --fast) shift; set -- -m "not slow and not thorough" "$@" ;;
   --thorough) shift ;;

@@ -92,20 +92,20 @@ class Sandbox:
             args = [word.replace(bucket, place) for word in args]
         return [*self.container["command"], *args, *more]
 
-    def start(self, words):
+    def start(self, words, user=()):
         context = self.pod["securityContext"]
         assert words[0] == "python"
         environment = image_environment()
-        assert environment["PATH"].startswith("/opt/deepdetect/bin")
+        assert "/opt/deepdetect/bin" in environment["PATH"].split(":")
         environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": "/tmp/code"}
         environment |= {entry["name"]: entry["value"] for entry in self.container["env"]}
         enter = ["unshare", "-rm", "sh", "-c", _ENTER, "enter", self.folder / "root", ROOT, self.data, self.jobs,
-                 context["runAsUser"], context["runAsGroup"], *words]  # fmt: skip
+                 *(user or (context["runAsUser"], context["runAsGroup"])), *words]  # fmt: skip
         return subprocess.Popen([str(word) for word in enter], env=environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
-    def run(self, words):
-        process = self.start(words)
+    def run(self, words, user=()):
+        process = self.start(words, user)
         out, _ = process.communicate(timeout=300)
         return process.returncode, out
 
@@ -128,6 +128,18 @@ def test_the_root_is_read_only_and_the_user_has_no_rights(sandbox):
     status, out = sandbox.run(["python", "-c", code])
     assert status == 0, out
     assert json.loads(out) == [10001, 10001, "EROFS", "EROFS", None, "0000000000000000", "1", "/tmp"]
+
+
+def test_a_user_without_a_name_has_one_and_a_home(sandbox):
+    """As with ``docker run --user``."""
+    code = (
+        "import getpass, os, pathlib, pwd\n"
+        "try:\n    pwd.getpwuid(os.getuid())\nexcept KeyError:\n    print(os.getuid(), 'is unknown')\n"
+        "print(getpass.getuser(), pathlib.Path.home(), os.path.expanduser('~'))\n"
+        "import trainer.train"
+    )
+    status, out = sandbox.run(["python", "-c", code], user=(54321, 54321))
+    assert (status, out) == (0, "54321 is unknown\ndeepdetect /tmp /tmp\n")
 
 
 def test_a_wrong_flag_exits_2(sandbox):
