@@ -12,17 +12,28 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from trainer.core import errors, keras_environment, progress, quiet_start, signals, streams, terminal
+from trainer.core import errors, keras_environment, progress, quiet_start, signals, starts, streams, terminal
 from trainer.core.config import flags
 from trainer.core.storage import transient
 
 
-def console(command: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Be the process of a command: run it on the process's words, and exit with its code."""
+def console(command: Callable[[Sequence[str]], int], *, watched: bool = False) -> NoReturn:
+    """Be the process of a command: run it on the process's words, and exit with its code.
+
+    Args:
+        command: to run.
+        watched: whether its job_dir shall tell of this start (``starts``).
+    """
+    if watched:
+        starts.watch(as_json=_logs_json())
     try:
         code = run_command(command)
+    except Exception as error:
+        starts.end(errors.EXIT_FAILED, f"{type(error).__name__}: {error}")
+        raise
     finally:
         signals.end_at_once()
+    starts.end(code)
     sys.exit(code)
 
 
@@ -39,7 +50,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
             with signals.interruptible():
                 return _exit_code(command, sys.argv[1:] if argv is None else argv)
         except KeyboardInterrupt as interrupt:
-            print(f"stopped: {interrupt or 'SIGINT'}; rerun the same command", file=sys.stderr)
+            _say(f"stopped: {interrupt or 'SIGINT'}; rerun the same command")
             return errors.EXIT_STOPPED
 
 
@@ -51,19 +62,24 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
         print(page)
         return errors.EXIT_DONE
     except errors.RequestError as error:
-        print(terminal.visible(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+        _say(f"error: {' '.join(str(error).split())}")
         return errors.EXIT_REQUEST
     except errors.JobFailed as failure:
-        print(terminal.visible(f"failed: {failure}"), file=sys.stderr)
+        _say(f"failed: {failure}")
         return errors.EXIT_FAILED
     except errors.StoppedEarly as stop:
-        print(terminal.visible(f"stopped: {stop}"), file=sys.stderr)
+        _say(f"stopped: {stop}")
         return stop.code
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not transient.is_transient(error):
             raise
-        print(terminal.visible(f"stopped: {error}; this may pass: rerun the same command"), file=sys.stderr)
+        _say(f"stopped: {error}; this may pass: rerun the same command")
         return errors.EXIT_STOPPED
+
+
+def _say(line: str) -> None:
+    starts.note_words(line)
+    print(terminal.visible(line), file=sys.stderr)
 
 
 def _show_log() -> None:
@@ -117,6 +133,9 @@ class StderrHandler(logging.Handler):
 
 def formatter() -> logging.Formatter:
     """Return the formatter: JSON if DEEPDETECT_LOG=json or in a Kubernetes pod without a terminal, else plain text."""
+    return JsonFormatter() if _logs_json() else logging.Formatter("%(message)s")
+
+
+def _logs_json() -> bool:
     in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and not sys.stderr.isatty()
-    kind = os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain")
-    return JsonFormatter() if kind == "json" else logging.Formatter("%(message)s")
+    return os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain") == "json"
