@@ -1,17 +1,21 @@
 """Ends of processes are written for those who come after, with their logs: real processes, and cgroups as folders."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from trainer.core import cli
 from trainer.core.job_dir import JobPaths
 from trainer.core.starts import cgroup, mirror, record
+from trainer.core.starts import recorder as recorder_lib
 from trainer.core.starts.json_lines import JsonLines
 from trainer.core.starts.recorder import Recorder
 from trainer.core.storage import files
@@ -181,6 +185,19 @@ def test_a_storage_that_is_away_costs_nothing(tmp_path):
     log.begin(f"{tmp_path}/file/job", "main-1")
     log.end(30.0)
     assert record.lines(f"{tmp_path}/file/job") == []
+
+
+def test_what_a_storage_says_to_these_threads_is_not_the_commands_log(capsys):
+    def command(_):
+        for name in ("other", recorder_lib.THREAD):
+            words = (f"from {name}",)
+            thread = threading.Thread(target=logging.getLogger("trainer.of_this_test").warning, args=words, name=name)
+            thread.start()
+            thread.join()
+        return 0
+
+    assert cli.run_command(command, []) == 0
+    assert capsys.readouterr().err == "from other\n"
 
 
 def test_a_chain_of_tracebacks_is_one_line_and_what_follows_another():

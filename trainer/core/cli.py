@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from trainer.core import errors, keras_environment, progress, quiet_start, signals, starts, streams, terminal
 from trainer.core.config import flags
+from trainer.core.starts import recorder
 from trainer.core.storage import transient
 
 
@@ -121,6 +122,8 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; failures are reported as by every handler of ``logging``."""
+        if record.threadName == recorder.THREAD:
+            return
         try:
             with progress.no_bars(sys.stderr):
                 sys.stderr.write(terminal.visible(self.format(record)) + "\n")

@@ -10,7 +10,7 @@ import time
 
 from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.core.starts.recorder import FAILURES
+from trainer.core.starts.recorder import FAILURES, THREAD
 from trainer.core.storage import files
 
 _PART_BYTES = 1_000_000
@@ -29,7 +29,7 @@ class Mirror:
         self._is_dirty = False
         self._path = ""
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
 
     def add(self, data: bytes) -> None:
         """Add whole lines."""

@@ -18,6 +18,7 @@ from trainer.core.storage import files
 _LOOK_SECONDS = 1.0
 _NEWS = 0.1  # Share of the limit by which the use must have changed, to be written.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0  # After a write that failed.
+THREAD = "starts"  # Nobody wants to read what a storage says to a thread of this name.
 FAILURES = (OSError, StoppedEarly, RequestError)
 
 
@@ -39,7 +40,7 @@ class Recorder:
         self._start = Start(process, began or record.now(), socket.gethostname(), self._first)
         self._is_dirty = True
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="record", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         self._thread.start()
 
     @property

@@ -8,6 +8,7 @@ Imports no TensorFlow.
 
 import ctypes
 import json
+import logging
 import os
 import select
 import signal
@@ -91,6 +92,7 @@ class _Supervisor:
 
     def run(self) -> None:
         """Watch the child, and exit as it does."""
+        logging.getLogger("trainer").addHandler(logging.NullHandler())  # What a storage says is not the command's.
         for number in _PASSED_ON:
             signal.signal(number, self._pass_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
