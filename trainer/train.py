@@ -62,7 +62,7 @@ def require_auc(outcome: Result, config: Config) -> None:
 
 def console() -> None:
     """Entry point of ``deepdetect-train``."""
-    cli.console(main)
+    cli.console(main, watched=True)
 
 
 if __name__ == "__main__":

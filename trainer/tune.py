@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
 
 def console() -> None:
     """Entry point of ``deepdetect-tune``."""
-    cli.console(main)
+    cli.console(main, watched=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tests.helpers.jobs import (
 )
 from trainer import train
 from trainer.core.errors import RequestError
+from trainer.core.starts import mirror, record
 from trainer.data.bad_images import BadImages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -463,8 +464,9 @@ def test_help_and_refusals_need_no_tensorflow(data, tmp_path):
 def test_a_killed_process_and_a_terminated_one_lose_nothing(job, data, tmp_path):
     """SIGTERM ends with 75; SIGKILL at any moment costs at most the steps since the last checkpoint."""
     words = argv(data, tmp_path / "job", **JOB, checkpoint_every_steps=2)
-    for number, at_least in ((signal.SIGKILL, 2), (signal.SIGTERM, 4)):
-        process = Child("trainer.train", words)
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for number, at_least, more in ((signal.SIGKILL, 2, {}), (signal.SIGTERM, 4, pod)):
+        process = Child("trainer.train", words, more)
         try:
             deadline = time.monotonic() + 200
             while max(checkpoints_of(tmp_path / "job"), default=0) < at_least and process.poll() is None:
@@ -479,6 +481,9 @@ def test_a_killed_process_and_a_terminated_one_lose_nothing(job, data, tmp_path)
             pytest.skip("the job was faster than the signal")
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75), text
         assert "Traceback" not in text
+    assert [start.end and start.end.code for start in record.read(str(tmp_path / "job"), 9)] == [None, 75]
+    assert mirror.lines(str(tmp_path / "job"))[1:] == text.splitlines()  # Of the pod, to its last line.
+    assert "stopped: SIGTERM at step " in text
     last = Child("trainer.train", words)
     _, text = last.communicate()
     assert last.returncode == 0, text

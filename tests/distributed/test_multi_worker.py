@@ -15,6 +15,7 @@ import pytest
 from tests.helpers.children import Child
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import checkpoints_of, lines_of, result_of, values_of
+from trainer.core.starts import record
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -142,6 +143,10 @@ def test_kills_in_the_middle_of_a_save_a_stop_of_one_and_another_number_of_devic
     assert "stopped: lost worker 1 (127.0.0.1:" in texts[0]
     assert "Traceback" not in texts[0]
     assert saving in checkpoints_of(job)  # The chief finished it before it ended.
+    ends = {start.process: start.end for start in record.read(str(job), 9)}
+    assert ends.pop("worker-1") is None
+    assert {process: end.code for process, end in ends.items()} == {f"worker-{index}": 76 for index in (0, 2, 3)}
+    assert all(end.words.startswith("lost worker 1 (127.0.0.1:") for end in ends.values())
 
     run = Run(data, job, 2, checkpoint_every_steps=2)
     run.until(lambda: checkpoints_of(job)[-1] > saving)

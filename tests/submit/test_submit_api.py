@@ -14,6 +14,7 @@ import pytest
 from tests.helpers import fake_kube as kube
 from tests.helpers.k8s_schemas import pod_templates
 from tests.helpers.kube_objects import RUN, event, job, pod, submit
+from trainer.core.starts import cgroup, record
 from trainer.submit import command
 from trainer.submit.kube import api, conditions, follow
 
@@ -164,6 +165,22 @@ def test_status_says_why_a_pod_waits(server, capsys):
     assert "worker 0" in out
     assert "insufficient nvidia.com/gpu" in out
     assert "FailedCreate: no class" in out
+
+
+def test_ends_of_processes_and_logs_outlive_their_pods(server, tmp_path, capsys):
+    server.put("jobs", job("first", str(tmp_path), active=1))
+    end = record.End("", 137, "SIGKILL", oom_kills=1)
+    began = "2026-01-01T00:00:00.000"
+    record.Start("worker-1", began, "node", cgroup.Memory(2**30), 5, end=end).write(str(tmp_path))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "worker-1-20260101T000000000.log").write_text("its last line\n")
+    assert submit("status", "first") == 0
+    line = (
+        "2026-01-01 00:00:00  worker-1 on node, from step 5: killed by SIGKILL, the kernel killed it for want of memory"
+    )
+    assert f"{line} (limit 1.0 GiB): give it more (submit.py run --memory)" in capsys.readouterr().out
+    assert submit("logs", "first") == 0
+    assert capsys.readouterr().out == "== worker-1-20260101T000000000 ==\nits last line\n"
 
 
 def test_an_unknown_run_is_refused(server, capsys):

@@ -356,6 +356,8 @@ def test_a_worker_refuses_another_sweep_than_its_chiefs_and_a_folder_of_its_own(
 )
 def test_the_end_of_a_trials_process_is_named(code, lines, said):
     assert trial.reason_of(code, lines).startswith(said)
+    counted = trial.reason_of(code, lines, oom_kills=1)
+    assert ("host memory; give it more (submit.py run --memory)" in counted) == (code in (-9, 137))
 
 
 @pytest.mark.slow  # A process.

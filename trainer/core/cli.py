@@ -12,17 +12,29 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from trainer.core import errors, keras_environment, progress, quiet_start, signals, streams, terminal
+from trainer.core import errors, keras_environment, progress, quiet_start, signals, starts, streams, terminal
 from trainer.core.config import flags
+from trainer.core.starts import recorder
 from trainer.core.storage import transient
 
 
-def console(command: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Be the process of a command: run it on the process's words, and exit with its code."""
+def console(command: Callable[[Sequence[str]], int], *, watched: bool = False) -> NoReturn:
+    """Be the process of a command: run it on the process's words, and exit with its code.
+
+    Args:
+        command: to run.
+        watched: whether its job_dir shall tell of this start (``starts``).
+    """
+    if watched:
+        starts.watch(as_json=_logs_json())
     try:
         code = run_command(command)
+    except Exception as error:
+        starts.end(errors.EXIT_FAILED, f"{type(error).__name__}: {error}")
+        raise
     finally:
         signals.end_at_once()
+    starts.end(code)
     sys.exit(code)
 
 
@@ -66,8 +78,9 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
         return errors.EXIT_STOPPED
 
 
-def _say(text: str) -> None:
-    print(progress.fitted(terminal.visible(text), sys.stderr), file=sys.stderr)
+def _say(line: str) -> None:
+    starts.note_words(line)
+    print(progress.fitted(terminal.visible(line), sys.stderr), file=sys.stderr)
 
 
 def _show_log() -> None:
@@ -109,6 +122,8 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; failures are reported as by every handler of ``logging``."""
+        if record.threadName == recorder.THREAD:
+            return
         try:
             text = terminal.visible(self.format(record))
             if not isinstance(self.formatter, JsonFormatter):
@@ -124,6 +139,9 @@ class StderrHandler(logging.Handler):
 
 def formatter() -> logging.Formatter:
     """Return the formatter: JSON if DEEPDETECT_LOG=json, or in a pod or on Vertex AI without a terminal; else text."""
+    return JsonFormatter() if _logs_json() else logging.Formatter("%(message)s")
+
+
+def _logs_json() -> bool:
     in_pod = bool({"KUBERNETES_SERVICE_HOST", "CLOUD_ML_JOB"} & os.environ.keys()) and not sys.stderr.isatty()
-    kind = os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain")
-    return JsonFormatter() if kind == "json" else logging.Formatter("%(message)s")
+    return os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain") == "json"

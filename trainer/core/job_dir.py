@@ -49,6 +49,16 @@ class JobPaths:
         return join(self.job_dir, "lock")
 
     @property
+    def starts(self) -> str:
+        """One file per start of each process: when and where it began, and how it ended."""
+        return join(self.job_dir, "starts")
+
+    @property
+    def logs(self) -> str:
+        """Copies of the logs of processes in pods."""
+        return join(self.job_dir, "logs")
+
+    @property
     def restarts(self) -> str:
         """Number of starts from the newest checkpoint."""
         return join(self.job_dir, "restarts.json")

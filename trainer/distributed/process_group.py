@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainer.core import proxies
+from trainer.core import proxies, starts
 from trainer.core.config import Config
 from trainer.core.errors import (
     EXIT_DONE,
@@ -295,6 +295,7 @@ class ProcessGroup(SingleProcess):
         # As ``cli.run_command`` would print it, which the main thread may never reach.
         titles = {EXIT_STOPPED: "stopped", EXIT_LOST_PEER: "stopped", EXIT_REQUEST: "error"}
         print(f"{titles.get(code, 'failed')}: {line}", file=sys.stderr)
+        starts.end(code, line)
         for stream in (sys.stderr, sys.stdout):
             with contextlib.suppress(Exception):
                 stream.flush()

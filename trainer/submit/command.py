@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
+from trainer.core.starts import mirror, record
 from trainer.submit import listing, platforms, request, states, volumes
 from trainer.submit.kube import events, follow, launch, pods, render, runs
 from trainer.submit.kube.api import KubeClient, Refused
@@ -162,6 +163,8 @@ def status(argv: Sequence[str]) -> int:
         print(run.detail)
     if progress.problem:
         print(f"progress unknown: {progress.problem}")
+    for line in [] if progress.problem else record.lines(run.job_dir):
+        print(line)
     own_pods = pods.of_run(client, name)
     for line in pods.describe(own_pods):
         print(line)
@@ -182,10 +185,14 @@ def logs(argv: Sequence[str]) -> int:
     words = ["--f" if word in ("-f", "--follow") else word for word in argv]
     name, own = _name_and_flags(words, LogFlags, "Print the log of all pods of a run.\n\n  logs NAME [-f]")
     client = _client(own)
-    runs.find(client, name)
+    named_run = runs.find(client, name)
     if own.f:
         return launch.follow_or_detach(client, name)
-    follow.show(client, name)
+    if client.list("Pod", follow.selector(name)).items:
+        follow.show(client, name)
+    else:  # They are gone; the copies in job_dir are not.
+        for line in mirror.lines(named_run.job_dir):
+            follow.to_terminal(line)
     return EXIT_DONE
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.core import progress, proxies, signals, terminal
+from trainer.core import progress, proxies, signals, starts, terminal
 from trainer.core.errors import JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.storage import files, lock, transient
@@ -20,6 +20,7 @@ from trainer.models import keras_settings
 from trainer.serving import exported_model
 from trainer.sweep.records import Record
 from trainer.sweep.request import Request
+from trainer.sweep.trial import worker_name
 from trainer.training import resume
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ def _search(request: Request, splits: str, stop: signals.StopRequest, *, serve: 
             files.require_writable(paths.job_dir, "job_dir")
         _prepare_folder(request, paths)
         log.info("%s", splits)
+        starts.bind(paths.job_dir, "chief" if serve else "main")
         keras_settings.load()
         from trainer.sweep import chief  # KerasTuner and TensorFlow are loaded here.
 
@@ -139,6 +141,7 @@ def _prepare_folder(request: Request, paths: JobPaths) -> None:
 
 
 def _work(request: Request, stop: signals.StopRequest) -> None:
+    starts.bind(request.base.loop.job_dir, worker_name())
     keras_settings.load()
     proxies.go_past([os.environ["KERASTUNER_ORACLE_IP"]])
     from trainer.sweep import chief

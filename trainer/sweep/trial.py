@@ -19,6 +19,7 @@ from trainer.core.config import Config, flags
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.signals import StopRequest
+from trainer.core.starts import cgroup
 from trainer.core.storage import files
 from trainer.core.storage.transient import is_transient
 from trainer.distributed.cluster import Cluster
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 # preexec_fn, which is not safe with the threads of gRPC and TensorFlow.
 _CHILD = (
     "import ctypes; ctypes.CDLL(None).prctl(1, 9); from trainer.core import cli; from trainer.sweep import trial; "
-    "cli.console(trial.main)"
+    "cli.console(trial.main, watched=True)"
 )
 _KEPT_LINES = 400
 _OUT_OF_MEMORY = (
@@ -137,6 +138,7 @@ def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = N
     request = files.join(config.loop.job_dir, "request.json")
     files.write_text(request, json.dumps(config.written(), indent=1) + "\n")
     stop.at_once = ""  # From here on the trial saves first.
+    before = cgroup.look()
     process = subprocess.Popen(
         [sys.executable, "-c", _CHILD, f"--config={request}", *([pruner.to_json()] if pruner else [])],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
@@ -147,13 +149,14 @@ def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = N
     reader.start()
     code = _wait(process, stop)
     reader.join()
+    oom_kills = cgroup.look().oom_kills - before.oom_kills
     finished = result.read(paths.result)
     if code == EXIT_DONE and finished is not None:
         return finished
     if code == EXIT_STOPPED:
         raise StoppedEarly(_last(lines, "stopped: ") or f"{stop.reason or 'a signal'} stopped the trial")
     refuse_full_disk(reversed(lines))
-    raise TrialFailed(reason_of(code, list(lines)), code)
+    raise TrialFailed(reason_of(code, list(lines), oom_kills), code)
 
 
 def _forward(stream: IO[str], lines: "collections.deque[str]") -> None:
@@ -173,10 +176,18 @@ def _wait(process: "subprocess.Popen[str]", stop: StopRequest) -> int:
                 process.terminate()
 
 
-def reason_of(code: int, lines: list[str]) -> str:
-    """Return why a trial's process ended, from its exit code (negative: a signal) and its last lines."""
+def reason_of(code: int, lines: list[str], oom_kills: int = 0) -> str:
+    """Return why a trial's process ended.
+
+    Args:
+        code: its exit code; negative: a signal.
+        lines: its last ones.
+        oom_kills: processes that the kernel killed in the cgroup meanwhile.
+    """
     text = "\n".join(lines)
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        if oom_kills > 0:
+            return "out of memory: the kernel killed it for want of host memory; give it more (submit.py run --memory)"
         return "killed (SIGKILL), which is how Linux ends a process when memory runs out"
     if is_out_of_memory(text):
         return "out of memory: " + next(line for line in reversed(lines) if is_out_of_memory(line))[:300]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trainer.core import progress, result, signals
+from trainer.core import progress, result, signals, starts
 from trainer.core.config import Config, changes
 from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
@@ -79,6 +79,7 @@ def _run(
         finished = group.broadcast(_prepare(config, plan, paths, fingerprints) if cluster.is_chief else None)
         if finished is not None:
             return result.Result(**finished)
+        starts.bind(paths.job_dir, f"worker-{group.index}" if group.size > 1 else "main")
         if config.export.kinds:
             exported_model.require_loadable(paths.job_dir, "job_dir")
         clock.end("images")

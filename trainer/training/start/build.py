@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer import __version__
-from trainer.core import progress
+from trainer.core import progress, starts
 from trainer.core.config import Config
 from trainer.core.errors import RequestError
 from trainer.core.storage import files
@@ -41,7 +41,7 @@ from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer, Observers
 from trainer.training.profiler import Profiler
 from trainer.training.progress_bar import ProgressBar
-from trainer.training.start import initial_weights, vertex
+from trainer.training.start import hopeless, initial_weights, vertex
 from trainer.training.start.clock import StartReport
 from trainer.training.step.gradients import Batching
 from trainer.training.step.loss import Loss
@@ -267,9 +267,13 @@ def _checkpoint_inputs(request: Request, runtime: strategy_lib.Runtime) -> dict[
 
 
 def _count_start(request: Request, step: int) -> None:
-    """Refuse a job that starts again and again without progress, and a job_dir that is not shared."""
+    """Refuse a job that starts again and again without progress or in vain, and a job_dir that is not shared."""
+    starts.note_step(request.paths.job_dir, step)
     if request.is_chief:
-        resume.count_start(request.paths, step, request.config.loop.max_restarts_without_progress)
+        limit = request.config.loop.max_restarts_without_progress
+        resume.count_start(request.paths, step, limit)
+        if limit:
+            hopeless.refuse(request.paths, step)
     consistency.require_shared(request.group, request.paths.restarts)
 
 
