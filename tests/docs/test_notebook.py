@@ -7,6 +7,7 @@ import matplotlib
 import pytest
 
 from tests.helpers.jobs import float32_policy  # noqa: F401  (a fixture)
+from trainer.reports import evaluation
 from trainer.training.exports import exporter, live_report
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "quickstart.ipynb"
@@ -30,6 +31,7 @@ def test_the_cells_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(exporter.training_report, "write_training_report", lambda *_, **__: None)  # They take seconds.
     monkeypatch.setattr(live_report.LiveReport, "_make", lambda *_: 0.0)
+    monkeypatch.setattr(evaluation, "render", lambda *_: "")
     shown = []
     monkeypatch.setattr(
         plt, "show", lambda: shown.append([len(axis.images) + len(axis.lines) for axis in plt.gcf().axes])
