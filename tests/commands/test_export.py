@@ -58,6 +58,10 @@ def test_forms_answer_alike_and_are_compared(job, data, tmp_path, capfd, hub):
         assert uploaded["model.keras"] == (tmp_path / "model.keras").read_bytes()
         assert out.splitlines()[-2] == f"uploaded: {hub.url}/team/faces"
         out = out.replace(f"uploaded: {hub.url}/team/faces\n", "")
+    if HAS_ONNX:
+        (line,) = [line for line in out.splitlines() if line.startswith("TensorRT")]
+        assert line == "TensorRT 10.1 takes model.onnx, by its list of operators of 2024-06-17; it was not run"
+        out = out.replace(f"{line}\n", "")
     compared = json.loads((tmp_path / "comparison.json").read_text())
     assert list(compared["forms"]) == forms
     assert compared["images"] == 10

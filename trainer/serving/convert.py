@@ -19,7 +19,7 @@ import numpy.typing as npt
 from trainer.core import quiet_start
 from trainer.core.errors import JobFailed, RequestError
 from trainer.data.pixels import Pixels
-from trainer.serving import exported_model
+from trainer.serving import exported_model, tensorrt_check
 
 QUANTIZE = ("none", "float16", "dynamic")
 
@@ -105,7 +105,41 @@ def to_onnx(frozen: Any) -> bytes:
     for node in model.graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(name, name) for name in values]
+    _spell_out(model.graph)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = tensorrt_check.BATCH
+    domains = {node.domain for node in model.graph.node}
+    for unused in [each for each in model.opset_import if each.domain not in domains]:
+        model.opset_import.remove(unused)
     return bytes(model.SerializeToString())
+
+
+def _spell_out(graph: Any) -> None:
+    """Replace TensorFlow's operators that ONNX does not have by those that they stand for."""
+    from onnx import numpy_helper
+
+    nodes = []
+    for node in graph.node:
+        if node.op_type in ("Log1p", "Erfc"):
+            one = f"{node.name}__one"
+            graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), one))
+            nodes += _spelled(node, one)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _spelled(node: Any, one: str) -> list[Any]:
+    """Return ``log(x + 1)`` or ``1 - erf(x)``."""
+    from onnx import helper
+
+    inner = f"{node.name}__inner"
+    if node.op_type == "Log1p":
+        steps = (("Add", [*node.input, one], inner), ("Log", [inner], node.output[0]))
+    else:
+        steps = (("Erf", list(node.input), inner), ("Sub", [one, inner], node.output[0]))
+    return [helper.make_node(kind, inputs, [output], name=f"{node.name}__{kind}") for kind, inputs, output in steps]
 
 
 def run_onnx(content: bytes) -> Run:
@@ -121,8 +155,8 @@ def _quiet() -> Iterator[None]:
     """Silence the converters' warnings about their own future, which a user cannot act on."""
     loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tf2onnx")]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    for logger in loggers:  # tf2onnx reports as an error what ``_spell_out`` mends; what is left no runtime loads.
+        logger.setLevel(logging.CRITICAL if logger.name == "tf2onnx" else logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -181,7 +215,9 @@ def to_text(comparison: dict[str, Any]) -> str:
             f"{name:<20}{figures['bytes'] / 1e6:>8.2f}  {shown:>9}"
             f"  {figures['labels_changed']:>14}  {figures['images_per_second']:>9.1f}"
         )
-    return "\n".join([*lines, f"on {comparison['images']} images in one batch, on this machine's CPU or first GPU\n"])
+    lines.append(f"on {comparison['images']} images in one batch, on this machine's CPU or first GPU\n")
+    entry = comparison["forms"].get("onnx", {}).get("tensorrt")
+    return "\n".join(lines) + (tensorrt_check.to_text(entry) if entry else "")
 
 
 def refuse_others(comparison: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from trainer.data.formats import file_kind
 from trainer.data.manifest import Split, read_train_and_validation
 from trainer.data.pixels import Pixels
 from trainer.models import keras_settings
-from trainer.serving import convert, exported_model
+from trainer.serving import convert, exported_model, tensorrt_check
 from trainer.training import resume
 from trainer.training.checkpoints import judged
 from trainer.training.checkpoints.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint
@@ -237,6 +237,9 @@ def write(
         runs |= {form: _convert(request, form, make) for form, make in makers.items()}
         with progress.phase(f"comparing {len(runs)} forms on {len(images)} images"):
             comparison = convert.compare(runs, images, exported_model.find_export(target), request.quantize)
+        if "onnx" in forms:
+            content = files.read_bytes(files.join(request.out, "model.onnx"))
+            comparison["forms"]["onnx"]["tensorrt"] = tensorrt_check.verdict(content)
         return {"job_dir": request.job_dir, "step": checkpoint.step, **comparison}
 
 
