@@ -176,11 +176,15 @@ def test_a_video_in_a_bucket(model, folder, bucket, tmp_path, capsys):
     files.write_bytes(f"{bucket}/clips/a.avi", (folder / "a.avi").read_bytes())
     files.write_bytes(f"{bucket}/clips/readme.txt", b"")
     outs = []
+    page = f"--report={bucket}/scores.html"
     for where in (f"{bucket}/clips", f"{folder}/a.avi"):
-        assert run(capsys, where, f"--model_dir={model}", f"--out={tmp_path}/rows.csv")[0] == 0
+        assert run(capsys, where, f"--model_dir={model}", f"--out={tmp_path}/rows.csv", page)[0] == 0
         outs.append(rows_of(tmp_path / "rows.csv"))
     assert [row["path"] for row in outs[0]] == [f"{bucket}/clips/a.avi"]
     assert [row["p_fake"] for row in outs[0]] == [row["p_fake"] for row in outs[1]]
+    text = files.read_text(f"{bucket}/scores.html")  # Of the local one.
+    assert f"{folder}/a.avi</td>" in text  # No link from a page in a bucket to a local file.
+    assert text.count("data:image/jpeg") == 1
 
 
 @pytest.mark.parametrize(
@@ -191,6 +195,7 @@ def test_a_video_in_a_bucket(model, folder, bucket, tmp_path, capsys):
         (["--video", "{folder}/*.txt"], "videos (.mp4, .avi"),
         (["--video", "{folder}/deep", "--frames_out=frames.txt"], "--frames_out"),
         (["{folder}/deep", "--frames_out=frames.csv"], "--video"),
+        (["{folder}/deep", "--report=scores.csv"], "ends in .html"),
         (["{folder}/deep", "--max_frames=3"], "--video"),
     ],
 )
