@@ -35,7 +35,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
     """Print a summary to stderr, and return the exit code."""
     what = "videos" if request.video else "images"
     failed = [str(row["path"]) for row in rows if row["error"]]
-    where = terminal.visible(f"; rows are in {request.out}") if request.out else ""
+    where = f"; rows are in {terminal.link(request.out)}" if request.out else ""
     if failed:
         hint = ""
         if not request.video and any(path.lower().endswith(video_file.ENDINGS) for path in failed):
