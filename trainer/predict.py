@@ -39,7 +39,7 @@ def _conclude(rows: Sequence[Row], request: PredictFlags) -> int:
     """Print a summary to stderr, and return the exit code."""
     what = "videos" if request.video else "images"
     failed = [str(row["path"]) for row in rows if row["error"]]
-    where = terminal.visible(f"; rows are in {request.out}") if request.out else ""
+    where = f"; rows are in {terminal.link(request.out)}" if request.out else ""
     where += f"; report: {terminal.link(request.report)}" if request.report else ""
     if failed:
         hint = ""

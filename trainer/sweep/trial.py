@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from trainer.core import result
+from trainer.core import progress, result
 from trainer.core.config import Config, flags
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
@@ -162,7 +162,7 @@ def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = N
 def _forward(stream: IO[str], lines: "collections.deque[str]") -> None:
     for line in stream:
         lines.append(line.rstrip())
-        print(line, end="", file=sys.stderr, flush=True)
+        print(progress.fitted(line.rstrip("\n"), sys.stderr), file=sys.stderr, flush=True)
 
 
 def _wait(process: "subprocess.Popen[str]", stop: StopRequest) -> int:
