@@ -188,7 +188,8 @@ class Lease:
                 with self._mutex:
                     self._beat()
             except Exception as error:  # ``check`` meets it again, in the thread that has to stop.
-                log.warning("%s could not be refreshed: %s", self._path, error)
+                if not self._ending.is_set():  # A beat that was on its way when the job ended.
+                    log.warning("%s could not be refreshed: %s", self._path, error)
 
     def _beat(self) -> None:
         """Rewrite the record if it is as we left it; record if it is no longer ours."""
