@@ -40,7 +40,7 @@ def undisturbed(data, tmp_path_factory):
 
 def start(*words):
     module, *flags = words
-    return Child(module, flags)
+    return Child(module, flags, report=True)
 
 
 def run(*words):

@@ -38,7 +38,7 @@ JOB = {"epochs": 1, "batch_size": 12, "checkpoint_every_steps": 1, "seed": 3, "s
 
 def start(data, folder, **changes):
     words = argv(data, folder, **{**JOB, **changes})
-    return Child("trainer.train", words)
+    return Child("trainer.train", words, report=True)
 
 
 @pytest.mark.slow

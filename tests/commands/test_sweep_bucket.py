@@ -6,18 +6,16 @@ import json
 import signal
 import time
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 from tests.helpers.children import Child
 from tests.helpers.fake_gcs import objects, upload
 from tests.helpers.images import write_image_set
-from tests.helpers.jobs import float32_policy  # noqa: F401
+from tests.helpers.jobs import float32_policy, without_report  # noqa: F401
 from trainer import train, tune
 from trainer.core import cli
 from trainer.core.storage import files
-from trainer.training.exports import exporter
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {
@@ -29,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 def command(main, argv):
     """Run a command in this process, without the drawings of each job, which cost seconds."""
-    with mock.patch.object(exporter.training_report, "write_training_report"):
+    with without_report():
         return cli.run_command(main, argv)
 
 

@@ -16,13 +16,16 @@ import pytest
 
 from tests.helpers.children import Child
 from tests.helpers.images import write_image_set
-from tests.helpers.jobs import checkpoints_of, float32_policy, result_of, sigterm_after  # noqa: F401
+from tests.helpers.jobs import checkpoints_of, float32_policy, result_of, sigterm_after, without_report  # noqa: F401
 from trainer import train, tune
 from trainer.core import cli
 from trainer.sweep import pruning
-from trainer.training.exports import exporter
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import local_cluster  # noqa: E402
+
 SPACE = """
 - {name: learning_rate, kind: float, range: [1e-4, 1e-2], log: true}
 - {name: lr_schedule, kind: choice, values: [plateau, constant]}
@@ -45,7 +48,7 @@ def words(data, folder, **changes):
 
 def sweep(data, folder, **changes):
     """Run a sweep in this process, without the drawings of each trial, which cost seconds."""
-    with mock.patch.object(exporter.training_report, "write_training_report"):
+    with without_report():
         return cli.run_command(tune.main, words(data, folder, **changes))
 
 
@@ -102,7 +105,7 @@ def test_a_sweep_hands_over_what_it_found(data, undisturbed, capsys):
     assert "<svg" in (undisturbed / "sweep.html").read_text()
     # The best settings train the same model again.
     again = undisturbed.parent / "again"
-    with mock.patch.object(exporter.training_report, "write_training_report"):
+    with without_report():
         argv = [f"--config={undisturbed / 'best_config.json'}", f"--job_dir={again}"]
         assert cli.run_command(train.main, argv) == 0
     kept = result_of(undisturbed / "trials" / best["trial"])
@@ -154,7 +157,7 @@ def test_hyperband_continues_the_best_of_a_round(data, tmp_path):
     assert rows[3]["job_dir"] == best["job_dir"]
     # It ends as a job of three epochs that never was part of a sweep.
     plain = tmp_path / "plain"
-    with mock.patch.object(exporter.training_report, "write_training_report"):
+    with without_report():
         argv = [f"--config={Path(best['job_dir']) / 'config.json'}", f"--job_dir={plain}"]
         assert cli.run_command(train.main, argv) == 0
     assert result_of(plain)["weights_sha256"] == result_of(best["job_dir"])["weights_sha256"]
@@ -203,7 +206,7 @@ def test_hopeless_trials_are_pruned_and_an_interruption_changes_nothing(data, tm
         assert sweep(data, again, max_trials=4, **changes) == 75
     job = again / "trials" / "0003"
     assert not (job / "result.json").exists()
-    with mock.patch.object(exporter.training_report, "write_training_report"):
+    with without_report():
         assert cli.run_command(train.main, [f"--config={job / 'config.json'}"]) == 0
     assert sweep(data, again, max_trials=4, **changes) == 0
     assert trials(again) == rows
@@ -274,12 +277,14 @@ def test_isolated_trials_give_the_same_and_stop_as_well(data, undisturbed, tmp_p
 def test_a_chief_and_two_workers_that_are_killed_end_with_the_same_trials(data, undisturbed, tmp_path):
     folder = tmp_path / "sweep"
     changes = {"max_trials": 3, "keep_trials": 1, "checkpoint_every_steps": 1}
-    command = ["scripts/local_cluster.py", "-n", "2", "--sweep", "--", *words(data, folder, **changes)]
-    process = start(command)
-    wait_for(process, folder / "trials" / "0001" / "checkpoints" / "0000000001" / "COMMIT.json")
-    process.kill()  # Its processes die with it.
-    process.communicate()
-    process = start(command)
+    argv = words(data, folder, **changes)
+    killed = [Child("trainer.tune", argv, environment) for environment in local_cluster.sweep_environments(2).values()]
+    wait_for(killed[0], folder / "trials" / "0001" / "checkpoints" / "0000000001" / "COMMIT.json")
+    for process in killed:
+        process.kill()
+    for process in killed:
+        process.communicate()
+    process = start(["scripts/local_cluster.py", "-n", "2", "--sweep", "--", *argv])
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "exit codes: chief: 0, worker 0: 0, worker 1: 0" in output

@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from tests.helpers.jobs import without_report
 from trainer.core import cli
 
-_PRELOADED = ["trainer.train", "trainer.training.job", "trainer.training.start.build"]
+_PRELOADED = ["tests.helpers.children", "trainer.training.start.build"]
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _context = multiprocessing.get_context("forkserver")
 
@@ -25,13 +26,21 @@ _context = multiprocessing.get_context("forkserver")
 class Child:
     """A command that runs, with the part of ``subprocess.Popen`` that tests use; its outputs are files."""
 
-    def __init__(self, module: str, words: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
-        """Start ``python -m module words`` in this process's environment and some variables more."""
+    def __init__(
+        self, module: str, words: Sequence[object], environment: Mapping[str, str] | None = None, *,
+        report: bool = False,
+    ) -> None:  # fmt: skip
+        """Start ``python -m module words`` in this process's environment and some variables more.
+
+        Without ``report`` jobs draw none, which takes seconds.
+        """
         _context.set_forkserver_preload(_PRELOADED)
         self._outputs = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]  # noqa: SIM115
         paths = [f"/proc/{os.getpid()}/fd/{output.fileno()}" for output in self._outputs]
         variables = {**os.environ, **(environment or {})}
-        self._process = _context.Process(target=_run, args=(module, [str(word) for word in words], variables, paths))
+        self._process = _context.Process(
+            target=_run, args=(module, [str(word) for word in words], variables, paths, report)
+        )
         self._process.start()
 
     @property
@@ -80,7 +89,9 @@ class Child:
         return output.read()
 
 
-def _run(module: str, words: Sequence[str], variables: Mapping[str, str], outputs: Sequence[str]) -> None:
+def _run(
+    module: str, words: Sequence[str], variables: Mapping[str, str], outputs: Sequence[str], report: bool
+) -> None:  # fmt: skip
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.clear()
     os.environ.update(variables)
@@ -90,6 +101,7 @@ def _run(module: str, words: Sequence[str], variables: Mapping[str, str], output
         os.close(descriptor)
     sys.argv = [module, *words]
     try:
-        cli.console(importlib.import_module(module).main)
+        with contextlib.nullcontext() if report else without_report():
+            cli.console(importlib.import_module(module).main)
     finally:
         atexit._run_exitfuncs()  # As at the end of Python, which a forked process does not see.

@@ -32,11 +32,18 @@ def argv(data_dir: str | Path, job_dir: str | Path, **changes: Any) -> list[str]
 
 def run_job(data_dir: str | Path, job_dir: str | Path, *, report: bool = False, **changes: Any) -> int:
     """Run a small job in this process and return its exit code; without the report, which takes seconds to draw."""
-    with contextlib.ExitStack() as stack:
-        if not report:
-            stack.enter_context(mock.patch.object(exporter.training_report, "write_training_report"))
-            stack.enter_context(mock.patch.object(live_report.LiveReport, "_make", return_value=0.0))
+    with contextlib.nullcontext() if report else without_report():
         return cli.run_command(train.main, argv(data_dir, job_dir, **changes))
+
+
+@contextlib.contextmanager
+def without_report() -> Iterator[None]:
+    """Let no job of the block draw its report."""
+    with (
+        mock.patch.object(exporter.training_report, "write_training_report"),
+        mock.patch.object(live_report.LiveReport, "_make", return_value=0.0),
+    ):
+        yield
 
 
 def finished_job(data_dir: str | Path, job_dir: Path, **options: Any) -> Path:

@@ -462,7 +462,10 @@ def test_a_compiled_step_is_the_plain_one_but_for_rounding(policy):
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_compiled_job_that_is_stopped_and_resumed_ends_with_the_same_weights(image_set, tmp_path, devices):
-    settings = {"xla": True, "num_devices": devices, "batch_size": 16, "steps_per_epoch": 4, "epochs": 1}
+    settings = {
+        "xla": True, "num_devices": devices, "batch_size": 16, "steps_per_epoch": 4, "epochs": 1, "dropout": 0.2,
+        "model": "tests.helpers.networks:tiny",  # Others take long to compile.
+    }  # fmt: skip
     assert run_job(image_set, tmp_path / "whole", **settings) == 0
     with sigterm_after(2):
         assert run_job(image_set, tmp_path / "parts", **settings) == 75
