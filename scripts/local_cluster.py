@@ -5,7 +5,7 @@
 
 Finds free ports, gives each process its TF_CONFIG (in a sweep KerasTuner's variables), and prefixes all logs with
 [worker N].  Ctrl-C and SIGTERM are forwarded once to every process, which saves and exits; a second one ends them at
-once.  Prints all exit codes and exits with the worst: 1 before 2 before 76 before 75 before 0.  A sweep's worker that
+once.  Prints all exit codes and exits with the worst: 1 before 2 before 75 before 0.  A sweep's worker that
 was still starting when the chief failed, and was ended by SIGTERM (143), does not count.  No process is left behind.
 """
 
@@ -26,7 +26,7 @@ from types import FrameType
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
-_WORST_FIRST = (2, 76, 75, 0)  # Any other code is worse.
+_WORST_FIRST = (2, 75, 0)  # Any other code is worse.
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 

@@ -19,7 +19,7 @@ from trainer.core.errors import JobFailed, LostPeer, RequestError, StoppedEarly
     [
         (RequestError("expected a,\n  received b"), 2, "error: expected a, received b\n"),
         (StoppedEarly("at step 3"), 75, "stopped: at step 3\n"),
-        (LostPeer("lost worker 1"), 76, "stopped: lost worker 1\n"),
+        (LostPeer("lost worker 1"), 75, "stopped: lost worker 1\n"),
         (JobFailed("the loss is not finite"), 1, "failed: the loss is not finite\n"),
     ],
 )
@@ -29,6 +29,17 @@ def test_errors_become_exit_codes_and_one_line(capsys, error, code, printed):
 
     assert cli.run_command(command, []) == code
     assert capsys.readouterr() == ("", printed)
+
+
+def test_kubernetes_can_tell_a_lost_peer_from_a_stop(monkeypatch):
+    """Its rules repeat 75 without limit, and must not if another pod crashed."""
+
+    def command(_):
+        raise LostPeer("lost worker 1")
+
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("DEEPDETECT_LOG", "plain")
+    assert cli.run_command(command, []) == 76
 
 
 def test_other_errors_stay_loud():

@@ -70,7 +70,7 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
         return errors.EXIT_FAILED
     except errors.StoppedEarly as stop:
         _say(f"stopped: {stop}")
-        return stop.code
+        return errors.of_process(stop.code)
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not transient.is_transient(error):
             raise

@@ -3,11 +3,13 @@
 Owns: what a process exit code means.  Does not own: printing (``cli.run_command``).  Imports no TensorFlow.
 """
 
+import os
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_REQUEST = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: everything is saved, rerun the same command.
-EXIT_LOST_PEER = 76  # The same after another process of the job was lost, whose own end decides what a scheduler does.
+EXIT_LOST_PEER = 76  # In a pod: the same after another process was lost, whose own end decides what Kubernetes does.
 
 
 class RequestError(ValueError):
@@ -28,11 +30,7 @@ class StoppedEarly(Exception):
 
 
 class LostPeer(StoppedEarly):
-    """Another process of the job died, hangs or cannot be reached; the process exits with code 76.
-
-    A scheduler that restarts a job without limit after 75 must not do so here: the other one may have crashed, and may
-    crash again.
-    """
+    """Another process of the job died, hangs or cannot be reached; see ``of_process`` for the exit code."""
 
     code = EXIT_LOST_PEER
 
@@ -47,3 +45,12 @@ class Diverged(Exception):
 
 class JobFailed(Exception):
     """A well-formed job failed for a reason that its log explains; the process exits with code 1."""
+
+
+def of_process(code: int) -> int:
+    """Return the code with which a process exits: a lost peer is 75 everywhere but in a Kubernetes pod.
+
+    Kubernetes restarts a set of pods without limit after 75.  It must not do so because one of them crashed and the
+    others stopped: that one may crash again.  Elsewhere 75 says what people and schedulers need: start all again.
+    """
+    return EXIT_STOPPED if code == EXIT_LOST_PEER and "KUBERNETES_SERVICE_HOST" not in os.environ else code

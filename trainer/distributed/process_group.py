@@ -29,6 +29,7 @@ from trainer.core.errors import (
     LostPeer,
     RequestError,
     StoppedEarly,
+    of_process,
 )
 from trainer.distributed import rendezvous
 from trainer.distributed.cluster import Cluster, split_address
@@ -299,7 +300,7 @@ class ProcessGroup(SingleProcess):
         for stream in (sys.stderr, sys.stdout):
             with contextlib.suppress(Exception):
                 stream.flush()
-        os._exit(code)
+        os._exit(of_process(code))
 
 
 def _yield_seconds() -> float:

@@ -183,7 +183,7 @@ exported model, plots and result.json.  Rerun the same command to resume.
   python -m trainer.train --selftest    check GPUs, CUDA, memory and write access
 
 Exit codes: 0 done (or already done); 2 invalid request, a retry cannot help; 75 stopped with everything saved,
-rerun to resume; 76 the same, another process of the job was lost; 1 anything else."""
+rerun to resume (76 in a Kubernetes pod after another one of the job was lost); 1 anything else."""
 
 _DESCRIPTION = "description"  # What a file of settings says about itself.
 _CONFIG_FILE = config_lib.setting(

@@ -72,7 +72,8 @@ class RuntimeConfig:
     )
     peer_timeout_seconds: float = setting(
         60.0,
-        "With several processes: one that is silent for this long counts as lost, and all others exit with code 76.",
+        "With several processes: one that is silent for this long counts as lost, and all others exit with code 75 "
+        "(in a Kubernetes pod 76).",
         unit="seconds",
         minimum=1.0,
         fixed=False,
