@@ -57,7 +57,7 @@ COMMANDS = {
     "tune": Command("search for good settings", "trainer.tune:main", MODELS, ("python -m trainer.tune",),
                     ("data_dir", "job_dir", "config", "tuner", "max_trials", "objective", "space", "prune",
                      "keep_trials", "isolate_trials", "retrain_best", "epochs", "seed")),
-    "export": Command("export a job's checkpoint again, also as TFLite and ONNX", "trainer.export:main", MODELS,
+    "export": Command("export a job's checkpoint again, also as Keras, TFLite and ONNX", "trainer.export:main", MODELS,
                       ("python -m trainer.export",)),
     "compare": Command("compare finished evaluations", "trainer.evaluate:compare", MODELS),
     "audit": Command("find bad, copied and suspicious images", "trainer.prepare_data:audit", DATA,

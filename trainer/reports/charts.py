@@ -111,7 +111,7 @@ def escaped(text: str) -> str:
 @functools.cache
 def style() -> markupsafe.Markup:
     """Return the style sheet of interactive charts."""
-    return markupsafe.Markup(_static("uPlot.min.css") + _static("charts.css"))
+    return style_of("uPlot.min.css", "charts.css")
 
 
 @functools.cache
@@ -121,9 +121,9 @@ def script() -> markupsafe.Markup:
     return markupsafe.Markup(licence + "\n".join(map(_static, ("uPlot.iife.min.js", "charts.js", "tables.js"))))
 
 
-def style_of(name: str) -> markupsafe.Markup:
-    """Return a style sheet of ``static/``."""
-    return markupsafe.Markup(_static(name))
+def style_of(*names: str) -> markupsafe.Markup:
+    """Return style sheets of ``static/``, those of controls, sortable tables and lightboxes first."""
+    return markupsafe.Markup("".join(map(_static, ("controls.css", *names))))
 
 
 def script_of(name: str) -> markupsafe.Markup:

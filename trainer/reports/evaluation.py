@@ -74,7 +74,7 @@ def render(figures: Mapping[str, Any], predictions: Predictions, context: PageCo
         drawings=evaluation_sections.drawings(figures, predictions),
         thresholds=thresholds.of_predictions(predictions),
         scripts=[charts.script_of(name) for name in ("tables.js", "gallery.js", "thresholds.js")],
-        style=charts.style() + charts.script_of("gallery.css"),
+        style=charts.style_of("charts.css", "gallery.css"),
         no_ranking=figures["undefined"].get("auc", ""),
         images=context.images,
         mistakes_text=_mistakes_text(predictions, context.images),

@@ -25,11 +25,8 @@ _HUB_NAMES = {"auc": "roc_auc"}  # Metrics that the Hub calls otherwise.
 
 @functools.cache
 def is_installed() -> bool:
-    """Return whether cards get a block; say once if they do not."""
-    if importlib.util.find_spec("huggingface_hub") is not None:
-        return True
-    log.info("model cards get no metadata for the Hugging Face Hub: for these, pip install -e '.[hub]'")
-    return False
+    """Return whether cards get a block."""
+    return importlib.util.find_spec("huggingface_hub") is not None
 
 
 def with_results(card: str, metadata: Mapping[str, Any], split: str, figures: Mapping[str, Any] | None) -> str:

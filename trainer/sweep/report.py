@@ -46,7 +46,7 @@ def write(request: Request, ended: Sequence[Record]) -> None:
             rows=_rows(request, ended, ranked),
             varied=varied,
             settings=_settings(request),
-            style=charts.style_of("figures.css") + charts.style_of("trials.css"),
+            style=charts.style_of("figures.css", "trials.css"),
             scripts=[charts.script_of(name) for name in ("tables.js", "trials.js")],
         )
     )

@@ -77,7 +77,7 @@ class _Page:
             out=self._request.out,
             made=provenance.scored("trainer.predict", self._request),
             thresholds=tried,
-            style=charts.style() + charts.script_of("gallery.css"),
+            style=charts.style_of("charts.css", "gallery.css"),
             scripts=[charts.script_of(name) for name in ("tables.js", "gallery.js", "thresholds.js")],
         )  # fmt: skip
 

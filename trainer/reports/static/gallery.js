@@ -155,8 +155,8 @@
     draw(drawn + PART);
     list.children[first]?.querySelector(".thumb").focus();
   });
-  const help = element("p", { className: "note", textContent: "A click enlarges a picture. There the arrow keys show the others, "
-    + "h turns the heat map on and off, and Escape closes." });
+  const help = element("p", { className: "note", textContent: "A click enlarges a picture. There the arrow keys show the others"
+    + (items.some(item => item.m) ? ", h turns the heat map on and off" : "") + ", and Escape closes." });
   const bar = element("div", { className: "controls" }, kindLabel, ...groups.map(([label]) => label), sortLabel);
   if (items.some(item => item.m)) bar.append(element("label", {}, heatBox, "Heat maps"));
   bar.append(count);
