@@ -188,7 +188,7 @@ def logs(argv: Sequence[str]) -> int:
     named_run = runs.find(client, name)
     if own.f:
         return launch.follow_or_detach(client, name)
-    if client.list("Pod", follow.selector(name)).items:
+    if pods.of_run(client, name):
         follow.show(client, name)
     else:  # They are gone; the copies in job_dir are not.
         for line in mirror.lines(named_run.job_dir):
