@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.pop("KUBERNETES_SERVICE_HOST", None)  # Tests that play a pod say so.
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # So that a bare "pytest" finds the package, and scripts/, without an installation.
     sys.path.insert(0, str(ROOT))
