@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from tests.helpers.jobs import without_report
-from trainer.core import cli
 
 _PRELOADED = ["tests.helpers.children", "trainer.training.start.build"]
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -102,6 +101,6 @@ def _run(
     sys.argv = [module, *words]
     try:
         with contextlib.nullcontext() if report else without_report():
-            cli.console(importlib.import_module(module).main)
+            importlib.import_module(module).console()
     finally:
         atexit._run_exitfuncs()  # As at the end of Python, which a forked process does not see.

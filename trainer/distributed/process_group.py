@@ -296,7 +296,7 @@ class ProcessGroup(SingleProcess):
         # As ``cli.run_command`` would print it, which the main thread may never reach.
         titles = {EXIT_STOPPED: "stopped", EXIT_LOST_PEER: "stopped", EXIT_REQUEST: "error"}
         print(f"{titles.get(code, 'failed')}: {line}", file=sys.stderr)
-        starts.end(code, line)
+        starts.end(of_process(code), line)
         for stream in (sys.stderr, sys.stdout):
             with contextlib.suppress(Exception):
                 stream.flush()
