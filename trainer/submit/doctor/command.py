@@ -1,0 +1,28 @@
+"""The sub-command ``doctor``: checks in order, each line as soon as it is known."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+
+from trainer.core.config import flags
+from trainer.core.errors import EXIT_DONE, EXIT_FAILED
+from trainer.submit.doctor import findings, outside
+from trainer.submit.doctor.findings import MISSING, Finding
+from trainer.submit.doctor.flags import USAGE, DoctorFlags, to_request
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a line for each check, and how many things are missing; returns the exit code."""
+    own = flags.parse_request(argv, DoctorFlags, usage=USAGE)
+    columns = shutil.get_terminal_size().columns
+    seen = []
+    for finding in _check(own):
+        print(findings.show([finding], columns), flush=True)
+        seen.append(finding)
+    print(findings.summary(seen))
+    return EXIT_FAILED if any(each.state == MISSING for each in seen) else EXIT_DONE
+
+
+def _check(own: DoctorFlags) -> Iterator[Finding]:
+    checked = to_request(own)
+    objects = outside.objects_of(own, checked)
+    yield from outside.check(own, objects)
