@@ -195,7 +195,7 @@ def test_flags_in_prose_exist(page):
     known |= flags_of("-m", "trainer.train", "--selftest")
     for command in ("audit", "pack", "faces"):
         known |= flags_of("scripts/prepare_data.py", command)
-    for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard", "doctor"):
+    for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard", "doctor", "build"):
         known |= flags_of("scripts/submit.py", command)
     words = [
         words for words in re.findall(r"`([^`\n]+)`", prose(page.read_text())) if not FOREIGN.match(words.split()[0])
