@@ -23,6 +23,7 @@ from trainer.evaluation.request import EvaluateFlags  # noqa: E402
 from trainer.server.request import ServeFlags  # noqa: E402
 from trainer.serving.predict_request import PredictFlags  # noqa: E402
 from trainer.submit import command as submit  # noqa: E402
+from trainer.submit.cloud.flags import DownFlags, UpFlags  # noqa: E402
 from trainer.submit.doctor.flags import DoctorFlags  # noqa: E402
 from trainer.submit.image_build.settings import BuildFlags  # noqa: E402
 from trainer.submit.request import ClusterFlags, RunFlags  # noqa: E402
@@ -87,9 +88,11 @@ def _submit() -> Iterator[str]:
         "tensorboard": submit.TensorBoardFlags,
         "doctor": DoctorFlags,
         "build": BuildFlags,
+        "up": UpFlags,
+        "down": DownFlags,
     }
-    names = "list, status, logs, cancel, tensorboard, doctor, build"
-    yield f"## scripts/submit.py {names}\n\nAll but build take {_quoted(shared)}, and:\n"
+    names = "list, status, logs, cancel, tensorboard, doctor, build, up, down"
+    yield f"## scripts/submit.py {names}\n\nAll but build, up and down take {_quoted(shared)}, and:\n"
     for name, form in forms.items():
         yield f"### {name}\n"
         yield _table([field for field in dataclasses.fields(form) if field.name not in shared])

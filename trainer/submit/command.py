@@ -10,6 +10,7 @@ from typing import Any
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.submit import listing, platforms, request, states, volumes
+from trainer.submit.cloud import command as cloud
 from trainer.submit.doctor import command as doctor
 from trainer.submit.image_build import command as image_build
 from trainer.submit.kube import events, follow, launch, pods, render, runs
@@ -27,6 +28,7 @@ Run training jobs on the GPUs of a Kubernetes cluster.
   python scripts/submit.py resume NAME [flags] -- [trainer flags]
   python scripts/submit.py tensorboard NAME [--port=6006]
   python scripts/submit.py build --repository=REGISTRY/NAME [--dry_run]
+  python scripts/submit.py up|down --project=P --bucket=B [--dry_run]
   python scripts/submit.py doctor
 
 "python scripts/submit.py COMMAND --help" explains a command.
@@ -258,6 +260,8 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "tensorboard": tensorboard,
     "doctor": doctor.main,
     "build": image_build.main,
+    "up": cloud.up,
+    "down": cloud.down,
 }
 
 

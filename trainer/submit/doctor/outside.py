@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from trainer.core.errors import JobFailed, RequestError
-from trainer.submit import images, plan, request
+from trainer.submit import images, plan, releases, request
 from trainer.submit.doctor import access, nodes
 from trainer.submit.doctor.findings import MISSING, OK, UNKNOWN, Finding
 from trainer.submit.doctor.flags import DoctorFlags
 from trainer.submit.kube import preflight, render
 from trainer.submit.kube.api import KubeClient, Object, Refused
 
-JOBSET_URL = "https://github.com/kubernetes-sigs/jobset/releases/download/v0.12.0/manifests.yaml"
-KUEUE_URL = "https://github.com/kubernetes-sigs/kueue/releases/download/v0.19.0/manifests.yaml"
 _PRIORITIES = tuple(f"deepdetect-{level}" for level in ("low", "default", "high"))
 
 
@@ -51,7 +49,7 @@ def objects_of(own: DoctorFlags, checked: request.Request) -> list[Object]:
 
 def _jobset(client: KubeClient, objects: Sequence[Object]) -> Finding:
     """Let the API server try a JobSet: its controller's webhook takes part in that."""
-    remedy = f"kubectl apply --server-side -f {JOBSET_URL}"
+    remedy = f"kubectl apply --server-side -f {releases.JOBSET}"
     try:
         if not client.serves("JobSet"):
             return Finding("JobSet", MISSING, "not installed; every run needs it", remedy)
@@ -73,7 +71,7 @@ def _kueue(client: KubeClient, queue: str) -> Iterator[Finding]:
         yield Finding("Kueue", UNKNOWN, str(error))
         return
     if not is_served:
-        remedy = f"kubectl apply --server-side -f {KUEUE_URL}, then make a queue (docs/kubernetes.md)"
+        remedy = f"kubectl apply --server-side -f {releases.KUEUE}, then make a queue (docs/kubernetes.md)"
         yield Finding("Kueue", MISSING if queue else OK, "not installed; only runs with --queue need it",
                       remedy if queue else "")  # fmt: skip
         return
