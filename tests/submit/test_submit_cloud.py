@@ -116,9 +116,7 @@ def test_what_is_there_is_not_made_again_and_all_of_it_goes(cloud, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "at", ["node-pools create l4-4-spot", "apply --server-side", "add-iam-policy-binding deepdetect"]
-)
+@pytest.mark.parametrize("at", ["node-pools create l4-4-spot", "apply --server-side"])
 def test_the_next_up_goes_on_where_one_failed(cloud, capfd, at):
     (cloud.state / "fail").write_text(at)
     assert submit(*UP) == 1

@@ -29,7 +29,7 @@ Run training jobs on the GPUs of a Kubernetes cluster.
   python scripts/submit.py tensorboard NAME [--port=6006]
   python scripts/submit.py build --repository=REGISTRY/NAME [--dry_run]
   python scripts/submit.py up|down --project=P --bucket=B [--dry_run]
-  python scripts/submit.py doctor
+  python scripts/submit.py doctor [--pods --image=I]
 
 "python scripts/submit.py COMMAND --help" explains a command.
 

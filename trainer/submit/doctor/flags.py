@@ -15,8 +15,10 @@ USAGE = """\
 Check a cluster: what must be there for runs, what is missing, and what to do.
 
   python scripts/submit.py doctor [flags]
+  python scripts/submit.py doctor --pods --image=I --data_dir=gs://.. --job_dir=gs://.. [flags]
 
-Nothing is created.
+Nothing is created without --pods. With it, two pods on two nodes test GPUs, storage, names and an all-reduce; they are
+deleted at the end, also after Ctrl-C.
 
 Exit codes: 0 nothing is missing; 1 something is; 2 the request is wrong."""
 
@@ -32,8 +34,13 @@ class DoctorFlags(ClusterFlags):
     queue: str = setting("", "Kueue's LocalQueue to look for; empty: none.")
     priority: str = setting(request.DEFAULT_PRIORITY, "PriorityClass of the pods.")
     data_dir: str = setting("", "gs:// path, or path below --volume, that must be readable.", path=PATH)
-    job_dir: str = setting("", "gs:// path, or path below --volume, of runs.", path=PATH)
+    job_dir: str = setting("", "gs:// path, or path below --volume, that must be writable.", path=PATH)
     volume: str = setting("", "Storage to mount, as for run.")
+    pods: bool = setting(False, "Also start two pods, which use --gpus each for a few minutes.")
+    image: str = setting("", "Image of the pods, as for run.")
+    wait_minutes: float = setting(
+        15.0, "Wait this long for machines and for the pods' results.", unit="minutes", minimum=0.0, exclusive=True
+    )
 
 
 def to_request(own: DoctorFlags) -> request.Request:
@@ -44,11 +51,12 @@ def to_request(own: DoctorFlags) -> request.Request:
     """
     run = RunFlags(
         name=f"doctor-{secrets.token_hex(3)}",
-        image=_ANY_IMAGE,
+        image=own.image or _ANY_IMAGE,
         data_dir=own.data_dir or f"{_ANY_BUCKET}/faces",
         job_dir=own.job_dir or f"{_ANY_BUCKET}/jobs",
         workers=_MACHINES,
         gpus=max(own.gpus, 1),
+        max_hours=own.wait_minutes / 60,
         **{name: getattr(own, name) for name in ("namespace", "context", "platform", "accelerator", "spot", "queue",
                                                  "priority", "volume")},
     )  # fmt: skip

@@ -21,7 +21,7 @@ def check(client: KubeClient, selector: dict[str, str], gpus: int) -> list[Findi
     with_gpus = [node for node in nodes if _has_gpu(node)]
     if not with_gpus:
         text = f"none of {len(nodes)} nodes has a GPU now"
-        return [Finding(_NODES, UNKNOWN, text, "nothing if an autoscaler adds them; else add some")]
+        return [Finding(_NODES, UNKNOWN, text, "nothing if an autoscaler adds them (--pods lets it); else add some")]
     return [_plugin(with_gpus), _fitting(with_gpus, selector, gpus)]
 
 
@@ -50,7 +50,7 @@ def _fitting(nodes: list[Object], selector: dict[str, str], gpus: int) -> Findin
         return Finding(_NODES, OK, words)
     if usable:
         return Finding(_NODES, OK, f"{words}; --workers=2 needs one more")
-    return Finding(_NODES, UNKNOWN, words, "nothing if an autoscaler adds them; else add some")
+    return Finding(_NODES, UNKNOWN, words, "nothing if an autoscaler adds them (--pods lets it); else add some")
 
 
 def _why(nodes: list[Object], fitting: list[Object], large: list[Object], selector: dict[str, str], gpus: int) -> str:

@@ -125,7 +125,7 @@ def _need(client: KubeClient, need: preflight.Need, platform: str) -> Finding:
 
 def _data(own: DoctorFlags) -> Finding:
     if not own.data_dir:
-        return Finding("data_dir", UNKNOWN, "not checked", "give --data_dir")
+        return Finding("data_dir", UNKNOWN, "not checked", "give --data_dir, and --pods to look from inside a pod")
     try:
         note = images.require(own.data_dir)
     except RequestError as error:
