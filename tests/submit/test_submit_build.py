@@ -1,6 +1,7 @@
 """Images by content, built by whatever works here: the engines are stand-ins, the hashes and the commands are real."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,6 @@ import yaml
 
 from tests.helpers.fake_programs import Programs
 from tests.helpers.kube_objects import RUN, submit
-from trainer.submit.image_build import builder
 from trainer.submit.image_build.content import Source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ case "$all" in
 "manifest inspect "*) grep -qxF "$3" "$STATE/registry" 2>/dev/null || { echo "no such manifest" >&2; exit 1; };;
 *"--push"*) [ ! -e "$STATE/denied" ] || { echo "denied: Permission" >&2; exit 1; }
   for word; do case "$word" in --tag=*) echo "${word#--tag=}" >> "$STATE/registry";; esac; done
-  for word; do folder=$word; done; cat "$folder/Dockerfile" > "$STATE/recipe";;
+  for word; do folder=$word; done; cat "$folder/Dockerfile.code" > "$STATE/recipe";;
 "push "*) [ ! -e "$STATE/denied" ] || { echo "denied: Permission" >&2; exit 1; }; echo "$2" >> "$STATE/registry";;
 esac
 """
@@ -39,7 +39,7 @@ esac
 BUILDAH = PODMAN.replace('[ -e "$STATE/podman-runs" ]', "true")
 GCLOUD = """
 case "$all" in
-"auth list"*) [ ! -e "$STATE/account" ] || cat "$STATE/account";;
+"config get-value account") [ ! -e "$STATE/account" ] || cat "$STATE/account";;
 "artifacts docker images describe "*) grep -qxF "$5" "$STATE/registry" 2>/dev/null || exit 1;;
 "builds submit "*) cat "${4#--config=}" > "$STATE/cloud";;
 esac
@@ -100,11 +100,16 @@ def test_what_reaches_an_engine_is_what_the_dockerfile_copies(tmp_path):
     source = Source(ROOT)
     source.stage(tmp_path / "context")
     staged = {path.relative_to(tmp_path / "context") for path in (tmp_path / "context").rglob("*") if path.is_file()}
+    staged.remove(Path("Dockerfile.code"))
     assert staged == {path.relative_to(ROOT) for path in (*source.packages, *source.code, ROOT / "Dockerfile")}
     tops = {str(path.parts[0]) for path in staged}
     assert tops == {"Dockerfile", "requirements", "scripts", "trainer", "recipes"}
     text = (ROOT / "Dockerfile").read_text()
-    assert builder._COPY in text
+    recipe = (tmp_path / "context" / "Dockerfile.code").read_text()
+    stages = re.findall(r"^FROM .*$", recipe, re.M)
+    assert stages == ["FROM ${PYTHON} AS build", "FROM build AS code", "FROM ${BASE}"]  # No packages.
+    assert {"COPY trainer /code/trainer", "COPY --from=code /code /opt/code"} < set(recipe.splitlines())
+    assert recipe.startswith(text[: text.index("FROM ")])
     assert text.count("FROM ${BASE}") == text.count("ARG BASE=base") == text.count(" AS base") == 1
 
 
@@ -117,6 +122,7 @@ def test_only_what_the_registry_lacks_is_built(docker, capfd):
     base = next(word for word in built[0].split() if word.startswith("--tag="))[6:]
     assert f"--build-arg=BASE={base} --platform=linux/amd64" in built[1]
     assert f"--tag={image} --push" in built[1]
+    assert ["Dockerfile.code" in line for line in built] == [False, True]
     assert "COPY --link --from=code /code /opt/code" in (docker.state / "recipe").read_text()
     assert submit(*BUILD) == 0
     output = capfd.readouterr()

@@ -17,8 +17,6 @@ from trainer.submit.image_build.engines import Engine, Image
 from trainer.submit.image_build.settings import BuildFlags
 
 _TO_STDERR = 2
-_COPY = "COPY --from=code"
-_LINKED = "COPY --link --from=code"  # A layer that does not depend on those below, so that they need no download.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +93,7 @@ def _staged(wanted: Plan, engine: Engine) -> Iterator[Path]:
     cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     folder = Path(cache) / "deepdetect" / wanted.code.reference.rpartition(":")[2]
     shutil.rmtree(folder, ignore_errors=True)
-    wanted.source.stage(folder)
-    if engine.links:
-        recipe = folder / "Dockerfile"
-        recipe.write_text(recipe.read_text(encoding="utf-8").replace(_COPY, _LINKED), encoding="utf-8")
+    wanted.source.stage(folder, links=engine.links)
     try:
         yield folder
     finally:

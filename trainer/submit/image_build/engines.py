@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from trainer.core.errors import JobFailed, RequestError
+from trainer.submit.image_build import content
 from trainer.submit.image_build.settings import ENGINES
 
 _PROBE_SECONDS = 20.0
@@ -24,7 +25,7 @@ _PROBES = {
     "docker": ("docker", "version", "--format={{.Server.Version}}"),
     "podman": ("podman", "info", "--format={{.Version.Version}}"),
     "buildah": ("buildah", "info"),
-    _CLOUD: ("gcloud", "auth", "list", "--filter=status:ACTIVE", "--format=value(account)"),
+    _CLOUD: ("gcloud", "config", "get-value", "account"),
 }
 
 
@@ -41,6 +42,11 @@ class Image:
     reference: str
     target: str = ""
     base: str = ""
+
+    @property
+    def recipe(self) -> str:
+        """The file of the staged folder that builds it."""
+        return content.CODE_RECIPE if self.base else content.RECIPE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Engine:
         """Return the commands that build and push an image from a folder with its files."""
         if self.name == _CLOUD:
             return [["gcloud", "builds", "submit", str(folder), f"--config={_write_cloud_file(image, folder)}"]]
-        options = [*_options(image), _PLATFORM, f"--file={folder / 'Dockerfile'}"]
+        options = [*_options(image), _PLATFORM, f"--file={folder / image.recipe}"]
         if self.name == "docker":
             if self.links:
                 return [["docker", "buildx", "build", *options, "--provenance=false", f"--tag={image.reference}",
@@ -124,8 +130,9 @@ def _problem(name: str, registry: str) -> str:
     if name == _CLOUD and not registry.endswith(_GOOGLE):
         return f"pushes to Google's registries only, not to {registry}"
     done = _run([*_PROBES[name]])
-    lines = done.stderr.strip().splitlines() or ["no account (gcloud auth login)" if name == _CLOUD else "no answer"]
-    return "" if done.returncode == 0 and done.stdout.strip() else lines[-1]
+    if done.returncode == 0:
+        return "" if done.stdout.strip() else "no account (gcloud auth login)" if name == _CLOUD else "no answer"
+    return (done.stderr.strip().splitlines() or ["no answer"])[-1]
 
 
 def _run(words: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -143,8 +150,9 @@ def _options(image: Image) -> list[str]:
 def _write_cloud_file(image: Image, folder: Path) -> Path:
     """Write what Cloud Build is to do."""
     build = {"name": "gcr.io/cloud-builders/docker", "env": ["DOCKER_BUILDKIT=1"],
-             "args": ["build", *_options(image), _PLATFORM, f"--tag={image.reference}", "."]}  # fmt: skip
-    content = {"steps": [build], "images": [image.reference], "timeout": f"{_CLOUD_SECONDS}s"}
+             "args": ["build", *_options(image), _PLATFORM, f"--file={image.recipe}",
+                      f"--tag={image.reference}", "."]}  # fmt: skip
+    cloud = {"steps": [build], "images": [image.reference], "timeout": f"{_CLOUD_SECONDS}s"}
     path = folder / f"cloudbuild-{image.target or 'code'}.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(yaml.safe_dump(cloud), encoding="utf-8")
     return path
