@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.helpers.k8s_schemas import VERSIONS, validate
-from tests.helpers.kube_objects import pod, submit
+from tests.helpers.kube_objects import pod, submit, workload
 from tests.submit.test_submit_preflight import roles
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
@@ -207,8 +207,16 @@ def test_the_worst_of_both_pods_counts_and_a_missing_result_is_one(ended, capsys
     assert "ERROR: stopped: no sum within 180 s" in " ".join(lines["pods: worker 1"][1].split())
 
 
+def queue_up(server):
+    """Play Kueue, which has no room."""
+    server.set_status("jobsets", "doctor-abc", conditions=[{"type": "Suspended", "status": "True"}])
+    waits = workload("jobset-doctor-abc", "Pending", "insufficient unused quota", owner="doctor-abc")
+    waits["metadata"]["ownerReferences"][0]["uid"] = server.objects["jobsets", "doctor-abc"]["metadata"]["uid"]
+    server.put("workloads", waits)
+
+
 @pytest.mark.slow
-def test_pods_that_cannot_start_are_explained_and_deleted(ended, capsys):
+def test_pods_that_cannot_start_are_explained_and_deleted(ended, capsys, monkeypatch):
     waiting = pod("doctor-abc-1", 1, run="doctor-abc", phase="Pending", conditions=[
         {"type": "PodScheduled", "status": "False", "message": "0/3 nodes: insufficient nvidia.com/gpu"}])  # fmt: skip
     waiting["spec"] = {}
@@ -223,6 +231,13 @@ def test_pods_that_cannot_start_are_explained_and_deleted(ended, capsys):
     ended.objects.pop(("networkpolicies", "doctor-abc"))  # As the cluster does after its owner is gone.
     code, lines, _ = table(capsys, *PODS)
     assert (code, lines["pods: image"][0]) == (1, "missing")
+    assert ("jobsets", "doctor-abc") not in ended.objects
+    for key in [("networkpolicies", "doctor-abc"), ("pods", "doctor-abc-0"), ("pods", "doctor-abc-1")]:
+        ended.objects.pop(key, None)
+    monkeypatch.setattr("trainer.submit.doctor.inside.time.sleep", lambda seconds: queue_up(ended))
+    code, lines, _ = table(capsys, *PODS, "--queue=research", "--wait_minutes=0.001")
+    assert (code, lines["pods"][0]) == (1, "missing")
+    assert "none was made: queued no room" in lines["pods"][1]
     assert ("jobsets", "doctor-abc") not in ended.objects
     ended.objects.pop(("serviceaccounts", "deepdetect"))
     before = len(ended.requests)

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer.core.errors import JobFailed
+from trainer.core.errors import JobFailed, RequestError
 from trainer.submit import states
 from trainer.submit.doctor import manifests, results
 from trainer.submit.doctor.findings import MISSING, UNKNOWN, Finding
 from trainer.submit.doctor.flags import DoctorFlags
-from trainer.submit.kube import conditions, follow, pods
+from trainer.submit.kube import conditions, follow, pods, runs
 from trainer.submit.kube.api import Interrupted, KubeClient, Object, Refused
 
 _POLL_SECONDS = 2.0
@@ -39,8 +39,12 @@ def _run(client: KubeClient, objects: list[Object], seconds: float) -> list[Find
     try:
         _create(client, objects)
         own_pods = _wait(client, name, seconds)
+        if not own_pods:
+            run = runs.find(client, name)  # Explains what it waits for in a queue.
+            remedy = "kubectl get events; free the queue, or raise --wait_minutes"
+            return [Finding("pods", MISSING, f"none was made: {run.state} {run.detail}".strip(), remedy)]
         return list(results.of_pods(own_pods, [_log(client, pod) for pod in own_pods]))
-    except (Refused, JobFailed) as error:
+    except (RequestError, JobFailed) as error:
         return [Finding("pods", MISSING, str(error))]
     finally:
         _delete(client, name)

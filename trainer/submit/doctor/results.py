@@ -47,8 +47,9 @@ def of_pods(own_pods: Sequence[Object], logs: Sequence[Sequence[str]]) -> Iterat
         return
     nodes = {pod.get("spec", {}).get("nodeName", "") for pod in own_pods} - {""}
     if len(nodes) < 2:
-        text = "; ".join(described) or "no pod was made"
-        yield Finding("pods: two nodes", MISSING, text, "kubectl get events; add nodes, or raise --wait_minutes")
+        yield Finding(
+            "pods: two nodes", MISSING, "; ".join(described), "kubectl get events; add nodes, or raise --wait_minutes"
+        )
     else:
         yield Finding("pods: two nodes", OK, ", ".join(sorted(nodes)))
     parsed = [parse(lines) for lines in logs]
