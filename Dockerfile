@@ -9,6 +9,8 @@
 
 # To pin the base: --build-arg PYTHON=python:3.12-slim@sha256:...
 ARG PYTHON=python:3.12-slim
+# What the code is put on: the stage below, or a published image of it. scripts/submit.py build passes one.
+ARG BASE=base
 
 FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -44,7 +46,8 @@ RUN mkdir /code/bin \
     && chmod -R go=rX /code \
     && python -m compileall -q --invalidation-mode unchecked-hash /code/trainer
 
-FROM ${PYTHON}
+# All but the code.
+FROM ${PYTHON} AS base
 # Nothing that installs or builds is left for whoever breaks in.
 RUN python -m pip uninstall --yes --quiet pip \
     && rm -rf /usr/local/lib/python3.12/ensurepip \
@@ -52,7 +55,6 @@ RUN python -m pip uninstall --yes --quiet pip \
 COPY --from=cuda /opt/deepdetect /opt/deepdetect
 COPY --from=tensorflow /opt/deepdetect /opt/deepdetect
 COPY --from=packages /opt/deepdetect /opt/deepdetect
-COPY --from=code /code /opt/code
 USER 10001:10001
 WORKDIR /tmp
 # The root file system may be read-only: whatever libraries like to write goes to /tmp.  A user whom /etc/passwd does not
@@ -61,3 +63,6 @@ ENV PATH=/opt/code/bin:/opt/deepdetect/bin:$PATH PYTHONPATH=/opt/code PYTHONUNBU
     HOME=/tmp USER=deepdetect LOGNAME=deepdetect TMPDIR=/tmp XDG_CACHE_HOME=/tmp/cache KERAS_HOME=/tmp/keras \
     MPLCONFIGDIR=/tmp/matplotlib
 ENTRYPOINT ["python", "-m", "trainer.train"]
+
+FROM ${BASE}
+COPY --from=code /code /opt/code

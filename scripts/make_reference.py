@@ -23,6 +23,9 @@ from trainer.evaluation.request import EvaluateFlags  # noqa: E402
 from trainer.server.request import ServeFlags  # noqa: E402
 from trainer.serving.predict_request import PredictFlags  # noqa: E402
 from trainer.submit import command as submit  # noqa: E402
+from trainer.submit.cloud.flags import DownFlags, UpFlags  # noqa: E402
+from trainer.submit.doctor.flags import DoctorFlags  # noqa: E402
+from trainer.submit.image_build.settings import BuildFlags  # noqa: E402
 from trainer.submit.request import ClusterFlags, RunFlags  # noqa: E402
 from trainer.sweep.request import SweepConfig  # noqa: E402
 from trainer.training.exports.export_request import ExportFlags  # noqa: E402
@@ -83,8 +86,13 @@ def _submit() -> Iterator[str]:
         "logs": submit.LogFlags,
         "cancel": submit.CancelFlags,
         "tensorboard": submit.TensorBoardFlags,
+        "doctor": DoctorFlags,
+        "build": BuildFlags,
+        "up": UpFlags,
+        "down": DownFlags,
     }
-    yield f"## scripts/submit.py list, status, logs, cancel, tensorboard\n\nAll take {_quoted(shared)}, and:\n"
+    names = "list, status, logs, cancel, tensorboard, doctor, build, up, down"
+    yield f"## scripts/submit.py {names}\n\nAll but build, up and down take {_quoted(shared)}, and:\n"
     for name, form in forms.items():
         yield f"### {name}\n"
         yield _table([field for field in dataclasses.fields(form) if field.name not in shared])

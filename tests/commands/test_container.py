@@ -56,8 +56,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=f"no 
 
 
 def image_environment():
-    """Return what the Dockerfile's last stage sets."""
-    stage = (ROOT / "Dockerfile").read_text().split("\nFROM ")[-1].replace("\\\n", " ")
+    """Return what the Dockerfile's last stages, the base and the code on it, set."""
+    stage = "\n".join((ROOT / "Dockerfile").read_text().split("\nFROM ")[-2:]).replace("\\\n", " ")
     words = shlex.split(" ".join(re.findall(r"^ENV (.*)$", stage, re.M)))
     return dict(word.split("=", 1) for word in words)
 

@@ -184,7 +184,7 @@ def test_flags_of_commands_exist(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TIMELESS, ids=[str(path.relative_to(ROOT)) for path in TIMELESS])
 def test_flags_in_prose_exist(page):
-    known = {"fast", "thorough", "gpus", "version"}  # Of scripts/test.sh, docker and deepdetect.
+    known = {"fast", "thorough", "gpus", "version", "build-arg", "user"}  # Of scripts/test.sh, docker and deepdetect.
     for command in ("train", "evaluate", "predict", "tune", "export", "data_service", "serve"):
         known |= flags_of("-m", f"trainer.{command}")
     for script in ("local_cluster", "benchmark", "benchmark_scale", "benchmark_sweep", "chaos", "chaos_sweep",
@@ -195,7 +195,8 @@ def test_flags_in_prose_exist(page):
     known |= flags_of("-m", "trainer.train", "--selftest")
     for command in ("audit", "pack", "faces"):
         known |= flags_of("scripts/prepare_data.py", command)
-    for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard"):
+    for command in ("run", "list", "logs", "status", "cancel", "resume", "tensorboard", "doctor", "build", "up",
+                    "down"):  # fmt: skip
         known |= flags_of("scripts/submit.py", command)
     words = [
         words for words in re.findall(r"`([^`\n]+)`", prose(page.read_text())) if not FOREIGN.match(words.split()[0])

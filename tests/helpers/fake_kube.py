@@ -18,6 +18,7 @@ import yaml
 
 Object = dict[str, Any]
 
+KINDS = {"jobset.x-k8s.io": ("jobsets",), "kueue.x-k8s.io": ("localqueues", "workloads")}  # By API group.
 BREAK = "break"  # In a script: close the connection in the middle of the answer.
 
 
@@ -32,6 +33,7 @@ class ApiServer:
         self.logs: dict[str, list[list[str]]] = {}  # By pod, or pod/container; requests take the first, the last stays.
         self.missing: set[str] = set()  # Plurals that the cluster does not know.
         self.pending: list[Object] = []  # What Kueue's visibility API lists.
+        self.forbidden: set[tuple[str, str]] = set()  # Verb and resource that access reviews deny.
         self._versions = itertools.count(1)
 
     def put(self, plural: str, item: Object) -> Object:
@@ -164,6 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         plural, name, sub, query = self._route()
+        if not plural and self._discovery(urllib.parse.urlsplit(self.path).path):
+            return
         if self._refused(plural):
             return
         if sub == "pendingworkloads":
@@ -177,6 +181,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(200, found) if found else self._status(404, f'{plural} "{name}" not found')
         else:
             self._list(plural, query)
+
+    def _discovery(self, path: str) -> bool:
+        """Answer a question about the server itself; return whether it was one."""
+        if path == "/version":
+            self._json(200, {"gitVersion": "v1.35.0"})
+        elif path.startswith("/apis/") and (known := set(KINDS.get(path.split("/")[2], ())) - self.state.missing):
+            self._json(200, {"resources": [{"name": name} for name in sorted(known)]})
+        else:
+            return False
+        return True
 
     def _list(self, plural: str, query: dict[str, str]) -> None:
         wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
@@ -194,6 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if plural == "selfsubjectreviews":
             self._json(201, {**self.body, "status": {"userInfo": {"username": "jo@example.com"}}})
+            return
+        if plural == "selfsubjectaccessreviews":
+            asks = self.body["spec"]["resourceAttributes"]
+            resource = "/".join(filter(None, (asks["resource"], asks["subresource"])))
+            allowed = (asks["verb"], resource) not in self.state.forbidden
+            self._json(201, {**self.body, "status": {"allowed": allowed}})
             return
         name = self.body["metadata"]["name"]
         if (plural, name) in self.state.objects:

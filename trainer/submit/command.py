@@ -11,6 +11,9 @@ from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.core.starts import mirror, record
 from trainer.submit import listing, platforms, request, states, volumes
+from trainer.submit.cloud import command as cloud
+from trainer.submit.doctor import command as doctor
+from trainer.submit.image_build import command as image_build
 from trainer.submit.kube import events, follow, launch, pods, render, runs
 from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
@@ -25,6 +28,9 @@ Run training jobs on the GPUs of a Kubernetes cluster.
   python scripts/submit.py cancel NAME [--forget]
   python scripts/submit.py resume NAME [flags] -- [trainer flags]
   python scripts/submit.py tensorboard NAME [--port=6006]
+  python scripts/submit.py build --repository=REGISTRY/NAME [--dry_run]
+  python scripts/submit.py up|down --project=P --bucket=B [--dry_run]
+  python scripts/submit.py doctor [--pods --image=I]
 
 "python scripts/submit.py COMMAND --help" explains a command.
 
@@ -259,6 +265,10 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "cancel": cancel,
     "resume": resume,
     "tensorboard": tensorboard,
+    "doctor": doctor.main,
+    "build": image_build.main,
+    "up": cloud.up,
+    "down": cloud.down,
 }
 
 

@@ -46,7 +46,12 @@ class RunFlags(ClusterFlags):
         "",
         f"Name of the run: small letters, digits and -, {_LONGEST_NAME} at most ({_LONGEST_SWEEP_NAME} for a sweep).",
     )
-    image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG).")
+    image: str = setting(
+        "",
+        "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG). auto: of this checkout, built and "
+        "pushed if its code changed; see build.",
+    )
+    repository: str = setting("", "Of --image=auto: where images go, as for build.")
     allow_latest: bool = setting(False, "Accept an image tagged latest, which may change at every restart.")
     data_dir: str = setting("", "gs:// path of the images or of a packed set, or a path below --volume.", path=PATH)
     job_dir: str = setting(

@@ -29,11 +29,13 @@ _PLURALS = {
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
     "PriorityClass": ("apis/scheduling.k8s.io/v1", "priorityclasses"),
     "Secret": ("api/v1", "secrets"),
+    "SelfSubjectAccessReview": ("apis/authorization.k8s.io/v1", "selfsubjectaccessreviews"),
     "SelfSubjectReview": ("apis/authentication.k8s.io/v1", "selfsubjectreviews"),
     "ServiceAccount": ("api/v1", "serviceaccounts"),
     "Workload": ("apis/kueue.x-k8s.io/v1beta2", "workloads"),
 }
-_OF_THE_CLUSTER = ("Namespace", "Node", "PriorityClass", "SelfSubjectReview")  # They lie in no namespace.
+# They lie in no namespace.
+_OF_THE_CLUSTER = ("Namespace", "Node", "PriorityClass", "SelfSubjectAccessReview", "SelfSubjectReview")
 _VISIBILITY = "apis/visibility.kueue.x-k8s.io/v1beta2"  # Of Kueue: what waits in a queue, in order.
 _REQUEST_SECONDS = 30.0
 _RETRY_MAY_HELP = (408, 429)
@@ -143,6 +145,30 @@ class KubeClient:
         kind, version = "SelfSubjectReview", "authentication.k8s.io/v1"
         answer = self._json("POST", self._path(kind), None, {"kind": kind, "apiVersion": version})
         return str(answer["status"]["userInfo"]["username"])
+
+    def version(self) -> str:
+        """Return the API server's version."""
+        return str(self._json("GET", "/version").get("gitVersion", ""))
+
+    def serves(self, kind: str) -> bool:
+        """Return whether the API server knows a kind."""
+        group, plural = _PLURALS[kind]
+        try:
+            resources = self._json("GET", f"/{group}").get("resources", [])
+        except Refused as error:
+            if error.code == 404:
+                return False
+            raise
+        return any(entry["name"] == plural for entry in resources)
+
+    def may(self, verb: str, group: str, resource: str, *, in_namespace: bool = True) -> bool:
+        """Return whether whoever asks may do something to a kind of object (``pods`` or ``pods/log``)."""
+        kind, version = "SelfSubjectAccessReview", "authorization.k8s.io/v1"
+        name, _, part = resource.partition("/")
+        attributes = {"verb": verb, "group": group, "resource": name, "subresource": part,
+                      **({"namespace": self.namespace} if in_namespace else {})}  # fmt: skip
+        body = {"kind": kind, "apiVersion": version, "spec": {"resourceAttributes": attributes}}
+        return bool(self._json("POST", self._path(kind), None, body).get("status", {}).get("allowed"))
 
     def delete(self, kind: str, name: str) -> bool:
         """Delete an object after what it owns (pods get their grace period); return whether it existed."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.submit import environment, images, plan, request
+from trainer.submit.image_build import builder
+from trainer.submit.image_build import command as image_build
 from trainer.submit.kube import follow, preflight, render, runs
 from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.request import RunFlags
@@ -17,6 +19,7 @@ from trainer.submit.request import RunFlags
 
 def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: KubeClient | None = None) -> int:
     """Check a request, print its plan, and submit it or do what --dry_run says; returns the exit code."""
+    values, build = image_build.plan_of_run(values)
     own = RunFlags(**values)
     table = plan.read_table(own.accelerators)
     accelerator = plan.accelerator_of(own, table)  # Before the batch is divided among the GPUs.
@@ -36,6 +39,8 @@ def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: Kube
             client.create(item, dry_run=True)
         print(f"the API server accepts {', '.join(item['kind'] for item in objects)}; nothing was created")
         return EXIT_DONE
+    if build:
+        builder.ensure(build)
     _create(client, checked, objects)
     print(f"submitted {objects[0]['kind']} {own.name} in namespace {own.namespace}")
     return follow_or_detach(client, own.name) if own.follow else EXIT_DONE

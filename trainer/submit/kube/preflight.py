@@ -19,7 +19,7 @@ _ALLOWED = {volumes.NFS: ("privileged", "baseline"), volumes.HOST: ("privileged"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Need:
+class Need:
     """An object that a pod refers to.
 
     Attributes:
@@ -41,7 +41,7 @@ def check(client: KubeClient, request: Request, objects: Sequence[Object]) -> li
     """
     notes: list[str] = []
     _check_namespace(client, request, notes)
-    for need in dict.fromkeys(need for item in objects for need in _needs(item)):
+    for need in dict.fromkeys(need for item in objects for need in needs(item)):
         _check_need(client, request, need, notes)
     for item in objects:
         for template in pod_templates(item):
@@ -49,28 +49,29 @@ def check(client: KubeClient, request: Request, objects: Sequence[Object]) -> li
     return list(dict.fromkeys(notes))
 
 
-def _needs(item: Object) -> Iterator[_Need]:
+def needs(item: Object) -> Iterator[Need]:
+    """Yield the objects that an object's pods refer to."""
     if queue := item["metadata"].get("labels", {}).get(QUEUE):
-        yield _Need("LocalQueue", queue)
+        yield Need("LocalQueue", queue)
     for template in pod_templates(item):
         pod = template["spec"]
-        yield _Need("ServiceAccount", pod["serviceAccountName"])
-        yield _Need("PriorityClass", pod["priorityClassName"])
+        yield Need("ServiceAccount", pod["serviceAccountName"])
+        yield Need("PriorityClass", pod["priorityClassName"])
         for volume in pod["volumes"]:
             if "secret" in volume:
-                yield _Need("Secret", volume["secret"]["secretName"])
+                yield Need("Secret", volume["secret"]["secretName"])
             if volumes.CLAIM in volume:
-                yield _Need("PersistentVolumeClaim", volume[volumes.CLAIM]["claimName"])
+                yield Need("PersistentVolumeClaim", volume[volumes.CLAIM]["claimName"])
         for entry in pod["containers"][0]["env"]:
             if reference := entry.get("valueFrom", {}).get("secretKeyRef"):
-                yield _Need("Secret", reference["name"], reference["key"])
+                yield Need("Secret", reference["name"], reference["key"])
         for source in pod["containers"][0].get("envFrom", []):
-            yield _Need("Secret", source["secretRef"]["name"])
+            yield Need("Secret", source["secretRef"]["name"])
 
 
 def _check_namespace(client: KubeClient, request: Request, notes: list[str]) -> None:
     remedy = f"kubectl apply -k k8s/overlays/{request.run.platform} makes it"
-    namespace = _look(client, "Namespace", client.namespace, notes)
+    namespace = look(client, "Namespace", client.namespace, notes)
     if namespace is False:
         return
     if namespace is None:
@@ -85,14 +86,14 @@ def _check_namespace(client: KubeClient, request: Request, notes: list[str]) -> 
             )
 
 
-def _check_need(client: KubeClient, request: Request, need: _Need, notes: list[str]) -> None:
-    item = _look(client, need.kind, need.name, notes)
+def _check_need(client: KubeClient, request: Request, need: Need, notes: list[str]) -> None:
+    item = look(client, need.kind, need.name, notes)
     if item is False:
         return
     if item is None:
         raise RequestError(
             f"expected the {need.kind} {need.name} in namespace {client.namespace}, which does not exist; "
-            f"{_remedy(need, request)}"
+            f"{remedy_of(need, request.run.platform)}"
         )
     if need.key and need.key not in item.get("data", {}):
         raise RequestError(
@@ -108,8 +109,9 @@ def _check_need(client: KubeClient, request: Request, need: _Need, notes: list[s
             )
 
 
-def _remedy(need: _Need, request: Request) -> str:
-    setup = f"kubectl apply -k k8s/overlays/{request.run.platform} makes it"
+def remedy_of(need: Need, platform: str) -> str:
+    """Return how to make an object that is missing."""
+    setup = f"kubectl apply -k k8s/overlays/{platform} makes it"
     remedies = {
         "LocalQueue": "see kubectl get localqueues (and whether Kueue is installed), or leave --queue out",
         "PersistentVolumeClaim": "see kubectl get persistentvolumeclaims",
@@ -144,7 +146,7 @@ def _check_nodes(client: KubeClient, pod: Object, notes: list[str]) -> None:
         notes.append(f"nodes: none with these labels has {gpus} GPUs now (at most {most}); the run waits for one")
 
 
-def _look(client: KubeClient, kind: str, name: str, notes: list[str]) -> "Object | Literal[False] | None":
+def look(client: KubeClient, kind: str, name: str, notes: list[str]) -> "Object | Literal[False] | None":
     """Return an object, None if it does not exist, or False and a note if this user may not look."""
     try:
         return client.get(kind, name)

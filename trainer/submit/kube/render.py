@@ -31,14 +31,15 @@ _TRAINER = "trainer"  # The container beside which the self-test is another one.
 Object = dict[str, Any]
 
 
-def run_objects(request: Request, accelerator: Accelerator) -> list[Object]:
-    """Return the objects of a run, the Job or JobSet first.
+def run_objects(request: Request, accelerator: Accelerator | None) -> list[Object]:
+    """Return the objects of a run, the Job or JobSet first; without an accelerator its pods get no GPU.
 
     Raises:
         RequestError: if kubectl is not installed.
     """
     run = request.run
-    components = [*_of_platform(run.platform, trainer_words(request)), accelerator.component]
+    components = [*_of_platform(run.platform, trainer_words(request))]
+    components += [accelerator.component] if accelerator else []
     components += [name for name, flag in (("spot", run.spot), ("gcsfuse", run.gcsfuse), ("kueue", run.queue)) if flag]
     objects = kustomize(run.platform, run.namespace, components, base=run.kind)
     for item in objects:
@@ -66,6 +67,11 @@ def _of_platform(platform: str, words: Sequence[str]) -> list[str]:
     overlay = SOURCES / "overlays" / platform
     names = ["platform", *(["bucket"] if any("gs://" in word for word in words) else [])]
     return [name for name in names if (overlay / name / "kustomization.yaml").is_file()]
+
+
+def has_kubectl() -> bool:
+    """Return whether manifests can be built here."""
+    return shutil.which("kubectl") is not None
 
 
 def kustomize(platform: str, namespace: str, components: Sequence[str], base: str = "") -> list[Object]:

@@ -18,6 +18,7 @@ USAGE = """\
 Check GPUs, driver, CUDA, cuDNN, NCCL, arithmetic, speed, memory, the bucket and write access for a training job.
 
   python -m trainer.train --selftest [--expect_gpus=N] [--data_dir=D] [--job_dir=J]
+  python -m trainer.train --selftest --cluster_seconds=300    # in each of several processes
 
 Exit codes: 0 no check failed; 1 a check FAILED; 2 the request is wrong."""
 
@@ -34,11 +35,24 @@ class SelfTestFlags:
     )
     data_dir: str = setting("", "Folder or gs:// path that must be readable; empty: not checked.", path=PATH)
     job_dir: str = setting("", "Folder or gs:// path that must be writable; empty: not checked.", path=PATH)
+    cluster_seconds: float = setting(
+        0.0,
+        "Instead of the devices, check that the processes which the environment describes (as for training) resolve "
+        "each other's names, meet within this time, and add up over all devices; 0: check the devices.",
+        unit="seconds",
+        minimum=0.0,
+    )
 
 
 def main(argv: Sequence[str]) -> int:
     """Print a line for each check and return the exit code."""
     own = flags.parse_request(argv, SelfTestFlags, usage=USAGE)
+    storages = {
+        "data_dir": lambda: machine.data_dir(own.data_dir),
+        "job_dir": lambda: machine.job_dir(own.job_dir),
+    }
+    if own.cluster_seconds:
+        return _meet(own.cluster_seconds, storages)
     expected = gpu_promise.expected() if own.expect_gpus < 0 else own.expect_gpus
     checks: dict[str, Callable[[], str]] = {
         "driver": libraries.driver,
@@ -53,10 +67,21 @@ def main(argv: Sequence[str]) -> int:
         "memory": machine.memory,
         "/dev/shm": machine.shared_memory,
         "scratch": machine.scratch,
-        "data_dir": lambda: machine.data_dir(own.data_dir),
-        "job_dir": lambda: machine.job_dir(own.job_dir),
     }
-    outcomes = [_report(name, check) for name, check in checks.items()]  # All of them, even after a failure.
+    return _report_all({**checks, **storages})
+
+
+def _meet(seconds: float, storages: dict[str, Callable[[], str]]) -> int:
+    """Check storage, then the other processes."""
+    from trainer.training.selftest import machines  # Late: the devices' checks do not need it.
+
+    with machines.checks(seconds) as checks:
+        return _report_all({**storages, **checks})
+
+
+def _report_all(checks: dict[str, Callable[[], str]]) -> int:
+    """Print a line for each check, even after a failure; return the exit code."""
+    outcomes = [_report(name, check) for name, check in checks.items()]
     return EXIT_DONE if all(outcomes) else EXIT_FAILED
 
 

@@ -21,11 +21,21 @@ def all_reduce() -> str:
     if len(names) == 1:
         return "one device: nothing to add up"
     strategy = tf.distribute.MirroredStrategy(names, cross_device_ops=shared_card.cross_device_ops())
-    length = _LENGTH_GPU if devices.are_gpus() else _LENGTH_CPU
+    return over(strategy, f"{len(names)} {devices.kind()}{_by()}", uses_gpus=devices.are_gpus())
+
+
+def over(strategy: tf.distribute.Strategy, title: str, *, uses_gpus: bool) -> str:
+    """Add up over all devices of a strategy, in all its processes at once.
+
+    Args:
+        strategy: of all devices.
+        title: what they are called.
+        uses_gpus: whether they are GPUs, which get larger messages.
+    """
+    length = _LENGTH_GPU if uses_gpus else _LENGTH_CPU
     _check(strategy, length)
     rate = _bytes_per_second(strategy, length)
-    return f"correct over {len(names)} {devices.kind()}{_by()}, {rate / 1e9:.1f} GB/s a device in messages of " \
-           f"{length * 4 // 2**20} MiB"  # fmt: skip
+    return f"correct over {title}, {rate / 1e9:.1f} GB/s a device in messages of {length * 4 // 2**20} MiB"
 
 
 def _by() -> str:

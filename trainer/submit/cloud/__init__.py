@@ -1,0 +1,1 @@
+"""``submit up`` and ``down``: a cluster on GKE, a bucket and accounts, by commands that are printed."""
