@@ -51,7 +51,7 @@ def test_every_object_is_valid_to_the_last_field(built, name, version):
 
 def test_whatever_reads_the_bucket_outside_google_gets_the_key(tmp_path):
     parts = {name: os.path.relpath(K8S / name, tmp_path.resolve()) for name in (
-        "base/train", "components/data-service", "components/tensorboard", "overlays/generic/platform",
+        "base/train", "components/data-service", "components/tensorboard", "overlays/generic/bucket",
         "overlays/generic/gpu-l4")}  # fmt: skip
     resources = f"resources: [{parts.pop('base/train')}]\ncomponents: [{', '.join(parts.values())}]\n"
     (tmp_path / "kustomization.yaml").write_text(resources)

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import listing, platforms, request, states, volumes
+from trainer.submit import alternatives, listing, platforms, request, states, volumes
 from trainer.submit.kube import events, follow, launch, pods, render, runs
 from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.request import ClusterFlags, RunFlags
@@ -117,7 +117,7 @@ def resume(argv: Sequence[str]) -> int:
             "list, or use run with its --job_dir"
         )
     words = [word for word in before["trainer"] if word != _START_OVER]  # Which the run has done by now.
-    values = {**before["run"], "name": launch.next_name(client, name), **values}
+    values = alternatives.changed(before["run"], {"name": launch.next_name(client, name), **values})
     return launch.submit(values, [*words, *trainer_words], client)
 
 

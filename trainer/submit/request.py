@@ -57,6 +57,16 @@ class RunFlags(ClusterFlags):
     )
     accelerator: str = setting("nvidia-l4", "Kind of GPU, as --accelerators names them.")
     gpus: int = setting(1, "GPUs of each machine.", unit="GPUs", minimum=1)
+    gpu: str = setting(
+        "",
+        "Machines to try in this order, instead of --accelerator, --gpus and --zone: NAME[:GPUS][:spot|:on-demand]"
+        "[@ZONE], with commas, such as l4:4:spot,l4:4,a100:1@us-central1-a. Without a word, --spot decides.",
+    )
+    failover_after: float = setting(
+        15.0, "How long each of --gpu may wait for all its machines before the next is tried.", unit="minutes",
+        minimum=0.0,
+    )  # fmt: skip
+    zone: str = setting("", "Zone of the machines with GPUs, such as us-central1-a; empty: any.")
     workers: int = setting(1, "Machines that train one model together.", unit="machines", minimum=1, maximum=1000)
     sweep_workers: int = setting(
         0, "Machines that try hyperparameters in parallel (python -m trainer.tune); 0: no sweep.",
@@ -206,7 +216,7 @@ def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
 
 def _check_name(run: RunFlags) -> None:
     check_name(run.name, _LONGEST_SWEEP_NAME if run.sweep_workers else _LONGEST_NAME)
-    for flag in ("namespace", "queue", "priority"):
+    for flag in ("namespace", "queue", "priority", "zone"):
         value = getattr(run, flag)
         if value and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", value):
             raise RequestError(f"--{flag}: expected small letters, digits and -, received {value!r}")

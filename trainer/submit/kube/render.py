@@ -25,6 +25,7 @@ from trainer.submit.request import DEFAULT_PRIORITY, Request
 INSTANCE = "app.kubernetes.io/instance"
 GPU = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
+ZONE = "topology.kubernetes.io/zone"
 _MOUNT = "/data"  # Of components/gcsfuse.
 _TRAINER = "trainer"  # The container beside which the self-test is another one.
 
@@ -151,7 +152,7 @@ def _fill(item: Object, request: Request) -> None:
     for job in _job_specs(item):
         if run.max_hours:
             job["activeDeadlineSeconds"] = max(round(run.max_hours * 3600), 1)
-        if _has_gpu(job["template"]["spec"]):
+        if has_gpu(job["template"]["spec"]):
             job["completions"] = job["parallelism"] = run.machines
 
 
@@ -162,7 +163,8 @@ def _job_specs(item: Object) -> Iterator[Object]:
         yield item["spec"]
 
 
-def _has_gpu(pod: Object) -> bool:
+def has_gpu(pod: Object) -> bool:
+    """Return whether a pod asks for GPUs."""
     return GPU in pod["containers"][0]["resources"]["limits"]
 
 
@@ -172,6 +174,8 @@ def _fill_pod(pod: Object, request: Request) -> None:
     for each in (*pod.get("initContainers", []), container):
         each["image"] = run.image
         _fill_gpus(each, request)
+    if run.zone and has_gpu(pod):
+        pod.setdefault("nodeSelector", {})[ZONE] = run.zone
     pod["priorityClassName"] = run.priority or DEFAULT_PRIORITY
     _fill_variables(container, request)
     volumes.mount(pod, request.volumes)
