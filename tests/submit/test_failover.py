@@ -104,7 +104,8 @@ def test_kueue_chooses_where_it_can_and_may_choose_no_other_machine(server, caps
 @needs_kubectl
 def test_a_resumed_run_keeps_its_alternatives_unless_told_one(server, capsys):
     scheduler(server, accelerator="nvidia-l4")
-    assert submit(*RUN, ORDER, "--failover_after=0", "--nofollow") == 0
+    assert submit(*RUN, ORDER, "--failover_after=0", "--nofollow", "--notify=https://hooks.example/secret") == 0
+    assert "hooks.example" not in json.dumps(server.objects["configmaps", "first-run"])
     assert submit("cancel", "first") == 0
     capsys.readouterr()
     for words, rows in ((["--nospot"], 0), ([], 2)):

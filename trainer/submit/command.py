@@ -9,6 +9,7 @@ from typing import Any
 
 from trainer.core.config import did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
+from trainer.core.notify import targets as notify_targets
 from trainer.submit import alternatives, listing, platforms, request, states, volumes
 from trainer.submit.kube import events, follow, launch, pods, render, runs
 from trainer.submit.kube.api import KubeClient, Refused
@@ -59,6 +60,7 @@ class LogFlags(ClusterFlags):
     """Settings of logs."""
 
     f: bool = setting(False, "Follow the log until the run ends; Ctrl-C leaves it running.")
+    notify: str = setting("", "With -f: tell the run's end, as for run.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,10 +183,11 @@ def logs(argv: Sequence[str]) -> int:
     """Print the log of all pods of a run."""
     words = ["--f" if word in ("-f", "--follow") else word for word in argv]
     name, own = _name_and_flags(words, LogFlags, "Print the log of all pods of a run.\n\n  logs NAME [-f]")
+    targets = notify_targets.parse(own.notify)
     client = _client(own)
     runs.find(client, name)
     if own.f:
-        return launch.follow_or_detach(client, name)
+        return launch.follow_or_detach(client, name, targets)
     follow.show(client, name)
     return EXIT_DONE
 

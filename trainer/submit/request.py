@@ -107,6 +107,11 @@ class RunFlags(ClusterFlags):
         "client (or --dry_run alone): print the YAML and submit nothing. server: let the API server check it.",
         choices=("none", "client", "server"),
     )
+    notify: str = setting(
+        "",
+        "While the log is shown: tell the run's end, whatever ends it, to https://URL or mailto:NAME@HOST, several "
+        "with spaces; empty: to DEEPDETECT_NOTIFY. It is stored nowhere.",
+    )
     follow: bool = setting(True, "Show the log until the run ends; Ctrl-C leaves it running.")
 
     @property
@@ -304,6 +309,11 @@ def _check_config(run: RunFlags, config: Config) -> None:
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")
+    if "//" in config.runtime.notify:
+        raise RequestError(
+            "--notify: expected it before --, or a Secret's DEEPDETECT_NOTIFY (--env_from_secret=SECRET:"
+            "DEEPDETECT_NOTIFY), received a URL after --, where everybody who may read the run could read it"
+        )
     mounted = volumes.parse(run.volume)
     _check_weights(config.model.weights, mounted)
     if config.loop.seeds > 1 and run.workers > 1:

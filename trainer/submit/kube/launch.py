@@ -1,5 +1,6 @@
 """Submit a checked request: print the plan, claim the name, create the objects, follow; clean up if refused."""
 
+import contextlib
 import dataclasses
 import getpass
 import json
@@ -9,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
-from trainer.submit import alternatives, environment, images, plan, request
+from trainer.core.notify import send
+from trainer.core.notify import targets as notify_targets
+from trainer.core.notify.message import End
+from trainer.submit import alternatives, environment, images, plan, request, states
 from trainer.submit.kube import failover, follow, preflight, render, runs
 from trainer.submit.kube.api import KubeClient, Refused
 from trainer.submit.kube.failover import Attempt
@@ -19,6 +23,7 @@ from trainer.submit.request import RunFlags
 def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: KubeClient | None = None) -> int:
     """Check a request, print its plan, and submit it or do what --dry_run says; returns the exit code."""
     own = RunFlags(**values)
+    targets = notify_targets.parse(own.notify)
     table = plan.read_table(own.accelerators)
     every = alternatives.of(own, table, trainer_words)
     attempts = failover.attempts(every)
@@ -40,7 +45,7 @@ def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: Kube
         _create_first_admitted(client, attempts)
     except KeyboardInterrupt:
         return _detach(client, own.name)
-    return follow_or_detach(client, own.name) if own.follow else EXIT_DONE
+    return follow_or_detach(client, own.name, targets) if own.follow else EXIT_DONE
 
 
 def _ask_server(client: KubeClient, attempts: Sequence[Attempt]) -> int:
@@ -142,7 +147,7 @@ def _claim(client: KubeClient, checked: request.Request) -> None:
 def _record(checked: request.Request) -> dict[str, str]:
     """Return the data of a run's record."""
     own = dataclasses.asdict(checked.run)
-    for name in ("dry_run", "follow", "context"):  # Of this call, not of the run.
+    for name in ("dry_run", "follow", "context", "notify"):  # Of this call, not of the run.
         del own[name]
     default = RunFlags()
     changed = {name: value for name, value in own.items() if value != getattr(default, name)}
@@ -164,12 +169,18 @@ def _taken(name: str) -> RequestError:
     )
 
 
-def follow_or_detach(client: KubeClient, name: str) -> int:
-    """Follow a run until it ends, or until Ctrl-C, which leaves it running."""
+def follow_or_detach(client: KubeClient, name: str, targets: Sequence[str] = ()) -> int:
+    """Follow a run until it ends, which the targets are told, or until Ctrl-C, which leaves it running."""
     try:
-        return follow.follow(client, name)
+        code = follow.follow(client, name)
     except KeyboardInterrupt:
         return _detach(client, name)
+    end = End(name, states.GONE, code, job_dir="")
+    with contextlib.suppress(RequestError, JobFailed):
+        run = runs.find(client, name)
+        end = End(name, run.state, code, run.job_dir, run.detail)
+    send.tell(targets, end)
+    return code
 
 
 def _detach(client: KubeClient, name: str) -> int:
