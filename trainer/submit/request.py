@@ -12,7 +12,7 @@ from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.distributed import gpu_promise
 from trainer.models.weights import published
-from trainer.submit import environment, platforms, volumes
+from trainer.submit import dashboard, environment, platforms, volumes
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
@@ -102,6 +102,9 @@ class RunFlags(ClusterFlags):
         0, "Images in Train, for the plan; 0: read from a packed set's index, else unknown.", unit="images", minimum=0
     )
     accelerators: str = setting("", "YAML file of GPUs, prices and speeds; empty: k8s/accelerators.yaml.", path=PATH)
+    dashboard: str = setting(
+        "", "Link that status shows, with {namespace}, {name} and {job_dir}; empty: DEEPDETECT_DASHBOARD, if it is set."
+    )
     dry_run: str = setting(
         "none",
         "client (or --dry_run alone): print the YAML and submit nothing. server: let the API server check it.",
@@ -261,6 +264,7 @@ def _check_amounts(run: RunFlags) -> None:
 
 
 def _check_variables(run: RunFlags) -> None:
+    dashboard.require(run.dashboard)
     variables = environment.parse(run.env)
     gpu_promise.from_environment(variables)  # Raises if it cannot be read.
     keys = [source.key for source in environment.parse_secrets(run.env_from_secret) if source.key]
