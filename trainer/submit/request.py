@@ -68,6 +68,11 @@ class RunFlags(ClusterFlags):
     )  # fmt: skip
     zone: str = setting("", "Zone of the machines with GPUs, such as us-central1-a; empty: any.")
     workers: int = setting(1, "Machines that train one model together.", unit="machines", minimum=1, maximum=1000)
+    topology: str = setting(
+        "",
+        "Label of nodes, such as cloud.google.com/gce-topology-block: put --workers close together, on nodes with one "
+        "value of it if possible. With --queue its flavour needs a Topology with that level.",
+    )
     sweep_workers: int = setting(
         0, "Machines that try hyperparameters in parallel (python -m trainer.tune); 0: no sweep.",
         unit="machines", minimum=0, maximum=1000,
@@ -279,6 +284,10 @@ def _check_together(run: RunFlags) -> None:
             f"expected --workers or --sweep_workers, received --workers={run.workers} and "
             f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
         )
+    if run.topology and not re.fullmatch(r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9._-]*", run.topology):
+        raise RequestError(f"--topology: expected a label of nodes, received {run.topology!r}")
+    if run.topology and run.workers == 1:
+        raise RequestError(f"expected --workers=2 or more with --topology, received {run.workers}; leave it out")
     if run.gcsfuse and not run.data_dir.startswith("gs://"):
         raise RequestError(f"expected a --data_dir on gs:// with --gcsfuse, received {run.data_dir!r}; leave it out")
     for flag in ("spot", "gcsfuse"):

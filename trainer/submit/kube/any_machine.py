@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainer.submit.kube.render import GPU, ZONE, Object, has_gpu, pod_templates
+from trainer.submit.kube.placement import ZONE
+from trainer.submit.kube.render import GPU, Object, has_gpu, pod_templates
 
 _UNITS = {"": 1, "m": 0.001, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 

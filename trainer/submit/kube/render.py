@@ -18,6 +18,7 @@ import yaml
 from trainer.core.errors import JobFailed, RequestError
 from trainer.distributed import gpu_promise
 from trainer.submit import environment, volumes
+from trainer.submit.kube import placement
 from trainer.submit.plan import Accelerator
 from trainer.submit.platforms import SOURCES
 from trainer.submit.request import DEFAULT_PRIORITY, Request
@@ -25,7 +26,6 @@ from trainer.submit.request import DEFAULT_PRIORITY, Request
 INSTANCE = "app.kubernetes.io/instance"
 GPU = "nvidia.com/gpu"
 QUEUE = "kueue.x-k8s.io/queue-name"
-ZONE = "topology.kubernetes.io/zone"
 _MOUNT = "/data"  # Of components/gcsfuse.
 _TRAINER = "trainer"  # The container beside which the self-test is another one.
 
@@ -149,6 +149,9 @@ def _fill(item: Object, request: Request) -> None:
         item["metadata"]["labels"][QUEUE] = run.queue
     for template in pod_templates(item):
         _fill_pod(template["spec"], request)
+        if has_gpu(template["spec"]):
+            placement.apply(template, run)
+    placement.tell_duration(item, run)
     for job in _job_specs(item):
         if run.max_hours:
             job["activeDeadlineSeconds"] = max(round(run.max_hours * 3600), 1)
@@ -174,8 +177,6 @@ def _fill_pod(pod: Object, request: Request) -> None:
     for each in (*pod.get("initContainers", []), container):
         each["image"] = run.image
         _fill_gpus(each, request)
-    if run.zone and has_gpu(pod):
-        pod.setdefault("nodeSelector", {})[ZONE] = run.zone
     pod["priorityClassName"] = run.priority or DEFAULT_PRIORITY
     _fill_variables(container, request)
     volumes.mount(pod, request.volumes)
