@@ -1,6 +1,8 @@
 """``--gpu``: what is tried, in which order, what it costs, and that nothing that has started is replaced."""
 
 import json
+import signal
+import threading
 
 import pytest
 import yaml
@@ -66,6 +68,7 @@ def test_the_first_alternative_with_machines_runs_under_the_same_name(server, ca
     assert all("USD at 0.4 USD" in row or "USD at 1.5 USD" in row for row in rows)
 
 
+@pytest.mark.slow
 @needs_kubectl
 @pytest.mark.parametrize(("words", "placed", "deleted"), [
     (["--workers=2"], 1, 1),  # Half a set trains nothing.
@@ -77,6 +80,36 @@ def test_what_has_started_is_not_replaced(server, words, placed, deleted):
     assert submit(*RUN, *words, "--gpu=l4:4,a100", "--failover_after=0.001", "--nofollow") == 0
     assert len(server.asked("DELETE", "jobsets")) == deleted
     assert ("networkpolicies", "first") in server.objects  # The new one's, as the cluster removed the old one's.
+
+
+@needs_kubectl
+def test_a_server_that_is_away_decides_nothing(server, capsys):
+    def go_away(plural, item):
+        if plural == "jobsets":
+            one = pod("first-workers-0-0-x", 0)
+            server.put("pods", one)
+            server.refuse["GET", "jobsets"] = (503, "starting")
+            threading.Timer(0.1, server.refuse.clear).start()
+
+    server.controller = go_away
+    assert submit(*RUN, "--gpu=l4:4,a100", "--failover_after=0", "--nofollow") == 0
+    assert not server.asked("DELETE", "jobsets")
+
+
+@pytest.mark.slow
+@needs_kubectl
+def test_ctrl_c_leaves_the_one_that_waits(server, capsys, monkeypatch):
+    scheduler(server, accelerator="none")
+    pods_of = failover.pods.of_run
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        return pods_of(*args)
+
+    monkeypatch.setattr(failover.pods, "of_run", interrupted)
+    assert submit(*RUN, "--gpu=l4:4,a100", "--nofollow") == 0
+    assert "detached; first continues" in capsys.readouterr().err
+    assert ("jobsets", "first") in server.objects
 
 
 @needs_kubectl
@@ -101,6 +134,7 @@ def test_kueue_chooses_where_it_can_and_may_choose_no_other_machine(server, caps
         validate(item, version)
 
 
+@pytest.mark.slow
 @needs_kubectl
 def test_a_resumed_run_keeps_its_alternatives_unless_told_one(server, capsys):
     scheduler(server, accelerator="nvidia-l4")

@@ -35,6 +35,7 @@ def test_kueue_is_told_the_level_and_the_duration(capsys):
         validate(item, version)
 
 
+@pytest.mark.slow
 @needs_kubectl
 def test_without_a_queue_pods_prefer_a_node_near_their_peers(capsys):
     item = jobset_of(capsys, "--workers=4", f"--topology={BLOCK}", "--max_hours=1", "--zone=us-central1-a")

@@ -41,9 +41,7 @@ def submit(values: Mapping[str, Any], trainer_words: Sequence[str], client: Kube
     _say([f"note       {each}" for each in notes if each])
     if own.dry_run == "server":
         return _ask_server(client, attempts)
-    try:
-        _create_first_admitted(client, attempts)
-    except KeyboardInterrupt:
+    if not _create_first_admitted(client, attempts):
         return _detach(client, own.name)
     return follow_or_detach(client, own.name, targets) if own.follow else EXIT_DONE
 
@@ -57,8 +55,12 @@ def _ask_server(client: KubeClient, attempts: Sequence[Attempt]) -> int:
     return EXIT_DONE
 
 
-def _create_first_admitted(client: KubeClient, attempts: Sequence[Attempt]) -> None:
-    """Create a run on the first of its alternatives that gets its machines; the last one waits without limit."""
+def _create_first_admitted(client: KubeClient, attempts: Sequence[Attempt]) -> bool:
+    """Create a run on the first of its alternatives that gets its machines; the last one waits without limit.
+
+    Returns:
+        False after Ctrl-C, which leaves the alternative that waits.
+    """
     for number, (each, objects) in enumerate(attempts):
         run, before = each.run, attempts[number - 1] if number else None
         if before:
@@ -67,8 +69,12 @@ def _create_first_admitted(client: KubeClient, attempts: Sequence[Attempt]) -> N
             failover.remove(client, before[1][0])
         _create(client, each.request, objects, is_replacement=bool(before))
         print(f"submitted {objects[0]['kind']} {run.name} in namespace {run.namespace}")
-        if len(attempts) - number > 1 and failover.has_machines(client, each, run.failover_after * 60):
-            return
+        try:
+            if number == len(attempts) - 1 or failover.has_machines(client, each, run.failover_after * 60):
+                break
+        except KeyboardInterrupt:
+            return False
+    return True
 
 
 def _say(lines: Sequence[str]) -> None:
