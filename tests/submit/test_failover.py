@@ -149,6 +149,7 @@ def test_a_resumed_run_keeps_its_alternatives_unless_told_one(server, capsys):
 
 @pytest.mark.parametrize(("words", "says"), [
     (["--gpu=l4:4,l5"], "--gpu: expected one of nvidia-l4, nvidia-tesla-a100, nvidia-h100-80gb"),
+    (["--gpu=4"], "received '4'; their number is --gpus"),
     (["--gpu=nvidia"], "or a word of it, received 'nvidia'"),
     (["--gpu=l4:4:cheap"], "--gpu: expected NAME[:GPUS][:spot|:on-demand][@ZONE]"),
     (["--gpu=l4:4,nvidia-l4:4"], "--gpu: expected each alternative once"),

@@ -86,9 +86,8 @@ def _full_name(name: str, table: Table) -> str:
     names = [full for full in table.accelerators if name == full or name in full.split("-")]
     if len(names) != 1:
         known = ", ".join(names or table.accelerators)
-        raise RequestError(
-            f"--gpu: expected one of {known}, or a word of it, received {name!r}{did_you_mean(name, names)}"
-        )
+        hint = "; their number is --gpus" if name.isdigit() else did_you_mean(name, table.accelerators)
+        raise RequestError(f"--gpu: expected one of {known}, or a word of it, received {name!r}{hint}")
     return names[0]
 
 
