@@ -83,6 +83,7 @@ def _submit() -> Iterator[str]:
     shared = [field.name for field in dataclasses.fields(ClusterFlags)]
     forms: Mapping[str, type] = {
         "list": submit.ListFlags,
+        "status": submit.StatusFlags,
         "logs": submit.LogFlags,
         "cancel": submit.CancelFlags,
         "tensorboard": submit.TensorBoardFlags,

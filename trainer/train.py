@@ -7,6 +7,8 @@ from trainer.core import cli, progress, terminal
 from trainer.core.config import Config, flags
 from trainer.core.errors import EXIT_DONE, JobFailed
 from trainer.core.job_dir import JobPaths
+from trainer.core.notify import job as notify_job
+from trainer.core.notify import targets as notify_targets
 from trainer.core.result import Result
 from trainer.distributed import cluster as cluster_lib
 from trainer.training import run as training_run
@@ -22,11 +24,19 @@ def main(argv: Sequence[str]) -> int:
 
         return selftest.main([word for word in argv if word != "--selftest"])
     config = flags.train_config(argv, vertex.defaults())
+    targets = notify_targets.parse(config.runtime.notify)
+    config = config.replace(notify="")
     cluster = cluster_lib.from_environment(strategy=config.runtime.strategy)
     vertex.announce(config)
     if cluster.num_workers > 1:
         log.info("cluster: %s says that this is process %d of %d; unset it if this process is to train alone",
                  cluster.source, cluster.worker_index, cluster.num_workers)  # fmt: skip
+    with notify_job.telling(targets if cluster.is_chief else (), config.loop.job_dir):
+        return _run(config, cluster)
+
+
+def _run(config: Config, cluster: cluster_lib.Cluster) -> int:
+    """Run the job, and print what came of it."""
     if config.loop.seeds > 1:
         from trainer.sweep import seeds  # Late: a single job does not need it.
 

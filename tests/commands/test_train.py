@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import mailbox
 from tests.helpers.children import Child
 from tests.helpers.commands import refusal
 from tests.helpers.images import write_image_set
@@ -50,7 +51,14 @@ JOB = {"epochs": 3, "keep_checkpoints": 1, "monitor": "val_loss"}
 @pytest.fixture(scope="module")
 def job(data, tmp_path_factory):
     """Return the job_dir of a finished, undisturbed job, report included; read only."""
-    return finished_job(data, tmp_path_factory.mktemp("jobs") / "undisturbed", report=True, **JOB)
+    with mailbox.serve(mailbox.Http) as server:
+        target = f"http://127.0.0.1:{server.port}/{SECRET}"
+        done = finished_job(data, tmp_path_factory.mktemp("jobs") / "undisturbed", report=True, notify=target, **JOB)
+    (done.parent / "notices").write_text("\n".join(server.received))
+    return done
+
+
+SECRET = "services-T00-B00"  # Of the job's --notify.
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -65,6 +73,14 @@ def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_config_json_holds_the_request(job, data):
     config = json.loads((job / "config.json").read_text())
     assert config.items() >= {**SMALL, **JOB, "data_dir": data, "job_dir": str(job), "dropout": 0.2}.items()
+
+
+def test_the_end_was_told_and_where_to_is_stored_nowhere(job):
+    (notice,) = map(json.loads, (job.parent / "notices").read_text().splitlines())
+    assert (notice["state"], notice["exit_code"], notice["step"]) == ("done", 0, 15)
+    assert notice["metrics"] == result_of(job)["validation"]
+    assert Path(notice["report"]).is_file()
+    assert not [name for name, (content, _) in tree(job).items() if SECRET.encode() in content]
 
 
 def test_metrics_have_every_step_once_with_all_fields(job):

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+from tests.helpers import mailbox
 from tests.helpers.children import Child
 from tests.helpers.images import write_image_set
 from tests.helpers.jobs import checkpoints_of, float32_policy, result_of, sigterm_after, without_report  # noqa: F401
@@ -245,9 +246,19 @@ def test_workers_prune_isolated_trials_and_a_kill_right_after_a_prune_changes_no
 
 
 @pytest.mark.thorough
-def test_the_best_settings_are_trained_again_with_other_seeds_once(data, tmp_path):
+def test_the_best_settings_are_trained_again_with_other_seeds_once_and_the_end_is_told_once(data, tmp_path):
     folder = tmp_path / "sweep"
-    changes = {"max_trials": 1, "epochs": 1, "retrain_best": 2}
+    with mailbox.serve(mailbox.Http) as server:
+        url = f"http://127.0.0.1:{server.port}/services-T00-B00"
+        changes = {"max_trials": 1, "epochs": 1, "retrain_best": 2, "notify": url}
+        require_retrained(data, folder, changes)
+    (notice,) = map(json.loads, server.received)  # Of the sweep alone: not of its trials, and not of the second start.
+    assert (notice["state"], notice["job_dir"]) == ("done", str(folder))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"services-T00-B00" in path.read_bytes()]
+
+
+def require_retrained(data, folder, changes):
     assert sweep(data, folder, **changes) == 0
     said = json.loads((folder / "retrain.json").read_text())
     jobs = sorted((folder / "retrain").iterdir())

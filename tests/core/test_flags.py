@@ -98,6 +98,7 @@ SURFACE = {
     "steps_per_execution": 0,
     "peer_timeout_seconds": 60.0,
     "startup_timeout_seconds": 600.0,
+    "notify": "",
     "checkpoint_every_steps": 0,
     "checkpoint_every_seconds": 0.0,
     "keep_checkpoints": 3,

@@ -34,6 +34,7 @@ class ApiServer:
         self.missing: set[str] = set()  # Plurals that the cluster does not know.
         self.pending: list[Object] = []  # What Kueue's visibility API lists.
         self.forbidden: set[tuple[str, str]] = set()  # Verb and resource that access reviews deny.
+        self.controller: Callable[[str, Object], None] = lambda plural, item: None  # Called after each creation.
         self._versions = itertools.count(1)
 
     def put(self, plural: str, item: Object) -> Object:
@@ -54,6 +55,12 @@ class ApiServer:
                   "iam.gke.io/gke-metadata-server-enabled": "true", "cloud.google.com/gke-spot": "true"}  # fmt: skip
         self.put("nodes", {"metadata": {"name": "node-1", "labels": labels},
                            "status": {"allocatable": {"nvidia.com/gpu": "8"}}})  # fmt: skip
+
+    def collect(self, uid: str) -> None:
+        """Remove what a deleted object owned."""
+        for key, item in list(self.objects.items()):
+            if uid and uid in [owner.get("uid") for owner in item["metadata"].get("ownerReferences", [])]:
+                del self.objects[key]
 
     def created(self) -> set[tuple[str, str]]:
         """Return plural and name of what is left of the objects that requests created."""
@@ -126,6 +133,13 @@ def _kubeconfig(url: str) -> str:
         "users": [{"name": "test", "user": {"token": "secret"}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
     })  # fmt: skip
+
+
+def _merged(item: Any, changes: Any) -> Any:
+    """Return an object after a merge patch."""
+    if not (isinstance(item, dict) and isinstance(changes, dict)):
+        return changes
+    return {**item, **{name: _merged(item.get(name, {}), value) for name, value in changes.items()}}
 
 
 def _field(item: Object, path: str) -> Any:
@@ -221,7 +235,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif query.get("dryRun") == "All":
             self._json(201, self.body)
         else:
-            self._json(201, self.state.put(plural, self.body))
+            item = self.state.put(plural, self.body)
+            self.state.controller(plural, item)
+            self._json(201, item)
 
     def do_PATCH(self) -> None:
         plural, name, _, _ = self._route()
@@ -232,17 +248,17 @@ class _Handler(BaseHTTPRequestHandler):
         if item is None:
             self._status(404, f'{plural} "{name}" not found')
             return
-        metadata = item["metadata"]
-        metadata["annotations"] = {**metadata.get("annotations", {}), **self.body["metadata"]["annotations"]}
-        self._json(200, self.state.put(plural, item))
+        self._json(200, self.state.put(plural, _merged(item, self.body)))
 
     def do_DELETE(self) -> None:
         plural, name, _, _ = self._route()
         if self._refused(plural):
             return
-        if self.state.objects.pop((plural, name), None) is None:
+        item = self.state.objects.pop((plural, name), None)
+        if item is None:
             self._status(404, f'{plural} "{name}" not found')
         else:
+            self.state.collect(item["metadata"].get("uid"))
             self._json(200, {"kind": "Status", "status": "Success"})
 
     def _watch(self) -> None:

@@ -16,6 +16,7 @@ PLATFORMS = platforms.names()
 KINDS = ("train", "multi-worker", "sweep")
 OVERLAYS = [*PLATFORMS, *(f"{platform}/{kind}" for platform in PLATFORMS for kind in KINDS)]
 OTHERS = ["components/kueue/queues", "components/tensorboard", "components/data-service",
+          "components/kueue/flex-start", "components/kueue/topology", "components/kubeflow",
           "overlays/generic/data-service"]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")

@@ -20,6 +20,8 @@ MESSAGES = [
     ("ClusterQueue research is inactive", "the queue is stopped: "),
     (f"{NO_FLAVOUR}untolerated taint {{cloud.google.com/gke-spot true NoSchedule <nil>}} in flavor l4-spot",
      "no flavour of the queue fits: "),
+    (f'{NO_FLAVOUR}Flavor "l4" does not support TopologyAwareScheduling',
+     "no flavour of the queue is for this --topology: "),
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ FREE = {
     "on_divergence", "max_restarts_without_progress", "cache", "cache_bytes", "peer_timeout_seconds",
     "startup_timeout_seconds", "threshold_by", "threshold_fpr", "calibrate", "tensorboard", "profile_steps",
     "data_service", "seeds", "require_auc", "xla_cache_dir", "steps_per_execution",
-    "decode_processes", "trackers",
+    "decode_processes", "trackers", "notify",
     "layout", "columns", "labels", "test_fraction", "split_seed", "split_by", "drop",
 }  # fmt: skip
 OTHER = {
@@ -52,7 +52,7 @@ OTHER = {
     "adam_epsilon": 1e-3, "clip_norm": 1.0, "ema_decay": 0.9, "accumulate_steps": 2,
     "scale_learning_rate": True, "loss": "focal", "focal_gamma": 1.0, "label_smoothing": 0.1,
     "class_weights": "balanced", "seeds": 3, "require_auc": 0.6,
-    "freeze_backbone_epochs": 2, "backbone_lr_factor": 0.5,
+    "notify": "mailto:jo@example.com", "freeze_backbone_epochs": 2, "backbone_lr_factor": 0.5,
 }  # fmt: skip
 
 

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trainer.core.config import did_you_mean, flags, setting
+from trainer.core.config import PATH, did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
+from trainer.core.notify import targets as notify_targets
 from trainer.core.starts import mirror, record
-from trainer.submit import listing, platforms, request, states, volumes
+from trainer.submit import alternatives, dashboard, listing, platforms, request, spent, states, volumes
 from trainer.submit.cloud import command as cloud
 from trainer.submit.doctor import command as doctor
 from trainer.submit.image_build import command as image_build
@@ -54,11 +55,26 @@ _START_OVER = "--resume=never"
 _EVENTS = 10  # Newest ones that status shows.
 
 
+_PRICES = "YAML file of GPUs and prices, as for run."
+
+
 @dataclasses.dataclass(frozen=True)
 class ListFlags(ClusterFlags):
     """Settings of list."""
 
-    o: str = setting("table", "wide: also owner, image and reason. json: all, for programs.", choices=listing.FORMS)
+    o: str = setting(
+        "table", "wide: also GPU-hours and cost so far, owner, image and reason. json: all, for programs.",
+        choices=listing.FORMS,
+    )  # fmt: skip
+    accelerators: str = setting("", _PRICES, path=PATH)
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusFlags(ClusterFlags):
+    """Settings of status."""
+
+    accelerators: str = setting("", _PRICES, path=PATH)
+    dashboard: str = setting("", "Link to show, as for run; empty: the run's own.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +82,7 @@ class LogFlags(ClusterFlags):
     """Settings of logs."""
 
     f: bool = setting(False, "Follow the log until the run ends; Ctrl-C leaves it running.")
+    notify: str = setting("", "With -f: tell the run's end, as for run.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +141,7 @@ def resume(argv: Sequence[str]) -> int:
             "list, or use run with its --job_dir"
         )
     words = [word for word in before["trainer"] if word != _START_OVER]  # Which the run has done by now.
-    values = {**before["run"], "name": launch.next_name(client, name), **values}
+    values = alternatives.changed(before["run"], {"name": launch.next_name(client, name), **values})
     return launch.submit(values, [*words, *trainer_words], client)
 
 
@@ -138,7 +155,8 @@ def list_runs(argv: Sequence[str]) -> int:
         if run.state == states.FAILED and not run.is_noted:
             runs.note_end(client, runs.explained(client, run), run.state)
     if all_runs.items or own.o == "json":
-        print(listing.show(all_runs.items, listing.read(all_runs.items), own.o))
+        prices = None if own.o == "table" else spent.prices(own.accelerators)
+        print(listing.show(all_runs.items, listing.read(all_runs.items), own.o, prices))
     else:
         print(f"no runs in namespace {client.namespace}")
     return EXIT_DONE
@@ -157,7 +175,7 @@ def _list_values(argv: Sequence[str]) -> dict[str, Any]:
 def status(argv: Sequence[str]) -> int:
     """Print one run: its state, its pods and why they wait, its progress, and what the cluster reports."""
     name, own = _name_and_flags(
-        argv, ClusterFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
+        argv, StatusFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
     )
     client = _client(own)
     run = runs.find(client, name)
@@ -172,6 +190,11 @@ def status(argv: Sequence[str]) -> int:
     for line in [] if progress.problem else record.lines(run.job_dir):
         print(line)
     own_pods = pods.of_run(client, name)
+    used = spent.so_far(run, progress, spent.prices(own.accelerators), pods.gpu_hours(own_pods, spent.now()))
+    print(spent.line(used))
+    template = own.dashboard or _recorded(client, name).get("dashboard", "")
+    if shown := dashboard.link(template, {"namespace": own.namespace, "name": name, "job_dir": run.job_dir}):
+        print(f"dashboard: {shown}")
     for line in pods.describe(own_pods):
         print(line)
     reported = events.of_run(client, run, own_pods)
@@ -190,10 +213,11 @@ def logs(argv: Sequence[str]) -> int:
     """Print the log of all pods of a run."""
     words = ["--f" if word in ("-f", "--follow") else word for word in argv]
     name, own = _name_and_flags(words, LogFlags, "Print the log of all pods of a run.\n\n  logs NAME [-f]")
+    targets = notify_targets.parse(own.notify)
     client = _client(own)
     named_run = runs.find(client, name)
     if own.f:
-        return launch.follow_or_detach(client, name)
+        return launch.follow_or_detach(client, name, targets)
     if pods.of_run(client, name):
         follow.show(client, name)
     else:  # They are gone; the copies in job_dir are not.

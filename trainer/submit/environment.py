@@ -9,7 +9,9 @@ from trainer.core.errors import RequestError
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _SECRET = re.compile(rf"(?P<name>[a-z0-9]([a-z0-9.-]*[a-z0-9])?)(:(?P<key>{_NAME}))?")
-_CONFIDENTIAL = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|PRIVATE_KEY)(_|$)", re.IGNORECASE)
+_CONFIDENTIAL = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|PRIVATE_KEY|NOTIFY)(_|$)", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.submit import progress, states
+from trainer.submit import progress, spent, states
+from trainer.submit.plan import Table
 from trainer.submit.progress import Progress
 from trainer.submit.states import Run
 
 FORMS = ("table", "wide", "json")
 _COLUMNS = ("NAME", "STATE", "AGE", "GPUS", "QUEUE", "STEP", "LOSS", "IMAGES/S", "LEFT", "RESTARTS", "JOB_DIR")
-_WIDE = ("OWNER", "IMAGE", "REASON")
+_WIDE = ("GPU-HOURS", "COST", "OWNER", "IMAGE", "REASON")
 
 
 def read(runs: Sequence[Run]) -> list[Progress]:
@@ -22,12 +23,13 @@ def read(runs: Sequence[Run]) -> list[Progress]:
         return list(pool.map(lambda run: progress.read(run.job_dir, sweep=run.is_sweep), runs))
 
 
-def show(runs: Sequence[Run], every: Sequence[Progress], form: str = "table") -> str:
-    """Return the runs and their progress in one of ``FORMS``."""
+def show(runs: Sequence[Run], every: Sequence[Progress], form: str = "table", prices: Table | None = None) -> str:
+    """Return the runs and their progress in one of ``FORMS``; all but the table with what they cost so far."""
     if form == "json":
-        return json.dumps([_entry(run, status) for run, status in zip(runs, every, strict=True)], indent=1)
+        return json.dumps([_entry(run, status, prices) for run, status in zip(runs, every, strict=True)], indent=1)
     wide = form == "wide"
-    rows = [_row(run, status, wide=wide) for run, status in zip(runs, every, strict=True)]
+    rows = [(*_row(run, status), *(_more(run, status, prices) if wide else ()))
+            for run, status in zip(runs, every, strict=True)]  # fmt: skip
     rows = [(*_COLUMNS, *(_WIDE if wide else ())), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -51,18 +53,26 @@ def age(created: str) -> str:
     return f"{minutes // 1440}d" if minutes >= 2880 else f"{minutes // 60}h" if minutes >= 120 else f"{minutes}m"
 
 
-def _row(run: Run, status: Progress, *, wide: bool) -> tuple[str, ...]:
+def _row(run: Run, status: Progress) -> tuple[str, ...]:
     loss = "-" if status.loss is None else f"{status.loss:.4f}"
     speed = f"{status.images_per_second:.0f}" if status.images_per_second else "-"
     left = duration(status.seconds_left) if run.is_live else "-"
     restarts = str(max(status.starts - 1, 0)) if status.starts else "-"
-    row = (run.name, _state(run, status), age(run.created), str(run.gpus or "-"), run.queue or "-",
+    return (run.name, _state(run, status), age(run.created), str(run.gpus or "-"), run.queue or "-",
            _steps(run, status), loss, speed, left, restarts, run.job_dir)  # fmt: skip
-    return (*row, run.owner or "-", run.image, run.detail or "-") if wide else row
 
 
-def _entry(run: Run, status: Progress) -> dict[str, Any]:
+def _more(run: Run, status: Progress, prices: Table | None) -> tuple[str, ...]:
+    used = spent.so_far(run, status, prices)
+    hours = "-" if used.gpu_hours is None else f"{used.gpu_hours:.2f}"
+    cost = "-" if used.cost is None else f"{used.cost:.2f}{used.currency}"
+    return hours, cost, run.owner or "-", run.image, run.detail or "-"
+
+
+def _entry(run: Run, status: Progress, prices: Table | None) -> dict[str, Any]:
     own = dataclasses.asdict(run)
+    used = spent.so_far(run, status, prices)
+    own |= {"gpu_hours": used.gpu_hours, "cost": used.cost, "currency": used.currency}
     for name in ("uid", "is_noted"):
         del own[name]
     return {**own, "state": _state(run, status), **dataclasses.asdict(status), "seconds_left": status.seconds_left}

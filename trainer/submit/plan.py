@@ -37,6 +37,10 @@ class Accelerator:
     spot_price: float
     images_per_second: dict[str, float]
 
+    def price_of(self, *, spot: bool) -> float:
+        """Return the price of one GPU and its share of the machine, per hour."""
+        return self.spot_price if spot else self.price
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -97,11 +101,9 @@ def describe(request: Request, table: Table, images: int) -> list[str]:
     run, config = request.run, request.config
     accelerator = accelerator_of(run, table)
     gpus = run.gpus_per_model
-    spot = "spot, " if run.spot else ""
     lines = [
         f"run        {run.name} ({run.kind}) in namespace {run.namespace}, {run.platform}",
-        f"machines   {run.machines} x {run.gpus} {run.accelerator} ({spot}{run.machines * run.gpus} GPUs)"
-        + (", and a chief without GPU" if run.sweep_workers else ""),
+        f"machines   {machines(run)}" + (", and a chief without GPU" if run.sweep_workers else ""),
         _batch(config.data.batch_size, gpus) + (" of a trial" if run.sweep_workers else ""),
     ]
     if run.spot:
@@ -113,8 +115,7 @@ def describe(request: Request, table: Table, images: int) -> list[str]:
         return [*lines, "steps      unknown: give --batch_size for steps, hours and cost"]
     if not images:
         return [*lines, "steps      unknown: give --train_images for steps, hours and cost"]
-    per_epoch = config.loop.steps_per_epoch or math.ceil(images / config.data.batch_size)
-    total = per_epoch * config.loop.epochs
+    total, per_epoch = _steps(request, images)
     lines.append(f"steps      {total:,} ({config.loop.epochs} epochs of {per_epoch:,}, {images:,} images)"
                  + (" a trial at most" if run.sweep_workers else ""))  # fmt: skip
     return lines + _estimate(request, accelerator, table, total)
@@ -126,25 +127,70 @@ def _batch(size: int, gpus: int) -> str:
     return f"batch      {size} images a step, {size // gpus} on each of {gpus} GPUs"
 
 
-def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: int) -> list[str]:
-    """Return hours and cost, with their assumptions."""
+def machines(run: RunFlags) -> str:
+    """Return a run's machines with GPUs, in words."""
+    spot, zone = "spot, " if run.spot else "", f" in {run.zone}" if run.zone else ""
+    return f"{run.machines} x {run.gpus} {run.accelerator} ({spot}{run.machines * run.gpus} GPUs){zone}"
+
+
+def summary(request: Request, accelerator: Accelerator, table: Table, images: int) -> str:
+    """Return hours, cost and price of a run, in one line."""
+    at = f"{accelerator.price_of(spot=request.run.spot):g} {table.currency} a GPU and hour"
+    if not (images and request.config.data.batch_size):
+        return at
+    estimate = _estimate_of(request, accelerator, table, _steps(request, images)[0])
+    return f"{_cost(estimate, table)} at {at}" if estimate else f"no estimate, {at}"
+
+
+def _steps(request: Request, images: int) -> tuple[int, int]:
+    """Return the steps of a run, and of an epoch."""
+    loop = request.config.loop
+    per_epoch = loop.steps_per_epoch or math.ceil(images / request.config.data.batch_size)
+    return per_epoch * loop.epochs, per_epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Estimate:
+    """Hours and cost of a run, and the speed (images per second) and number of trials that they assume."""
+
+    hours: float
+    cost: float
+    speed: float
+    trials: int
+
+
+def _estimate_of(request: Request, accelerator: Accelerator, table: Table, steps: int) -> _Estimate | None:
+    """Return the estimate; None if the table has no speed for the model."""
     run, config = request.run, request.config
     speed_of_one = accelerator.images_per_second.get(config.model.model)
     if speed_of_one is None:
-        return [f"estimate   none: {table.path} has no speed for --model={config.model.model} on {accelerator.name}"]
+        return None
     gpus = run.gpus_per_model
     speed = speed_of_one * (_TABLE_PIXELS / config.data.image_size) ** 2 * gpus * table.scaling ** math.log2(gpus)
     trials = request.sweep.expected_trials or DEFAULT_TRIALS if request.sweep else 1
     hours = steps * config.data.batch_size / speed / 3600 * math.ceil(trials / max(run.sweep_workers, 1))
     if run.max_hours:
         hours = min(hours, run.max_hours)
-    price = accelerator.spot_price if run.spot else accelerator.price
-    cost = hours * price * run.machines * run.gpus
-    sweep = f", {trials} trials on {run.sweep_workers} machines" if run.sweep_workers else ""
+    cost = hours * accelerator.price_of(spot=run.spot) * run.machines * run.gpus
+    return _Estimate(hours, cost, speed, trials)
+
+
+def _cost(estimate: _Estimate, table: Table) -> str:
+    cost = f"{estimate.cost:.2f}" if estimate.cost >= _CENT else f"under {_CENT}"
+    return f"{_hours(estimate.hours)}, {cost} {table.currency}"
+
+
+def _estimate(request: Request, accelerator: Accelerator, table: Table, steps: int) -> list[str]:
+    """Return hours and cost, with their assumptions."""
+    run, estimate = request.run, _estimate_of(request, accelerator, table, steps)
+    if estimate is None:
+        model = request.config.model.model
+        return [f"estimate   none: {table.path} has no speed for --model={model} on {accelerator.name}"]
+    sweep = f", {estimate.trials} trials on {run.sweep_workers} machines" if run.sweep_workers else ""
     return [
-        f"estimate   {_hours(hours)}, {f'{cost:.2f}' if cost >= _CENT else f'under {_CENT}'} {table.currency}",
-        f"           assumes {speed:,.0f} images/s (not measured) and {price:g} {table.currency} a GPU and hour of "
-        f"{table.date}{sweep};",
+        f"estimate   {_cost(estimate, table)}",
+        f"           assumes {estimate.speed:,.0f} images/s (not measured) and "
+        f"{accelerator.price_of(spot=run.spot):g} {table.currency} a GPU and hour of {table.date}{sweep};",
         f"           without start-up, validation, restarts, storage and traffic. Edit {Path(table.path).name}.",
     ]
 

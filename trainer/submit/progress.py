@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import json
 from typing import Any
 
@@ -22,6 +23,8 @@ class Progress:
         starts: number of starts of the trainer.
         ended: whether the trainer recorded its end.
         trials: of a sweep, those that ended.
+        busy_seconds: from each start's first line to its last.
+        newest: time of the last line (ISO 8601); empty if it has none.
         problem: why the file cannot be read, empty if it can.
     """
 
@@ -33,6 +36,8 @@ class Progress:
     starts: int = 0
     ended: bool = False
     trials: int | None = None
+    busy_seconds: float | None = None
+    newest: str = ""
     problem: str = ""
 
     @property
@@ -71,6 +76,25 @@ def _of_sweep(paths: SweepPaths) -> Progress:
     return Progress(trials=len(rows) - 1, ended=files.exists(paths.done))
 
 
+def _busy(lines: list[str]) -> tuple[float | None, str]:
+    """Return the seconds from each start to its last line, summed, and the time of the last line."""
+    begin = end = None
+    seconds = 0.0
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            time = datetime.datetime.fromisoformat(entry["time"]).astimezone(datetime.UTC)
+        except (ValueError, KeyError, TypeError):
+            continue  # Of a line that is being written, or of an older version.
+        if entry.get("kind") == "start" or begin is None or end is None:
+            seconds += (end - begin).total_seconds() if begin and end else 0.0
+            begin = time
+        end = time
+    if begin is None or end is None:
+        return None, ""
+    return seconds + (end - begin).total_seconds(), end.isoformat()
+
+
 def _progress(lines: list[str], batch_size: int | None) -> Progress:
     newest: dict[str, dict[str, Any]] = {}
     starts = step = 0
@@ -83,6 +107,7 @@ def _progress(lines: list[str], batch_size: int | None) -> Progress:
         starts += entry["kind"] == "start"
         step = entry["step"]
     train = newest.get("train", {})
+    busy, last = _busy(lines)
     return Progress(
         step=step if newest else None,
         total_steps=newest.get("start", {}).get("total_steps"),
@@ -91,4 +116,6 @@ def _progress(lines: list[str], batch_size: int | None) -> Progress:
         batch_size=batch_size,
         starts=starts,
         ended="end" in newest and newest["end"]["step"] >= step,
+        busy_seconds=busy,
+        newest=last,
     )

@@ -12,7 +12,7 @@ from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.distributed import gpu_promise
 from trainer.models.weights import published
-from trainer.submit import environment, platforms, volumes
+from trainer.submit import dashboard, environment, platforms, volumes
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
@@ -62,7 +62,22 @@ class RunFlags(ClusterFlags):
     )
     accelerator: str = setting("nvidia-l4", "Kind of GPU, as --accelerators names them.")
     gpus: int = setting(1, "GPUs of each machine.", unit="GPUs", minimum=1)
+    gpu: str = setting(
+        "",
+        "Machines to try in this order, instead of --accelerator, --gpus and --zone: NAME[:GPUS][:spot|:on-demand]"
+        "[@ZONE], with commas, such as l4:4:spot,l4:4,a100:1@us-central1-a. Without a word, --spot decides.",
+    )
+    failover_after: float = setting(
+        15.0, "How long each of --gpu may wait for all its machines before the next is tried.", unit="minutes",
+        minimum=0.0,
+    )  # fmt: skip
+    zone: str = setting("", "Zone of the machines with GPUs, such as us-central1-a; empty: any.")
     workers: int = setting(1, "Machines that train one model together.", unit="machines", minimum=1, maximum=1000)
+    topology: str = setting(
+        "",
+        "Label of nodes, such as cloud.google.com/gce-topology-block: put --workers close together, on nodes with one "
+        "value of it if possible. With --queue its flavour needs a Topology with that level.",
+    )
     sweep_workers: int = setting(
         0, "Machines that try hyperparameters in parallel (python -m trainer.tune); 0: no sweep.",
         unit="machines", minimum=0, maximum=1000,
@@ -97,10 +112,18 @@ class RunFlags(ClusterFlags):
         0, "Images in Train, for the plan; 0: read from a packed set's index, else unknown.", unit="images", minimum=0
     )
     accelerators: str = setting("", "YAML file of GPUs, prices and speeds; empty: k8s/accelerators.yaml.", path=PATH)
+    dashboard: str = setting(
+        "", "Link that status shows, with {namespace}, {name} and {job_dir}; empty: DEEPDETECT_DASHBOARD, if it is set."
+    )
     dry_run: str = setting(
         "none",
         "client (or --dry_run alone): print the YAML and submit nothing. server: let the API server check it.",
         choices=("none", "client", "server"),
+    )
+    notify: str = setting(
+        "",
+        "While the log is shown: tell the run's end, whatever ends it, to https://URL or mailto:NAME@HOST, several "
+        "with spaces; empty: to DEEPDETECT_NOTIFY. It is stored nowhere.",
     )
     follow: bool = setting(True, "Show the log until the run ends; Ctrl-C leaves it running.")
 
@@ -211,7 +234,7 @@ def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
 
 def _check_name(run: RunFlags) -> None:
     check_name(run.name, _LONGEST_SWEEP_NAME if run.sweep_workers else _LONGEST_NAME)
-    for flag in ("namespace", "queue", "priority"):
+    for flag in ("namespace", "queue", "priority", "zone"):
         value = getattr(run, flag)
         if value and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", value):
             raise RequestError(f"--{flag}: expected small letters, digits and -, received {value!r}")
@@ -251,6 +274,7 @@ def _check_amounts(run: RunFlags) -> None:
 
 
 def _check_variables(run: RunFlags) -> None:
+    dashboard.require(run.dashboard)
     variables = environment.parse(run.env)
     gpu_promise.from_environment(variables)  # Raises if it cannot be read.
     keys = [source.key for source in environment.parse_secrets(run.env_from_secret) if source.key]
@@ -265,6 +289,10 @@ def _check_together(run: RunFlags) -> None:
             f"expected --workers or --sweep_workers, received --workers={run.workers} and "
             f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
         )
+    if run.topology and not re.fullmatch(r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9._-]*", run.topology):
+        raise RequestError(f"--topology: expected a label of nodes, received {run.topology!r}")
+    if run.topology and run.workers == 1:
+        raise RequestError(f"expected --workers=2 or more with --topology, received {run.workers}; leave it out")
     if run.gcsfuse and not run.data_dir.startswith("gs://"):
         raise RequestError(f"expected a --data_dir on gs:// with --gcsfuse, received {run.data_dir!r}; leave it out")
     for flag in ("spot", "gcsfuse"):
@@ -299,6 +327,11 @@ def _check_config(run: RunFlags, config: Config) -> None:
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")
+    if "//" in config.runtime.notify:
+        raise RequestError(
+            "--notify: expected it before --, or a Secret's DEEPDETECT_NOTIFY (--env_from_secret=SECRET:"
+            "DEEPDETECT_NOTIFY), received a URL after --, where everybody who may read the run could read it"
+        )
     mounted = volumes.parse(run.volume)
     _check_weights(config.model.weights, mounted)
     if config.loop.seeds > 1 and run.workers > 1:

@@ -26,6 +26,8 @@ class Run:
         owner: who submitted it; may be empty.
         is_sweep: whether it searches for settings.
         max_trials: of a sweep; 0 if unknown.
+        accelerator: kind of its GPUs; empty if unknown.
+        is_spot: whether its machines are spot machines.
         uid: of its object.
         is_noted: whether its record says how it ended.
     """
@@ -42,6 +44,8 @@ class Run:
     owner: str = ""
     is_sweep: bool = False
     max_trials: int = 0
+    accelerator: str = ""
+    is_spot: bool = False
     uid: str = ""
     is_noted: bool = False
 

@@ -50,6 +50,7 @@ def run(
         RequestError: if the request is wrong; a retry cannot help.
         StoppedEarly: after a stop request, with everything saved.
     """
+    config = config.replace(notify="")  # It may hold a secret, and who starts the job sends it (``core/notify``).
     clock = StartClock()
     with signals.stop_requests() as stop:
         stop.at_once = "at start-up, nothing was lost; rerun the same command"

@@ -132,8 +132,11 @@ class KubeClient:
 
     def annotate(self, kind: str, name: str, annotations: dict[str, str]) -> None:
         """Add annotations to an object."""
-        body = {"metadata": {"annotations": annotations}}
-        self._json("PATCH", self._path(kind, name), {"fieldManager": "deepdetect-submit"}, body)
+        self.patch(kind, name, {"metadata": {"annotations": annotations}})
+
+    def patch(self, kind: str, name: str, changes: Object) -> None:
+        """Merge changes into an object."""
+        self._json("PATCH", self._path(kind, name), {"fieldManager": "deepdetect-submit"}, changes)
 
     def pending_in(self, queue: str) -> Listing:
         """Return what waits in one of Kueue's LocalQueues, in order."""

@@ -1,7 +1,9 @@
 """Pods of a run, and in words: role, node, state, and why one waits or ended."""
 
+import datetime
+
 from trainer.submit.kube.api import KubeClient, Object
-from trainer.submit.kube.render import INSTANCE
+from trainer.submit.kube.render import GPU, INSTANCE
 
 
 def selector(name: str) -> str:
@@ -32,6 +34,21 @@ def failed_before_start(pod: Object) -> list[str]:
     """Return the containers that run before the trainer and failed, so that it never starts."""
     entries = pod.get("status", {}).get("initContainerStatuses", [])
     return [entry["name"] for entry in entries if entry.get("state", {}).get("terminated", {}).get("exitCode")]
+
+
+def gpu_hours(pods: list[Object], now: datetime.datetime) -> float | None:
+    """Return the GPU-hours of pods that have been on a node; None if none has."""
+    hours = [_gpu_hours(pod, now) for pod in pods if pod.get("status", {}).get("startTime")]
+    return sum(hours) if hours else None
+
+
+def _gpu_hours(pod: Object, now: datetime.datetime) -> float:
+    containers = pod["spec"].get("containers", [])
+    gpus = sum(int(one.get("resources", {}).get("limits", {}).get(GPU, 0)) for one in containers)
+    ends = [entry["state"]["terminated"].get("finishedAt") for entry in pod["status"].get("containerStatuses", [])
+            if "terminated" in entry.get("state", {})]  # fmt: skip
+    end = datetime.datetime.fromisoformat(max(ends)) if ends and all(ends) else now
+    return (end - datetime.datetime.fromisoformat(pod["status"]["startTime"])).total_seconds() / 3600 * gpus
 
 
 def _state(pod: Object) -> str:

@@ -18,6 +18,7 @@ import yaml
 from trainer.core.errors import JobFailed, RequestError
 from trainer.distributed import gpu_promise
 from trainer.submit import environment, volumes
+from trainer.submit.kube import placement
 from trainer.submit.plan import Accelerator
 from trainer.submit.platforms import SOURCES
 from trainer.submit.request import DEFAULT_PRIORITY, Request
@@ -154,10 +155,13 @@ def _fill(item: Object, request: Request) -> None:
         item["metadata"]["labels"][QUEUE] = run.queue
     for template in pod_templates(item):
         _fill_pod(template["spec"], request)
+        if has_gpu(template["spec"]):
+            placement.apply(template, run)
+    placement.tell_duration(item, run)
     for job in _job_specs(item):
         if run.max_hours:
             job["activeDeadlineSeconds"] = max(round(run.max_hours * 3600), 1)
-        if _has_gpu(job["template"]["spec"]):
+        if has_gpu(job["template"]["spec"]):
             job["completions"] = job["parallelism"] = run.machines
 
 
@@ -168,7 +172,8 @@ def _job_specs(item: Object) -> Iterator[Object]:
         yield item["spec"]
 
 
-def _has_gpu(pod: Object) -> bool:
+def has_gpu(pod: Object) -> bool:
+    """Return whether a pod asks for GPUs."""
     return GPU in pod["containers"][0]["resources"]["limits"]
 
 

@@ -12,6 +12,7 @@ from trainer.submit import states
 from trainer.submit.kube import conditions, workloads
 from trainer.submit.kube.api import KubeClient, Object, Refused
 from trainer.submit.kube.render import INSTANCE, QUEUE, gpus_of, pod_templates
+from trainer.submit.request import RunFlags
 from trainer.submit.states import Run, Runs
 
 SELECTOR = "app.kubernetes.io/name=deepdetect"
@@ -19,6 +20,7 @@ RECORD = "app.kubernetes.io/name=deepdetect-run"
 OWNER = "deepdetect/owner"  # Annotation of the record: who submitted the run.
 END = "deepdetect/end"  # Annotation of the record: how the run ended, in one of the words of ``states.OVER``.
 REASON = "deepdetect/end-reason"
+_OF_GKE, _SPOT = "cloud.google.com/gke-accelerator", "cloud.google.com/gke-spot"  # Labels of nodes.
 _KINDS = ("Job", "JobSet")  # Older versions ran one machine as a Job.
 _KEPT = datetime.timedelta(seconds=604_800)  # ttlSecondsAfterFinished of k8s/base.
 
@@ -117,6 +119,7 @@ def run_of(item: Object, record: Object | None = None) -> Run:
     state, detail = conditions.state_of(item)
     if state == states.FAILED:
         detail = _annotation(record, REASON) or detail
+    accelerator, is_spot = _machines(template["spec"], record)
     return Run(
         name=metadata["name"],
         kind=item["kind"],
@@ -130,9 +133,25 @@ def run_of(item: Object, record: Object | None = None) -> Run:
         owner=_annotation(record, OWNER),
         is_sweep="trainer.tune" in container.get("command", []),
         max_trials=int(_flag(words, "max_trials") or 0),
+        accelerator=accelerator,
+        is_spot=is_spot,
         uid=metadata.get("uid", ""),
         is_noted=record is None or bool(_annotation(record, END)),
     )
+
+
+def _machines(pod: Object, record: Object | None) -> tuple[str, bool]:
+    """Return the kind of GPU of a run's pods, and whether they are on spot machines; the first is empty if unknown.
+
+    Kueue adds the labels of its choice to the selector; until then a run that leaves it the choice has none of them.
+    """
+    selector, flags = pod.get("nodeSelector", {}), read_record(record or {}).get("run", {})
+    if _OF_GKE in selector:
+        return str(selector[_OF_GKE]), _SPOT in selector
+    may_be_any = "nodeAffinity" in pod.get("affinity", {})
+    if may_be_any or record is None:
+        return "", False
+    return flags.get("accelerator", RunFlags.accelerator), bool(flags.get("spot"))
 
 
 def _gone(name: str, record: Object) -> Run:
@@ -153,6 +172,8 @@ def _gone(name: str, record: Object) -> Run:
         gpus=machines * flags.get("gpus", 1),
         queue=flags.get("queue", ""),
         owner=_annotation(record, OWNER),
+        accelerator="" if flags.get("gpu") and flags.get("queue") else flags.get("accelerator", RunFlags.accelerator),
+        is_spot=bool(flags.get("spot")),
         is_sweep=bool(flags.get("sweep_workers")),
         max_trials=int(_flag(words, "max_trials") or 0),
         is_noted=True,

@@ -15,6 +15,8 @@ _MEANINGS = (
     ("", "insufficient quota", "more than the queue has"),
     ("", "untolerated taint", "no flavour of the queue fits"),
     ("", "doesn't match node affinity", "no flavour of the queue fits"),
+    ("", "TopologyAwareScheduling", "no flavour of the queue is for this --topology"),
+    ("", "does not contain the requested level", "no flavour of the queue is for this --topology"),
     ("", "insufficient unused quota", "no room"),
     ("", "preemption", "waits for another run to give way"),
 )

@@ -85,3 +85,10 @@ class RuntimeConfig:
         minimum=1.0,
         fixed=False,
     )
+    notify: str = setting(
+        "",
+        "Tell the end of the job (done or failed): https://URL gets a POST of JSON, mailto:NAME@HOST a mail through "
+        "SMTP_HOST. Several with spaces. Empty: what DEEPDETECT_NOTIFY says, where a secret is better kept; it is "
+        "stored nowhere.",
+        fixed=False,
+    )
