@@ -290,7 +290,7 @@ def test_a_new_overlay_folder_is_a_platform(tmp_path):
     refused = submit("--platform=oncloud", "--gcsfuse", "--dry_run")
     assert refused.returncode == 2
     assert "on a platform that supports it (gke-standard, gke-autopilot), received --platform=oncloud" in refused.stderr
-    assert "one of gke-standard, gke-autopilot, oncloud, generic; received" in submit("--platform=azure").stderr
+    assert "one of gke-standard, gke-autopilot, oncloud, generic, slurm; received" in submit("--platform=azure").stderr
 
 
 def test_structured_log_lines(monkeypatch):

@@ -17,7 +17,7 @@ from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
 
-PLATFORMS = platforms.names()
+PLATFORMS = (*platforms.names(), platforms.SLURM)
 
 _LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
@@ -28,6 +28,7 @@ _IMAGE = re.compile(
 )
 _CHECKPOINT_SECONDS = 300.0
 DEFAULT_PRIORITY = "deepdetect-default"
+SLURM_ONLY = ("python", "setup", "container", "sbatch", "log_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,11 @@ class ClusterFlags:
 
     namespace: str = setting("deepdetect", "Namespace of the run, which the overlay created.")
     context: str = setting("", "Context of the kubeconfig; empty: the current one.")
+    platform: str = setting(
+        platforms.DEFAULT,
+        "Kind of cluster: an overlay of k8s/ (generic: any with NVIDIA's plugin), or slurm (docs/slurm.md).",
+        choices=PLATFORMS,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +54,13 @@ class RunFlags(ClusterFlags):
     )
     image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG).")
     allow_latest: bool = setting(False, "Accept an image tagged latest, which may change at every restart.")
-    data_dir: str = setting("", "gs:// path of the images or of a packed set, or a path below --volume.", path=PATH)
-    job_dir: str = setting(
-        "", "gs:// path of all state and results, or one below --volume; one live run at a time.", path=PATH
+    data_dir: str = setting(
+        "", "gs:// path of the images or of a packed set, or a path below --volume; on Slurm any path.", path=PATH
     )
-    platform: str = setting(
-        platforms.DEFAULT, "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
+    job_dir: str = setting(
+        "",
+        "gs:// path of all state and results, or one below --volume, on Slurm any shared path; one live run at a time.",
+        path=PATH,
     )
     accelerator: str = setting("nvidia-l4", "Kind of GPU, as --accelerators names them.")
     gpus: int = setting(1, "GPUs of each machine.", unit="GPUs", minimum=1)
@@ -63,12 +70,20 @@ class RunFlags(ClusterFlags):
         unit="machines", minimum=0, maximum=1000,
     )  # fmt: skip
     spot: bool = setting(False, "Use spot machines: cheaper, but reclaimed at any time. The run resumes by itself.")
-    queue: str = setting("", "Kueue's LocalQueue to wait in; empty: none. --spot alone decides about spot machines.")
+    queue: str = setting(
+        "",
+        "Kueue's LocalQueue to wait in; empty: none. --spot alone decides about spot machines. On Slurm the partition.",
+    )
     priority: str = setting(
-        DEFAULT_PRIORITY, "PriorityClass of the pods: deepdetect-low, deepdetect-default, deepdetect-high or another."
+        DEFAULT_PRIORITY,
+        "PriorityClass of the pods: deepdetect-low, deepdetect-default, deepdetect-high or another. On Slurm the QOS.",
     )
     max_hours: float = setting(
-        0.0, "End the run when a start has lasted this long, everything saved; 0: no limit.", unit="hours", minimum=0.0
+        0.0,
+        "End the run when a start has lasted this long, everything saved; 0: no limit. On Slurm the time limit of a "
+        "start, after which the run waits in the queue again and continues.",
+        unit="hours",
+        minimum=0.0,
     )
     env: str = setting(
         "",
@@ -88,6 +103,11 @@ class RunFlags(ClusterFlags):
         "(folder of the nodes). data_dir and job_dir may lie below it.",
     )
     gcsfuse: bool = setting(False, "Read data_dir as files through GKE's Cloud Storage FUSE driver.")
+    python: str = setting("", "Slurm: Python that has deepdetect, on every node; empty: this one.")
+    setup: str = setting("", "Slurm: line of shell before the start, such as 'module load cuda'.")
+    container: str = setting("", "Slurm: image to run in: FILE.sif by Apptainer, any other by the plugin pyxis.")
+    sbatch: str = setting("", "Slurm: more options of sbatch, such as '--account=lab --constraint=a100'.")
+    log_dir: str = setting("", "Slurm: folder of logs; empty: slurm/ in job_dir (not of gs://).", path=PATH)
     train_images: int = setting(
         0, "Images in Train, for the plan; 0: read from a packed set's index, else unknown.", unit="images", minimum=0
     )
@@ -166,14 +186,25 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
         HelpRequested: if ``--help`` is among the trainer's words.
         RequestError: for the first setting that cannot work.
     """
-    for name in ("name", "image", "data_dir", "job_dir"):
-        if not getattr(run, name):
-            raise RequestError(f"expected --{name}, received none; see run --help")
+    require_given(run, ("name", "image", "data_dir", "job_dir"))
     _check_name(run)
     _check_image(run)
     mounted = volumes.parse(run.volume)
     for name in ("data_dir", "job_dir"):
         _check_place(name, getattr(run, name), mounted)
+    _check_components(run)
+    checked = complete(run, trainer_words)
+    _check_pods(run, checked.config)
+    return checked
+
+
+def complete(run: RunFlags, trainer_words: Sequence[str]) -> Request:
+    """Return the request after the checks that hold for every kind of cluster.
+
+    Raises:
+        HelpRequested: if ``--help`` is among the trainer's words.
+        RequestError: for the first setting that cannot work.
+    """
     _check_together(run)
     _check_amounts(run)
     _check_variables(run)
@@ -202,6 +233,17 @@ def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
             f"--name: expected a small letter, then small letters, digits and -, at most {longest} characters, "
             f"received {name!r}"
         )
+
+
+def require_given(run: RunFlags, names: Sequence[str]) -> None:
+    """Refuse a run without one of these flags.
+
+    Raises:
+        RequestError: naming the flag.
+    """
+    for name in names:
+        if not getattr(run, name):
+            raise RequestError(f"expected --{name}, received none; see run --help")
 
 
 def _check_name(run: RunFlags) -> None:
@@ -260,6 +302,9 @@ def _check_together(run: RunFlags) -> None:
             f"expected --workers or --sweep_workers, received --workers={run.workers} and "
             f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
         )
+
+
+def _check_components(run: RunFlags) -> None:
     if run.gcsfuse and not run.data_dir.startswith("gs://"):
         raise RequestError(f"expected a --data_dir on gs:// with --gcsfuse, received {run.data_dir!r}; leave it out")
     for flag in ("spot", "gcsfuse"):
@@ -268,6 +313,9 @@ def _check_together(run: RunFlags) -> None:
                 f"expected --{flag} on a platform that supports it ({', '.join(platforms.supporting(flag))}), received "
                 f"--platform={run.platform}; leave --{flag} out"
             )
+    for flag in SLURM_ONLY:
+        if getattr(run, flag):
+            raise RequestError(f"expected --{flag} with --platform=slurm alone, received --platform={run.platform}")
 
 
 def _sweep_words(words: Sequence[str], added: dict[str, Value], parameters: space.Space) -> list[str]:
@@ -294,8 +342,6 @@ def _check_config(run: RunFlags, config: Config) -> None:
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")
-    mounted = volumes.parse(run.volume)
-    _check_weights(config.model.weights, mounted)
     if config.loop.seeds > 1 and run.workers > 1:
         raise RequestError(
             f"--seeds: expected one machine, which trains one seed after another, received --workers={run.workers}; "
@@ -319,6 +365,12 @@ def _check_config(run: RunFlags, config: Config) -> None:
             f"expected a --batch_size that divides among {gpus} GPUs, received {batch}; use "
             f"--batch_size={-(-batch // gpus) * gpus}"
         )
+
+
+def _check_pods(run: RunFlags, config: Config) -> None:
+    """Refuse trainer settings that cannot work in a pod."""
+    mounted = volumes.parse(run.volume)
+    _check_weights(config.model.weights, mounted)
     cache = config.data.cache
     if cache not in ("none", "memory") and not cache.startswith("/tmp/") and not any(v.holds(cache) for v in mounted):
         raise RequestError(
