@@ -52,7 +52,7 @@ class RunFlags(ClusterFlags):
         "",
         f"Name of the run: small letters, digits and -, {_LONGEST_NAME} at most ({_LONGEST_SWEEP_NAME} for a sweep).",
     )
-    image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG).")
+    image: str = setting("", "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG). On Slurm none.")
     allow_latest: bool = setting(False, "Accept an image tagged latest, which may change at every restart.")
     data_dir: str = setting(
         "", "gs:// path of the images or of a packed set, or a path below --volume; on Slurm any path.", path=PATH
