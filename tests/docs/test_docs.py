@@ -27,7 +27,7 @@ CONSOLE = re.compile(
 COMMAND = re.compile(r"(?:python|bin/python) (?:-m (trainer(?:\.\w+)+)|(scripts/\w+\.py))|" + CONSOLE.pattern)
 DOTTED = re.compile(r"(?<![\w/.])trainer(?:\.(?!py\b)[a-z]\w*)+\b(?!\()")
 BENCHMARKS = ("recipes", "notebook", "roofline", "gpu", "job")  # With flags of their own.
-FOREIGN = re.compile(r"^(gcloud|kubectl|docker|helm|curl|scripts/\w+\.sh|pip|tensorboard|srun)$")
+FOREIGN = re.compile(r"^(gcloud|kubectl|docker|helm|curl|scripts/\w+\.sh|pip|tensorboard|srun|sbatch|apptainer)$")
 
 
 def prose(text):

@@ -158,7 +158,7 @@ def test_every_flag_that_names_a_path_is_declared_as_one():
     paths = {field.name for field in fields if field.metadata["path"]}
     assert paths == {"data_dir", "job_dir", "cache", "config", "out", "explain", "frames_out", "model_dir", "groups",
                      "audit", "compare", "space", "samples", "accelerators", "weights", "xla_cache_dir",
-                     "drop", "evaluation", "report"}  # fmt: skip
+                     "drop", "evaluation", "report", "log_dir"}  # fmt: skip
     words = ("Folder or", " folder", " file of", "File with", "CSV")
     by_help = {one.name for one in fields if one.type is str and any(word in config.help_of(one) for word in words)}
     assert by_help - paths <= {"split", "layout", "labels"}  # Names of folders in data_dir, and what they mean.

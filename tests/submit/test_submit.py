@@ -14,7 +14,7 @@ from trainer.core import cli
 from trainer.core.config import flags
 from trainer.distributed import cluster
 from trainer.submit import command, plan, platforms, request
-from trainer.submit.kube import render
+from trainer.submit.kube import checks, render
 from trainer.sweep import request as sweep_request
 
 BASE = ["--name=first", "--image=europe-docker.pkg.dev/project/images/deepdetect:0.1.0",
@@ -50,7 +50,7 @@ def dry_run(words):
 def build(words, trainer_words=()):
     """Return the checked request."""
     given, _ = flags.parse([*BASE, *words], flags.fields_of(request.RunFlags), usage="")
-    return request.build(request.RunFlags(**given), trainer_words)
+    return checks.build(request.RunFlags(**given), trainer_words)
 
 
 @needs_kubectl
@@ -197,7 +197,7 @@ def test_refusals_are_one_line_and_cost_no_cluster(words, says, capsys, monkeypa
 def test_weights_that_a_pod_reaches_are_taken(weights):
     run = request.RunFlags(name="first", image="deepdetect:1", data_dir="gs://bucket/faces", job_dir="gs://bucket/jobs")
     words = ["--model=efficientnet_lite0", f"--weights={weights}", "--seeds=3"]
-    assert request.build(run, words).config.model.weights == weights
+    assert checks.build(run, words).config.model.weights == weights
 
 
 @needs_kubectl
@@ -290,7 +290,7 @@ def test_a_new_overlay_folder_is_a_platform(tmp_path):
     refused = submit("--platform=oncloud", "--gcsfuse", "--dry_run")
     assert refused.returncode == 2
     assert "on a platform that supports it (gke-standard, gke-autopilot), received --platform=oncloud" in refused.stderr
-    assert "one of gke-standard, gke-autopilot, oncloud, generic; received" in submit("--platform=azure").stderr
+    assert "one of gke-standard, gke-autopilot, oncloud, generic, slurm; received" in submit("--platform=azure").stderr
 
 
 def test_structured_log_lines(monkeypatch):

@@ -10,7 +10,7 @@ from tests.helpers.kube_objects import RUN, job, pod, submit, workload
 from trainer.core.config import flags
 from trainer.core.errors import RequestError
 from trainer.submit import plan, request
-from trainer.submit.kube import api, preflight, render
+from trainer.submit.kube import api, checks, preflight, render
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
 
@@ -21,7 +21,7 @@ FORBIDDEN = (403, 'is forbidden: User "jo" cannot get resource')
 def rendered(*words):
     """Return a checked request and its objects."""
     given, _ = flags.parse([*RUN[1:], *words], flags.fields_of(request.RunFlags), usage="")
-    checked = request.build(request.RunFlags(**given), [])
+    checked = checks.build(request.RunFlags(**given), [])
     return checked, render.run_objects(checked, plan.accelerator_of(checked.run, plan.read_table()))
 
 
@@ -89,7 +89,7 @@ def test_a_volume_that_the_namespace_refuses_is_named_first(server, demanding, v
     server.put("localqueues", {"metadata": {"name": "research"}})
     server.objects["namespaces", "deepdetect"]["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": level}
     given = {**vars(demanding[0].run), "volume": volume, "env_from_secret": ""}
-    checked = request.build(request.RunFlags(**given), [])
+    checked = checks.build(request.RunFlags(**given), [])
     if fits:
         assert preflight.check(api.KubeClient("deepdetect"), checked, []) == []
     else:

@@ -7,7 +7,8 @@ from typing import Any
 
 from trainer.core.config import did_you_mean
 from trainer.core.errors import RequestError
-from trainer.submit import plan, request
+from trainer.submit import plan
+from trainer.submit.kube import checks
 from trainer.submit.plan import Accelerator, Table
 from trainer.submit.request import Request, RunFlags
 
@@ -45,7 +46,7 @@ def of(run: RunFlags, table: Table, trainer_words: Sequence[str]) -> tuple[Alter
     """
     if not run.gpu:
         accelerator = plan.accelerator_of(run, table)  # Before the batch is divided among the GPUs.
-        return (Alternative(request.build(run, trainer_words), accelerator),)
+        return (Alternative(checks.build(run, trainer_words), accelerator),)
     return tuple(_checked(each, table, trainer_words) for each in _parse(run, table))
 
 
@@ -99,7 +100,7 @@ def _word(run: RunFlags) -> str:
 def _checked(run: RunFlags, table: Table, trainer_words: Sequence[str]) -> Alternative:
     try:
         accelerator = plan.accelerator_of(run, table)
-        return Alternative(request.build(run, trainer_words), accelerator)
+        return Alternative(checks.build(run, trainer_words), accelerator)
     except RequestError as error:
         raise RequestError(f"{error} (of the alternative {_word(run)})") from error
 

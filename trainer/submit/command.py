@@ -11,16 +11,18 @@ from trainer.core.config import PATH, did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.core.notify import targets as notify_targets
 from trainer.core.starts import mirror, record
-from trainer.submit import alternatives, dashboard, listing, platforms, request, spent, states, volumes
+from trainer.submit import alternatives, dashboard, listing, request, spent, states, volumes
 from trainer.submit.cloud import command as cloud
 from trainer.submit.doctor import command as doctor
 from trainer.submit.image_build import command as image_build
 from trainer.submit.kube import events, follow, launch, pods, render, runs
 from trainer.submit.kube.api import KubeClient, Refused
+from trainer.submit.platforms import SLURM
 from trainer.submit.request import ClusterFlags, RunFlags
+from trainer.submit.slurm import commands as slurm
 
 USAGE = """\
-Run training jobs on the GPUs of a Kubernetes cluster.
+Run training jobs on the GPUs of a Kubernetes cluster, or with --platform=slurm of a Slurm cluster.
 
   python scripts/submit.py run --name=N --image=I --data_dir=gs://.. --job_dir=gs://.. [flags] -- [trainer flags]
   python scripts/submit.py list [-o=wide|json]
@@ -97,7 +99,6 @@ class TensorBoardFlags(ClusterFlags):
     """Settings of tensorboard."""
 
     port: int = setting(6006, "Port on this machine.", minimum=1, maximum=65535)
-    platform: str = setting(platforms.DEFAULT, "Kind of cluster, as for run.", choices=request.PLATFORMS)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -124,6 +125,8 @@ def run(argv: Sequence[str]) -> int:
                                required=("name", "image", *flags.PLACES))  # fmt: skip
     if rest:
         raise RequestError(f"expected only flags before --, received {rest[0]!r}; write --flag=value")
+    if values.get("platform") == SLURM:
+        return slurm.run(values, trainer_words)
     return launch.submit(values, trainer_words)
 
 
@@ -132,6 +135,8 @@ def resume(argv: Sequence[str]) -> int:
     own, trainer_words = request.split_words(argv)
     values, rest = flags.parse(own, flags.fields_of(RunFlags), usage=RESUME_USAGE)
     name = _one_name(rest)
+    if values.get("platform") == SLURM:
+        return slurm.resume(name, values, trainer_words)
     client = KubeClient(str(values.get("namespace", RunFlags.namespace)), str(values.get("context", "")))
     record = client.get("ConfigMap", runs.record_name(name))
     before = runs.read_record(record) if record else {}
@@ -148,6 +153,8 @@ def resume(argv: Sequence[str]) -> int:
 def list_runs(argv: Sequence[str]) -> int:
     """Print all runs of the namespace."""
     own = ListFlags(**_list_values(argv))
+    if own.platform == SLURM:
+        return slurm.list_runs(own.o)
     client = _client(own)
     all_runs = runs.find_all(client)
     _note(all_runs.notes)
@@ -177,6 +184,8 @@ def status(argv: Sequence[str]) -> int:
     name, own = _name_and_flags(
         argv, StatusFlags, "Show one run: its state, its pods and why they wait.\n\n  status NAME"
     )
+    if own.platform == SLURM:
+        return slurm.status(name)
     client = _client(own)
     run = runs.find(client, name)
     if run.state == states.FAILED:
@@ -213,6 +222,8 @@ def logs(argv: Sequence[str]) -> int:
     """Print the log of all pods of a run."""
     words = ["--f" if word in ("-f", "--follow") else word for word in argv]
     name, own = _name_and_flags(words, LogFlags, "Print the log of all pods of a run.\n\n  logs NAME [-f]")
+    if own.platform == SLURM:
+        return slurm.logs(name, follow=own.f)
     targets = notify_targets.parse(own.notify)
     client = _client(own)
     named_run = runs.find(client, name)
@@ -232,6 +243,8 @@ def cancel(argv: Sequence[str]) -> int:
         "End a run; its pods save first. The record stays, so that the run can be resumed.\n\n  cancel NAME [--forget]"
     )
     name, own = _name_and_flags(argv, CancelFlags, usage)
+    if own.platform == SLURM:
+        return slurm.cancel(name, forget=own.forget)
     client = _client(own)
     named_run = runs.find(client, name)
     if named_run.kind:
@@ -249,6 +262,8 @@ def tensorboard(argv: Sequence[str]) -> int:
     """Start a TensorBoard in the cluster, and forward a port of this machine to it."""
     usage = "Show a run's TensorBoard at http://localhost:PORT until Ctrl-C.\n\n  tensorboard NAME [--port=6006]"
     name, own = _name_and_flags(argv, TensorBoardFlags, usage)
+    if own.platform == SLURM:
+        return slurm.tensorboard(name)
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise RequestError("expected kubectl, which forwards the port, received none; install it")

@@ -8,6 +8,7 @@ import yaml
 
 from trainer.core.config import did_you_mean
 from trainer.core.errors import RequestError
+from trainer.submit import platforms
 from trainer.submit.platforms import SOURCES
 from trainer.submit.request import Request, RunFlags
 from trainer.sweep.request import DEFAULT_TRIALS
@@ -84,7 +85,7 @@ def accelerator_of(run: RunFlags, table: Table) -> Accelerator:
             f"{did_you_mean(name, table.accelerators)}"
         )
     accelerator = table.accelerators[name]
-    if gpus not in accelerator.gpus_per_node:
+    if gpus not in accelerator.gpus_per_node and run.platform != platforms.SLURM:  # Whose machines are anybody's own.
         sizes = ", ".join(map(str, accelerator.gpus_per_node))
         raise RequestError(f"--gpus: expected a machine's number of {name} ({sizes}), received {gpus}; see --workers")
     return accelerator
@@ -101,9 +102,11 @@ def describe(request: Request, table: Table, images: int) -> list[str]:
     run, config = request.run, request.config
     accelerator = accelerator_of(run, table)
     gpus = run.gpus_per_model
+    where = f"in namespace {run.namespace}, {run.platform}" if run.platform != platforms.SLURM else "on Slurm"
+    chief = run.sweep_workers and run.platform != platforms.SLURM
     lines = [
-        f"run        {run.name} ({run.kind}) in namespace {run.namespace}, {run.platform}",
-        f"machines   {machines(run)}" + (", and a chief without GPU" if run.sweep_workers else ""),
+        f"run        {run.name} ({run.kind}) {where}",
+        f"machines   {machines(run)}" + (", and a chief without GPU" if chief else ""),
         _batch(config.data.batch_size, gpus) + (" of a trial" if run.sweep_workers else ""),
     ]
     if run.spot:

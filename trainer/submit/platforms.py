@@ -9,6 +9,7 @@ from trainer.core import installed
 
 SOURCES = installed.folder("k8s")
 DEFAULT = "gke-standard"
+SLURM = "slurm"  # No overlay: ``submit/slurm/`` runs it.
 SUPPORTS = "deepdetect/supports"  # Annotation of an overlay: the optional components that it can run, with commas.
 
 

@@ -1,33 +1,29 @@
-"""A request for a run in the cluster: the flags before ``--``, the trainer's after it, and their checks.
+"""A request for a run in a cluster: the flags before ``--``, the trainer's after it, and the checks that always hold.
 
-Everything here is checked on the laptop, in a second, without a cluster.
+Everything here is checked on the laptop, in a second, without a cluster.  Does not own: what Kubernetes or Slurm alone
+wants (``kube/checks.py``, ``slurm/checks.py``).
 """
 
 import dataclasses
 import re
 from collections.abc import Sequence
 
-from trainer.core import storage
 from trainer.core.config import PATH, Config, Value, flags, setting
 from trainer.core.errors import RequestError
 from trainer.distributed import gpu_promise
-from trainer.models.weights import published
 from trainer.submit import dashboard, environment, platforms, volumes
 from trainer.sweep import request as sweep_lib
 from trainer.sweep import space
 from trainer.sweep.request import SweepConfig
 
-PLATFORMS = platforms.names()
+PLATFORMS = (*platforms.names(), platforms.SLURM)
 
-_LONGEST_NAME = 40
+LONGEST_NAME = 40
 # "<name>-chief-0-0.<name>" is a label of every pod of a sweep, and a label has 63 characters at most.
-_LONGEST_SWEEP_NAME = 26
-_REPOSITORY = r"(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
-_IMAGE = re.compile(
-    rf"{_REPOSITORY}(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?(?P<digest>@sha256:[0-9a-f]{{64}})?"
-)
+LONGEST_SWEEP_NAME = 26
 _CHECKPOINT_SECONDS = 300.0
 DEFAULT_PRIORITY = "deepdetect-default"
+SLURM_ONLY = ("python", "setup", "container", "sbatch", "log_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +32,11 @@ class ClusterFlags:
 
     namespace: str = setting("deepdetect", "Namespace of the run, which the overlay created.")
     context: str = setting("", "Context of the kubeconfig; empty: the current one.")
+    platform: str = setting(
+        platforms.DEFAULT,
+        "Kind of cluster: an overlay of k8s/ (generic: any with NVIDIA's plugin), or slurm (docs/slurm.md).",
+        choices=PLATFORMS,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,21 +45,22 @@ class RunFlags(ClusterFlags):
 
     name: str = setting(
         "",
-        f"Name of the run: small letters, digits and -, {_LONGEST_NAME} at most ({_LONGEST_SWEEP_NAME} for a sweep).",
+        f"Name of the run: small letters, digits and -, {LONGEST_NAME} at most ({LONGEST_SWEEP_NAME} for a sweep).",
     )
     image: str = setting(
         "",
         "Container image with a digest (NAME@sha256:...) or a tag (NAME:TAG). auto: of this checkout, built and "
-        "pushed if its code changed; see build.",
+        "pushed if its code changed; see build. On Slurm none.",
     )
     repository: str = setting("", "Of --image=auto: where images go, as for build.")
     allow_latest: bool = setting(False, "Accept an image tagged latest, which may change at every restart.")
-    data_dir: str = setting("", "gs:// path of the images or of a packed set, or a path below --volume.", path=PATH)
-    job_dir: str = setting(
-        "", "gs:// path of all state and results, or one below --volume; one live run at a time.", path=PATH
+    data_dir: str = setting(
+        "", "gs:// path of the images or of a packed set, or a path below --volume; on Slurm any path.", path=PATH
     )
-    platform: str = setting(
-        platforms.DEFAULT, "Kind of cluster, an overlay of k8s/. generic: any with NVIDIA's plugin.", choices=PLATFORMS
+    job_dir: str = setting(
+        "",
+        "gs:// path of all state and results, or one below --volume, on Slurm any shared path; one live run at a time.",
+        path=PATH,
     )
     accelerator: str = setting("nvidia-l4", "Kind of GPU, as --accelerators names them.")
     gpus: int = setting(1, "GPUs of each machine.", unit="GPUs", minimum=1)
@@ -83,12 +85,20 @@ class RunFlags(ClusterFlags):
         unit="machines", minimum=0, maximum=1000,
     )  # fmt: skip
     spot: bool = setting(False, "Use spot machines: cheaper, but reclaimed at any time. The run resumes by itself.")
-    queue: str = setting("", "Kueue's LocalQueue to wait in; empty: none. --spot alone decides about spot machines.")
+    queue: str = setting(
+        "",
+        "Kueue's LocalQueue to wait in; empty: none. --spot alone decides about spot machines. On Slurm the partition.",
+    )
     priority: str = setting(
-        DEFAULT_PRIORITY, "PriorityClass of the pods: deepdetect-low, deepdetect-default, deepdetect-high or another."
+        DEFAULT_PRIORITY,
+        "PriorityClass of the pods: deepdetect-low, deepdetect-default, deepdetect-high or another. On Slurm the QOS.",
     )
     max_hours: float = setting(
-        0.0, "End the run when a start has lasted this long, everything saved; 0: no limit.", unit="hours", minimum=0.0
+        0.0,
+        "End the run when a start has lasted this long, everything saved; 0: no limit. On Slurm the time limit of a "
+        "start, after which the run waits in the queue again and continues.",
+        unit="hours",
+        minimum=0.0,
     )
     env: str = setting(
         "",
@@ -108,6 +118,11 @@ class RunFlags(ClusterFlags):
         "(folder of the nodes). data_dir and job_dir may lie below it.",
     )
     gcsfuse: bool = setting(False, "Read data_dir as files through GKE's Cloud Storage FUSE driver.")
+    python: str = setting("", "Slurm: Python that has deepdetect, on every node; empty: this one.")
+    setup: str = setting("", "Slurm: line of shell before the start, such as 'module load cuda'.")
+    container: str = setting("", "Slurm: image to run in: FILE.sif by Apptainer, any other by the plugin pyxis.")
+    sbatch: str = setting("", "Slurm: more options of sbatch, such as '--account=lab --constraint=a100'.")
+    log_dir: str = setting("", "Slurm: folder of logs; empty: slurm/ in job_dir (not of gs://).", path=PATH)
     train_images: int = setting(
         0, "Images in Train, for the plan; 0: read from a packed set's index, else unknown.", unit="images", minimum=0
     )
@@ -183,25 +198,13 @@ def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, list(argv[cut + 1 :])
 
 
-def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
-    """Return the checked request.
-
-    Args:
-        run: its own settings.
-        trainer_words: the trainer's command line, without data_dir and job_dir.
+def complete(run: RunFlags, trainer_words: Sequence[str]) -> Request:
+    """Return the request after the checks that hold for every kind of cluster.
 
     Raises:
         HelpRequested: if ``--help`` is among the trainer's words.
         RequestError: for the first setting that cannot work.
     """
-    for name in ("name", "image", "data_dir", "job_dir"):
-        if not getattr(run, name):
-            raise RequestError(f"expected --{name}, received none; see run --help")
-    _check_name(run)
-    _check_image(run)
-    mounted = volumes.parse(run.volume)
-    for name in ("data_dir", "job_dir"):
-        _check_place(name, getattr(run, name), mounted)
     _check_together(run)
     _check_amounts(run)
     _check_variables(run)
@@ -219,7 +222,7 @@ def build(run: RunFlags, trainer_words: Sequence[str]) -> Request:
     return Request(run, config, tuple(flags.to_argv(config.replace(data_dir="", job_dir=""))))
 
 
-def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
+def check_name(name: str, longest: int = LONGEST_NAME) -> None:
     """Refuse a name that is not a DNS-1123 label, or is too long.
 
     Raises:
@@ -232,40 +235,15 @@ def check_name(name: str, longest: int = _LONGEST_NAME) -> None:
         )
 
 
-def _check_name(run: RunFlags) -> None:
-    check_name(run.name, _LONGEST_SWEEP_NAME if run.sweep_workers else _LONGEST_NAME)
-    for flag in ("namespace", "queue", "priority", "zone"):
-        value = getattr(run, flag)
-        if value and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", value):
-            raise RequestError(f"--{flag}: expected small letters, digits and -, received {value!r}")
+def require_given(run: RunFlags, names: Sequence[str]) -> None:
+    """Refuse a run without one of these flags.
 
-
-def _check_image(run: RunFlags) -> None:
-    match = _IMAGE.fullmatch(run.image)
-    if not match or not (match["tag"] or match["digest"]):
-        raise RequestError(
-            f"--image: expected NAME:TAG or NAME@sha256:<64 digits>, received {run.image!r}; without either, a restart "
-            "may run another image"
-        )
-    if match["tag"] == "latest" and not match["digest"] and not run.allow_latest:
-        raise RequestError(
-            f"--image: expected a tag that does not move, received {run.image!r}; use another tag or a digest, or "
-            "--allow_latest"
-        )
-
-
-def _check_place(flag: str, path: str, mounted: Sequence[volumes.Volume]) -> None:
-    if (storage.is_shared(path) or any(volume.holds(path) for volume in mounted)) and not re.search(r"\s", path):
-        return
-    advice = (
-        "a bucket's name has 3 to 222 small letters, digits, -, _ and ., and a path no spaces"
-        if path.startswith("gs://")
-        else "copy local files with: gcloud storage cp -r, or mount their storage with --volume"
-    )
-    raise RequestError(
-        f"--{flag}: expected gs://BUCKET/PATH, which every machine of the cluster can reach, received {path!r}; "
-        f"{advice}"
-    )
+    Raises:
+        RequestError: naming the flag.
+    """
+    for name in names:
+        if not getattr(run, name):
+            raise RequestError(f"expected --{name}, received none; see run --help")
 
 
 def _check_amounts(run: RunFlags) -> None:
@@ -289,18 +267,6 @@ def _check_together(run: RunFlags) -> None:
             f"expected --workers or --sweep_workers, received --workers={run.workers} and "
             f"--sweep_workers={run.sweep_workers}; a trial of a sweep trains on one machine"
         )
-    if run.topology and not re.fullmatch(r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9._-]*", run.topology):
-        raise RequestError(f"--topology: expected a label of nodes, received {run.topology!r}")
-    if run.topology and run.workers == 1:
-        raise RequestError(f"expected --workers=2 or more with --topology, received {run.workers}; leave it out")
-    if run.gcsfuse and not run.data_dir.startswith("gs://"):
-        raise RequestError(f"expected a --data_dir on gs:// with --gcsfuse, received {run.data_dir!r}; leave it out")
-    for flag in ("spot", "gcsfuse"):
-        if getattr(run, flag) and flag not in platforms.supported_by(run.platform):
-            raise RequestError(
-                f"expected --{flag} on a platform that supports it ({', '.join(platforms.supporting(flag))}), received "
-                f"--platform={run.platform}; leave --{flag} out"
-            )
 
 
 def _sweep_words(words: Sequence[str], added: dict[str, Value], parameters: space.Space) -> list[str]:
@@ -327,13 +293,6 @@ def _check_config(run: RunFlags, config: Config) -> None:
     for flag, own in (("data_dir", run.data_dir), ("job_dir", run.job_dir)):
         if config.flat()[flag] != own:
             raise RequestError(f"expected --{flag} before --, received it after as well")
-    if "//" in config.runtime.notify:
-        raise RequestError(
-            "--notify: expected it before --, or a Secret's DEEPDETECT_NOTIFY (--env_from_secret=SECRET:"
-            "DEEPDETECT_NOTIFY), received a URL after --, where everybody who may read the run could read it"
-        )
-    mounted = volumes.parse(run.volume)
-    _check_weights(config.model.weights, mounted)
     if config.loop.seeds > 1 and run.workers > 1:
         raise RequestError(
             f"--seeds: expected one machine, which trains one seed after another, received --workers={run.workers}; "
@@ -357,20 +316,3 @@ def _check_config(run: RunFlags, config: Config) -> None:
             f"expected a --batch_size that divides among {gpus} GPUs, received {batch}; use "
             f"--batch_size={-(-batch // gpus) * gpus}"
         )
-    cache = config.data.cache
-    if cache not in ("none", "memory") and not cache.startswith("/tmp/") and not any(v.holds(cache) for v in mounted):
-        raise RequestError(
-            f"--cache: expected none, memory or a folder below /tmp, which a pod can write, received {cache!r}"
-        )
-
-
-def _check_weights(weights: str, mounted: Sequence[volumes.Volume]) -> None:
-    """Refuse weights that lie on this machine."""
-    if weights == published.NONE or weights.startswith(published.PACKAGE) or storage.is_shared(weights):
-        return
-    if any(volume.holds(weights) for volume in mounted):
-        return
-    raise RequestError(
-        f"--weights: expected gs://BUCKET/PATH or {published.PACKAGE}NAME, which every machine of the cluster can "
-        f"reach, received {weights!r}; copy local files with: gcloud storage cp -r"
-    )

@@ -5,6 +5,7 @@ import secrets
 
 from trainer.core.config import PATH, setting
 from trainer.submit import platforms, request
+from trainer.submit.kube import checks
 from trainer.submit.request import ClusterFlags, RunFlags
 
 _ANY_IMAGE = "deepdetect:none"  # Of checks that start no pod.
@@ -60,6 +61,6 @@ def to_request(own: DoctorFlags) -> request.Request:
         **{name: getattr(own, name) for name in ("namespace", "context", "platform", "accelerator", "spot", "queue",
                                                  "priority", "volume")},
     )  # fmt: skip
-    checked = request.build(run, [f"--batch_size={run.gpus_per_model}"])
+    checked = checks.build(run, [f"--batch_size={run.gpus_per_model}"])
     given = dataclasses.replace(run, data_dir=own.data_dir, job_dir=own.job_dir)
     return dataclasses.replace(checked, run=given, trainer_words=())

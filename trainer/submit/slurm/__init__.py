@@ -1,0 +1,1 @@
+"""Slurm: render batch scripts, submit and follow jobs."""
