@@ -91,6 +91,8 @@ def test_the_batch_script(place, capsys):
         (["--spot"], "expected --spot on Kubernetes alone, received it with --platform=slurm; choose a partition"),
         (["--gcsfuse"], "expected --gcsfuse on Kubernetes alone"),
         (["--volume=a:/mnt"], "expected --volume on Kubernetes alone"),
+        (["--gpu=l4:4"], "expected --gpu on Kubernetes alone"),
+        (["--notify=https://a"], "give it after --, or set DEEPDETECT_NOTIFY"),
         (["--env_from_secret=a"], "expected --env_from_secret on Kubernetes alone"),
         (["--dry_run=server"], "received --dry_run=server"),
         (["--job_dir=gs://bucket/j"], "expected --log_dir, a folder that login and compute nodes share"),

@@ -228,7 +228,6 @@ def test_pods_that_cannot_start_are_explained_and_deleted(ended, capsys, monkeyp
     pulling = pod("doctor-abc-0", 0, run="doctor-abc", phase="Pending",
                   containerStatuses=[{"name": "trainer", "state": state}])  # fmt: skip
     ended.put("pods", pulling)
-    ended.objects.pop(("networkpolicies", "doctor-abc"))  # As the cluster does after its owner is gone.
     code, lines, _ = table(capsys, *PODS)
     assert (code, lines["pods: image"][0]) == (1, "missing")
     assert ("jobsets", "doctor-abc") not in ended.objects
