@@ -2,11 +2,16 @@
 
 import collections
 import os
+import signal
 import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.pop("KUBERNETES_SERVICE_HOST", None)  # Tests that play a pod say so.
+# Under nohup and in the background of a script these are ignored, and children inherit that.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _default)
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # So that a bare "pytest" finds the package, and scripts/, without an installation.
     sys.path.insert(0, str(ROOT))
