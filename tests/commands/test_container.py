@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.helpers.images import write_image_set
+from tests.helpers.k8s_schemas import pod_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +72,7 @@ def container():
              "--precision=float32", "--export=none", "--checkpoint_every_steps=5"]  # fmt: skip
     done = subprocess.run([sys.executable, "scripts/submit.py", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    pod = next(yaml.safe_load_all(done.stdout))["spec"]["template"]["spec"]
+    pod = pod_templates(next(yaml.safe_load_all(done.stdout)))[0]["spec"]
     return pod, pod["containers"][0]
 
 
