@@ -79,7 +79,7 @@ def test_seeds_resume_and_are_told_with_their_spread(data, tmp_path, capsys):
     assert f"{summary['std']:.4f}" in report
     demo = demo_summary.summary(tmp_path)
     accuracy = content["Validation"]["accuracy"]
-    assert "{mean:.4f} +- {std:.4f} ({min:.4f} to {max:.4f})".format(**accuracy) in demo
+    assert "{mean:.4f} +- {std:.4f} ({min:.4f}..{max:.4f})".format(**accuracy) in demo
 
 
 @pytest.mark.slow
