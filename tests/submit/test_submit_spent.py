@@ -2,11 +2,11 @@
 
 import datetime
 import json
+import urllib.parse
 
 import pytest
 
 from tests.helpers.kube_objects import jobset, pod, submit
-from trainer.submit import progress
 
 L4 = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
 SPOT = {**L4, "cloud.google.com/gke-spot": "true"}
@@ -70,15 +70,15 @@ def test_without_times_the_pods_tell_and_else_nothing_is_invented(server, tmp_pa
     assert "so far: 6.00 GPU-hours, 6.00 USD" in capsys.readouterr().out
 
 
-def test_status_links_to_a_dashboard(server, capsys, monkeypatch):
-    put(server, "gs://bucket/jobs/first", selector=L4)
+def test_status_links_to_a_dashboard(server, capsys, monkeypatch, tmp_path):
+    put(server, tmp_path, selector=L4)
     kept = {"run": {"dashboard": "https://grafana.example/d?ns={namespace}&run={name}&dir={job_dir}"}, "trainer": []}
     server.put(
         "configmaps", {"metadata": {"name": "first-run", "labels": {}}, "data": {"request.json": json.dumps(kept)}}
     )
-    monkeypatch.setattr(progress, "read", lambda *_, **__: progress.Progress())  # No bucket of Google's is asked.
+    place = urllib.parse.quote(str(tmp_path), safe="")
     monkeypatch.setenv("DEEPDETECT_DASHBOARD", "https://other.example/{name}")
-    for words, link in (([], "https://grafana.example/d?ns=deepdetect&run=first&dir=gs%3A%2F%2Fbucket%2Fjobs%2Ffirst"),
+    for words, link in (([], f"https://grafana.example/d?ns=deepdetect&run=first&dir={place}"),
                         (["--dashboard=https://mine.example/{name}"], "https://mine.example/first")):  # fmt: skip
         assert submit("status", "first", *words) == 0
         assert f"dashboard: {link}\n" in capsys.readouterr().out
