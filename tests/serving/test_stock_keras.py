@@ -96,7 +96,9 @@ def test_a_file_that_needs_this_package_fails_the_check():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["cnn", "forensic/srm", f"{IN_TESTS}:small_convnext"])
+@pytest.mark.parametrize(
+    "family", ["cnn", "forensic/srm", pytest.param(f"{IN_TESTS}:small_convnext", marks=pytest.mark.thorough)]
+)
 def test_it_learns_on(family, tmp_path):
     model, images, _ = built(family)
     (tmp_path / "model.keras").write_bytes(stock_keras.to_bytes(rebuilt(model)))
