@@ -38,13 +38,7 @@ def run(capsys, *words):
 @pytest.fixture
 def hub(monkeypatch):
     """Return a server that plays the Hub, for the command's client."""
-    if HAS_HUB:  # Its storage is not played.
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    with fake_hub.serve() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setenv("HF_TOKEN", fake_hub.TOKEN)
+    with fake_hub.serve(monkeypatch) as running:
         yield running
 
 

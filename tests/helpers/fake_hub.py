@@ -2,12 +2,15 @@
 
 import base64
 import contextlib
+import importlib.util
 import json
 import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
 
 TOKEN = "hf_right"
 
@@ -131,9 +134,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[FakeHub]:
-    """Run a hub for the block."""
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """Run a hub for the block, which the real client takes for the Hub."""
+    if importlib.util.find_spec("huggingface_hub"):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # That storage is not played.
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
     with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         threading.Thread(target=hub.serve_forever, args=[0.01], daemon=True).start()
         try:
             yield hub

@@ -25,13 +25,8 @@ META = {
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # Its storage is not played.
     monkeypatch.setenv("DEEPDETECT_FILE_RETRY_SECONDS", "0.3")
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    with fake_hub.serve() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setenv("HF_TOKEN", fake_hub.TOKEN)
+    with fake_hub.serve(monkeypatch) as running:
         yield running
 
 

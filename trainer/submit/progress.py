@@ -1,9 +1,11 @@
 """Progress of a run, from the files in its job_dir."""
 
+import contextlib
 import csv
 import dataclasses
 import datetime
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from trainer.core.job_dir import JobPaths, SweepPaths
@@ -67,7 +69,7 @@ def read(job_dir: str, *, sweep: bool = False) -> Progress:
         batch = json.loads(files.read_text(paths.config)).get("batch_size") if files.exists(paths.config) else None
     except Exception as error:  # Any error of a bucket's client: the other runs must still be listed.
         return Progress(problem=" ".join(str(error).split())[:120])
-    return _progress(lines, batch)
+    return _progress(_entries(lines), batch)
 
 
 def _of_sweep(paths: SweepPaths) -> Progress:
@@ -76,16 +78,24 @@ def _of_sweep(paths: SweepPaths) -> Progress:
     return Progress(trials=len(rows) - 1, ended=files.exists(paths.done))
 
 
-def _busy(lines: list[str]) -> tuple[float | None, str]:
+def _entries(lines: list[str]) -> list[Any]:
+    """Return the lines' contents, without those of a line that is being written."""
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def _busy(entries: Sequence[Any]) -> tuple[float | None, str]:
     """Return the seconds from each start to its last line, summed, and the time of the last line."""
     begin = end = None
     seconds = 0.0
-    for line in lines:
+    for entry in entries:
         try:
-            entry = json.loads(line)
             time = datetime.datetime.fromisoformat(entry["time"]).astimezone(datetime.UTC)
         except (ValueError, KeyError, TypeError):
-            continue  # Of a line that is being written, or of an older version.
+            continue  # Of an older version.
         if entry.get("kind") == "start" or begin is None or end is None:
             seconds += (end - begin).total_seconds() if begin and end else 0.0
             begin = time
@@ -95,19 +105,15 @@ def _busy(lines: list[str]) -> tuple[float | None, str]:
     return seconds + (end - begin).total_seconds(), end.isoformat()
 
 
-def _progress(lines: list[str], batch_size: int | None) -> Progress:
+def _progress(entries: Sequence[Any], batch_size: int | None) -> Progress:
     newest: dict[str, dict[str, Any]] = {}
     starts = step = 0
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # Of a line that is being written.
+    for entry in entries:
         newest[entry["kind"]] = entry
         starts += entry["kind"] == "start"
         step = entry["step"]
     train = newest.get("train", {})
-    busy, last = _busy(lines)
+    busy, last = _busy(entries)
     return Progress(
         step=step if newest else None,
         total_steps=newest.get("start", {}).get("total_steps"),
