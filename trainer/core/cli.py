@@ -12,7 +12,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from trainer.core import errors, keras_environment, progress, quiet_start, signals, starts, streams, terminal
+from trainer.core import (
+    environment,
+    errors,
+    keras_environment,
+    progress,
+    quiet_start,
+    signals,
+    starts,
+    streams,
+    terminal,
+)
 from trainer.core.config import flags
 from trainer.core.starts import recorder
 from trainer.core.storage import transient
@@ -70,7 +80,7 @@ def _exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> 
         return errors.EXIT_FAILED
     except errors.StoppedEarly as stop:
         _say(f"stopped: {stop}")
-        return errors.of_process(stop.code)
+        return errors.of_process(stop.code, in_pod=environment.is_pod())
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not transient.is_transient(error):
             raise
@@ -143,5 +153,5 @@ def formatter() -> logging.Formatter:
 
 
 def _logs_json() -> bool:
-    in_pod = bool({"KUBERNETES_SERVICE_HOST", "CLOUD_ML_JOB"} & os.environ.keys()) and not sys.stderr.isatty()
+    in_pod = (environment.is_pod() or "CLOUD_ML_JOB" in os.environ) and not sys.stderr.isatty()
     return os.environ.get("DEEPDETECT_LOG", "json" if in_pod else "plain") == "json"

@@ -1,9 +1,12 @@
-"""Numbers in environment variables.  Imports no TensorFlow."""
+"""What environment variables say: numbers, and whether this is a pod.  Imports no TensorFlow."""
 
 import math
 import os
+from collections.abc import Mapping
 
 from trainer.core.errors import RequestError
+
+POD = "KUBERNETES_SERVICE_HOST"  # Kubernetes sets it in every container.
 
 
 def seconds(name: str, default: float, *, minimum: float = 0.0) -> float:
@@ -20,3 +23,8 @@ def seconds(name: str, default: float, *, minimum: float = 0.0) -> float:
     if not minimum <= value < math.inf:
         raise RequestError(f"{name}: expected seconds, at least {minimum:g}, received {text!r}; correct or unset it")
     return value
+
+
+def is_pod(variables: Mapping[str, str] = os.environ) -> bool:
+    """Return whether an environment is that of a process in a Kubernetes pod."""
+    return POD in variables

@@ -3,8 +3,6 @@
 Owns: what a process exit code means.  Does not own: printing (``cli.run_command``).  Imports no TensorFlow.
 """
 
-import os
-
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_REQUEST = 2
@@ -47,10 +45,10 @@ class JobFailed(Exception):
     """A well-formed job failed for a reason that its log explains; the process exits with code 1."""
 
 
-def of_process(code: int) -> int:
+def of_process(code: int, *, in_pod: bool) -> int:
     """Return the code with which a process exits: a lost peer is 75 everywhere but in a Kubernetes pod.
 
     Kubernetes restarts a set of pods without limit after 75.  It must not do so because one of them crashed and the
     others stopped: that one may crash again.  Elsewhere 75 says what people and schedulers need: start all again.
     """
-    return EXIT_STOPPED if code == EXIT_LOST_PEER and "KUBERNETES_SERVICE_HOST" not in os.environ else code
+    return EXIT_STOPPED if code == EXIT_LOST_PEER and not in_pod else code

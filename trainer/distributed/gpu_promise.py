@@ -10,13 +10,14 @@ import os
 import re
 from collections.abc import Mapping
 
+from trainer.core import environment
 from trainer.core.config import RuntimeConfig
 from trainer.core.errors import RequestError, StoppedEarly
 
 VARIABLE = "DEEPDETECT_GPUS"  # GPUs of this machine or pod; 0: none, and --num_devices counts logical CPU devices.
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _NAME = re.compile("[0-9]|GPU-|MIG-")  # The beginning of a GPU's name there.
-_SCHEDULERS = ("KUBERNETES_SERVICE_HOST", "SLURM_JOB_ID")  # Each is set in every process that the scheduler starts.
+_SCHEDULERS = (environment.POD, "SLURM_JOB_ID")  # Each is set in every process that the scheduler starts.
 
 Environment = Mapping[str, str]
 

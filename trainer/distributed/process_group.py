@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainer.core import proxies, starts
+from trainer.core import environment, proxies, starts
 from trainer.core.config import Config
 from trainer.core.errors import (
     EXIT_DONE,
@@ -296,15 +296,16 @@ class ProcessGroup(SingleProcess):
         # As ``cli.run_command`` would print it, which the main thread may never reach.
         titles = {EXIT_STOPPED: "stopped", EXIT_LOST_PEER: "stopped", EXIT_REQUEST: "error"}
         print(f"{titles.get(code, 'failed')}: {line}", file=sys.stderr)
-        starts.end(of_process(code), line)
+        code = of_process(code, in_pod=environment.is_pod())
+        starts.end(code, line)
         for stream in (sys.stderr, sys.stdout):
             with contextlib.suppress(Exception):
                 stream.flush()
-        os._exit(of_process(code))
+        os._exit(code)
 
 
 def _yield_seconds() -> float:
-    return _POD_YIELDS_SECONDS if "KUBERNETES_SERVICE_HOST" in os.environ else 0.0
+    return _POD_YIELDS_SECONDS if environment.is_pod() else 0.0
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ import dataclasses
 import os
 from pathlib import Path
 
+from trainer.core import environment
+
 # A folder that stands in for the process's own cgroup; tests set it, as the kernel's cannot be written.
 FOLDER = "DEEPDETECT_CGROUP"
 
@@ -45,7 +47,7 @@ def look(folder: Path | None = None) -> Memory:
     statistics = _table(folder / "memory.stat")
     return Memory(
         limit=size if size < _NO_LIMIT else 0,
-        used=sum(statistics.get(name, 0) for name in used) if "KUBERNETES_SERVICE_HOST" in os.environ else 0,
+        used=sum(statistics.get(name, 0) for name in used) if environment.is_pod() else 0,
         oom_kills=_table(folder / events).get("oom_kill", 0),
     )
 

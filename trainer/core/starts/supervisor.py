@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from types import FrameType
 
+from trainer.core.environment import is_pod
 from trainer.core.errors import EXIT_STOPPED
 from trainer.core.starts import cgroup, record
 from trainer.core.starts.cgroup import Memory
@@ -36,7 +37,7 @@ _TITLES = ("stopped: ", "failed: ", "error: ")
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
     """Return whether this process is a pod's, and has no supervisor."""
-    return "KUBERNETES_SERVICE_HOST" in environment and SWITCH not in environment and not sys.stderr.isatty()
+    return is_pod(environment) and SWITCH not in environment and not sys.stderr.isatty()
 
 
 def enter(*, as_json: bool) -> int:

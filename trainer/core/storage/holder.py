@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.core import environment
+
 _POD_UID = "DEEPDETECT_POD_UID"  # A manifest may set it from metadata.uid.
 
 
@@ -22,7 +24,7 @@ def describe() -> dict[str, Any]:
         "namespace": _link("/proc/self/ns/pid"),
         "boot": _text("/proc/sys/kernel/random/boot_id"),
         "host": socket.gethostname(),
-        "pod": "KUBERNETES_SERVICE_HOST" in os.environ,
+        "pod": environment.is_pod(),
         "pod_uid": os.environ.get(_POD_UID, ""),
     }
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from trainer.core import environment
 from trainer.core.errors import JobFailed, RequestError
 
 Object = dict[str, Any]
@@ -82,7 +83,7 @@ class KubeClient:
             raise RequestError("expected the package kubernetes, received none; pip install -e .") from error
         configuration = client.Configuration()
         expected = f"a kubeconfig with the context {context!r}" if context else "a kubeconfig"
-        in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+        in_pod = environment.is_pod() and "KUBECONFIG" not in os.environ
         try:
             if in_pod and not context:
                 config.load_incluster_config(client_configuration=configuration)

@@ -6,9 +6,9 @@ Imports no TensorFlow.
 
 import collections
 import datetime
-import os
 from collections.abc import Iterable
 
+from trainer.core import environment
 from trainer.core.errors import EXIT_DONE, EXIT_REQUEST, EXIT_STOPPED, JobFailed, RequestError
 from trainer.core.job_dir import JobPaths
 from trainer.core.starts import record
@@ -48,7 +48,7 @@ def _require_memory(process: str, starts: list[Start], step: int) -> None:
         "--batch_size"
     )
     # Elsewhere others share the limit, and may leave more of it next time.
-    raise RequestError(line) if limit and "KUBERNETES_SERVICE_HOST" in os.environ else JobFailed(line)
+    raise RequestError(line) if limit and environment.is_pod() else JobFailed(line)
 
 
 def _require_fewer_crashes(process: str, starts: Iterable[Start]) -> None:
