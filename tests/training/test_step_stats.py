@@ -14,8 +14,8 @@ from trainer.training.step_stats import StepStatistics
 PLAN = Plan(total_steps=8, steps_per_epoch=4, log_every_steps=3)
 
 
-def numbers(loss=1.0, *, correct=5.0, examples=10.0, applied=1.0, scale=1.0):
-    return tf.constant([loss, correct, examples, applied, scale], tf.float32)
+def numbers(loss=1.0, *, correct=5.0, examples=10.0, applied=1.0, scale=1.0, norm=0.5):
+    return tf.constant([loss, correct, examples, applied, scale, norm], tf.float32)
 
 
 def filled(*vectors, statistics=None, first=1):
@@ -61,12 +61,14 @@ def test_steps_of_one_call_are_those_of_calls_of_one_step():
 
 
 def test_skipped_steps_count_in_no_mean():
-    window = filled(numbers(2.0, scale=4.0), numbers(math.inf, applied=0.0, scale=8.0)).fetch(force=True)
-    assert window.loss == 0.2
+    overflow = numbers(math.inf, applied=0.0, scale=8.0, norm=math.inf)
+    window = filled(numbers(2.0, scale=4.0), overflow).fetch(force=True)
+    assert (window.loss, window.gradient_norm) == (0.2, 0.5)
     assert window.divergence == ""
-    statistics = filled(numbers(2.0, scale=4.0), numbers(math.inf, applied=0.0, scale=8.0), numbers(2.0, scale=4.0))
+    statistics = filled(numbers(2.0, scale=4.0), overflow, numbers(2.0, scale=4.0, norm=1.0))
     (line,) = statistics.fetch(force=True).lines
     assert (line.values["loss_scale"], line.values["skipped_steps"], line.values["examples"]) == (4.0, 1, 30)
+    assert line.values["gradient_norm"] == 0.75
 
 
 def test_a_loss_that_is_not_finite_is_reported_with_its_lines_and_ends_nothing():
@@ -98,6 +100,15 @@ def test_an_unfinished_line_survives_a_checkpoint():
     without_clock = {name: value for name, value in expected.values.items() if name != "images_per_second"}
     assert {name: resumed.values[name] for name in without_clock} == without_clock
     assert second.state() == []
+
+
+def test_a_line_that_an_older_version_began_has_no_gradient_norm():
+    statistics = StepStatistics(PLAN)
+    statistics.restore([[1.0, 5.0, 10.0, True, 1.0]])  # As its checkpoints hold a step.
+    filled(numbers(1.0), numbers(1.0), statistics=statistics, first=2)
+    (line,) = statistics.fetch(force=True).lines
+    assert line.values["loss"] == 0.1
+    assert math.isnan(line.values["gradient_norm"])  # Which ``metrics.jsonl`` writes as null.
 
 
 def test_the_speed_of_a_start_leaves_out_the_window_in_which_a_step_was_compiled():

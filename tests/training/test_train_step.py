@@ -269,17 +269,19 @@ def test_evaluate_answers_in_slot_order_with_weights(devices, xla):
     assert len(np.unique(expected[:, 0])) == 6, "the order would not be seen"
 
 
-@pytest.mark.parametrize("limit", [1e-3, 1e3])
+@pytest.mark.parametrize("limit", [0, 1e-3, 1e3])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_the_norm_of_the_whole_gradient_is_limited(devices, limit):
+def test_the_norm_of_the_whole_gradient_is_reported_and_limited(devices, limit):
     trainer = trainer_of(devices, batch_size=8, optimizer=lambda: keras.optimizers.SGD(1.0), clip_norm=limit)
     batch = random_batch(8, weight=[1, 1, 1, 1, 1, 0, 0, 0])
     gradients, _ = reference_gradients(trainer.model, batch)
     norm = np.sqrt(sum(np.square(gradient).sum() for gradient in gradients))
     before = [variable.numpy() for variable in trainer.model.trainable_variables]
-    trainer.train(batch)
+    stats = trainer.train(batch)
+    np.testing.assert_allclose(stats.gradient_norm, norm, rtol=1e-5)
+    factor = min(1, limit / norm) if limit else 1
     for gradient, old, new in zip(gradients, before, trainer.model.trainable_variables, strict=True):
-        np.testing.assert_allclose(old - new.numpy(), gradient * min(1, limit / norm), rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(old - new.numpy(), gradient * factor, rtol=1e-3, atol=1e-7)
 
 
 def weighted_reference(model, batch, class_weights, smoothing):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from trainer.data.pipeline import Batch
 from trainer.training.frozen.phase import PhasedStep
 
-_NUMBERS = 5  # Of a step, see ``StepStats``.
+_NUMBERS = 6  # Of a step, see ``StepStats``.
 
 
 class Execution:
@@ -41,7 +41,7 @@ class Execution:
             rates: learning rate of each step.
 
         Returns:
-            ``[n, 5]`` float32 on the device; row ``i`` is that of step ``i`` for ``StepStats.of``, and ``n`` may be
+            ``[n, 6]`` float32 on the device; row ``i`` is that of step ``i`` for ``StepStats.of``, and ``n`` may be
             larger than the number of steps.
         """
         # The last batch again fills the places of missing ones, which are not looked at: one graph for every number.

@@ -46,7 +46,7 @@ class _Speed:
 @dataclasses.dataclass
 class _Call:
     steps: list[_Pending]
-    rows: tf.Tensor  # [n, 5] on the device, see ``StepStats``; one for each step, perhaps more.
+    rows: tf.Tensor  # [n, 6] on the device, see ``StepStats``; one for each step, perhaps more.
 
 
 class StepStatistics:
@@ -93,7 +93,7 @@ class StepStatistics:
         Args:
             first: steps done with the first of them.
             rates: learning rate of each.
-            rows: [n, 5], see ``StepStats``, n at least the number of steps.
+            rows: [n, 6], see ``StepStats``, n at least the number of steps.
             waited: seconds that the loop waited for the batches.
             compiled: whether the call was compiled first; it gets a window of its own.
         """
@@ -132,6 +132,7 @@ class StepStatistics:
             learning_rate=pending[-1].rate,
             loss=means["loss"],
             accuracy=means["accuracy"],
+            gradient_norm=means["gradient_norm"],
             examples=means["examples"],
             seconds=seconds,
             waited=self._waited,
@@ -163,6 +164,7 @@ def _train_values(line: list[StepStats], rate: float, images_per_second: float) 
         "learning_rate": rate,
         "images_per_second": round(images_per_second, 2),
         "examples": int(sum(stats.examples for stats in line)),
+        "gradient_norm": sum(stats.gradient_norm for stats in applied) / len(applied) if applied else math.nan,
     }
     if line[-1].loss_scale != 1.0:
         values |= {"loss_scale": line[-1].loss_scale, "skipped_steps": len(line) - len(applied)}

@@ -61,6 +61,7 @@ class SummaryWriter(Observer):
             "train/accuracy": window.accuracy,
             "train/learning_rate": window.learning_rate,
             "train/images_per_second": window.images_per_second,
+            "train/gradient_norm": window.gradient_norm,
         }
         self.scalars(window.step, values)
 

@@ -42,6 +42,7 @@ class StepStats:
         examples: real examples.
         applied: whether the weights moved (False: an overflow in float16 was skipped).
         loss_scale: factor of the loss before this step's decision; 1 without float16.
+        gradient_norm: of the whole gradient, before it was clipped; NaN in checkpoints of older versions.
     """
 
     loss_sum: float
@@ -49,12 +50,13 @@ class StepStats:
     examples: float
     applied: bool
     loss_scale: float
+    gradient_norm: float = math.nan
 
     @classmethod
     def of(cls, vector: Any) -> "StepStats":
-        """Read the ``[5]`` vector that a train step returns."""
-        loss_sum, correct, examples, applied, scale = (float(value) for value in vector)
-        return cls(loss_sum, correct, examples, applied > 0.5, scale)
+        """Read the ``[6]`` vector that a train step returns, or the numbers of a checkpoint."""
+        loss_sum, correct, examples, applied, *others = (float(value) for value in vector)
+        return cls(loss_sum, correct, examples, applied > 0.5, *others)
 
 
 class TrainStep:
@@ -123,7 +125,7 @@ class TrainStep:
             step: int64 scalar, the number of this step from 0 over the whole job.
 
         Returns:
-            ``[5]`` float32 for ``StepStats.of``, the same on every process: sums over all replicas.
+            ``[6]`` float32 for ``StepStats.of``, the same on every process: sums over all replicas.
         """
         if tf.inside_function():  # Whose caller sees what fails.
             return self._train(batch, step, self.compilation.failed)
@@ -208,8 +210,8 @@ class TrainStep:
         divisor = tf.where(sums[2] > 0.0, sums[3], 1.0)
         factor = self._batch_size / (divisor * tf.cast(scale, tf.float64))
         means = [tf.cast(each / total, tf.float32) for each in moments]
-        applied = self._update.run(columns, factor, means, step)
-        return tf.concat([tf.cast(sums[:3], tf.float32), tf.stack([tf.cast(applied, tf.float32), scale])], axis=0)
+        applied, norm = self._update.run(columns, factor, means, step)
+        return tf.concat([tf.cast(sums[:3], tf.float32), tf.stack([tf.cast(applied, tf.float32), scale, norm])], axis=0)
 
     def _sum(self, context: tf.distribute.ReplicaContext, columns: Sequence[Column]) -> Sequence[Column]:
         """Return the sum of the gradients over all replicas, sent in a few buckets and perhaps in another dtype."""

@@ -70,7 +70,9 @@ class Update:
         self._programs = [tf.function(move, jit_compile=True, autograph=False) for move in self._plain]
         self._compiled = compiled
 
-    def run(self, columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor) -> tf.Tensor:
+    def run(
+        self, columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Move everything, or nothing if float16 overflowed; called by every replica.
 
         Args:
@@ -80,7 +82,7 @@ class Update:
             step: int64 scalar, the number of the step from 0.
 
         Returns:
-            bool scalar: whether the weights moved.
+            bool scalar: whether the weights moved; float32 scalar: norm of the whole gradient, before it was clipped.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group  # Its processes have as many each.
         moves = self._programs if self._compiled() else self._plain
@@ -88,11 +90,12 @@ class Update:
 
     def _move(
         self, copies: "_Copies", columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         gradients = [added(column) for column in columns]
         gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+        norm = _global_norm(gradients)
         if self._clip_norm:
-            gradients = _clipped(gradients, self._clip_norm)
+            gradients = _clipped(gradients, norm, self._clip_norm)
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
         # A gradient that is not finite on one replica makes the sum so, and all replicas have the same sum.  There is
         # no condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras 3.15).
@@ -103,13 +106,13 @@ class Update:
         self._apply(copies, gradients, applied)
         # Batch-norm averages come last: they move only if the update was applied.
         updates = copies.of(self._optimizer.iterations.value)
-        for norm, mean in zip(self._norms, means, strict=True):
-            old = norm.weight_of_old(updates)
-            moving = copies.of(norm.moving.value)
+        for layer, mean in zip(self._norms, means, strict=True):
+            old = layer.weight_of_old(updates)
+            moving = copies.of(layer.moving.value)
             assign(moving, moving * old + mean * (1.0 - old), applied)
         if self._average is not None:
             self._average.move(copies.of, step, applied)
-        return tf.constant(True) if applied is None else applied
+        return (tf.constant(True) if applied is None else applied), tf.cast(norm, tf.float32)
 
     def _apply(self, copies: "_Copies", gradients: list[tf.Tensor], applied: tf.Tensor | None) -> None:
         """Update this replica's weights and optimizer, if ``applied``; None: in any case."""
@@ -169,12 +172,17 @@ def added(column: Column) -> tf.Tensor:
     return column[0] if len(column) == 1 else tf.add_n([tf.cast(part, tf.float64) for part in column])
 
 
-def _clipped(gradients: list[tf.Tensor], limit: float) -> list[tf.Tensor]:
+def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """Return the norm of all gradients together in float64, where squares of float32 fit."""
+    squares = [tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients]
+    return tf.sqrt(tf.add_n(squares))
+
+
+def _clipped(gradients: list[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
     """Scale the gradients down to a global norm of ``limit`` (Pascanu et al. 2013, arXiv:1211.5063, section 3.2).
 
-    They are reduced already, so every replica does the same.  The norm is in float64, where squares of float32 fit; an
-    infinite one makes infinite gradients NaN, which float16 skips like any that are not finite.
+    They are reduced already, so every replica does the same.  An infinite norm makes infinite gradients NaN, which
+    float16 skips like any that are not finite.
     """
-    squares = [tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients]
-    factor = limit / tf.maximum(tf.sqrt(tf.add_n(squares)), limit)
+    factor = limit / tf.maximum(norm, limit)
     return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
