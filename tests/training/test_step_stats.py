@@ -102,13 +102,13 @@ def test_an_unfinished_line_survives_a_checkpoint():
     assert second.state() == []
 
 
-def test_a_line_that_an_older_version_began_has_no_gradient_norm():
+def test_the_gradient_norm_is_that_of_the_steps_that_computed_it():
     statistics = StepStatistics(PLAN)
-    statistics.restore([[1.0, 5.0, 10.0, True, 1.0]])  # As its checkpoints hold a step.
-    filled(numbers(1.0), numbers(1.0), statistics=statistics, first=2)
-    (line,) = statistics.fetch(force=True).lines
-    assert line.values["loss"] == 0.1
-    assert math.isnan(line.values["gradient_norm"])  # Which ``metrics.jsonl`` writes as null.
+    statistics.restore([[1.0, 5.0, 10.0, True, 1.0]])  # As checkpoints of older versions hold a step.
+    filled(numbers(norm=4.0), *[numbers(norm=math.nan)] * 2, statistics=statistics, first=2)
+    first, second = statistics.fetch(force=True).lines
+    assert first.values["gradient_norm"] == 4.0
+    assert "gradient_norm" not in second.values
 
 
 def test_the_speed_of_a_start_leaves_out_the_window_in_which_a_step_was_compiled():

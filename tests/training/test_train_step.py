@@ -23,7 +23,7 @@ from trainer.training.step.gradients import Batching
 from trainer.training.step.loss import Loss
 from trainer.training.step.loss_scale import GROWTH_INTERVAL, INITIAL_LOSS_SCALE, MIN_LOSS_SCALE, LossScale
 from trainer.training.step.train_step import StepStats, TrainStep
-from trainer.training.step.update import Rules
+from trainer.training.step.update import NORM_STEPS, Rules
 from trainer.training.step.weight_average import WeightAverage
 
 SIDE = 4  # Pixels of the tiny model's images.
@@ -282,6 +282,8 @@ def test_the_norm_of_the_whole_gradient_is_reported_and_limited(devices, limit):
     factor = min(1, limit / norm) if limit else 1
     for gradient, old, new in zip(gradients, before, trainer.model.trainable_variables, strict=True):
         np.testing.assert_allclose(old - new.numpy(), gradient * factor, rtol=1e-3, atol=1e-7)
+    assert trainer.train(batch, step=NORM_STEPS - 1).gradient_norm is None
+    assert trainer.train(batch, step=NORM_STEPS).gradient_norm > 0
 
 
 def weighted_reference(model, batch, class_weights, smoothing):

@@ -25,7 +25,7 @@ _CHARTS: tuple[tuple[str, str, str, str, str, str], ...] = (
      "images/s", "linear", "images_per_second", ""),
     ("Wait for data", "Share of the training time in which the devices had no batch. Near 0 the devices are the limit, "
      "higher the reading of images is.", "share of the time", "percent", "data_wait", ""),
-    ("Gradient norm", "Before clipping.", "norm", "log", "gradient_norm", ""),
+    ("Gradient norm", "Of every tenth step, before clipping.", "norm", "log", "gradient_norm", ""),
     ("Memory", "Of the first process on its host. What only grows is a leak.", "GB", "linear", "memory_bytes", ""),
     ("Loss scale", "Of float16: it halves when a step overflows.", "scale", "log", "loss_scale", ""),
 )  # fmt: skip

@@ -7,7 +7,6 @@ Imports no TensorFlow.
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -88,7 +87,7 @@ class Window:
         lines: train lines completed by these steps.
         divergence: why training cannot continue from here; empty if it can.
         compiled: whether the first of its steps was compiled in this time, which says nothing of later steps.
-        gradient_norm: mean over applied steps of the norm of the whole gradient, before it was clipped.
+        gradient_norm: of the gradient before it is clipped, mean over steps that computed it; None without any.
     """
 
     step: int
@@ -101,7 +100,7 @@ class Window:
     lines: Sequence[TrainLine] = ()
     divergence: str = ""
     compiled: bool = False
-    gradient_norm: float = math.nan
+    gradient_norm: float | None = None
 
     @property
     def images_per_second(self) -> float:

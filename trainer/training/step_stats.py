@@ -71,14 +71,14 @@ class StepStatistics:
         """
         return self._steady.images_per_second or self._all.images_per_second
 
-    def state(self) -> list[list[float]]:
+    def state(self) -> list[list[Any]]:
         """Return what a checkpoint must hold: the steps of an unfinished train line."""
         return [list(dataclasses.astuple(stats)) for stats in self._line]
 
-    def restore(self, state: list[list[float]]) -> None:
+    def restore(self, state: list[list[Any]]) -> None:
         """Continue from a checkpoint's state; steps that were not fetched are dropped."""
         self._pending = []
-        self._line = [StepStats.of(vector) for vector in state]
+        self._line = [StepStats(*numbers) for numbers in state]  # Older versions have fewer numbers.
 
     def resume_clock(self) -> None:
         """Begin a window: what came before (validation, saving) is not training time."""
@@ -132,7 +132,7 @@ class StepStatistics:
             learning_rate=pending[-1].rate,
             loss=means["loss"],
             accuracy=means["accuracy"],
-            gradient_norm=means["gradient_norm"],
+            gradient_norm=means.get("gradient_norm"),
             examples=means["examples"],
             seconds=seconds,
             waited=self._waited,
@@ -164,8 +164,10 @@ def _train_values(line: list[StepStats], rate: float, images_per_second: float) 
         "learning_rate": rate,
         "images_per_second": round(images_per_second, 2),
         "examples": int(sum(stats.examples for stats in line)),
-        "gradient_norm": sum(stats.gradient_norm for stats in applied) / len(applied) if applied else math.nan,
     }
+    norms = [stats.gradient_norm for stats in applied if stats.gradient_norm is not None]
+    if norms:
+        values["gradient_norm"] = sum(norms) / len(norms)
     if line[-1].loss_scale != 1.0:
         values |= {"loss_scale": line[-1].loss_scale, "skipped_steps": len(line) - len(applied)}
     return values

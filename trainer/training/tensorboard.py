@@ -61,8 +61,9 @@ class SummaryWriter(Observer):
             "train/accuracy": window.accuracy,
             "train/learning_rate": window.learning_rate,
             "train/images_per_second": window.images_per_second,
-            "train/gradient_norm": window.gradient_norm,
         }
+        if window.gradient_norm is not None:
+            values["train/gradient_norm"] = window.gradient_norm
         self.scalars(window.step, values)
 
     def on_validation(self, validation: Validation) -> None:

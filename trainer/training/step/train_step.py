@@ -42,7 +42,7 @@ class StepStats:
         examples: real examples.
         applied: whether the weights moved (False: an overflow in float16 was skipped).
         loss_scale: factor of the loss before this step's decision; 1 without float16.
-        gradient_norm: of the whole gradient, before it was clipped; NaN in checkpoints of older versions.
+        gradient_norm: of the whole gradient before it is clipped; None in steps that do not compute it.
     """
 
     loss_sum: float
@@ -50,13 +50,13 @@ class StepStats:
     examples: float
     applied: bool
     loss_scale: float
-    gradient_norm: float = math.nan
+    gradient_norm: float | None = None
 
     @classmethod
     def of(cls, vector: Any) -> "StepStats":
-        """Read the ``[6]`` vector that a train step returns, or the numbers of a checkpoint."""
-        loss_sum, correct, examples, applied, *others = (float(value) for value in vector)
-        return cls(loss_sum, correct, examples, applied > 0.5, *others)
+        """Read the ``[6]`` vector that a train step returns, whose norm is NaN where there is none."""
+        loss_sum, correct, examples, applied, scale, norm = map(float, vector)
+        return cls(loss_sum, correct, examples, applied > 0.5, scale, None if math.isnan(norm) else norm)
 
 
 class TrainStep:

@@ -6,6 +6,7 @@ device and can be compiled as one.  Does not own: gradients and their sum over r
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -18,6 +19,9 @@ from trainer.training.step.weight_average import WeightAverage
 
 # Of one variable: its gradient in one or several parts, whose sum counts.
 Column = Sequence[tf.Tensor]
+
+# The gradient's norm is computed in every so many steps: on a CPU it costs the network of the notebook 2% of a step.
+NORM_STEPS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Update:
         self._average = rules.average
         self._norms = layers.trained_batch_norms(model)
         self._clip_norm = rules.clip_norm
+        self._device = strategy.extended.worker_devices[0]
         self._slow = rules.slow if rules.slow_factor != 1.0 else []
         self._slow_factor = rules.slow_factor
         self._plain = [
@@ -82,7 +87,7 @@ class Update:
             step: int64 scalar, the number of the step from 0.
 
         Returns:
-            bool scalar: whether the weights moved; float32 scalar: norm of the whole gradient, before it was clipped.
+            bool scalar: whether the weights moved; float32 scalar: norm of the gradient before it is clipped, or NaN.
         """
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group  # Its processes have as many each.
         moves = self._programs if self._compiled() else self._plain
@@ -91,11 +96,10 @@ class Update:
     def _move(
         self, copies: "_Copies", columns: Sequence[Column], factor: tf.Tensor, means: list[tf.Tensor], step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        gradients = [added(column) for column in columns]
-        gradients = [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
-        norm = _global_norm(gradients)
+        gradients = _gradients(columns, factor)
+        norm = self._norm(columns, factor, step)
         if self._clip_norm:
-            gradients = _clipped(gradients, norm, self._clip_norm)
+            gradients = _clipped(gradients, self._clip_norm)
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
         # A gradient that is not finite on one replica makes the sum so, and all replicas have the same sum.  There is
         # no condition: Keras's LossScaleOptimizer, which has one, deadlocks several workers (keras 3.15).
@@ -112,7 +116,14 @@ class Update:
             assign(moving, moving * old + mean * (1.0 - old), applied)
         if self._average is not None:
             self._average.move(copies.of, step, applied)
-        return (tf.constant(True) if applied is None else applied), tf.cast(norm, tf.float32)
+        return (tf.constant(True) if applied is None else applied), norm
+
+    def _norm(self, columns: Sequence[Column], factor: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Return the gradient's norm in each ``NORM_STEPS``-th step, and NaN in the others."""
+        is_due = tf.equal(step % NORM_STEPS, 0)
+        if "GPU" in self._device:  # Which takes a condition from the host, and that would wait for it.
+            return tf.where(is_due, _global_norm(_gradients(columns, factor)), math.nan)
+        return tf.cond(is_due, lambda: _global_norm(_gradients(columns, factor)), lambda: tf.constant(math.nan))
 
     def _apply(self, copies: "_Copies", gradients: list[tf.Tensor], applied: tf.Tensor | None) -> None:
         """Update this replica's weights and optimizer, if ``applied``; None: in any case."""
@@ -172,17 +183,24 @@ def added(column: Column) -> tf.Tensor:
     return column[0] if len(column) == 1 else tf.add_n([tf.cast(part, tf.float64) for part in column])
 
 
+def _gradients(columns: Sequence[Column], factor: tf.Tensor) -> list[tf.Tensor]:
+    return [gradient * tf.cast(factor, gradient.dtype) for gradient in map(added, columns)]
+
+
 def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
-    """Return the norm of all gradients together in float64, where squares of float32 fit."""
-    squares = [tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients]
-    return tf.sqrt(tf.add_n(squares))
+    return tf.cast(tf.sqrt(_sum_of_squares(gradients)), tf.float32)
 
 
-def _clipped(gradients: list[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
+def _sum_of_squares(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """Return it in float64, where squares of float32 fit."""
+    return tf.add_n([tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients])
+
+
+def _clipped(gradients: list[tf.Tensor], limit: float) -> list[tf.Tensor]:
     """Scale the gradients down to a global norm of ``limit`` (Pascanu et al. 2013, arXiv:1211.5063, section 3.2).
 
     They are reduced already, so every replica does the same.  An infinite norm makes infinite gradients NaN, which
     float16 skips like any that are not finite.
     """
-    factor = limit / tf.maximum(norm, limit)
+    factor = limit / tf.maximum(tf.sqrt(_sum_of_squares(gradients)), limit)
     return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
