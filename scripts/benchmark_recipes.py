@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         lines = [f"Command: `{_command(argv)}`", "", _line(HEAD), _line(["---"] * len(HEAD))]
         print("\n".join(lines), flush=True)
         for recipe in arguments.recipes.split(","):
-            runs = list(_runs(recipe, data, recompressed, out, arguments.seeds))
+            runs = list(_runs(recipe, data, recompressed, out, arguments.seeds, arguments.epochs))
             lines.append(_row(recipe, runs))
             print(lines[-1], flush=True)
     if arguments.write:
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="(default 3)")
     add("--train_per_class", type=int, default=750, help="of drawn faces (default 750)")
     add("--difficulty", type=float, default=0.4, help="of drawn faces (default 0.4)")
+    add("--epochs", type=int, default=0, help="of every recipe, to compare at equal images seen (default: its own)")
     add("--write", default="", help="also replace the table in this page")
     return parser
 
@@ -104,20 +105,24 @@ def recompress(data: Path, out: Path) -> Path:
     return out
 
 
-def _runs(recipe: str, data: Path, recompressed: Path, out: Path, seeds: int) -> Iterator[Run]:
+def _runs(recipe: str, data: Path, recompressed: Path, out: Path, seeds: int, epochs: int) -> Iterator[Run]:
+    """Yield the runs of one recipe; ``epochs`` 0 means its own number."""
     for seed in range(seeds):
-        file = out / f"{recipe}-{seed}.json"
+        job = out / (f"{recipe}-{epochs}-epochs-{seed}" if epochs else f"{recipe}-{seed}")
+        flags = [f"--config={ROOT / 'recipes' / recipe}.yaml", f"--data_dir={data}", f"--seed={seed}"]
+        if epochs:
+            flags.append(f"--epochs={epochs}")
+        file = Path(f"{job}.json")
         if not file.exists():
-            file.write_text(json.dumps(dataclasses.asdict(_run(recipe, data, recompressed, out, seed))))
+            file.write_text(json.dumps(dataclasses.asdict(_run(job, flags, data, recompressed))))
         yield Run(**json.loads(file.read_text()))
 
 
-def _run(recipe: str, data: Path, recompressed: Path, out: Path, seed: int) -> Run:
+def _run(job: Path, settings: Sequence[str], data: Path, recompressed: Path) -> Run:
     """Train one recipe with one seed and score both sets."""
-    job = out / f"{recipe}-{seed}"
     log = Path(f"{job}.log")
     began = _children_cpu_minutes()
-    flags = [f"--config={ROOT / 'recipes' / recipe}.yaml", f"--data_dir={data}", f"--job_dir={job}", f"--seed={seed}"]
+    flags = [*settings, f"--job_dir={job}"]
     run_module("trainer.train", flags, log)
     cpu_minutes = _children_cpu_minutes() - began
     figures = []
