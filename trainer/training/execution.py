@@ -8,6 +8,7 @@ Owns: the call.  Does not own: a step (``step/train_step.py``), which steps may 
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.data.pipeline import Batch
@@ -48,7 +49,9 @@ class Execution:
         missing = self._most - len(batches)
         filled = (*batches, *[batches[-1]] * missing)
         with tf.device("CPU:0"):  # Otherwise a GPU, eagerly: three transfers, each of which waits for all of its work.
-            numbers = tf.constant(first, tf.int64)
+            # An array, because TensorFlow keeps the tensors of all Python numbers for good, 0.65 KB each, in case the
+            # same number comes again (TFE_TensorHandleCache, github.com/tensorflow/tensorflow/issues/68196).
+            numbers = tf.constant(np.array(first, np.int64))
             all_rates = tf.constant([*rates, *[0.0] * missing], tf.float32)
             count = tf.constant(len(batches))
         compilation = self._step.of(batches[0]).compilation

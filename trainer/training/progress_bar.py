@@ -3,6 +3,7 @@
 Does not own: how long the rest takes (``time_left.py``).
 """
 
+import dataclasses
 import logging
 import sys
 import time
@@ -27,6 +28,24 @@ _IMPORTANCE = (
 )  # fmt: skip
 
 
+@dataclasses.dataclass
+class _Sums:
+    """Sums over windows, in place of the windows: an epoch may take days."""
+
+    examples: float = 0.0
+    loss: float = 0.0  # Of all examples.
+    accuracy: float = 0.0  # Of all examples.
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def add(self, window: Window) -> None:
+        self.examples += window.examples
+        self.loss += window.loss * window.examples
+        self.accuracy += window.accuracy * window.examples
+        self.seconds += window.seconds
+        self.waited += window.waited
+
+
 class ProgressBar(Observer):
     """Shows the steps and validations of one process; silent where ``show`` is False."""
 
@@ -38,7 +57,7 @@ class ProgressBar(Observer):
         self.is_terminal = show and self._stream.isatty()
         self._left = TimeLeft(plan, validation_images)
         self._is_compiling = False
-        self._windows: list[Window] = []
+        self._all, self._steady = _Sums(), _Sums()  # Of the epoch; the second without windows of compilation.
         self._bar: tqdm.tqdm[Any] | None = None
         self._validation_began = 0.0
         self._is_announced = False  # The log has said once that validation takes its time.
@@ -66,7 +85,8 @@ class ProgressBar(Observer):
         """Show the newest means, and add them to the epoch's."""
         if window.divergence:  # Its means may be NaN, and a rollback may keep the job going.
             return
-        self._windows.append(window)
+        for sums in (self._all,) if window.compiled else (self._all, self._steady):
+            sums.add(window)
         self._left.add_window(window)
         if self._bar is not None:
             self._bar.set_postfix_str(self._numbers(window))
@@ -84,11 +104,11 @@ class ProgressBar(Observer):
 
     def on_validation(self, validation: Validation) -> None:
         """Print the line of a finished epoch."""
-        windows, self._windows = self._windows, []
         self._close()
         if self._show:
             with progress.no_bars(self._stream):
-                print(self._epoch(validation, windows), file=self._stream, flush=True)
+                print(self._epoch(validation), file=self._stream, flush=True)
+        self._all, self._steady = _Sums(), _Sums()
 
     def on_end(self, end: End) -> None:
         """Remove the bar."""
@@ -103,17 +123,17 @@ class ProgressBar(Observer):
         room = progress.columns(self._stream) - _BAR_COLUMNS
         return _fitting(parts, room)
 
-    def _epoch(self, validation: Validation, windows: Sequence[Window]) -> str:
+    def _epoch(self, validation: Validation) -> str:
         """Return the line of an epoch; on a terminal only as much of it as one row has room for."""
         done, values = validation.step, validation.values
         auc = "undefined" if values["val_auc"] is None else f"{values['val_auc']:.4f}"
         best = "(best)" if self.is_terminal else "(best so far)"
         parts = {
             "epoch": f"{self._plan.epoch_of(done)}/{self._plan.epochs}",
-            **_means(windows),
+            **_means(self._all),
             "val_loss": f"{values['val_loss']:.4f}", "val_accuracy": f"{values['val_accuracy']:.4f}", "val_auc": auc,
             "lr": f"{values['learning_rate']:.1e}",
-            **_speed([window for window in windows if not window.compiled]),
+            **_speed(self._steady),
             "left": self._left.text(done), **({"best": best} if values["best"] else {}),
         }  # fmt: skip
         if not self.is_terminal:
@@ -159,23 +179,18 @@ def _words(parts: Mapping[str, str]) -> Iterator[str]:
         yield text if name == "best" else f"{text} {name}" if name == "images/s" else f"{name} {text}"
 
 
-def _means(windows: Sequence[Window]) -> dict[str, str]:
+def _means(sums: _Sums) -> dict[str, str]:
     """Return means over the epoch's examples; nothing if this start did none of its steps."""
-    examples = sum(window.examples for window in windows)
-    if not examples:
+    if not sums.examples:
         return {}
-    loss = sum(window.loss * window.examples for window in windows) / examples
-    accuracy = sum(window.accuracy * window.examples for window in windows) / examples
-    return {"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.4f}"}
+    return {"loss": f"{sums.loss / sums.examples:.4f}", "accuracy": f"{sums.accuracy / sums.examples:.4f}"}
 
 
-def _speed(windows: Sequence[Window]) -> dict[str, str]:
+def _speed(sums: _Sums) -> dict[str, str]:
     """Return speed and wait over windows without compilation; nothing if there are none."""
-    seconds = sum(window.seconds for window in windows)
-    if not seconds:
+    if not sums.seconds:
         return {}
-    examples, waited = sum(window.examples for window in windows), sum(window.waited for window in windows)
-    return {"images/s": f"{examples / seconds:.0f}", "data wait": f"{waited / seconds:.0%}"}
+    return {"images/s": f"{sums.examples / sums.seconds:.0f}", "data wait": f"{sums.waited / sums.seconds:.0%}"}
 
 
 def _fitting(parts: Sequence[str], room: int) -> str:

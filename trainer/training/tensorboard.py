@@ -82,7 +82,7 @@ class SummaryWriter(Observer):
         def write() -> None:
             for name, value in values.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
-                    tf.summary.scalar(name, value)
+                    tf.summary.scalar(name, np.array(value))  # See ``add``.
 
         self.add(step, write)
 
@@ -91,7 +91,8 @@ class SummaryWriter(Observer):
         if self._writer is None:
             return
         try:
-            with self._writer.as_default(step=step):  # Leaving the block flushes.
+            # An array, because TensorFlow keeps the tensors of all Python numbers for good, see ``Execution.train``.
+            with self._writer.as_default(step=np.array(step)):  # Leaving the block flushes.
                 write()
         except tf.errors.OpError as error:
             log.warning("TensorBoard events cannot be written (%s): none from now on", error.message)

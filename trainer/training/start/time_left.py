@@ -6,11 +6,18 @@ validation do not count.  Imports no TensorFlow.
 
 import collections
 import time
+from typing import NamedTuple
 
 from trainer.training.loop import Plan
 from trainer.training.observers import Window
 
 _WINDOWS = 60  # About the last minute.
+
+
+class _Measured(NamedTuple):
+    steps: int
+    seconds: float
+    examples: float
 
 
 class TimeLeft:
@@ -20,7 +27,8 @@ class TimeLeft:
         """Begin without a measurement; ``validation_images`` are those of one validation."""
         self._plan = plan
         self._validation_images = validation_images
-        self._windows: collections.deque[tuple[int, Window]] = collections.deque(maxlen=_WINDOWS)
+        # Not the windows, which hold a line of each step.
+        self._windows: collections.deque[_Measured] = collections.deque(maxlen=_WINDOWS)
         self._step = 0
         self._validation: float | None = None  # Seconds of one; None: unknown.
         self._began = self._first_batch = 0.0
@@ -37,7 +45,7 @@ class TimeLeft:
         """Count the steps of a window."""
         steps, self._step = window.step - self._step, window.step
         if steps > 0 and not window.compiled:
-            self._windows.append((steps, window))
+            self._windows.append(_Measured(steps, window.seconds, window.examples))
 
     def add_validating(self, images: int, total: int) -> None:
         """Measure a validation: its begin, with no images, and each of its batches."""
@@ -58,8 +66,8 @@ class TimeLeft:
             return duration(0.0)
         if not self._windows or done <= self._plan.frozen_steps > 0:  # Later steps train all layers.
             return "unknown"
-        seconds = sum(window.seconds for _, window in self._windows)
-        a_step = seconds / sum(count for count, _ in self._windows)
+        seconds = sum(each.seconds for each in self._windows)
+        a_step = seconds / sum(each.steps for each in self._windows)
         validations = self._plan.total_steps // self._plan.steps_per_epoch - done // self._plan.steps_per_epoch
         return duration(steps * a_step + validations * self._a_validation(seconds))
 
@@ -67,7 +75,7 @@ class TimeLeft:
         if self._validation is not None:
             return self._validation
         # Before the first one: an image takes no longer than in training.
-        examples = sum(window.examples for _, window in self._windows)
+        examples = sum(each.examples for each in self._windows)
         return self._validation_images * seconds / max(examples, 1.0)
 
 
