@@ -202,10 +202,13 @@ def test_what_a_storage_refused_is_written_once_it_is_back(tmp_path, monkeypatch
     writer = DirtyWriter(write)
     writer.mark()
     writer.start()
+    deadline = time.monotonic() + 30
     while len(refusals) < 3:
+        assert time.monotonic() < deadline, "it was not tried again"
         time.sleep(0.01)
     (tmp_path / "folder").mkdir()
     while not (tmp_path / "folder" / "file").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     writer.end(30.0)
 
