@@ -10,6 +10,7 @@ case "${1:-}" in
   --thorough) shift ;;
   *) set -- -m "not thorough" "$@" ;;
 esac
+unset PYTHONDONTWRITEBYTECODE  # Compiling the tests takes each process five seconds, and their children compile too.
 # Two processes, each test file in one of them: a second TensorFlow costs less than it saves.
 # In the order of tests/conftest.py.
 exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12 "$@"

@@ -14,8 +14,8 @@ import pytest
 
 from trainer.core import cli
 from trainer.core.job_dir import JobPaths
-from trainer.core.starts import cgroup, mirror, record
-from trainer.core.starts import recorder as recorder_lib
+from trainer.core.starts import cgroup, dirty_writer, mirror, record
+from trainer.core.starts.dirty_writer import DirtyWriter
 from trainer.core.starts.json_lines import JsonLines
 from trainer.core.starts.recorder import Recorder
 from trainer.core.storage import files
@@ -187,9 +187,35 @@ def test_a_storage_that_is_away_costs_nothing(tmp_path):
     assert record.lines(f"{tmp_path}/file/job") == []
 
 
+def test_what_a_storage_refused_is_written_once_it_is_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(dirty_writer, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(dirty_writer, "_LOOK_SECONDS", 0.01)
+    refusals = []
+
+    def write():
+        try:
+            (tmp_path / "folder" / "file").write_text("written")
+        except OSError as error:
+            refusals.append(error)
+            raise
+
+    writer = DirtyWriter(write)
+    writer.mark()
+    writer.start()
+    deadline = time.monotonic() + 30
+    while len(refusals) < 3:
+        assert time.monotonic() < deadline, "it was not tried again"
+        time.sleep(0.01)
+    (tmp_path / "folder").mkdir()
+    while not (tmp_path / "folder" / "file").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    writer.end(30.0)
+
+
 def test_what_a_storage_says_to_these_threads_is_not_the_commands_log(capsys):
     def command(_):
-        for name in ("other", recorder_lib.THREAD):
+        for name in ("other", dirty_writer.THREAD):
             words = (f"from {name}",)
             thread = threading.Thread(target=logging.getLogger("trainer.of_this_test").warning, args=words, name=name)
             thread.start()

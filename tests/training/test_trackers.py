@@ -9,8 +9,6 @@ from collections import Counter
 from unittest import mock
 
 import pytest
-from mlflow import MlflowClient
-from wandb.proto import wandb_internal_pb2
 
 from tests.helpers.commands import refusal
 from tests.helpers.jobs import argv, float32_policy, lines_of, run_job, sigterm_after  # noqa: F401
@@ -20,13 +18,15 @@ from trainer.core.errors import JobFailed, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.training import trackers
 from trainer.training.observers import Start, TrainLine, Validation, Window
-from trainer.training.trackers import delivery, mlflow_backend, wandb_backend
+from trainer.training.trackers import delivery
 from trainer.training.trackers.backend import Point, Run
 
 
 @pytest.fixture
 def mlflow(tmp_path, monkeypatch):
     """Return a client of an empty file store, which the jobs of the test use."""
+    from mlflow import MlflowClient  # Here, as below: each process collects these tests, and the import takes a second.
+
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     return MlflowClient()
@@ -126,6 +126,8 @@ def test_steps_that_are_done_again_are_skipped_and_changed_settings_are_tags(tmp
 
 def test_a_restart_with_another_setting_keeps_the_parameter_and_adds_a_tag(mlflow):
     first = Run("job", "/job", "", {"epochs": 5}, {})
+    from trainer.training.trackers import mlflow_backend
+
     backend = mlflow_backend.MlflowBackend()
     run_id = backend.open(first, "")
     assert mlflow_backend.MlflowBackend().open(Run("job", "/job", "", {"epochs": 9, "seed": 0}, {}), run_id) == run_id
@@ -135,6 +137,8 @@ def test_a_restart_with_another_setting_keeps_the_parameter_and_adds_a_tag(mlflo
 
 
 def test_trials_of_a_sweep_have_one_parent(mlflow):
+    from trainer.training.trackers import mlflow_backend
+
     for number in range(2):
         mlflow_backend.MlflowBackend().open(Run(f"0{number}", f"/sweep/trials/0{number}", "/it's/a sweep", {}, {}), "")
     runs = {run.info.run_name: run for run in runs_of(mlflow)}
@@ -172,6 +176,8 @@ def test_wandb_offline_continues_its_run_and_has_every_step_once(tmp_path, wandb
 
 def history_of(folder):
     """Return the rows in the file of an offline run, which is a log of LevelDB's form."""
+    from wandb.proto import wandb_internal_pb2
+
     content, place, part, rows = next(folder.glob("*.wandb")).read_bytes(), 7, b"", []
     while place + 7 <= len(content):
         if 2**15 - place % 2**15 < 7:  # The rest of a block is empty.
@@ -233,6 +239,8 @@ def test_a_job_does_not_fail_with_its_tracker(image_set, tmp_path, monkeypatch, 
 
 
 def test_wandb_without_a_key_is_an_error_and_not_a_question(monkeypatch, tmp_path):
+    from trainer.training.trackers import wandb_backend
+
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

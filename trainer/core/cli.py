@@ -24,7 +24,7 @@ from trainer.core import (
     terminal,
 )
 from trainer.core.config import flags
-from trainer.core.starts import recorder
+from trainer.core.starts import dirty_writer
 from trainer.core.storage import transient
 
 
@@ -132,7 +132,7 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; failures are reported as by every handler of ``logging``."""
-        if record.threadName == recorder.THREAD:
+        if record.threadName == dirty_writer.THREAD:
             return
         try:
             text = terminal.visible(self.format(record))

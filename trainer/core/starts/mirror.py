@@ -6,17 +6,14 @@ Imports no TensorFlow.
 """
 
 import threading
-import time
 
-from trainer.core.errors import RequestError
 from trainer.core.job_dir import JobPaths
-from trainer.core.starts.recorder import FAILURES, THREAD
+from trainer.core.starts.dirty_writer import DirtyWriter
 from trainer.core.storage import files
 
 _PART_BYTES = 1_000_000
 _PARTS = 10
 _LOCAL_SECONDS, _REMOTE_SECONDS = 2.0, 15.0  # Between two writes.
-_LONGEST_PAUSE = 300.0
 
 
 class Mirror:
@@ -26,10 +23,8 @@ class Mirror:
         """Keep everything until ``begin`` says where it goes."""
         self._lock = threading.Lock()
         self._parts: dict[int, bytearray] = {0: bytearray()}  # Those that are not written yet; the last one grows.
-        self._is_dirty = False
         self._path = ""
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
+        self._writer = DirtyWriter(self._write)
 
     def add(self, data: bytes) -> None:
         """Add whole lines."""
@@ -41,42 +36,22 @@ class Mirror:
                 if len(self._parts) > _PARTS:  # Nothing can be written; the first one says how it began.
                     del self._parts[sorted(self._parts)[1]]
             self._parts[number] += data
-            self._is_dirty = True
+        self._writer.mark()
 
     def begin(self, job_dir: str, name: str) -> None:
         """Write to ``job_dir/logs/`` from now on; only the first call counts."""
         if not self._path:
             self._path = files.join(JobPaths(job_dir).logs, name)
-            self._thread.start()
+            self._writer.start(_REMOTE_SECONDS if files.is_remote(self._path) else _LOCAL_SECONDS)
 
     def end(self, seconds: float) -> None:
         """Write the rest, which is given up after so many seconds."""
-        self._ending.set()
-        if self._path:
-            self._thread.join(seconds)
-
-    def _work(self) -> None:
-        pause = usual = _REMOTE_SECONDS if files.is_remote(self._path) else _LOCAL_SECONDS
-        retry_at = 0.0
-        while True:
-            is_over = self._ending.is_set()
-            if self._is_dirty and (is_over or time.monotonic() >= retry_at):
-                try:
-                    self._write()
-                    pause = usual
-                except FAILURES as error:
-                    self._is_dirty = True
-                    pause = _LONGEST_PAUSE if isinstance(error, RequestError) else min(2 * pause, _LONGEST_PAUSE)
-                retry_at = time.monotonic() + pause
-            if is_over:
-                return
-            self._ending.wait(min(usual, 1.0))
+        self._writer.end(seconds)
 
     def _write(self) -> None:
         """Write all parts that are waiting, and forget those that are full."""
         with self._lock:
             waiting = {number: bytes(part) for number, part in self._parts.items()}
-            self._is_dirty = False
         for number, part in sorted(waiting.items()):
             files.write_bytes(self._file(number), part)
             with self._lock:

@@ -7,19 +7,14 @@ import contextlib
 import dataclasses
 import socket
 import threading
-import time
 
-from trainer.core.errors import RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
 from trainer.core.starts import cgroup, record
+from trainer.core.starts.dirty_writer import FAILURES, DirtyWriter
 from trainer.core.starts.record import End, Start
 from trainer.core.storage import files
 
-_LOOK_SECONDS = 1.0
 _NEWS = 0.1  # Share of the limit by which the use must have changed, to be written.
-_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0  # After a write that failed.
-THREAD = "starts"  # Nobody wants to read what a storage says to a thread of this name.
-FAILURES = (OSError, StoppedEarly, RequestError)
 
 
 class Recorder:
@@ -38,10 +33,9 @@ class Recorder:
         self._first = first or cgroup.look()
         self._lock = threading.Lock()
         self._start = Start(process, began or record.now(), socket.gethostname(), self._first)
-        self._is_dirty = True
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
-        self._thread.start()
+        self._writer = DirtyWriter(self._write, prepare=self._take_over, look=self._look)
+        self._writer.mark()
+        self._writer.start()
 
     @property
     def name(self) -> str:
@@ -57,33 +51,13 @@ class Recorder:
         if self._start.end is None:
             kills = max(cgroup.look().oom_kills - self._first.oom_kills, 0)
             self._change(end=End(record.now(), code, signal, kills, words[:500]))
-        self._ending.set()
-        self._thread.join(seconds)
+        self._writer.end(seconds)
         return self._start
 
     def _change(self, **changes: object) -> None:
         with self._lock:
             self._start = dataclasses.replace(self._start, **changes)  # type: ignore[arg-type]
-            self._is_dirty = True
-
-    def _work(self) -> None:
-        with contextlib.suppress(*FAILURES):
-            self._take_over()
-        pause, retry_at = _FIRST_PAUSE, 0.0
-        while True:
-            is_over = self._ending.is_set()
-            self._look()
-            if self._is_dirty and (is_over or time.monotonic() >= retry_at):
-                try:
-                    self._write()
-                    pause = _FIRST_PAUSE
-                except FAILURES:
-                    self._is_dirty = True
-                    retry_at = time.monotonic() + pause
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-            if is_over:
-                return
-            self._ending.wait(_LOOK_SECONDS)
+        self._writer.mark()
 
     def _look(self) -> None:
         memory, before = cgroup.look(), self._start.memory
@@ -93,10 +67,14 @@ class Recorder:
 
     def _write(self) -> None:
         with self._lock:
-            start, self._is_dirty = self._start, False
+            start = self._start
         start.write(self.job_dir)
 
     def _take_over(self) -> None:
+        with contextlib.suppress(*FAILURES):
+            self._follow()
+
+    def _follow(self) -> None:
         """Learn what the start before could not say, and remove the oldest starts of this process."""
         process, paths = self._start.process, JobPaths(self.job_dir)
         own = [name for name in record.of_process(self.job_dir, process) if name < self._start.name]
