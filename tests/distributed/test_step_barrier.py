@@ -18,7 +18,7 @@ def events_of(seed, requests, polls=60, size=3):
     Args:
         seed: of the speeds.
         requests: ``{index: (poll, event)}``, what a process requests from that poll on, until that kind happens.
-        polls: of each process.
+        polls: of each process at least; all go on until every request has happened, however slow a thread is.
         size: processes.
     """
     inboxes = [queue.SimpleQueue() for _ in range(size)]
@@ -30,6 +30,7 @@ def events_of(seed, requests, polls=60, size=3):
 
     barriers = [StepBarrier(index, size, locks[index], send_from(index)) for index in range(size)]
     events = [[] for _ in range(size)]
+    open_requests, last = set(requests), [polls]
 
     def listen(index):
         for sender, message in iter(inboxes[index].get, None):
@@ -40,12 +41,17 @@ def events_of(seed, requests, polls=60, size=3):
     def work(index):
         speed = random.Random(seed * size + index)
         begin, request = requests.get(index, (0, None))
-        for number in range(1, polls + 1):
+        number = 0
+        while number < last[0] or open_requests:
+            number += 1
             time.sleep(speed.uniform(0.0, 0.002))
             event = barriers[index].poll(request if number >= begin else None)
             if event:
                 events[index].append((number, event))
-                request = None if request and request.kind == event.kind else request
+                if request and request.kind == event.kind:
+                    request = None
+                    last[0] = max(last[0], number)  # First, as the others leave when there is no request.
+                    open_requests.discard(index)
 
     listeners = [threading.Thread(target=listen, args=(index,), daemon=True) for index in range(size)]
     workers = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(size)]
