@@ -13,6 +13,7 @@ from trainer.core.storage import files
 from trainer.core.storage.transient import is_transient
 from trainer.data import image_files
 from trainer.data.formats import rescue
+from trainer.data.formats.image_format import Unreadable
 
 _LONGER_SIDE = 160  # Pixels.
 
@@ -28,6 +29,16 @@ def read(path: str) -> Image.Image | None:
         if is_transient(error):
             raise
         return None
+    return small
+
+
+def of(content: bytes) -> Image.Image | None:
+    """Return a thumbnail of an encoded image; None if it cannot be decoded."""
+    try:
+        small = Image.fromarray(rescue.decode(content))
+    except Unreadable:
+        return None
+    small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
     return small
 
 
