@@ -151,7 +151,7 @@ _ACTIONS = """<script>addEventListener("load", () => {
   button.focus();
   button.click();
   const rising = paths();
-  const opener = document.querySelector("button.zoom");
+  const opener = document.querySelector("button.thumb");
   opener.focus();
   opener.click();
   const dialog = document.querySelector("dialog");
@@ -159,13 +159,17 @@ _ACTIONS = """<script>addEventListener("load", () => {
   press("ArrowRight");
   const second = dialog.querySelector("img").alt;
   press("ArrowLeft");
-  press("ArrowLeft");
+  press("ArrowLeft");  // There is none before the first.
+  const again = dialog.querySelector("img").alt, words = dialog.querySelector("p").textContent;
+  press("End");
   const last = dialog.querySelector("img").alt, opened = dialog.open;
   dialog.close();
+  dialog.dispatchEvent(new Event("close"));  // The browser's own comes later.
   const pre = document.createElement("pre");
   pre.id = "did";
   pre.textContent = JSON.stringify(
-    { rising, first, second, last, file, opened, back: document.activeElement === opener });
+    { rising, first, second, last, file, opened, again, words,
+      back: document.activeElement.querySelector("img")?.alt });
   document.body.append(pre);
 });</script>"""
 
@@ -183,5 +187,7 @@ def test_tables_sort_and_pictures_open_by_keyboard(page, tmp_path):
     assert [did["first"], did["second"], did["last"]] == [images[0], images[1], images[-1]]
     assert urllib.parse.unquote(did["file"]) == f"file://{tmp_path}/data/{images[0]}"
     assert did["opened"]
-    assert did["back"]
+    assert did["back"] == images[-1]  # Where the reader was last.
+    assert did["again"] == images[0]
+    assert re.search(r"is Fake; weak [01]\.\d+ .* \(1 of \d+\)$", did["words"])
     assert np.unique(images).size == len(images)
