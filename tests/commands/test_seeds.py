@@ -129,7 +129,9 @@ def test_the_spread_of_what_is_known(tmp_path):
                                                           "n": 2})  # fmt: skip
     assert content["Validation"]["loss"]["n"] == 3
     assert "Test" not in content
-    lines = [line.split() for line in page.as_text(content).splitlines()[1:]]
+    lines = [line.split() for line in page.as_text(content).splitlines()]
+    assert lines[:2] == [["Validation"], ["seed", "loss", "accuracy", "AUC"]]
+    lines = lines[2:]
     assert lines[0] == ["5", "0.5000", "0.7500", "0.7500"]
     assert lines[2:5] == [["7", "-", "-", "-"], ["8", "0.5000", "0.7500", "-"], ["mean", "0.5000", "0.7500", "0.5000"]]
     text = page.render("J", content)
@@ -137,6 +139,20 @@ def test_the_spread_of_what_is_known(tmp_path):
     assert "out of &lt;memory&gt;" in text
     assert "Validation AUC 0.500, from 0.250 to 0.750" in text
     assert spread.of_splits({"Validation": [{"auc": 0.5}]})["Validation"]["auc"]["std"] == 0.0
+
+
+def test_the_table_fits_a_terminal_of_80_columns(tmp_path):
+    test = {"loss": 12.25, "accuracy": 0.5, "auc": 0.625}
+    largest = 2**32 - 1
+    text = page.as_text(group(tmp_path / "job", entry(5, 0.75, Test=test), entry(largest, 0.25, Test=test))[1])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["Validation", "Test"]
+    assert lines[1].split() == ["seed", *["loss", "accuracy", "AUC"] * 2]
+    assert lines[3].split() == ["4294967295", "0.5000", "0.7500", "0.2500", "12.2500", "0.5000", "0.6250"]
+    ends = [[match.end() for match in re.finditer(r"\S+", line)][1:] for line in lines[1:]]
+    assert all(each == ends[0] for each in ends)  # Columns stand below each other.
+    assert lines[0].index("Test") > ends[0][2] - 1  # Above the figures of its own.
 
 
 def test_a_table_without_any_figure(tmp_path):

@@ -157,7 +157,7 @@ _CLICKS = """<script>addEventListener("load", () => {
   const largest = shown();
   document.querySelector("#cluster-controls button").click();
   const names = [...document.querySelectorAll("[data-clusters] details[open] li")].map(e => e.textContent);
-  [...document.querySelectorAll("button.zoom")].find(e => e.getClientRects().length).click();
+  [...document.querySelectorAll("button.thumb")].find(e => e.getClientRects().length).click();
   const file = document.querySelector("dialog a").href;
   const pre = document.createElement("pre");
   pre.id = "clicked";

@@ -2,14 +2,19 @@
 
 import json
 import re
+import urllib.parse
 
 import numpy as np
 import pytest
 
 from tests.evaluation.test_compare import TWO, made, of_fake, write_evaluation
 from tests.helpers import browser
+from tests.helpers.fake_gcs import FORBIDDEN, request_of, upload
 from tests.helpers.tiny_export import write_image
 from tests.reports.test_training_report import check_page
+from trainer.data import manifest
+from trainer.data.pack import writer
+from trainer.data.pack.request import PackFlags
 from trainer.evaluation import compare as numbers
 from trainer.evaluation import sources
 from trainer.reports import compare, compare_figures
@@ -31,7 +36,7 @@ def page(tmp_path):
     ones = numbers.in_common(numbers.read_evaluations(f"{tmp_path}/weak,{tmp_path}/strong{HOSTILE}{HIDING}"))
     compared = numbers.measure(ones, sources.Sources(None, "each image"), resamples=50, seed=0)
     path = tmp_path / "compare.html"
-    path.write_text(compare.render(compared, ones, ""))
+    path.write_text(compare.render(compared, ones, "", str(path)))
     return path, compared
 
 
@@ -50,17 +55,80 @@ def test_the_page_holds_intervals_and_pictures_without_a_script(page, tmp_path):
     row = next(row for row in compared["disagreements"] if row["path"] == shown[0])
     for value in row["p_fake"].values():  # Both scores.
         assert f"{value:.3f}" in seen.images[0]["data-words"]
-    files = [link for link in seen.links if link.startswith("file://")]
-    assert set(files) == {(tmp_path / "data" / path).as_uri() for path in PATHS[::2]}
+    files = [urllib.parse.unquote(link) for link in seen.links if not link.startswith("#")]
+    assert set(files) == {f"data/{path}" for path in PATHS[::2]}
 
 
-def test_without_the_images_the_page_says_so(page):
+def of_data(compared, data_dir):
+    """Return the disagreements and why they have no pictures, as if the images had been in another data_dir."""
+    runs = [{**run, "data_dir": data_dir} for run in compared["runs"]]
+    return compare_figures.disagreements({**compared, "runs": runs}, "/out/compare.html")
+
+
+def test_without_the_images_the_page_says_so(page, tmp_path):
     _, compared = page
-    for run in compared["runs"]:
-        run["data_dir"] = "gs://bucket/data"
-    assert all(not one.uri and not one.file for one in compare_figures.disagreements(compared))
-    compared["disagreements"][0]["path"] = "../compare.html"
-    assert compare_figures.disagreements({**compared, "runs": [{"data_dir": "/"}]})[0].file == ""
+    for data_dir, why in ((None, "names no data"), (f"{tmp_path}/gone", "none of these images is there")):
+        rows, because = of_data(compared, data_dir)
+        assert why in because
+        assert len(rows) == len(compared["disagreements"])
+        assert all(not one.uri and not one.file for one in rows)
+    write_image(tmp_path / "out.png", (1, 2, 3))
+    for name in ("../out.png", f"{tmp_path}/out.png"):  # Names that lead out of data_dir.
+        compared["disagreements"][0]["path"] = name
+        first = of_data(compared, f"{tmp_path}/data")[0][0]
+        assert (first.row["path"], first.uri, first.file) == (name, "", "")
+    (tmp_path / "data" / "pack.json").write_text("{}")
+    rows, because = of_data(compared, f"{tmp_path}/data")
+    assert "pack again with this version" in because
+    assert not any(one.uri or one.file for one in rows)
+
+
+@pytest.fixture
+def packed(page, tmp_path):
+    """Return the folder of a packed set of the page's images."""
+    for name in TWO:
+        write_image(tmp_path / "data" / "Train" / name / "0.png", (9, 9, 9))
+    write_image(tmp_path / "data" / "Test" / "Real" / "unscored.png", (9, 9, 9))
+    request = PackFlags(data_dir=f"{tmp_path}/data", out=f"{tmp_path}/packed")
+    writer.pack(request, manifest.read_all_splits(request.data_dir))
+    return tmp_path / "packed"
+
+
+def pictures_of(rows):
+    return {one.row["path"]: one.uri for one in rows if one.uri}
+
+
+@pytest.mark.slow
+def test_packed_images_have_the_pictures_of_the_folder(page, packed, tmp_path):
+    _, compared = page
+    expected = pictures_of(of_data(compared, f"{tmp_path}/data")[0])
+    rows, because = of_data(compared, str(packed))
+    assert because == ""
+    assert len(set(expected.values())) > 5
+    assert pictures_of(rows) == expected
+    assert not any(one.file for one in rows)
+    next(packed.rglob("Test*.tfrecord")).unlink()
+    rows, because = of_data(compared, str(packed))
+    assert "cannot be read" in because
+    assert pictures_of(rows) == {}
+
+
+@pytest.mark.slow
+def test_images_in_a_bucket_have_pictures_too(page, packed, bucket, gcs_server, tmp_path):
+    _, compared = page
+    expected = pictures_of(of_data(compared, f"{tmp_path}/data")[0])
+    rows, because = of_data(compared, upload(tmp_path / "data", f"{bucket}/data"))
+    assert (because, pictures_of(rows)) == ("", expected)
+    shown = next(one for one in rows if one.uri)
+    assert urllib.parse.unquote(shown.file) == (
+        f"https://storage.cloud.google.com/{bucket.removeprefix('gs://')}/data/{shown.row['path']}"
+    )
+    rows, because = of_data(compared, upload(packed, f"{bucket}/packed"))
+    assert (because, pictures_of(rows)) == ("", expected)
+    with gcs_server.fault(match=request_of(bucket), status=403, message=FORBIDDEN):
+        rows, because = of_data(compared, f"{bucket}/data")
+    assert bucket in because
+    assert pictures_of(rows) == {}
 
 
 def test_marks_of_a_forest_lie_where_their_values_do():
@@ -83,7 +151,7 @@ _ACTIONS = """<script>addEventListener("load", () => {
   button.focus();
   button.click();
   const rising = paths();
-  const opener = document.querySelector("button.zoom");
+  const opener = document.querySelector("button.thumb");
   opener.focus();
   opener.click();
   const dialog = document.querySelector("dialog");
@@ -91,13 +159,17 @@ _ACTIONS = """<script>addEventListener("load", () => {
   press("ArrowRight");
   const second = dialog.querySelector("img").alt;
   press("ArrowLeft");
-  press("ArrowLeft");
+  press("ArrowLeft");  // There is none before the first.
+  const again = dialog.querySelector("img").alt, words = dialog.querySelector("p").textContent;
+  press("End");
   const last = dialog.querySelector("img").alt, opened = dialog.open;
   dialog.close();
+  dialog.dispatchEvent(new Event("close"));  // The browser's own comes later.
   const pre = document.createElement("pre");
   pre.id = "did";
   pre.textContent = JSON.stringify(
-    { rising, first, second, last, file, opened, back: document.activeElement === opener });
+    { rising, first, second, last, file, opened, again, words,
+      back: document.activeElement.querySelector("img")?.alt });
   document.body.append(pre);
 });</script>"""
 
@@ -113,7 +185,9 @@ def test_tables_sort_and_pictures_open_by_keyboard(page, tmp_path):
     did = json.loads(re.search(r'<pre id="did">(.*?)</pre>', browser.dom(path, tmp_path))[1])
     assert did["rising"] == sorted(did["rising"]) != sorted(did["rising"], reverse=True)
     assert [did["first"], did["second"], did["last"]] == [images[0], images[1], images[-1]]
-    assert did["file"] == (tmp_path / "data" / images[0]).as_uri()
+    assert urllib.parse.unquote(did["file"]) == f"file://{tmp_path}/data/{images[0]}"
     assert did["opened"]
-    assert did["back"]
+    assert did["back"] == images[-1]  # Where the reader was last.
+    assert did["again"] == images[0]
+    assert re.search(r"is Fake; weak [01]\.\d+ .* \(1 of \d+\)$", did["words"])
     assert np.unique(images).size == len(images)

@@ -33,6 +33,8 @@ def test_links_to_files(tmp_path):
     assert gallery_items.link_to("gs://b/x y.png", page) == "https://storage.cloud.google.com/b/x%20y.png"
     assert gallery_items.link_to("s3://b/x.png", page) == ""
     assert gallery_items.link_to("/data/x.png", "gs://b/report.html") == ""
+    (tmp_path / "0.tar").touch()
+    assert gallery_items.link_to(f"{tmp_path}/0.tar/a.png", page) == ""  # A member has no address.
 
 
 def test_a_page_stays_small():

@@ -67,6 +67,20 @@ def test_marks_are_placed_where_the_figure_has_its_own():
     assert any(pair == pytest.approx(expected, abs=0.5) for pair in candidates), (expected, candidates)
 
 
+def test_marks_of_the_calibration_lie_where_its_confidences_do():
+    made = predictions([0.9, 0.8, 0.3, 0.6, 0.1, 0.2], [0, 0, 0, 1, 1, 1])
+    figure = evaluation_plots.reliability(made)
+    svg = thresholds.marked(figure, "confidence", "alt", "").svg
+    left, bottom, right, top, x0, _, x1, _ = map(float, re.search(r'data-frame="([^"]+)"', svg)[1].split())
+    (upper, lower) = figure.axes
+    assert (x0, x1) == pytest.approx(upper.get_xlim(), abs=1e-4)
+    dots = [float(x) for x, y in re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', svg) if left < float(x) < right]
+    assert any(x == pytest.approx(left + (0.8 - x0) / (x1 - x0) * (right - left), abs=0.5) for x in dots), dots
+    height = figure.get_size_inches()[1] * 72
+    ends = (1 - lower.get_position().y0) * height, (1 - upper.get_position().y1) * height
+    assert (bottom, top) == pytest.approx(ends, abs=0.5)
+
+
 _READER = """<script>addEventListener("load", () => {
   const slider = document.querySelector("#threshold-controls input"), out = [];
   const cells = () => [...document.querySelectorAll("table.matrix td b")].map(cell => cell.textContent).join(" ");
@@ -80,6 +94,11 @@ _READER = """<script>addEventListener("load", () => {
   slider.value = 0;
   slider.dispatchEvent(new Event("input"));
   out.push(mark("det"));
+  const calibration = document.querySelector('svg[data-mark="confidence"]');
+  const lines = () => [...calibration.querySelectorAll(".threshold")].map(line => line.getAttribute("x1")).join(" ");
+  out.push(lines());
+  document.querySelector("#threshold-controls button").click();
+  out.push(lines(), calibration.dataset.frame, calibration.closest("figure").querySelector("figcaption").textContent);
   document.body.append(Object.assign(document.createElement("pre"), { id: "probe", textContent: out.join("\\n") }));
 });</script>"""
 
@@ -103,5 +122,13 @@ def test_the_slider_moves_matrix_and_marks(tmp_path, capsys):
     assert float(seen[3]) > float(seen[1]) + 20  # Everything is called Fake: the upper right corner.
     assert float(seen[7]) > float(seen[6]) + 20
     assert seen[4] == "threshold 0.00: 100.0% of Fake found, 100.0% of Real called Fake, accuracy 60.0%"
+    own = [float(place) for place in seen[9].split()]
+    left, bottom, right, top, x0, _, x1, _ = map(float, seen[10].split())
+    assert x0 > 0.5  # All answers are surer than the threshold, which stands at the edge then.
+    assert own == pytest.approx([left] * 2)
+    assert bottom - top > 200  # Across both parts of the figure.
+    least, most = (float(place) for place in seen[8].split())
+    assert (least, most) == (pytest.approx(left), pytest.approx(left + (1 - x0) / (x1 - x0) * (right - left)))
+    assert "least confidence of an answer Fake (solid) and Real (dashed)" in seen[11]
     look = browser.look(page, tmp_path, width=390, dark=True)
     assert (look["page"], look["wide"], look["errors"], look["loaded"]) == (390, [], [], [])

@@ -47,8 +47,8 @@ def audit(splits: Sequence[Split], request: AuditFlags) -> dict[str, Any]:
         files.write_text(files.join(request.out, digest.AUDIT_FILE), text + "\n")
         files.write_text(files.join(request.out, suggestion.FILE), suggestion.text(copies, chosen))
         files.write_text(files.join(request.out, rescued.FILE), rescued.table(records))
-        page = render(copies, findings, chosen, doubts, summary)
-        files.write_text(files.join(request.out, "audit.html"), page)
+        page = files.join(request.out, "audit.html")
+        files.write_text(page, render(copies, findings, chosen, doubts, summary, page))
     return summary
 
 
@@ -87,9 +87,12 @@ def _sources(summary: Mapping[str, Any]) -> str:
 
 def render(
     copies: Duplicates, findings: Sequence[Finding], chosen: Set[int], doubts: Sequence[Doubt],
-    summary: Mapping[str, Any],
+    summary: Mapping[str, Any], page: str,
 ) -> str:  # fmt: skip
-    """Return the page; images are read again for thumbnails, and files that have disappeared are left out."""
+    """Return the page with the path ``page``.
+
+    Images are read again for thumbnails, and files that have disappeared are left out.
+    """
     records = copies.records
     flag_auc = summary["settings"]["cue_auc"]
     template = html.templates().get_template("audit.html")
@@ -103,11 +106,11 @@ def render(
             "Bars of the number of images by split and class",
             "Files that were found; what of them is broken is in the table.",
         ),
-        samples=list(audit_gallery.samples(records)),
+        samples=list(audit_gallery.samples(records, page)),
         drawings=_drawings(records),
-        clusters=audit_gallery.clusters(copies),
-        odd=audit_gallery.odd(records),
-        doubts=audit_gallery.doubts(records, doubts),
+        clusters=audit_gallery.clusters(copies, page),
+        odd=audit_gallery.odd(records, page),
+        doubts=audit_gallery.doubts(records, doubts, page),
         drop_file=suggestion.FILE,
         rescued_file=rescued.FILE,
         suggested=audit_gallery.suggested(records, chosen, _EMBEDDED),

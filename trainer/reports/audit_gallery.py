@@ -1,6 +1,7 @@
 """The pictures of the audit page: samples, clusters of copies, outliers, doubtful labels.
 
-Owns: the choice of images, captions.  Does not own: which images are copies or odd (``data/audit/``).
+Owns: the choice of images, captions; links are relative to the path ``page``.  Does not own: which images are copies or
+odd (``data/audit/``).
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from trainer.data.audit import outliers
 from trainer.data.audit.duplicates import Duplicates
 from trainer.data.audit.scan import Records
 from trainer.data.layouts import drop
-from trainer.reports import html
+from trainer.reports import gallery_items, html
 from trainer.reports.audit_labels import Doubt
 from trainer.reports.parts import thumbnails
 
@@ -57,15 +58,15 @@ class Cluster:
 
 def picture(records: Records, index: int, caption: str = "") -> html.Picture | None:
     """Return a thumbnail; None if the file cannot be read any more, without which the page is useful too."""
-    small = thumbnails.read(records.path(index))
-    if small is None:
+    image = thumbnails.read(records.path(index))
+    if image is None:
         return None
     row = records.table[index]
     size = f"{row['width']} x {row['height']}, {row['format']}, {row['bytes'] / 1000:.0f} kB"
-    return html.picture(small, files.printable(records.names[index]), caption or size)
+    return html.picture(thumbnails.small(image), files.printable(records.names[index]), caption or size)
 
 
-def samples(records: Records) -> Iterable[dict[str, Any]]:
+def samples(records: Records, page: str) -> Iterable[dict[str, Any]]:
     """Yield some images of every class of every split, evenly spread over the good ones."""
     table = records.table
     cells = len(records.splits) * len(records.class_names)
@@ -74,26 +75,28 @@ def samples(records: Records) -> Iterable[dict[str, Any]]:
         for label, name in list(enumerate(records.class_names))[:_SAMPLES]:
             members = np.flatnonzero((table["split"] == number) & (table["label"] == label) & table["ok"])
             chosen = members[np.linspace(0, len(members) - 1, min(of_a_class, len(members))).round().astype(int)]
-            yield {"title": f"{split.name}, {name}", "choices": _choices(records, chosen.tolist())}
+            yield {"title": f"{split.name}, {name}", "choices": _choices(records, page, chosen.tolist())}
 
 
-def clusters(copies: Duplicates) -> dict[str, list[Cluster]]:
+def clusters(copies: Duplicates, page: str) -> dict[str, list[Cluster]]:
     """Return clusters to look at by kind: across splits, only across classes, or inside a class of a split."""
-    return {kind: list(_of_kind(copies, kind)) for kind in _CLUSTERS}
+    return {kind: list(_of_kind(copies, page, kind)) for kind in _CLUSTERS}
 
 
-def _of_kind(copies: Duplicates, kind: str) -> Iterator[Cluster]:
+def _of_kind(copies: Duplicates, page: str, kind: str) -> Iterator[Cluster]:
     remaining = _CLUSTERS[kind]
     correlations = {frozenset((pair.first, pair.second)): pair for pair in copies.near}
     for members in sorted(copies.clusters, key=lambda each: (-_equal(copies, each), -len(each), each)):
         if _kind(copies, members) != kind:
             continue
-        chosen = _choices(copies.records, _spread(copies, members))
+        chosen = _choices(copies.records, page, _spread(copies, members))
         if len(chosen) < 2:
             continue
         records = copies.records
         splits = tuple(records.splits[number].name for number in sorted(set(records.table["split"][list(members)])))
-        named = tuple((files.printable(records.names[i]), thumbnails.link(records.path(i))) for i in members[:_NAMED])
+        named = tuple(
+            (files.printable(records.names[i]), gallery_items.link_to(records.path(i), page)) for i in members[:_NAMED]
+        )
         yield Cluster(chosen, _caption(copies, members, correlations), len(members), splits, named)
         remaining -= 1
         if not remaining:
@@ -134,35 +137,35 @@ def _caption(copies: Duplicates, members: Sequence[int], pairs: Mapping[frozense
     return f"{len(members):,} {text}{more}" if len(members) > 2 else text
 
 
-def _choices(records: Records, members: Iterable[int], caption: str = "") -> tuple[Choice, ...]:
+def _choices(records: Records, page: str, members: Iterable[int], caption: str = "") -> tuple[Choice, ...]:
     pictures = ((index, picture(records, index, caption)) for index in members)
     return tuple(
-        Choice(each, drop.line_of(records.names[index]), thumbnails.link(records.path(index)))
+        Choice(each, drop.line_of(records.names[index]), gallery_items.link_to(records.path(index), page))
         for index, each in pictures
         if each
     )
 
 
-def odd(records: Records) -> list[dict[str, Any]]:
+def odd(records: Records, page: str) -> list[dict[str, Any]]:
     """Return the oddest images by each measure, with their values."""
     found = []
     for measure, members in zip(outliers.MEASURES, outliers.oddest(records).values(), strict=True):
         choices: list[Choice] = []
         for index in members[:_OF_A_MEASURE]:
             caption = f"{measure.value(records.table[index]):,.3g} {measure.unit}"
-            choices += _choices(records, [index], caption)
+            choices += _choices(records, page, [index], caption)
         if choices:
             found.append({"title": measure.title, "choices": choices})
     return found
 
 
-def doubts(records: Records, found: Sequence[Doubt]) -> list[Choice]:
+def doubts(records: Records, found: Sequence[Doubt], page: str) -> list[Choice]:
     """Return images whose label a model contradicts."""
     places = {files.printable(name): index for index, name in enumerate(records.names)}
     shown: list[Choice] = []
     for doubt in found[:_DOUBTS]:
         caption = f"is {doubt.label}, called {doubt.called}; p({doubt.called}) {doubt.probability:.3f}"
-        shown += _choices(records, [places[doubt.path]] if doubt.path in places else [], caption)
+        shown += _choices(records, page, [places[doubt.path]] if doubt.path in places else [], caption)
     return shown
 
 

@@ -127,7 +127,7 @@ def style_of(*names: str) -> markupsafe.Markup:
 
 
 def script_of(name: str) -> markupsafe.Markup:
-    """Return a script of ``static/`` that needs no other one."""
+    """Return a script of ``static/``; ``gallery.js`` needs ``lightbox.js`` before it, the others need no other one."""
     return markupsafe.Markup(_static(name))
 
 

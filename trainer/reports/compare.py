@@ -40,22 +40,24 @@ def write(folders: str, out: str, *, group_by: str, groups: str, resamples: int,
     text = json.dumps(compared, indent=1, allow_nan=False)
     files.write_text(files.join(out, "compare.json"), text + "\n")
     page = files.join(out, "compare.html")
-    files.write_text(page, render(compared, evaluations, note))
+    files.write_text(page, render(compared, evaluations, note, page))
     return f"{to_text(compared)}\n  report: {terminal.link(page)}"
 
 
-def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note: str) -> str:
+def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note: str, path: str) -> str:
     """Return ``compare.html``.
 
     Args:
         compared: the contents of ``compare.json``.
         evaluations: restricted to the images in common.
         note: a sentence about sources that are not known; may be empty.
+        path: of the page, to which its links are relative.
     """
     runs = compared["runs"]
     figures = {name: metric for name, metric in metrics.all_metrics().items() if name in runs[0]["ci95"]}
     main = next((name for name in ("auc", "macro.auc") if name in figures), "accuracy")
     page = html.templates().get_template("compare.html")
+    disagreements, why_no_pictures = compare_figures.disagreements(compared, path)
     return page.render(
         compared=compared,
         first=runs[0]["name"],
@@ -69,7 +71,8 @@ def render(compared: Mapping[str, Any], evaluations: Sequence[Evaluation], note:
         },
         forests=compare_figures.forests(compared, main),
         further_forests=[each for name in figures if name != main for each in compare_figures.forests(compared, name)],
-        disagreements=compare_figures.disagreements(compared),
+        disagreements=disagreements,
+        why_no_pictures=why_no_pictures,
         style=charts.style_of("figures.css"),
         scripts=[charts.script_of(name) for name in ("tables.js", "lightbox.js")],
         undefined=_undefined(runs, figures),

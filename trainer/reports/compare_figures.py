@@ -4,14 +4,20 @@ Does not own: the numbers (``evaluation/compare.py``), words around them (``comp
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from trainer.core import progress
+from trainer.core.errors import RequestError, StorageDown
 from trainer.core.storage import files
+from trainer.data import readers
+from trainer.data.manifest import Split
 from trainer.evaluation import metrics
 from trainer.evaluation.metrics import Metric
-from trainer.reports import html
-from trainer.reports.parts import thumbnails
+from trainer.reports import gallery_items, html
+from trainer.reports.parts import split_images, thumbnails
 from trainer.reports.parts.forest import Forest, Row
 
 _PICTURES = 24
@@ -67,22 +73,53 @@ class Disagreement:
     words: str
 
 
-def disagreements(compared: Mapping[str, Any]) -> list[Disagreement]:
-    """Return the listed images, the first ones with pictures if they are plain files that can be read here."""
-    folder = str(compared["runs"][0]["data_dir"] or "")
-    shown = []
-    for number, row in enumerate(compared["disagreements"]):
-        path = _file(folder, row["path"])
-        small = thumbnails.read(path) if path and number < _PICTURES else None
-        link = thumbnails.link(path)
-        shown.append(Disagreement(row, link, html.jpeg_uri(small) if small else "", _words(row)))
-    return shown
+def disagreements(compared: Mapping[str, Any], page: str) -> tuple[list[Disagreement], str]:
+    """Return the listed images, the first ones with pictures, and why there are none; empty if there are.
+
+    Args:
+        compared: the contents of ``compare.json``.
+        page: path of the page, to which links are relative.
+    """
+    listed = compared["disagreements"]
+    names = [files.unprintable(row["path"]) for row in listed]
+    links: dict[str, str] = {}
+    pictures: dict[str, str] = {}
+    why_none = "none of these images is there"
+    try:
+        with progress.phase("reading the pictures of disagreements"):
+            split = _split(compared, names)
+            links = (
+                {} if split.records else {name: _link(split, number, page) for number, name in enumerate(split.names)}
+            )
+            pictures = _pictures(split, names[:_PICTURES])
+    except (RequestError, StorageDown, OSError) as error:  # The comparison stands without them.
+        why_none = str(error)
+    shown = [
+        Disagreement(row, links.get(name, ""), pictures.get(name, ""), _words(row))
+        for row, name in zip(listed, names, strict=True)
+    ]
+    return shown, "" if pictures else why_none
 
 
-def _file(folder: str, path: str) -> str:
-    """Return the full path of an image; empty if it is no plain file of this machine below the folder."""
-    whole = files.join(folder, path) if folder else ""
-    return whole if ".." not in path.split("/") and thumbnails.link(whole) else ""
+def _split(compared: Mapping[str, Any], names: Sequence[str]) -> Split:
+    """Return the named images of the first run that are there."""
+    first = compared["runs"][0]
+    if not first["data_dir"]:
+        raise RequestError("the evaluation names no data")
+    return split_images.find(first["data_dir"], first["split"], compared["class_names"], names)
+
+
+def _link(split: Split, number: int, page: str) -> str:
+    return gallery_items.link_to(split.path(number), page)
+
+
+def _pictures(split: Split, names: Sequence[str]) -> dict[str, str]:
+    """Return the data URIs of thumbnails by name, of those named images that can be decoded."""
+    chosen = [number for number, name in enumerate(split.names) if name in names]
+    contents = readers.open_reader(split).read(np.array(chosen, np.int64))
+    small = {split.names[number]: thumbnails.of(content) for number, content in zip(chosen, contents, strict=True)
+             if isinstance(content, bytes)}  # fmt: skip
+    return {name: html.jpeg_uri(picture) for name, picture in small.items() if picture}
 
 
 def _words(row: Mapping[str, Any]) -> str:

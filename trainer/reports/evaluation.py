@@ -73,7 +73,7 @@ def render(figures: Mapping[str, Any], predictions: Predictions, context: PageCo
         matrix=_matrix(figures),
         drawings=evaluation_sections.drawings(figures, predictions),
         thresholds=thresholds.of_predictions(predictions),
-        scripts=[charts.script_of(name) for name in ("tables.js", "gallery.js", "thresholds.js")],
+        scripts=[charts.script_of(name) for name in ("tables.js", "lightbox.js", "gallery.js", "thresholds.js")],
         style=charts.style_of("charts.css", "gallery.css"),
         no_ranking=figures["undefined"].get("auc", ""),
         images=context.images,

@@ -66,7 +66,7 @@ def _calibration(figures: Mapping[str, Any], predictions: Predictions) -> html.D
         else " The export has no temperature (train with --calibrate)."
     )
     alt = f"Calibration diagram, calibration error {figures['ece']:.1%}"
-    return html.draw(evaluation_plots.reliability(predictions), alt, caption)
+    return thresholds.marked(evaluation_plots.reliability(predictions), "confidence", alt, caption)
 
 
 def weakest(figures: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.core import terminal
-from trainer.core.storage import files
+from trainer.core.storage import files, tar_members
 from trainer.reports.html import Picture
 
 LISTED_BYTES = 1_000_000  # Of text; pages stay below 2 MB without their pictures.
@@ -98,7 +98,7 @@ def link_to(path: str, page: str) -> str:
     """
     if path.startswith("gs://"):
         return "https://storage.cloud.google.com/" + urllib.parse.quote(os.fsencode(path.removeprefix("gs://")))
-    if files.is_remote(path) or files.is_remote(page):
+    if files.is_remote(path) or files.is_remote(page) or tar_members.place(path):
         return ""
     relative = os.path.relpath(os.path.abspath(path), os.path.dirname(os.path.abspath(page)))
     return urllib.parse.quote(os.fsencode(relative))  # No name can be a scheme: a colon is written %3A.

@@ -3,6 +3,7 @@
 Owns: its words.  Does not own: the figures (``sweep/spread.py``), layout and style (``templates/``).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from trainer.reports import html
 
 _TITLES = {"loss": "loss", "accuracy": "accuracy", "auc": "AUC"}
 _ROWS = ("mean", "std", "min", "max")
+_NAME_WIDTH = 10  # Holds any seed below 2**32.
+_WIDTH = 9  # Of a figure; six of them fit into a terminal of 80 columns.
 
 
 def columns(content: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -33,13 +36,15 @@ def _cell(value: float | None) -> str:
 
 
 def as_text(content: Mapping[str, Any]) -> str:
-    """Return the table for the terminal."""
-    heads = [f"{split} {_TITLES[name]}" for split, name in columns(content)]
-    widths = [len(head) for head in heads]
-    lines = [f"{'seed':<6}" + "".join(f"  {head}" for head in heads)]
-    for name, cells in rows(content):
-        lines.append(f"{name:<6}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
-    return "\n".join(lines)
+    """Return the table for the terminal, at most 80 columns wide: the splits stand once above their figures."""
+    shown = columns(content)
+    groups = [(split, len(list(group))) for split, group in itertools.groupby(split for split, _ in shown)]
+    # One space in front, so that the longest name fits above a single figure.
+    above = " " * _NAME_WIDTH + "".join(f" {split:<{number * (_WIDTH + 2) - 1}}" for split, number in groups)
+    heads = ("seed", [_TITLES[name] for _, name in shown])
+    lines = [f"{name:<{_NAME_WIDTH}}" + "".join(f"  {cell:>{_WIDTH}}" for cell in cells)
+             for name, cells in (heads, *rows(content))]  # fmt: skip
+    return "\n".join(line.rstrip() for line in ([above, *lines] if groups else lines))
 
 
 def render(job_dir: str, content: Mapping[str, Any]) -> str:

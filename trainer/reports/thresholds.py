@@ -76,11 +76,15 @@ def _called(scores: Any, thresholds: Any) -> list[int]:
 
 
 def marked(figure: Figure, kind: str, alt: str, caption: str) -> html.Drawing:
-    """Draw a figure of one axes so that the script can put a mark on it: ``roc``, ``pr``, ``det`` or ``scores``."""
+    """Draw a figure so that the script can put a mark on it: ``roc``, ``pr``, ``det``, ``scores`` or ``confidence``.
+
+    Of two axes with one x axis, the first above the second, the mark stands on both.
+    """
     drawing = html.draw(figure, alt, caption)  # Lays it out.
-    (axes,) = figure.axes
-    corners = [(low, high) for low, high in zip(axes.get_xlim(), axes.get_ylim(), strict=True)]
-    shares = figure.transFigure.inverted().transform(axes.transData.transform(corners))
+    ends = figure.axes[-1], figure.axes[0]
+    corners = [(axes.get_xlim()[end], axes.get_ylim()[end]) for end, axes in enumerate(ends)]
+    pixels = [axes.transData.transform(corner) for axes, corner in zip(ends, corners, strict=True)]
+    shares = figure.transFigure.inverted().transform(pixels)
     width, height = figure.get_size_inches() * 72  # The units of the SVG's view box.
     places = [(x * width, (1.0 - y) * height) for x, y in shares]
     numbers = " ".join(f"{number:.5g}" for pair in (*places, *corners) for number in pair)

@@ -1,38 +1,43 @@
-"""Images of a data set on pages: small pictures of files that can be read here, and links to the files.
+"""Images on pages: small pictures of whatever can be read here.
 
-Does not own: which images are shown, how they are shown (``templates/``, ``static/lightbox.js``).
+Does not own: which images are shown, how they are shown (``templates/``, ``static/lightbox.js``), links to their files
+(``gallery_items.py``).
 """
-
-import os
-import pathlib
 
 from PIL import Image
 
-from trainer.core.errors import StoppedEarly
-from trainer.core.storage import files
+from trainer.core.config import MAX_IMAGE_PIXELS
+from trainer.core.errors import AccessDenied
 from trainer.core.storage.transient import is_transient
 from trainer.data import image_files
 from trainer.data.formats import rescue
+from trainer.data.formats.image_format import Unreadable
+from trainer.data.pixels import Pixels
 
-_LONGER_SIDE = 160  # Pixels.
+UNREADABLE = (OSError, AccessDenied, Unreadable)
+_LONGER_SIDE = 192  # Pixels.
 
 
-def read(path: str) -> Image.Image | None:
-    """Return a thumbnail; None if the file cannot be read any more, without which a page is useful too."""
+def read(path: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Pixels | None:
+    """Return an image at its own size; None if the file cannot be read any more, without which a page is useful too."""
     try:
-        small = Image.fromarray(rescue.decode(image_files.read(path)))
-        small.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
-    except StoppedEarly:
-        raise
-    except Exception as error:
+        return rescue.decode(image_files.read(path), max_pixels)
+    except UNREADABLE as error:
         if is_transient(error):
             raise
         return None
-    return small
 
 
-def link(path: str) -> str:
-    """Return the address of a plain local file; empty for any other one, which a browser cannot open."""
-    if not path or files.is_remote(path) or not os.path.isfile(path):
-        return ""
-    return pathlib.Path(os.path.abspath(path)).as_uri()  # Encodes whatever would end the address or the attribute.
+def of(content: bytes) -> Image.Image | None:
+    """Return a thumbnail of an encoded image; None if it cannot be decoded."""
+    try:
+        return small(rescue.decode(content))
+    except Unreadable:
+        return None
+
+
+def small(image: Pixels | Image.Image) -> Image.Image:
+    """Return a thumbnail of an image."""
+    picture = image.copy() if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture.thumbnail((_LONGER_SIDE, _LONGER_SIDE))
+    return picture

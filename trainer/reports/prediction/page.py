@@ -78,7 +78,7 @@ class _Page:
             made=provenance.scored("trainer.predict", self._request),
             thresholds=tried,
             style=charts.style_of("charts.css", "gallery.css"),
-            scripts=[charts.script_of(name) for name in ("tables.js", "gallery.js", "thresholds.js")],
+            scripts=[charts.script_of(name) for name in ("tables.js", "lightbox.js", "gallery.js", "thresholds.js")],
         )  # fmt: skip
 
     def _items(self) -> tuple[list[Item], int]:

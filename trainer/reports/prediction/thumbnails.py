@@ -1,6 +1,6 @@
 """Thumbnails of what was scored: images, the faces in them, the first frames of videos.
 
-Does not own: which of them a page shows (``page.py``).
+Does not own: which of them a page shows (``page.py``), decoding and size (``parts/thumbnails.py``).
 """
 
 import contextlib
@@ -14,17 +14,13 @@ import numpy as np
 from PIL import Image
 
 from trainer.core import progress
-from trainer.core.errors import AccessDenied
 from trainer.core.storage import files
 from trainer.core.tables import Row
-from trainer.data import image_files
 from trainer.data.faces.video_file import Video
-from trainer.data.formats import rescue
-from trainer.data.formats.image_format import Unreadable
 from trainer.data.pixels import Pixels
 from trainer.reports import html
+from trainer.reports.parts import thumbnails
 
-_SIDE = 192  # Pixels of the longer side.
 _AT_ONCE = 4  # Images in memory at their own size.
 _AROUND = 0.25  # Of a face's box, on each side.
 
@@ -38,23 +34,20 @@ def load(rows: Sequence[Row], *, of_videos: bool, max_pixels: int) -> list[html.
 
 def _picture(row: Row, *, of_videos: bool, max_pixels: int) -> html.Picture | None:
     path = files.unprintable(str(row["path"]))
-    try:
-        image = _first_frame(path) if of_videos else rescue.decode(image_files.read(path), max_pixels)
-    except (OSError, AccessDenied, Unreadable):  # The scores stand without it.
-        return None
+    image = _first_frame(path) if of_videos else thumbnails.read(path, max_pixels)
     if image is None:
         return None
-    picture = html.picture(_small(Image.fromarray(_face(image, row))), str(row["path"]), "")
+    picture = html.picture(thumbnails.small(_face(image, row)), str(row["path"]), "")
     return dataclasses.replace(picture, heat=_heat(row), heat_says=f"what spoke for {row['label']}")
 
 
 def _first_frame(path: str) -> Pixels | None:
     if files.is_remote(path):  # For one frame it would be downloaded whole.
         return None
-    with contextlib.closing(Video(path, 1, 1)) as video:
+    with contextlib.suppress(*thumbnails.UNREADABLE), contextlib.closing(Video(path, 1, 1)) as video:
         for _, images in video.batches(1):
             return np.asarray(images[0])
-    return None
+    return None  # The scores stand without it.
 
 
 def _face(image: Pixels, row: Row) -> Pixels:
@@ -73,9 +66,4 @@ def _heat(row: Row) -> str:
     if not row.get("heatmap"):
         return ""
     with Image.open(io.BytesIO(files.read_bytes(files.unprintable(str(row["heatmap"]))))) as picture:
-        return html.jpeg_uri(_small(picture.convert("RGB")))
-
-
-def _small(picture: Image.Image) -> Image.Image:
-    picture.thumbnail((_SIDE, _SIDE))
-    return picture
+        return html.jpeg_uri(thumbnails.small(picture.convert("RGB")))

@@ -1,23 +1,18 @@
-/* A gallery of the images in the script "gallery-data": filter, sort, heat maps on and off, and a lightbox that the
-   keyboard moves.  It stands in for the pictures in "gallery-static", whose data it takes: no picture is in a page twice. */
+/* A gallery of the images in the script "gallery-data": filter, sort, heat maps on and off, enlarged by
+   "lightbox.js", which comes before it.  It stands in for the pictures in "gallery-static", whose data it takes: no picture is in a page twice. */
 (() => {
   "use strict";
   const source = document.getElementById("gallery-data");
   if (!source) return;
   const data = JSON.parse(source.textContent), items = data.items, positive = data.names[data.positive];
   const PART = 48;
-  const element = (name, properties = {}, ...children) => {
-    const made = Object.assign(document.createElement(name), properties);
-    made.append(...children);
-    return made;
-  };
   document.querySelectorAll("[data-item]").forEach(place => {
     const item = items[place.dataset.item], [picture, heat] = place.querySelectorAll("img");
     item.u ??= picture.src;
     if (heat && !item.m) Object.assign(item, { m: heat.src, ms: place.dataset.heat });
   });
 
-  let order = [], drawn = 0, current = 0, heat = false;
+  let order = [], drawn = 0, heat = false;
   const list = element("ul", { className: "gallery" }), count = element("output"), more = element("p", { className: "more" });
   const moreButton = element("button", { type: "button", textContent: "Show more" });
   more.append(moreButton);
@@ -80,65 +75,16 @@
     redraw();
   }
 
-  // The lightbox: a modal dialog keeps the focus inside.
-  const box = element("dialog", { className: "lightbox" }), view = element("div", { className: "view" });
-  const title = element("p"), where = element("p", { className: "note" });
-  const button = (text, act) => {
-    const made = element("button", { type: "button", textContent: text });
-    made.addEventListener("click", act);
-    return made;
-  };
-  const heatButton = button("Heat map", () => { heat = !heat; heatBox.checked = heat; redraw(); enlarge(current); });
-  box.setAttribute("aria-label", "Image");
-  title.setAttribute("aria-live", "polite");
-  const controls = element("div", { className: "controls" }, button("Previous", () => enlarge(current - 1)),
-    button("Next", () => enlarge(current + 1)), heatButton, button("Close", () => box.close()));
-  box.append(view, title, where, controls);
-
-  function enlarge(place) {
-    if (place < 0 || place >= order.length) return;
-    current = place;
-    draw(place + 1);
-    const item = items[order[place]], showsHeat = heat && item.m, picture = showsHeat ? item.m : item.u;
-    const image = element("img", { src: picture || "", alt: item.p, width: 144, height: 144 });
-    view.replaceChildren(picture ? image : "The picture is not in this page; the link below opens the file.");
-    // The file itself is sharper.  Only for a page that is a file, too, so that no page uses a network.
-    if (!showsHeat && item.h && location.protocol === "file:" && !item.h.startsWith("https:")) {
-      const whole = new Image();
-      whole.addEventListener("load", () => {
-        if (current !== place || (heat && item.m)) return;
-        image.src = whole.src;
-        view.replaceChildren(image);
-      });
-      whole.src = item.h;
-    }
-    title.replaceChildren(element("b", { textContent: caption(item) }),
-      showsHeat ? `; map: ${item.ms}` : "", ` (${place + 1} of ${order.length})`);
-    where.replaceChildren(linkOf(item));
-    heatButton.hidden = !item.m;
-    heatButton.setAttribute("aria-pressed", String(Boolean(showsHeat)));
-    controls.children[0].disabled = place === 0;
-    controls.children[1].disabled = place === order.length - 1;
-    if (box.open && document.activeElement?.disabled) controls.lastChild.focus();
-  }
-
-  function open(place) {
-    enlarge(place);
-    box.showModal();
-    controls.lastChild.focus();
-  }
-
-  const keys = {
-    ArrowLeft: () => enlarge(current - 1), ArrowRight: () => enlarge(current + 1), Home: () => enlarge(0),
-    End: () => enlarge(order.length - 1), h: () => heatButton.hidden || heatButton.click(),
-  };
-  box.addEventListener("keydown", event => {
-    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    keys[event.key]();
+  const open = lightbox({
+    count: () => order.length,
+    entry: place => {
+      const item = items[order[place]], showsHeat = heat && item.m;
+      return { src: showsHeat ? item.m : item.u, words: caption(item), path: item.p, file: item.h, hasHeat: Boolean(item.m),
+        heatSays: showsHeat ? item.ms : "" };
+    },
+    opener: place => { draw(place + 1); return list.children[place]?.querySelector(".thumb"); },
+    toggleHeat: () => { heat = !heat; heatBox.checked = heat; redraw(); },
   });
-  box.addEventListener("click", event => { if (event.target === box) box.close(); });  // On what lies around it.
-  box.addEventListener("close", () => list.children[current]?.querySelector(".thumb").focus());
 
   // Where the true classes are not known, the answers follow the threshold that is tried.
   if (data.follows) document.addEventListener("threshold", event => {
@@ -160,6 +106,6 @@
   const bar = element("div", { className: "controls" }, kindLabel, ...groups.map(([label]) => label), sortLabel);
   if (items.some(item => item.m)) bar.append(element("label", {}, heatBox, "Heat maps"));
   bar.append(count);
-  document.getElementById("gallery-static").replaceWith(help, bar, list, more, box);
+  document.getElementById("gallery-static").replaceWith(help, bar, list, more);
   arrange();
 })();

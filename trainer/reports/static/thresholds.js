@@ -14,7 +14,7 @@
     return made;
   };
 
-  // What each kind of curve shows of a threshold; null where it is undefined.
+  // Where each kind of curve shows a threshold; null where it is undefined.
   const points = {
     roc: at => [data.alarms[at] / data.negatives, data.found[at] / data.positives],
     pr: at => {
@@ -22,25 +22,38 @@
       return called ? [data.found[at] / data.positives, data.found[at] / called] : null;
     },
     det: at => [data.det[0][at], data.det[1][at]],
-    scores: at => [data.thresholds[at], null],
   };
-  const within = (value, low, high) => Math.min(Math.max(value, low), high);
+  // Where each kind of figure has lines across; an answer's confidence is at least the threshold, or one minus it.
+  const lines = {
+    scores: at => [data.thresholds[at]],
+    confidence: at => [data.thresholds[at], 1 - data.thresholds[at]],
+  };
+  const STYLE = "fill: none; stroke: var(--ink); stroke-width: 2.5";
 
-  const marks = [...document.querySelectorAll("svg[data-frame]")].map(drawing => {
+  const marks = [...document.querySelectorAll("svg[data-frame]")].flatMap(drawing => {
     const [left, bottom, right, top, x0, y0, x1, y1] = drawing.dataset.frame.split(" ").map(Number);
-    const isLine = drawing.dataset.mark === "scores";
-    const style = "fill: none; stroke: var(--ink); stroke-width: 2.5";
-    const mark = isLine ? svg("line", { y1: bottom, y2: top, style }) : svg("circle", { r: 8, style });
-    mark.classList.add("threshold");
-    drawing.append(mark);
+    const { mark: kind } = drawing.dataset;
+    const share = (value, low, high) => (Math.min(Math.max(value, low), high) - low) / (high - low);
+    const across = value => left + share(value, x0, x1) * (right - left);
+    const place = (name, attributes) => {
+      const mark = svg(name, attributes);
+      mark.classList.add("threshold");
+      drawing.append(mark);
+      return mark;
+    };
+    if (kind === "confidence") drawing.closest("figure").querySelector("figcaption").append(
+      ` The lines are the least confidence of an answer ${positive} (solid) and ${rest} (dashed) at the threshold that is tried.`);
+    if (kind in lines) return lines[kind](0).map((_, number) => {
+      const mark = place("line", { y1: bottom, y2: top, style: STYLE + (number ? "; stroke-dasharray: 7 5" : "") });
+      return at => ["x1", "x2"].forEach(end => mark.setAttribute(end, across(lines[kind](at)[number])));
+    });
+    const mark = place("circle", { r: 8, style: STYLE });
     return at => {
-      const point = points[drawing.dataset.mark](at);
+      const point = points[kind](at);
       mark.style.display = point ? "" : "none";
       if (!point) return;
-      const x = left + (within(point[0], x0, x1) - x0) / (x1 - x0) * (right - left);
-      if (isLine) { mark.setAttribute("x1", x); mark.setAttribute("x2", x); return; }
-      mark.setAttribute("cx", x);
-      mark.setAttribute("cy", bottom + (within(point[1], y0, y1) - y0) / (y1 - y0) * (top - bottom));
+      mark.setAttribute("cx", across(point[0]));
+      mark.setAttribute("cy", bottom + share(point[1], y0, y1) * (top - bottom));
     };
   });
 
