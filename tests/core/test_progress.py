@@ -1,19 +1,14 @@
 """What a long phase shows: on a terminal of 80 columns, in a log, and while the log writes."""
 
 import io
-import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 import time
-from fcntl import ioctl
 from unittest import mock
 
 import pytest
 
+from tests.helpers.terminals import run_in_terminal, screen_of
 from trainer.core import progress, terminal
 
 PHASES = """
@@ -38,46 +33,8 @@ print("end")
 """
 
 
-def screen_of(text, columns):
-    """Return the rows that a terminal of so many columns shows, and all that it has shown before."""
-    rows, seen, row, column = [""], [], 0, 0
-    for part in re.findall(r"\x1b\[A|\r|\n|[^\r\n\x1b]", text):
-        if part == "\x1b[A":
-            row -= 1
-        elif part == "\r":
-            column = 0
-        elif part == "\n":
-            row += 1
-            rows += [""] * (row + 1 - len(rows))
-        else:
-            assert column < columns, f"wrapped: {rows[row]!r}"
-            rows[row] = rows[row][:column].ljust(column) + part + rows[row][column + 1 :]
-            column += 1
-            seen.append(rows[row])
-    return [line.rstrip() for line in rows if line.strip()], seen
-
-
-def run_in_terminal(code, columns=80):
-    master, slave = pty.openpty()
-    ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave)
-    os.close(slave)
-    chunks = []
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # The process has closed its end.
-            break
-        if not chunk:
-            break
-        chunks.append(chunk)
-    os.close(master)
-    assert process.wait() == 0
-    return b"".join(chunks).decode()
-
-
 def test_log_lines_do_not_tear_a_bar_and_nothing_stays_of_it():
-    text = run_in_terminal(PHASES)
+    text = run_in_terminal("-c", PHASES)
     lines, seen = screen_of(text, 80)
     assert lines == [
         "a warning " + "x" * 30, "another line " + "of words " * 7 + "of", "  words of words",

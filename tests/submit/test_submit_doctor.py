@@ -260,3 +260,11 @@ def test_ctrl_c_deletes_the_pods(ended, capsys, monkeypatch):
 
 EVERYBODY = {("authorization.k8s.io", "selfsubjectaccessreviews", "create"),
              ("authentication.k8s.io", "selfsubjectreviews", "create")}  # fmt: skip
+
+
+def test_the_automatic_image_is_that_of_run(healthy, capsys):
+    code, _, output = table(capsys, *DOCTOR, "--image=auto", "--repository=registry.example/team/deepdetect")
+    assert code == 0, output
+    code, lines, output = table(capsys, *DOCTOR, "--image=auto", "--repository=registry.example")
+    assert (code, lines) == (2, {})
+    assert "--repository: expected REGISTRY/NAME" in output.err

@@ -23,7 +23,7 @@ from trainer.training.loop import Plan, StopReason
 from trainer.training.observers import Compile, End, Observer, Observers, Start, Step, Validating, Validation, Window
 from trainer.training.progress_bar import ProgressBar
 from trainer.training.start.clock import StartClock, StartReport
-from trainer.training.start.time_left import TimeLeft
+from trainer.training.start.time_left import Series, TimeLeft
 
 SETTINGS = {"image_size": 48, "batch_size": 20, "epochs": 2, "precision": "float32", "export": "none"}
 
@@ -324,6 +324,24 @@ def test_a_narrow_terminal_keeps_what_matters():
     (line,) = written(terminal)[-1].splitlines()
     assert line == "epoch 1/3  loss 0.5000  val_loss 0.4000  val_auc undefined  left 5m00s  (best)"
     bar.on_end(End(300, None))
+
+
+def test_a_terminal_shows_the_place_in_a_series_and_the_time_left_for_all():
+    terminal, file = mock.Mock(wraps=io.StringIO(), isatty=lambda: True), mock.Mock(wraps=io.StringIO())
+    file.isatty = lambda: False
+    for stream in (terminal, file):
+        bar = ProgressBar(Plan(total_steps=900, steps_per_epoch=300), show=True, stream=stream,
+                          series=Series("seed 4", 2, 3))  # fmt: skip
+        bar.on_start(Start(0, 900, {}))
+        bar.on_step(Step(1, 0.1))
+        bar.on_window(window(2, 1.0))
+        if stream is terminal:
+            assert "left 14m59s for all" in written(terminal)[-1]
+            assert "seed 4 (2/3), epoch 1/3:" in written(terminal)[-1]
+        epoch_ends(bar, 300)
+    assert written(terminal)[-1] == "seed 4 (2/3)  epoch 1/3  val_loss 0.4000  val_auc undefined  left 12m30s for all"
+    assert written(file)[-1].startswith("epoch 1/3  loss 0.5000  accuracy 0.7500  val_loss 0.4000")
+    assert "left 5m00s  (best" in written(file)[-1]
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60, 80, 100, 120, 160])

@@ -10,6 +10,7 @@ from typing import Any
 from trainer.core.config import PATH, did_you_mean, flags, setting
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
 from trainer.core.notify import targets as notify_targets
+from trainer.core.progress import phase
 from trainer.core.starts import mirror, record
 from trainer.submit import alternatives, dashboard, listing, request, spent, states, volumes
 from trainer.submit.cloud import command as cloud
@@ -156,7 +157,8 @@ def list_runs(argv: Sequence[str]) -> int:
     if own.platform == SLURM:
         return slurm.list_runs(own.o)
     client = _client(own)
-    all_runs = runs.find_all(client)
+    with phase("asking the Kubernetes API server"):
+        all_runs = runs.find_all(client)
     _note(all_runs.notes)
     for run in all_runs.items:
         if run.state == states.FAILED and not run.is_noted:
@@ -187,7 +189,8 @@ def status(argv: Sequence[str]) -> int:
     if own.platform == SLURM:
         return slurm.status(name)
     client = _client(own)
-    run = runs.find(client, name)
+    with phase("asking the Kubernetes API server"):
+        run = runs.find(client, name)
     if run.state == states.FAILED:
         runs.note_end(client, run, run.state)
     (progress,) = listing.read([run])

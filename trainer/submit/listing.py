@@ -1,26 +1,43 @@
 """Runs and their progress as a table, wide or not, or as JSON."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import datetime
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from trainer.core.progress import phase
 from trainer.submit import progress, spent, states
 from trainer.submit.plan import Table
 from trainer.submit.progress import Progress
 from trainer.submit.states import Run
 
+_RETRY, _SECONDS = "DEEPDETECT_GCS_RETRY_SECONDS", 20.0
 FORMS = ("table", "wide", "json")
 _COLUMNS = ("NAME", "STATE", "AGE", "GPUS", "QUEUE", "STEP", "LOSS", "IMAGES/S", "LEFT", "RESTARTS", "JOB_DIR")
 _WIDE = ("GPU-HOURS", "COST", "OWNER", "IMAGE", "REASON")
 
 
 def read(runs: Sequence[Run]) -> list[Progress]:
-    """Read the progress of all runs."""
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    """Read the progress of all runs; one whose bucket does not answer soon has a problem instead."""
+    with phase("reading the runs' progress in job_dir"), _patience(), concurrent.futures.ThreadPoolExecutor(32) as pool:
         return list(pool.map(lambda run: progress.read(run.job_dir, sweep=run.is_sweep), runs))
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Let buckets be retried for less time than a training does, as a person waits; what the user has set stays."""
+    if _RETRY in os.environ:
+        yield
+        return
+    os.environ[_RETRY] = str(_SECONDS)
+    try:
+        yield
+    finally:
+        del os.environ[_RETRY]
 
 
 def show(runs: Sequence[Run], every: Sequence[Progress], form: str = "table", prices: Table | None = None) -> str:

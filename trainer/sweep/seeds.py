@@ -7,6 +7,7 @@ the table and the page (``reports/seeds.py``).  Imports no TensorFlow until Test
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from trainer.distributed.cluster import Cluster
 from trainer.serving import exported_model
 from trainer.sweep import spread, trial
 from trainer.training import resume
+from trainer.training.start.time_left import Series
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +117,9 @@ def _group(config: Config, paths: SeedPaths, jobs: Sequence[Config], stop: StopR
     entries: list[Entry] = []
     started = time.monotonic()
     _write(config, paths, entries, RUNNING)
-    for job in jobs:
-        entries.append(_train(_within(job, started), stop))
+    for number, job in enumerate(jobs, 1):
+        series = Series(f"seed {job.loop.seed}", number, len(jobs))
+        entries.append(_train(_within(job, started), stop, series))
         stop.at_once = _BETWEEN
         _write(config, paths, entries, RUNNING)
     # Only now, as scoring loads TensorFlow into this process, which would take a part of the device from the others.
@@ -141,7 +144,7 @@ def _within(job: Config, started: float) -> Config:
     return job.replace(max_seconds=left) if limit else job
 
 
-def _train(job: Config, stop: StopRequest) -> Entry:
+def _train(job: Config, stop: StopRequest, series: Series) -> Entry:
     """Train one seed to its end, from where an earlier start stopped; return its entry.
 
     Raises:
@@ -149,10 +152,10 @@ def _train(job: Config, stop: StopRequest) -> Entry:
         StoppedEarly: after a stop request, with everything saved.
     """
     seed = job.loop.seed
-    log.info("seed %d: %s", seed, job.loop.job_dir)
+    log.info("%s: %s", series.title if sys.stderr.isatty() else series.name, job.loop.job_dir)
     entry: Entry = {"seed": seed, "job_dir": job.loop.job_dir, "status": DONE, "reason": ""}
     try:
-        outcome = trial.run_apart(job, stop)
+        outcome = trial.run_apart(job, stop, series=series)
     except trial.TrialFailed as failure:
         if failure.code == EXIT_REQUEST:
             raise RequestError(f"seed {seed}: {failure}") from failure

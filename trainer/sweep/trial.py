@@ -3,18 +3,16 @@
 Owns: which errors fail the trial, and which end the sweep.  Does not own: which trial comes next.
 """
 
-import collections
+import dataclasses
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Sequence
-from typing import IO
 
-from trainer.core import progress, result
+from trainer.core import result
 from trainer.core.config import Config, flags
 from trainer.core.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Diverged, JobFailed, RequestError, StoppedEarly
 from trainer.core.job_dir import JobPaths
@@ -23,9 +21,10 @@ from trainer.core.starts import cgroup
 from trainer.core.storage import files
 from trainer.core.storage.transient import is_transient
 from trainer.distributed.cluster import Cluster
-from trainer.sweep import pruning
+from trainer.sweep import child_output, pruning
 from trainer.sweep.pruning import MedianPruner
 from trainer.training import run as training_run
+from trainer.training.start.time_left import Series
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ _CHILD = (
     "import ctypes; ctypes.CDLL(None).prctl(1, 9); from trainer.core import cli; from trainer.sweep import trial; "
     "cli.console(trial.main, watched=True)"
 )
-_KEPT_LINES = 400
 _OUT_OF_MEMORY = (
     "ResourceExhaustedError",
     "RESOURCE_EXHAUSTED",
@@ -120,14 +118,26 @@ def _free_memory() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a trial as its own process; the words are ``--config=FILE`` and, if it may be pruned, the pruner as JSON."""
-    pruner = pruning.from_json(argv[1]) if argv[1:] else None
-    training_run.run(flags.train_config(argv[:1]), Cluster(), pruner)
+    """Run a trial as its own process.
+
+    The words are ``--config=FILE``, the series as JSON and, if it may be pruned, the pruner as JSON.
+    """
+    pruner = pruning.from_json(argv[2]) if argv[2:] else None
+    series = Series(**json.loads(argv[1]))
+    training_run.run(flags.train_config(argv[:1]), Cluster(), pruner, series=series)
     return EXIT_DONE
 
 
-def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = None) -> result.Result:
-    """Run a trial in its own process, which dies with this one; with a pruner it may be stopped early.
+def run_apart(
+    config: Config, stop: StopRequest, pruner: MedianPruner | None = None, series: Series | None = None
+) -> result.Result:
+    """Run a trial in its own process, which dies with this one.
+
+    Args:
+        config: of the trial.
+        stop: ends it.
+        pruner: may stop it early.
+        series: of jobs that it is part of, which its progress tells.
 
     Raises:
         TrialFailed: if it cannot end with a result; the message says whether it was killed or ran out of memory.
@@ -139,16 +149,13 @@ def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = N
     files.write_text(request, json.dumps(config.written(), indent=1) + "\n")
     stop.at_once = ""  # From here on the trial saves first.
     before = cgroup.look()
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, f"--config={request}", *([pruner.to_json()] if pruner else [])],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0,
-    )  # fmt: skip
-    lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
-    assert process.stdout is not None
-    reader = threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True)
-    reader.start()
-    code = _wait(process, stop)
-    reader.join()
+    words = [f"--config={request}", json.dumps(dataclasses.asdict(series or Series()))]
+    with child_output.passed_on() as (output, lines):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, *words, *([pruner.to_json()] if pruner else [])],
+            stdout=output, stderr=output, process_group=0,
+        )  # fmt: skip
+        code = _wait(process, stop)
     oom_kills = cgroup.look().oom_kills - before.oom_kills
     finished = result.read(paths.result)
     if code == EXIT_DONE and finished is not None:
@@ -159,13 +166,7 @@ def run_apart(config: Config, stop: StopRequest, pruner: MedianPruner | None = N
     raise TrialFailed(reason_of(code, list(lines), oom_kills), code)
 
 
-def _forward(stream: IO[str], lines: "collections.deque[str]") -> None:
-    for line in stream:
-        lines.append(line.rstrip())
-        print(progress.fitted(line.rstrip("\n"), sys.stderr), file=sys.stderr, flush=True)
-
-
-def _wait(process: "subprocess.Popen[str]", stop: StopRequest) -> int:
+def _wait(process: "subprocess.Popen[bytes]", stop: StopRequest) -> int:
     terminated = False
     while True:
         try:
@@ -199,7 +200,7 @@ def reason_of(code: int, lines: list[str], oom_kills: int = 0) -> str:
     return f"crashed ({name}): {lines[-1][:300] if lines else 'no message'}"
 
 
-def _last(lines: "collections.deque[str] | list[str]", prefix: str) -> str:
+def _last(lines: Sequence[str], prefix: str) -> str:
     return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), "")
 
 

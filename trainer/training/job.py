@@ -30,6 +30,7 @@ from trainer.training.exports.live_report import LiveReport
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.observers import Observer
 from trainer.training.start.clock import StartClock
+from trainer.training.start.time_left import Series
 from trainer.training.trackers import Trackers
 from trainer.training.trainer import Trainer
 
@@ -72,6 +73,7 @@ class Request:
         pruner: see ``training.run``.
         observers: further observers, called after the built-in ones.
         clock: of this start.
+        series: that the job is part of.
     """
 
     config: Config
@@ -84,6 +86,7 @@ class Request:
     pruner: loop.Pruner | None = None
     observers: Sequence[Observer] = ()
     clock: StartClock = dataclasses.field(default_factory=StartClock)
+    series: Series | None = None
 
     @property
     def paths(self) -> JobPaths:

@@ -15,7 +15,7 @@ import tqdm
 from trainer.core import progress
 from trainer.training.loop import Plan
 from trainer.training.observers import Compile, End, Observer, Start, Step, Validating, Validation, Window
-from trainer.training.start.time_left import TimeLeft
+from trainer.training.start.time_left import Series, TimeLeft
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 _BAR_COLUMNS = 34  # Of all but the numbers behind the bar: "epoch 12/100:  50%|####| 1234/5678, ".
 # Of the line of an epoch: what a narrow terminal shows first.
 _IMPORTANCE = (
-    "epoch", "val_loss", "val_auc", "left", "loss", "best", "val_accuracy", "images/s", "accuracy", "lr", "data wait",
+    "job", "epoch", "val_loss", "val_auc", "left", "loss", "best", "val_accuracy", "images/s", "accuracy", "lr",
+    "data wait",
 )  # fmt: skip
 
 
@@ -49,13 +50,21 @@ class _Sums:
 class ProgressBar(Observer):
     """Shows the steps and validations of one process; silent where ``show`` is False."""
 
-    def __init__(self, plan: Plan, *, show: bool, stream: TextIO | None = None, validation_images: int = 0) -> None:
-        """Bind the plan and the number of validation images; nothing is shown before the first step."""
+    def __init__(
+        self, plan: Plan, *, show: bool, stream: TextIO | None = None, validation_images: int = 0,
+        series: Series | None = None,
+    ) -> None:  # fmt: skip
+        """Bind the plan and the number of validation images; nothing is shown before the first step.
+
+        Of a series of jobs a terminal shows the place of this one, and the time that is left for all.
+        """
         self._plan = plan
         self._show = show
         self._stream = stream or sys.stderr  # Not a default argument: others may replace and close sys.stderr.
         self.is_terminal = show and self._stream.isatty()
-        self._left = TimeLeft(plan, validation_images)
+        series = series if series and self.is_terminal else Series()
+        self._job = series.title
+        self._left = TimeLeft(plan, validation_images, series)
         self._is_compiling = False
         self._all, self._steady = _Sums(), _Sums()  # Of the epoch; the second without windows of compilation.
         self._bar: tqdm.tqdm[Any] | None = None
@@ -116,12 +125,19 @@ class ProgressBar(Observer):
 
     def _numbers(self, window: Window) -> str:
         """Return what stands behind the bar: as much as the terminal has room for, the most important first."""
-        parts = [f"left {self._left.text(window.step)}", f"loss {window.loss:.4f}"]
+        parts = [f"left {self._time_left(window.step)}", f"loss {window.loss:.4f}"]
         if not window.compiled:
             parts.append(f"{window.images_per_second:.0f} images/s")
         parts += [f"acc {window.accuracy:.3f}", f"data wait {window.waited / window.seconds:.0%}"]
-        room = progress.columns(self._stream) - _BAR_COLUMNS
+        room = progress.columns(self._stream) - _BAR_COLUMNS - len(self._titled(""))
         return _fitting(parts, room)
+
+    def _time_left(self, done: int) -> str:
+        text = self._left.text(done)
+        return f"{text} for all" if self._job and text != "unknown" else text
+
+    def _titled(self, text: str) -> str:
+        return f"{self._job}, {text}" if self._job else text
 
     def _epoch(self, validation: Validation) -> str:
         """Return the line of an epoch; on a terminal only as much of it as one row has room for."""
@@ -129,12 +145,13 @@ class ProgressBar(Observer):
         auc = "undefined" if values["val_auc"] is None else f"{values['val_auc']:.4f}"
         best = "(best)" if self.is_terminal else "(best so far)"
         parts = {
+            **({"job": self._job} if self._job else {}),
             "epoch": f"{self._plan.epoch_of(done)}/{self._plan.epochs}",
             **_means(self._all),
             "val_loss": f"{values['val_loss']:.4f}", "val_accuracy": f"{values['val_accuracy']:.4f}", "val_auc": auc,
             "lr": f"{values['learning_rate']:.1e}",
             **_speed(self._steady),
-            "left": self._left.text(done), **({"best": best} if values["best"] else {}),
+            "left": self._time_left(done), **({"best": best} if values["best"] else {}),
         }  # fmt: skip
         if not self.is_terminal:
             return "  ".join(_words(parts))
@@ -149,7 +166,7 @@ class ProgressBar(Observer):
         if event.images == 0:
             self._close()
             self._bar = tqdm.tqdm(
-                total=event.total, desc="validation", unit="image", leave=False, file=self._stream,
+                total=event.total, desc=self._titled("validation"), unit="image", leave=False, file=self._stream,
                 dynamic_ncols=True, bar_format=_FORMAT, delay=1.0,
             )  # fmt: skip
         elif self._bar is not None:
@@ -163,8 +180,8 @@ class ProgressBar(Observer):
         if self._bar is None:
             epoch, size = self._plan.epoch_of(step), self._plan.steps_per_epoch
             self._bar = tqdm.tqdm(
-                total=size, initial=(step - 1) % size, desc=f"epoch {epoch}/{self._plan.epochs}", unit="step",
-                leave=False, file=self._stream, dynamic_ncols=True, bar_format=_FORMAT,
+                total=size, initial=(step - 1) % size, desc=self._titled(f"epoch {epoch}/{self._plan.epochs}"),
+                unit="step", leave=False, file=self._stream, dynamic_ncols=True, bar_format=_FORMAT,
             )  # fmt: skip
         return self._bar
 
@@ -176,7 +193,7 @@ class ProgressBar(Observer):
 
 def _words(parts: Mapping[str, str]) -> Iterator[str]:
     for name, text in parts.items():
-        yield text if name == "best" else f"{text} {name}" if name == "images/s" else f"{name} {text}"
+        yield text if name in ("job", "best") else f"{text} {name}" if name == "images/s" else f"{name} {text}"
 
 
 def _means(sums: _Sums) -> dict[str, str]:

@@ -28,13 +28,15 @@ from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
 from trainer.training.start import initial_weights
 from trainer.training.start.clock import StartClock
+from trainer.training.start.time_left import Series
 
 log = logging.getLogger("trainer.train")
 
 
 def run(
-    config: Config, cluster: cluster_lib.Cluster, pruner: Pruner | None = None, observers: Sequence[Observer] = ()
-) -> result.Result:
+    config: Config, cluster: cluster_lib.Cluster, pruner: Pruner | None = None, observers: Sequence[Observer] = (),
+    series: Series | None = None,
+) -> result.Result:  # fmt: skip
     """Train a job to its end, continuing from what job_dir holds; a finished job is returned as it is.
 
     All processes of a cluster call this; they meet here and return the same result.
@@ -45,6 +47,7 @@ def run(
         pruner: called by the chief after each epoch but the last; a job that it stops is finished as after early
             stopping.  Either all processes have one or none.
         observers: what else watches the training in this process, after the built-in observers.
+        series: that the job is part of, which its progress tells.
 
     Raises:
         RequestError: if the request is wrong; a retry cannot help.
@@ -55,12 +58,12 @@ def run(
     with signals.stop_requests() as stop:
         stop.at_once = "at start-up, nothing was lost; rerun the same command"
         with process_group.join(cluster, config) as group:
-            return _run(config, cluster, group, stop, pruner, observers, clock)
+            return _run(config, cluster, group, stop, pruner, observers, clock, series)
 
 
 def _run(
     config: Config, cluster: cluster_lib.Cluster, group: process_group.SingleProcess, stop: signals.StopRequest,
-    pruner: Pruner | None, observers: Sequence[Observer], clock: StartClock,
+    pruner: Pruner | None, observers: Sequence[Observer], clock: StartClock, series: Series | None,
 ) -> result.Result:  # fmt: skip
     paths, settings_line, changed = JobPaths(config.loop.job_dir), changes.line(config), changes.differing(config)
     if cluster.is_chief and files.is_remote(paths.job_dir):  # Before minutes are spent on listing a large bucket.
@@ -93,7 +96,7 @@ def _run(
             with job.failing_together(group):
                 request = job.Request(
                     config=config, cluster=cluster, plan=plan, train=train, validation=validation, stop=stop,
-                    group=group, pruner=pruner, observers=observers, clock=clock,
+                    group=group, pruner=pruner, observers=observers, clock=clock, series=series,
                 )  # fmt: skip
                 with resume.explained(config, paths):
                     start = build.build(request)

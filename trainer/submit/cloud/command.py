@@ -4,7 +4,8 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from trainer.core.config import flags
 from trainer.core.errors import EXIT_DONE, JobFailed, RequestError
@@ -28,6 +29,7 @@ Delete what up made: the cluster, the account, the image repository, and with --
 
 What somebody else made under the same names stays. Without --yes it only says what it would delete."""
 
+_Flags = TypeVar("_Flags", UpFlags, DownFlags)
 _PROBLEM = re.compile(r"error|unable to connect|refused|permission", re.IGNORECASE)  # Warnings are none.
 _ABSENT = re.compile(
     r"not[ _]?found|\b404\b|does(n't| not) (exist|have a resource type)|no context exists", re.IGNORECASE
@@ -36,13 +38,10 @@ _ABSENT = re.compile(
 
 def up(argv: Sequence[str]) -> int:
     """Make what is not there."""
-    own = flags.parse_request(argv, UpFlags, usage=UP_USAGE)
-    cloud_flags.check(own)
-    wanted = list(resources.of_up(own))
+    own, wanted = _begin(argv, UpFlags, UP_USAGE, resources.of_up)
     if own.dry_run:
         print(script("up", argv, ((each.ask, each) for each in wanted), makes=True))
         return EXIT_DONE
-    _require_project(own)
     made = [each for each in wanted if not _is_there(each.ask) and _run(each.make, each, "up")]
     print(f"made {len(made)} of {len(wanted)}: {', '.join(each.name for each in made) or 'all was there'}")
     print(f"next: python scripts/submit.py doctor --platform={own.platform} --gpus={own.gpus}")
@@ -51,13 +50,10 @@ def up(argv: Sequence[str]) -> int:
 
 def down(argv: Sequence[str]) -> int:
     """Delete what up made."""
-    own = flags.parse_request(argv, DownFlags, usage=DOWN_USAGE)
-    cloud_flags.check(own)
-    wanted = list(resources.of_down(own))
+    own, wanted = _begin(argv, DownFlags, DOWN_USAGE, resources.of_down)
     if own.dry_run:
         print(script("down", argv, ((each.ask_own, each) for each in wanted), makes=False))
         return EXIT_DONE
-    _require_project(own)
     if not own.yes:
         there = [each for each in wanted if _is_there(each.ask_own)]
         print("\n".join(f"would run: {line}" for each in there for line in each.delete))
@@ -68,6 +64,17 @@ def down(argv: Sequence[str]) -> int:
     if not own.delete_bucket:
         print(f"kept gs://{own.bucket}; --delete_bucket deletes it")
     return EXIT_DONE
+
+
+def _begin(
+    argv: Sequence[str], form: type[_Flags], usage: str, resources_of: Callable[[_Flags], Iterable[Resource]]
+) -> tuple[_Flags, list[Resource]]:
+    """Return checked flags and the resources that they name; the project can be reached unless nothing shall run."""
+    own = flags.parse_request(argv, form, usage=usage)
+    cloud_flags.check(own)
+    if not own.dry_run:
+        _require_project(own)
+    return own, list(resources_of(own))
 
 
 def script(name: str, argv: Sequence[str], parts: Iterable[tuple[str, Resource]], *, makes: bool) -> str:

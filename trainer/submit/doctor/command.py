@@ -1,5 +1,6 @@
 """The sub-command ``doctor``: checks in order, each line as soon as it is known."""
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -8,6 +9,7 @@ from trainer.core.errors import EXIT_DONE, EXIT_FAILED, RequestError
 from trainer.submit.doctor import findings, inside, outside
 from trainer.submit.doctor.findings import MISSING, Finding
 from trainer.submit.doctor.flags import USAGE, DoctorFlags, to_request
+from trainer.submit.image_build import command as image_build
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,6 +17,8 @@ def main(argv: Sequence[str]) -> int:
     own = flags.parse_request(argv, DoctorFlags, usage=USAGE)
     if own.pods and not own.image:
         raise RequestError("expected --image with --pods, received none; give the image of your runs")
+    image = image_build.plan_of_run(dataclasses.asdict(own))[0]["image"]  # Built by run; the pods say if it is absent.
+    own = dataclasses.replace(own, image=image)
     columns = shutil.get_terminal_size().columns
     seen = []
     for finding in _check(own):

@@ -38,7 +38,8 @@ class DoctorFlags(ClusterFlags):
     job_dir: str = setting("", "gs:// path, or path below --volume, that must be writable.", path=PATH)
     volume: str = setting("", "Storage to mount, as for run.")
     pods: bool = setting(False, "Also start two pods, which use --gpus each for a few minutes.")
-    image: str = setting("", "Image of the pods, with a tag or digest.")
+    image: str = setting("", "Image of the pods, with a tag or digest; auto: what run --image=auto builds.")
+    repository: str = setting("", "With --image=auto: where images go, as for run.")
     wait_minutes: float = setting(
         15.0, "Wait this long for machines and for the pods' results.", unit="minutes", minimum=0.0, exclusive=True
     )

@@ -39,6 +39,7 @@ _PLURALS = {
 _OF_THE_CLUSTER = ("Namespace", "Node", "PriorityClass", "SelfSubjectAccessReview", "SelfSubjectReview")
 _VISIBILITY = "apis/visibility.kueue.x-k8s.io/v1beta2"  # Of Kueue: what waits in a queue, in order.
 _REQUEST_SECONDS = 30.0
+_CONNECT_SECONDS = 6.0  # Three times, as it is retried: without a route an answer takes 20 s.
 _RETRY_MAY_HELP = (408, 429)
 _GONE = 410
 
@@ -228,7 +229,7 @@ class KubeClient:
 
     def _json(self, method: str, path: str, query: dict[str, str] | None = None, body: Object | None = None) -> Object:
         with _transport_errors():
-            response = self._send(method, path, query, body, _REQUEST_SECONDS)
+            response = self._send(method, path, query, body, (_CONNECT_SECONDS, _REQUEST_SECONDS))
             text = response.read()
         if not 200 <= response.status < 300:
             raise _refusal(response.status, text)
@@ -238,7 +239,7 @@ class KubeClient:
         import urllib3
 
         with _transport_errors():
-            response = self._send("GET", path, query, None, (_REQUEST_SECONDS, seconds))
+            response = self._send("GET", path, query, None, (_CONNECT_SECONDS, seconds))
             if response.status != 200:
                 raise _refusal(response.status, response.read())
         raw, rest = response.response, b""

@@ -132,7 +132,8 @@ def _more_observers(request: Request, writer: SummaryWriter, state: TrainState) 
     reporter = TensorBoardReporter(
         config, writer, state.model, request.train, request.validation, positive=request.positive, write=is_chief
     )
-    bar = ProgressBar(request.plan, show=is_chief, validation_images=len(request.validation))
+    images = len(request.validation)
+    bar = ProgressBar(request.plan, show=is_chief, validation_images=images, series=request.series)
     profiler = Profiler(config.loop.profiled, vertex.tensorboard(request.paths), write=is_chief)
     report = StartReport(request.clock, request.plan, show=is_chief, on_terminal=bar.is_terminal)
     return [reporter, bar, profiler, report, *request.observers]

@@ -5,6 +5,7 @@ validation do not count.  Imports no TensorFlow.
 """
 
 import collections
+import dataclasses
 import time
 from typing import NamedTuple
 
@@ -14,6 +15,26 @@ from trainer.training.observers import Window
 _WINDOWS = 60  # About the last minute.
 
 
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """The place of a job among equally long ones that one command trains one after another.
+
+    Attributes:
+        name: of the job in it, such as "seed 4".
+        number: of the job, from 1.
+        count: of all jobs.
+    """
+
+    name: str = ""
+    number: int = 1
+    count: int = 1
+
+    @property
+    def title(self) -> str:
+        """What stands in front of the job's progress; empty for a single job."""
+        return f"{self.name} ({self.number}/{self.count})" if self.count > 1 else ""
+
+
 class _Measured(NamedTuple):
     steps: int
     seconds: float
@@ -21,11 +42,12 @@ class _Measured(NamedTuple):
 
 
 class TimeLeft:
-    """Measures steps and validations, and estimates the time to the end of the last validation."""
+    """Measures steps and validations, and estimates the time to the end of the last job's last validation."""
 
-    def __init__(self, plan: Plan, validation_images: int) -> None:
+    def __init__(self, plan: Plan, validation_images: int, series: Series | None = None) -> None:
         """Begin without a measurement; ``validation_images`` are those of one validation."""
         self._plan = plan
+        self._later_jobs = series.count - series.number if series else 0
         self._validation_images = validation_images
         # Not the windows, which hold a line of each step.
         self._windows: collections.deque[_Measured] = collections.deque(maxlen=_WINDOWS)
@@ -61,14 +83,15 @@ class TimeLeft:
 
     def text(self, done: int) -> str:
         """Return the time that is left after ``done`` steps; unknown before there is a step that tells of it."""
-        steps = self._plan.total_steps - done
+        plan, later = self._plan, self._later_jobs
+        steps = plan.total_steps - done + later * plan.total_steps
         if not steps:
             return duration(0.0)
-        if not self._windows or done <= self._plan.frozen_steps > 0:  # Later steps train all layers.
+        if not self._windows or done <= plan.frozen_steps > 0:  # Later steps train all layers.
             return "unknown"
         seconds = sum(each.seconds for each in self._windows)
         a_step = seconds / sum(each.steps for each in self._windows)
-        validations = self._plan.total_steps // self._plan.steps_per_epoch - done // self._plan.steps_per_epoch
+        validations = plan.total_steps // plan.steps_per_epoch * (1 + later) - done // plan.steps_per_epoch
         return duration(steps * a_step + validations * self._a_validation(seconds))
 
     def _a_validation(self, seconds: float) -> float:
