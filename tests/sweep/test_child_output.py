@@ -47,6 +47,13 @@ def test_nothing_is_written_behind_the_bar_of_a_killed_child():
     assert rows[-1] == "['a line of the log, in 80 columns']"
 
 
+def test_where_there_is_no_further_terminal_the_lines_are_passed_on():
+    refuse = "import os\ndef refuse():\n    raise OSError\nos.openpty = refuse\n"
+    rows, _ = screen_of(run_in_terminal("-c", refuse + PARENT), 200)
+    assert rows[0] == "a line of the log, in 80 columns"
+    assert rows[-1] == f"['{rows[0]}', {ERROR!r}]"
+
+
 def test_without_a_terminal_there_are_whole_lines_alone(capfd):
     with child_output.passed_on() as (output, lines):
         subprocess.run([sys.executable, "-c", CHILD], stdout=output, stderr=output, check=False)

@@ -26,9 +26,9 @@ Lines = collections.deque[str]
 def passed_on() -> Iterator[tuple[int, Lines]]:
     """Yield a descriptor for a child to write to and its last lines, which are complete after the block."""
     lines = Lines(maxlen=_KEPT_LINES)
-    is_terminal = sys.stderr.isatty()
-    read, write = _terminal() if is_terminal else os.pipe()
-    reader = threading.Thread(target=_forward_terminal if is_terminal else _forward, args=(read, lines), daemon=True)
+    ends = _terminal() if sys.stderr.isatty() else None
+    read, write = ends or os.pipe()
+    reader = threading.Thread(target=_forward_terminal if ends else _forward, args=(read, lines), daemon=True)
     reader.start()
     try:
         yield write, lines
@@ -37,9 +37,12 @@ def passed_on() -> Iterator[tuple[int, Lines]]:
     reader.join()
 
 
-def _terminal() -> tuple[int, int]:
-    """Return both ends of a new terminal, which changes nothing of what is written to it."""
-    read, write = os.openpty()
+def _terminal() -> tuple[int, int] | None:
+    """Return both ends of a new terminal, which changes nothing of what is written to it; None if there is none."""
+    try:
+        read, write = os.openpty()
+    except OSError:  # A container without /dev/pts, or too many.
+        return None
     tty.setraw(write)
     _resize(read)
     return read, write
