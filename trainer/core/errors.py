@@ -3,6 +3,11 @@
 Owns: what a process exit code means.  Does not own: printing (``cli.run_command``).  Imports no TensorFlow.
 """
 
+import re
+
+# How urllib3 names a connection.
+_CONNECTION = re.compile(r"<?HTTPS?Connection(?:Pool)?\(host='([^']*)', port=(\d+)\)(?: at 0x[0-9a-f]+>)?")
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_REQUEST = 2
@@ -52,3 +57,17 @@ def of_process(code: int, *, in_pod: bool) -> int:
     others stopped: that one may crash again.  Elsewhere 75 says what people and schedulers need: start all again.
     """
     return EXIT_STOPPED if code == EXIT_LOST_PEER and not in_pod else code
+
+
+def of_connection(error: BaseException) -> str:
+    """Return what went wrong with a connection in one line, without what HTTP clients wrap around it."""
+    while inner := _inner(error):
+        error = inner
+    words = _CONNECTION.sub(r"\1:\2", str(error))
+    return " ".join(words.split()) or type(error).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """Return the error that one of requests or urllib3 is about."""
+    candidates = (getattr(error, "reason", None), *error.args)
+    return next((each for each in candidates if isinstance(each, BaseException)), None)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy import stats
 from sklearn import metrics as sk
 
@@ -111,6 +111,7 @@ def reliability(predictions: Predictions) -> Figure:
     upper.set_xlim(max(0.0, float(edges[:-1][filled].min()) - 0.02), 1.02)
     upper.set_ylim(-0.02, 1.22)  # Room for the legend.
     upper.set_yticks(np.linspace(0.0, 1.0, 6))
+    lower.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # More labels than these touch each other.
     for axis in (upper.yaxis, lower.xaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
     upper.legend(frameon=False, fontsize=8, labelcolor=plots.INK, loc="upper left", ncols=3, columnspacing=1.2)

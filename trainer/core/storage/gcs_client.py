@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from trainer.core import environment
+from trainer.core import environment, errors
 from trainer.core.errors import AccessDenied, RequestError, StorageDown
 from trainer.core.storage.fences import Fences
 
@@ -232,7 +232,7 @@ def _reason(error: BaseException) -> str:
     try:
         text = str(response.json()["error"]["message"])  # type: ignore[union-attr]
     except (AttributeError, KeyError, TypeError, ValueError):
-        text = getattr(response, "text", "") or str(error) or type(error).__name__
+        text = getattr(response, "text", "") or errors.of_connection(error)
     words = " ".join(text.split())[:300]
     code = getattr(error, "code", None)
     return f"{int(code)}: {words}" if isinstance(code, int) else words

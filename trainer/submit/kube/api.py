@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.core import environment
+from trainer.core import environment, errors
 from trainer.core.errors import JobFailed, RequestError
 
 Object = dict[str, Any]
@@ -271,7 +271,7 @@ def _transport_errors() -> Iterator[None]:
     try:
         yield
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = errors.of_connection(error)
         raise JobFailed(f"the Kubernetes API server does not answer: {reason}; look at the kubeconfig") from error
 
 
