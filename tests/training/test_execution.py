@@ -4,6 +4,7 @@ import contextlib
 import time
 from unittest import mock
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -58,7 +59,7 @@ def test_rows_and_weights_are_those_of_single_steps(devices, most):
     for start in range(0, 5, most):  # The last call has only one step.
         part = ready[start : start + most]
         rows += all_at_once.train(part, start, rates[start : start + most]).numpy()[: len(part)].tolist()
-    assert rows == expected
+    np.testing.assert_array_equal(rows, expected)  # The gradient's norm is NaN in all but the first.
     assert len({row[0] for row in rows}) == 5
     for name, parts in single.state().items():
         for one, other in zip(parts, several.state()[name], strict=True):
