@@ -286,6 +286,16 @@ def test_the_norm_of_the_whole_gradient_is_reported_and_limited(devices, limit):
     assert trainer.train(batch, step=NORM_STEPS).gradient_norm > 0
 
 
+def test_the_norm_is_the_same_without_a_condition_which_a_gpu_would_wait_for(monkeypatch):
+    batch, norms = random_batch(8), []
+    for device in ("CPU:0", "GPU:0"):
+        trainer = trainer_of(1, batch_size=8)
+        monkeypatch.setattr(trainer.steps._update, "_device", device)
+        norms.append([trainer.train(batch, step).gradient_norm for step in (0, NORM_STEPS - 1, NORM_STEPS)])
+    assert norms[0] == norms[1]
+    assert [norm is None for norm in norms[0]] == [False, True, False]
+
+
 def weighted_reference(model, batch, class_weights, smoothing):
     """Return the gradients of the weighted mean of smoothed cross-entropies, in float64."""
     real = batch["weight"] > 0
