@@ -44,11 +44,13 @@ def rates(labels, p, threshold):
     return {"accuracy": (called == fake).mean(), "balanced_accuracy": (tpr + 1 - fpr) / 2, "tpr": tpr, "fpr": fpr}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("images", "seed"), [(200, 0), (200, 1), (200, 2), (30, 3), (30, 4), (30, 5)])
 @pytest.mark.parametrize("by", ["accuracy", "balanced_accuracy", "eer", "fpr"])
-def test_no_threshold_does_better(by, seed):
-    labels, p = sample(200, seed=seed)
-    labels[:40] = 1  # Unequal classes.
+def test_no_threshold_does_better(by, images, seed):
+    labels, p = sample(images, seed=seed)
+    labels[: images // 5] = 1  # Unequal classes.
+    order = p[:, 0].argsort()
+    labels[order[-10:]], labels[order[:2]] = 0, seed % 2  # The lowest scores may be of either class.
     decision = choose(labels, p, by=by, fpr=0.1)
     found = rates(labels, p, decision.threshold)
     others = [
@@ -63,7 +65,8 @@ def test_no_threshold_does_better(by, seed):
         assert found[by] >= max(o[by] for o in others) - 1e-12
     choice = decision.threshold_choice
     assert {name: choice[name] for name in found} == pytest.approx(found)
-    assert (choice["by"], choice["why"], choice["images"]) == (by, "", 200)
+    assert (choice["by"], choice["why"], choice["images"]) == (by, "", images)
+    assert choice.get("fpr_limit") == (0.1 if by == "fpr" else None)
     assert 0 <= decision.threshold <= 1
 
 
@@ -111,6 +114,11 @@ def test_where_validation_cannot_decide_it_is_a_half_and_says_why(labels, p, val
     assert (decision.threshold, decision.temperature, decision.calibration) == (0.5, 1.0, None)
     assert why in decision.threshold_choice["why"]
     json.dumps(decision.metadata(), allow_nan=False)
+
+
+def test_as_many_images_as_the_rate_needs_are_enough():
+    p = rows(np.r_[np.linspace(0.5, 1, 20), np.linspace(0, 0.6, 100)])
+    assert choose([0] * 20 + [1] * 100, p, by="fpr").threshold_choice["why"] == ""
 
 
 def test_more_than_two_classes_keep_the_likeliest():
