@@ -1,6 +1,7 @@
 """Errors that end a command, and the exit codes of the contract.
 
-Owns: what a process exit code means.  Does not own: printing (``cli.run_command``).  Imports no TensorFlow.
+Owns: what a process exit code means, and the words for a connection that failed.  Does not own: printing
+(``cli.run_command``).  Imports no TensorFlow.
 """
 
 import re

@@ -88,9 +88,7 @@ def disagreements(compared: Mapping[str, Any], page: str) -> tuple[list[Disagree
     try:
         with progress.phase("reading the pictures of disagreements"):
             split = _split(compared, names)
-            links = (
-                {} if split.records else {name: _link(split, number, page) for number, name in enumerate(split.names)}
-            )
+            links = {name: _link(split, number, page) for number, name in enumerate(split.names)}
             pictures = _pictures(split, names[:_PICTURES])
     except (RequestError, StorageDown, OSError) as error:  # The comparison stands without them.
         why_none = str(error)
@@ -110,7 +108,7 @@ def _split(compared: Mapping[str, Any], names: Sequence[str]) -> Split:
 
 
 def _link(split: Split, number: int, page: str) -> str:
-    return gallery_items.link_to(split.path(number), page)
+    return "" if split.records else gallery_items.link_to(split.path(number), page)
 
 
 def _pictures(split: Split, names: Sequence[str]) -> dict[str, str]:

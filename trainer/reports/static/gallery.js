@@ -1,5 +1,6 @@
 /* A gallery of the images in the script "gallery-data": filter, sort, heat maps on and off, enlarged by
-   "lightbox.js", which comes before it.  It stands in for the pictures in "gallery-static", whose data it takes: no picture is in a page twice. */
+   "lightbox.js", which comes before it.  It stands in for the pictures in "gallery-static", whose data it takes: no
+   picture is in a page twice. */
 (() => {
   "use strict";
   const source = document.getElementById("gallery-data");
