@@ -14,6 +14,7 @@ from tests.helpers.docs import how_to_add
 from tests.helpers.jobs import result_of, run_job
 from trainer.core.config import AUGMENTATIONS
 from trainer.data import augment, augmentations
+from trainer.data import draws as draws_lib
 from trainer.data.augmentations import forensic as forensic_module
 from trainer.data.augmentations import notebook
 
@@ -167,6 +168,20 @@ def test_draws_depend_on_seed_pass_and_example_alone():
     for position, one in enumerate(index):
         assert np.array_equal(draw([one], seed=5, pass_number=2)[0], together[position])
     assert np.array_equal(draw([9, 9]), draw([9]).repeat(2, axis=0))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+@pytest.mark.parametrize(("counters", "words"), [([[3, block, 0] for block in range(3)], 4), ([[0, 0, 1]], 2)])
+def test_draws_are_the_bits_of_numpys_philox(seed, counters, words):
+    random = np.random.default_rng(seed)
+    index, passes = random.integers(0, 2**62, 50), random.integers(0, 2**40, 50)
+    blocks = [
+        np.random.Philox(key=np.array([seed, number], np.uint64), counter=np.array([example, *counter], np.uint64))
+        for number, example in zip(passes.tolist(), index.tolist(), strict=True)
+        for counter in counters
+    ]
+    expected = np.array([block.random_raw(words) for block in blocks]).reshape(50, -1)
+    np.testing.assert_array_equal(draws_lib.raw(seed, passes, index, counters, words), expected)
 
 
 def test_other_seed_pass_or_example_other_draws():
