@@ -1,5 +1,6 @@
 """Batches take over the memory of earlier ones, but never of one that is still in use, and no memory is lost."""
 
+import collections
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 from tests.helpers.pictures import encoded, noise
 from trainer.core.config import DataConfig
-from trainer.data import decode_batch, image_files, manifest, pipeline, pixels
+from trainer.data import augment, decode_batch, image_files, manifest, pipeline, pixels
 from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.input_rule import InputRule
@@ -83,6 +84,35 @@ def test_a_batch_keeps_its_pixels_while_later_ones_are_decoded():
     assert np.array_equal(first.images, copy)
     assert np.array_equal(second.images, copy[::-1])
     assert list(first.errors) == [4]
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip", "cutmix", "mixup", "sbi"])
+def test_all_batches_are_in_memory_that_a_gpu_fetches_by_itself(image_set, augmentation, monkeypatch):
+    """Whole ones and padded ones, with and without an augmentation on the host."""
+
+    def prepare(block):
+        block[:] = 255  # As memory that was used before.
+        prepared.append((address(block), block.nbytes))
+
+    prepared = []
+    monkeypatch.setattr(pixels, "_prepare", prepare)
+    monkeypatch.setattr(pixels, "_free", collections.deque(maxlen=4))  # Without blocks of other tests.
+    split = manifest.read_split(image_set, "Train")
+    order = Order(len(split), len(split) - 2)  # The second batch is padded.
+    assert order.steps_per_pass == 2
+    batches = pipeline.batches(
+        split, ImageSource(split, DataConfig(image_size=224)), order, BadImages(os.devnull, 0.0, write=False),
+        augmentation=augmentation, settings=augment.Settings(positive=0), share=pipeline.ReplicaShare(), start_step=0,
+        stop_step=2,
+    )  # fmt: skip
+    for batch in batches:
+        images = np.asarray(memoryview(batch["image"]))
+        assert images.nbytes > 2**20
+        assert any(start <= address(images) < start + size for start, size in prepared)
+        weight = batch["weight"].numpy()
+        assert not images[weight == 0.0].any()
+        assert images[weight > 0.0].reshape(int(weight.sum()), -1).any(axis=1).all()
+    assert (weight == 0.0).sum() == len(split) - 4
 
 
 def test_a_file_of_another_size_than_announced_is_read_whole(tmp_path):

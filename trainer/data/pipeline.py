@@ -19,7 +19,7 @@ from trainer.data.bad_images import BadImages
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
 from trainer.data.order import Order
-from trainer.data.pixels import DecodedBatch
+from trainer.data.pixels import DecodedBatch, aligned_copy, aligned_empty
 from trainer.data.readers import WINDOW
 from trainer.data.self_blending import validation
 from trainer.data.service_client import DataServiceClient
@@ -226,7 +226,7 @@ class _Source:
         assert each.forge is not None
         assert self.positive >= 0
         chosen = np.flatnonzero(each.is_forged(draws) & (labels != self.positive) & (weights > 0.0))
-        images, labels = images.copy(), labels.copy()
+        images, labels = aligned_copy(images), labels.copy()
         for slot in chosen.tolist():
             images[slot] = each.forge(images[slot], draws[slot])
         labels[chosen] = self.positive
@@ -273,8 +273,9 @@ class _Source:
             self.bad_images.report_good(self.split.name, names)
         images = loaded.images
         if len(real) < len(index):
-            images = np.zeros([len(index), *images.shape[1:]], np.uint8)
+            images = aligned_empty((len(index), *images.shape[1:]))
             images[real] = loaded.images
+            images[np.flatnonzero(weight == 0.0)] = 0
         return images, good
 
     def _decode(self, passes: Array, examples: Array) -> DecodedBatch:

@@ -60,6 +60,13 @@ def aligned_empty(shape: tuple[int, ...]) -> Pixels:
     return whole.reshape(shape)
 
 
+def aligned_copy(images: Pixels) -> Pixels:
+    """Return a copy in such memory, which becomes a tensor as it is, and which a GPU fetches by itself."""
+    copy = aligned_empty(images.shape)
+    copy[:] = images
+    return copy
+
+
 def prepare_with(function: Callable[[Pixels], object]) -> None:
     """Call a function with each large block from now on, before it is used for the first time."""
     global _prepare

@@ -24,7 +24,7 @@ from trainer.core.storage import files, tar_members
 from trainer.data import decode, tfrecord
 from trainer.data.image_source import ImageSource
 from trainer.data.manifest import Split
-from trainer.data.pixels import DecodedBatch
+from trainer.data.pixels import DecodedBatch, aligned_copy
 from trainer.data.reorder_buffer import ReorderBuffer, ServiceHealth
 from trainer.data.tfrecord import Array
 
@@ -108,7 +108,7 @@ class DataServiceClient:
         # What failed there is tried here: either it is bad, which gives the reason, or the workers cannot see it.
         local = self._images.load(index[missing])
         self._warn_unreadable([i for place, i in enumerate(index[missing].tolist()) if place not in local.errors])
-        pixels = pixels.copy()
+        pixels = aligned_copy(pixels)
         pixels[missing] = local.images
         return DecodedBatch(pixels, {int(missing[place]): why for place, why in local.errors.items()})
 

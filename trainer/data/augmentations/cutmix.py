@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from trainer.core.config import AugmentConfig
-from trainer.data.pixels import Floats, Pixels
+from trainer.data.pixels import Floats, Pixels, aligned_copy
 
 HELP = "a rectangle of another image, labels by area (Yun et al. 2019)."
 ORDER = 7
@@ -19,7 +19,7 @@ SEARCHED = False
 
 def mix(images: Pixels, others: Pixels, draws: Floats, config: AugmentConfig) -> tuple[Pixels, Floats]:
     """Return ``[N, S, S, 3]`` images with a rectangle of others, and the shares ``[N]`` that the images keep."""
-    mixed = images.copy()
+    mixed = aligned_copy(images)
     shares = np.ones(len(images), np.float32)
     for slot, row in enumerate(draws.tolist()):
         top, bottom, left, right = _rectangle(row, images.shape[1], config.cutmix_alpha)

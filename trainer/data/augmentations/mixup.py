@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from trainer.core.config import AugmentConfig
-from trainer.data.pixels import Floats, Pixels
+from trainer.data.pixels import Floats, Pixels, aligned_copy
 
 HELP = "blended with another image, labels likewise (Zhang et al. 2018)."
 ORDER = 6
@@ -20,7 +20,7 @@ def mix(images: Pixels, others: Pixels, draws: Floats, config: AugmentConfig) ->
     shares = np.array([_share(draw, config.mixup_alpha) for draw in draws[:, 0].tolist()], np.float32)
     weights = shares[:, None, None, None]
     mixed = weights * images + (np.float32(1.0) - weights) * others
-    return np.rint(mixed).astype(np.uint8), shares
+    return aligned_copy(np.rint(mixed).astype(np.uint8)), shares
 
 
 def _share(draw: float, alpha: float) -> float:

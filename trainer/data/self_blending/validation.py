@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trainer.data import draws as draws_lib
 from trainer.data.manifest import Split
-from trainer.data.pixels import DecodedBatch
+from trainer.data.pixels import DecodedBatch, aligned_copy
 from trainer.data.self_blending import blend
 
 _PASS = 2**63  # None of training.
@@ -24,7 +24,7 @@ def blended(split: Split, index: npt.NDArray[np.int64], loaded: DecodedBatch) ->
     chosen = [slot for slot in np.flatnonzero(examples >= 0).tolist() if slot not in loaded.errors]
     if not chosen:
         return loaded
-    images = loaded.images.copy()
+    images = aligned_copy(loaded.images)
     draws = draws_lib.draw(split.self_blended.seed, _PASS, examples[chosen], count=blend.DRAWS)
     for slot, row in zip(chosen, draws, strict=True):
         for view in images[slot].reshape(-1, *images.shape[-3:]):  # In place: a reshaped row is a view of it.
