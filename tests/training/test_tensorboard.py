@@ -222,6 +222,14 @@ def test_a_trace_in_a_bucket_arrives_at_its_end(bucket):
     assert [name for name in objects(bucket) if name.startswith("job/tensorboard/plugins/profile/")]
 
 
+def test_events_are_made_on_the_host(tmp_path):
+    """On a GPU each of their numbers would wait for all that the card still has to do."""
+    devices = []
+    with tf.device("CPU:1"):
+        SummaryWriter(str(tmp_path), write=True).add(0, lambda: devices.append((tf.constant(1.0) + 1.0).device))
+    assert [device[-5:] for device in devices] == ["CPU:0"]
+
+
 def test_events_need_the_package_and_nothing_else_does(tmp_path, monkeypatch, package_log):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else real(name))

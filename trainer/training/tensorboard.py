@@ -92,7 +92,8 @@ class SummaryWriter(Observer):
             return
         try:
             # An array, because TensorFlow keeps the tensors of all Python numbers for good, see ``Execution.train``.
-            with self._writer.as_default(step=np.array(step)):  # Leaving the block flushes.
+            # On the host, because on a GPU each number would wait for all that the card still has to do.
+            with tf.device("CPU:0"), self._writer.as_default(step=np.array(step)):  # Leaving the block flushes.
                 write()
         except tf.errors.OpError as error:
             log.warning("TensorBoard events cannot be written (%s): none from now on", error.message)
