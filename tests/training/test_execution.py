@@ -1,12 +1,18 @@
 """Several steps in one call of the graph: the same training as one by one, with batches that are there before it."""
 
 import contextlib
+import os
+import subprocess
+import sys
 import time
 from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.framework import graph_pb2
+from tensorflow.python.framework import kernels
 
 from tests.helpers.jobs import (
     checkpoints_of,
@@ -30,7 +36,8 @@ JOB = {"model": "tests.helpers.networks:tiny", "image_size": 46, "lr_schedule": 
 
 def on_devices(strategy, elements, *, ahead=1):
     """Return batches of elements, one for each replica, as a job gets them."""
-    runtime = strategy_lib.Runtime(strategy, "float32", "CPU", 1, 1, 0, 1, tf.float32)
+    devices = strategy.num_replicas_in_sync
+    runtime = strategy_lib.Runtime(strategy, "float32", "CPU", devices, devices, 0, 1, tf.float32)
     config = DataConfig(batch_size=4)
     return DistributedInput(
         runtime, config, 0, None, None, train=None, validation=None, augmentation=None, ahead=ahead
@@ -118,7 +125,8 @@ def test_a_batch_is_on_its_device_before_the_step_that_needs_it(devices):
     strategy = strategy_of(devices)
     batches = iter(on_devices(strategy, elements, ahead=3))
     first = next(batches)
-    places = [[part.device[-5:] for part in strategy.experimental_local_results(value)] for value in first.values()]
+    local = strategy.experimental_local_results
+    places = [[part.backing_device[-5:] for part in local(value)] for value in first.values()]
     assert places == [["CPU:0", "CPU:1"][:devices]] * 2
     for _ in range(500):  # Nobody asks for another one.
         if len(made) >= 4 * devices:
@@ -139,3 +147,47 @@ def test_a_job_whose_step_cannot_be_compiled_goes_on_without(image_set, tmp_path
     assert capsys.readouterr().err.count("XLA cannot compile the training step, which runs without it") == 1
     plain, compiled = (values_of(tmp_path / name) for name in ("plain", "xla"))
     assert compiled == plain
+
+
+@pytest.fixture(scope="module")
+def partitions(tmp_path_factory):
+    """Return the nodes that TensorFlow gives to the host and to the device of a call of three steps."""
+    folder = tmp_path_factory.mktemp("graphs")
+    dump = {"TF_DUMP_GRAPH_PREFIX": str(folder), "TF_DUMP_GRAPH_NAME_FILTER": "*"}
+    subprocess.run(
+        [sys.executable, "-m", "tests.helpers.partitions"], check=True, env={**os.environ, **dump}, capture_output=True
+    )
+    found = []
+    for device in ("CPU:0", "CPU:1"):
+        (file,) = folder.glob(f"__inference__call_*_partition__*device:{device}.*after_partition_passes.pbtxt")
+        found.append(text_format.Parse(file.read_text(), graph_pb2.GraphDef()).node)
+    return found
+
+
+@pytest.mark.slow
+def test_the_loop_is_on_the_device_alone(partitions):
+    """What the host does in a loop waits for all work of a GPU, in each step; so does what it receives at the end."""
+    host, device = ({node.op for node in nodes} for nodes in partitions)
+    assert "NextIteration" in device
+    assert not host & {"NextIteration", "_Recv", "_HostRecv"}
+    assert "_Send" in host
+
+
+@pytest.mark.slow
+def test_a_gpu_has_every_operation_on_pixels(partitions):
+    """TensorFlow puts on the host what a GPU has not, such as ``tf.stack``, and the pixels go there and back."""
+    pixels = {node.op for node in partitions[1] if node.attr["T"].type == tf.uint8.as_datatype_enum}
+    assert {"ConcatV2", "StridedSlice"} <= pixels
+    assert not has_on_gpu("Pack", tf.uint8)
+    assert [name for name in pixels - {"_Arg", "_Send", "_Recv"} if not has_on_gpu(name, tf.uint8)] == []
+
+
+def has_on_gpu(name, dtype):
+    """Return whether TensorFlow has the operation for GPUs, in this build as in any other."""
+    for kernel in kernels.get_registered_kernels_for_op(name).kernel:
+        allowed = {each.name: each.allowed_values.list.type for each in kernel.constraint}
+        if kernel.device_type in ("GPU", "DEFAULT") and dtype.as_datatype_enum in allowed.get(
+            "T", [dtype.as_datatype_enum]
+        ):
+            return True
+    return False

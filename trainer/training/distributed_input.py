@@ -20,6 +20,7 @@ from trainer.data.service_client import DataServiceClient
 from trainer.distributed import consistency
 from trainer.distributed.process_group import SingleProcess
 from trainer.distributed.strategy import Runtime
+from trainer.training.transfers import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class DistributedInput:
         """
         self._augmentation = augmentation
         self._ahead = ahead
+        self._has_transfers = runtime.device_kind == "GPU" or ahead > 1
         self._strategy = runtime.strategy
         self._config = config
         self._seed = seed
@@ -85,15 +87,16 @@ class DistributedInput:
     def on_devices(self, elements: tf.data.Dataset) -> Iterable[pipeline.Batch]:
         """Return the elements that this process has made for its replicas as batches on their devices.
 
-        A thread of TensorFlow's brings them there before they are asked for, as many as ``ahead``.
+        They are brought there before they are asked for, as many as ``ahead``.
         """
         # A GPU's function takes integers of 32 bits from the host.  Those of a batch that is on the card already would
         # come back from it, after all work that the card still has to do.
         wide = elements.map(tf.autograph.experimental.do_not_convert(_with_wide_labels)).with_options(
             elements.options()
         )
-        ahead = tf.distribute.InputOptions(experimental_per_replica_buffer_size=self._ahead)
-        batches: Iterable[pipeline.Batch] = self._strategy.distribute_datasets_from_function(lambda _: wide, ahead)
+        if self._has_transfers:
+            return Transfers(self._strategy, self.share.local, self._ahead).batches(wide)
+        batches: Iterable[pipeline.Batch] = self._strategy.distribute_datasets_from_function(lambda _: wide)
         return batches
 
     def check_bad_images(self, *, merge: bool = False) -> None:

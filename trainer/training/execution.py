@@ -49,26 +49,31 @@ class Execution:
         missing = self._most - len(batches)
         filled = (*batches, *[batches[-1]] * missing)
         with tf.device("CPU:0"):  # Otherwise a GPU, eagerly: three transfers, each of which waits for all of its work.
-            # An array, because TensorFlow keeps the tensors of all Python numbers for good, 0.65 KB each, in case the
+            # Arrays, because TensorFlow keeps the tensors of all Python numbers for good, 0.65 KB each, in case the
             # same number comes again (TFE_TensorHandleCache, github.com/tensorflow/tensorflow/issues/68196).
-            numbers = tf.constant(np.array(first, np.int64))
+            steps = tf.constant(np.arange(first, first + self._most))
             all_rates = tf.constant([*rates, *[0.0] * missing], tf.float32)
             count = tf.constant(len(batches))
         compilation = self._step.of(batches[0]).compilation
-        return compilation.attempt(lambda failed: self._call(filled, numbers, all_rates, count, failed))
+        # All of it on one device: with a part of the loop on the host, each step would wait for the one before.
+        with tf.device(self._strategy.extended.worker_devices[0]):
+            return compilation.attempt(lambda failed: self._call(filled, steps, all_rates, count, failed))
 
     @tf.function(autograph=False)
     def _call(
-        self, batches: tuple[Batch, ...], first: tf.Tensor, rates: tf.Tensor, count: tf.Tensor, failed: bool
+        self, batches: tuple[Batch, ...], steps: tf.Tensor, rates: tf.Tensor, count: tf.Tensor, failed: bool
     ) -> tf.Tensor:
         """Return what ``train`` does; ``failed`` is that of the step's compilation, whose change is traced anew."""
+        # Once, here: in the loop they would come from the host in each step, and wait for the one before.
+        steps, rates, count = (tf.identity(value) for value in (steps, rates, count))
         if self._most == 1:
-            return self._train(batches[0], first, rates[0])[None]
-        stacked = self._strategy.run(_stacked, (batches,))
+            return self._train(batches[0], steps[0], rates[0])[None]
+        return self._loop(self._strategy.run(_stacked, (batches,)), steps, rates, count)
 
+    def _loop(self, stacked: Batch, steps: tf.Tensor, rates: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         def body(number: tf.Tensor, rows: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             batch = self._strategy.run(_taken, (stacked, number))
-            return number + 1, rows.write(number, self._train(batch, first + tf.cast(number, tf.int64), rates[number]))
+            return number + 1, rows.write(number, self._train(batch, steps[number], rates[number]))
 
         rows = tf.TensorArray(tf.float32, self._most, element_shape=[_NUMBERS])
         # One at a time: what a step writes, the next one reads.
@@ -81,8 +86,11 @@ class Execution:
 
 
 def _stacked(batches: tuple[Batch, ...]) -> Batch:
-    """Return the batches of one replica as one, with a dimension in front of them."""
-    return {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+    """Return the batches of one replica as one, with a dimension in front of them.
+
+    ``tf.stack`` knows no pixels (uint8) on a GPU: they would go to the host and come back.
+    """
+    return {name: tf.concat([batch[name][None] for batch in batches], axis=0) for name in batches[0]}
 
 
 def _taken(stacked: Batch, number: tf.Tensor) -> Batch:
