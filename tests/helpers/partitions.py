@@ -20,6 +20,8 @@ if __name__ == "__main__":
     with mock.patch.object(test_train_step, "strategy_of", return_value=strategy):
         made = test_train_step.trainer_of(1, batch_size=8)
     execution = Execution(made.strategy, made.optimizer, PhasedStep(made.steps), 3)
+    values = test_train_step.random_batch(8, seed=1)
+    values["label"] = values["label"].astype("int64")  # As ``DistributedInput`` has them.
     with tf.device("CPU:1"):
-        batch = {name: tf.constant(value) for name, value in test_train_step.random_batch(8, seed=1).items()}
+        batch = {name: tf.constant(value) for name, value in values.items()}
     execution.train([batch] * 3, 0, [0.1, 0.2, 0.3])

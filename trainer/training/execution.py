@@ -1,7 +1,7 @@
 """Several training steps in one call of the graph, so that the host is needed once for all of them.
 
-Between two calls the host hands over numbers of the steps and learning rates.  On a GPU each such transfer waits for
-all that the card still has to do, so the card then waits for the host; hence they go over together, as arguments.
+Between two calls the host hands over numbers of the steps and learning rates.  On a GPU each copy to the card waits for
+all that the card still has to do, and then the card waits for the host; hence they are arguments of kernels.
 Owns: the call.  Does not own: a step (``step/train_step.py``), which steps may share a call (``loop.py``).
 """
 
@@ -51,21 +51,21 @@ class Execution:
         with tf.device("CPU:0"):  # Otherwise a GPU, eagerly: three transfers, each of which waits for all of its work.
             # Arrays, because TensorFlow keeps the tensors of all Python numbers for good, 0.65 KB each, in case the
             # same number comes again (TFE_TensorHandleCache, github.com/tensorflow/tensorflow/issues/68196).
-            steps = tf.constant(np.arange(first, first + self._most))
+            ends = tf.constant(np.array([first, first + self._most], np.int64))
             all_rates = tf.constant([*rates, *[0.0] * missing], tf.float32)
             count = tf.constant(len(batches))
         compilation = self._step.of(batches[0]).compilation
         # All of it on one device: with a part of the loop on the host, each step would wait for the one before.
         with tf.device(self._strategy.extended.worker_devices[0]):
-            return compilation.attempt(lambda failed: self._call(filled, steps, all_rates, count, failed))
+            return compilation.attempt(lambda failed: self._call(filled, ends, all_rates, count, failed))
 
     @tf.function(autograph=False)
     def _call(
-        self, batches: tuple[Batch, ...], steps: tf.Tensor, rates: tf.Tensor, count: tf.Tensor, failed: bool
+        self, batches: tuple[Batch, ...], ends: tf.Tensor, rates: tf.Tensor, count: tf.Tensor, failed: bool
     ) -> tf.Tensor:
         """Return what ``train`` does; ``failed`` is that of the step's compilation, whose change is traced anew."""
         # Once, here: in the loop they would come from the host in each step, and wait for the one before.
-        steps, rates, count = (tf.identity(value) for value in (steps, rates, count))
+        steps, rates, count = *_made_there(ends, rates), tf.identity(count)
         if self._most == 1:
             return self._train(batches[0], steps[0], rates[0])[None]
         return self._loop(self._strategy.run(_stacked, (batches,)), steps, rates, count)
@@ -83,6 +83,21 @@ class Execution:
     def _train(self, batch: Batch, step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         self._optimizer.learning_rate = rate
         return self._step.train(batch, step)
+
+
+def _made_there(ends: tf.Tensor, rates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the steps between two ends, and the rates, which are in the host's memory, without a copy to the device.
+
+    A range's start, limit and delta are arguments of a kernel that makes it on a GPU.  One that begins with a rate and
+    ends after half its delta is the rate.
+    """
+    with tf.device("CPU:0"):
+        first, stop = tf.unstack(ends)
+        one = tf.constant(1, tf.int64)
+        single = [(rate, 2.0 * rate + 1.0, 2.0 * rate + 2.0) for rate in tf.unstack(rates)]
+    steps = tf.raw_ops.Range(start=first, limit=stop, delta=one)
+    made = [tf.raw_ops.Range(start=start, limit=limit, delta=delta) for start, limit, delta in single]
+    return steps, tf.concat(made, axis=0)
 
 
 def _stacked(batches: tuple[Batch, ...]) -> Batch:

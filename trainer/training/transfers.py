@@ -8,6 +8,7 @@ before the steps of this one.
 
 import concurrent.futures
 import itertools
+import threading
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -51,7 +52,17 @@ class Transfers:
         count = self._local_devices
         read = list(itertools.islice(iterator, self._batches * count))
         group = [self._per_replica(read[start : start + count]) for start in range(0, len(read), count)]
-        return pool.submit(self._on_devices, group) if group else None
+        if not group:
+            return None
+        begun = threading.Event()
+        coming = pool.submit(self._copy, group, begun)
+        begun.wait()  # Otherwise the steps of this call may all be ordered before.
+        return coming
+
+    def _copy(self, group: list[Batch], begun: threading.Event) -> list[Batch]:
+        begun.set()
+        copied: list[Batch] = self._on_devices(group)
+        return copied
 
     def _per_replica(self, elements: list[Element]) -> Batch:
         """Return the elements of the local replicas as one batch of the strategy, still in the host's memory."""
