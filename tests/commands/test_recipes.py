@@ -43,9 +43,9 @@ def test_a_recipe_trains_and_exports(image_set, tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        # tests/training/test_frozen.py trains a backbone that is frozen first; the other recipe has the same weights.
+        # test_frozen.py trains a backbone that is frozen first, test_augment_jobs.py with this augmentation.
         pytest.param("transfer", {"freeze_backbone_epochs": 1}, marks=pytest.mark.thorough),
-        pytest.param("sbi", {"epochs": 1}, marks=pytest.mark.slow),
+        pytest.param("sbi", {"epochs": 1}, marks=pytest.mark.thorough),
     ],
 )
 def test_the_recipes_with_published_weights_train(image_set, tmp_path, name, changes):

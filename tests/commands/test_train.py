@@ -310,7 +310,7 @@ def test_divergence_fails_with_the_steps_named(data, tmp_path, capsys, steps_per
     assert checkpoints_of(tmp_path / "job") == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # tests/training/test_execution.py stops such a job, too.
 def test_a_job_in_float16_on_two_devices_goes_on_after_a_stop(data, tmp_path):
     settings = {"precision": "mixed_float16", "num_devices": 2}
     assert run_job(data, tmp_path / "whole", **settings) == 0
