@@ -18,6 +18,7 @@ from typing import Any
 
 # Names whose values two runs of the same version do not share, and why.
 VARYING = {
+    "began": "time of a start",
     "bytes": "of an exported graph, which holds paths; the content of a checkpoint is compared by its sha256",
     "created": "time of the export or report",
     "data_wait": "a share of the time",
@@ -38,6 +39,7 @@ ROOT = "ROOT"
 BYTES = {".tfrecord", ".jpg", ".npz"}
 # The names of event files hold time, host and process; locks name the process.
 _EVENTS = re.compile(r"events\.out\.tfevents\..*")
+_BEGAN = re.compile(r"(?<=starts/)\d+T\d+")  # In the names of the records of starts.
 _FLAG = re.compile(r"^  (?:-\w, )?--(?P<name>\w+)(?:=(?P<values>\S+)(?: \w+>)?| (?P<metavar>[A-Z_:]+))?(?P<rest>.*)$")
 _DEFAULT = re.compile(r"\(default: (?P<default>.*?)(?: [a-z]+)?(?:;.*)?\)$")
 
@@ -190,7 +192,13 @@ def _content(path: Path, roots: Sequence[str]) -> bytes:
 
 def _files(folder: Path, only: Sequence[str]) -> dict[str, Path]:
     paths = [path for path in folder.rglob("*") if path.is_file() and (not only or path.name in only)]
-    return {_EVENTS.sub("events", path.relative_to(folder).as_posix()): path for path in paths}
+    named = {}
+    for path in sorted(paths):
+        name = _EVENTS.sub("events", path.relative_to(folder).as_posix())
+        # The first start of a process, its second one, and so on.
+        numbers = (_BEGAN.sub(str(number), name) for number in itertools.count(1))
+        named[next(each for each in numbers if each == name or each not in named)] = path
+    return named
 
 
 def _content_differences(base: bytes, current: bytes, name: str, kinds: Sequence[str]) -> Iterator[str]:

@@ -166,6 +166,10 @@ def folders(tmp_path):
         (folder / "config.json").write_text(json.dumps({"job_dir": str(folder), "time": side}))
         (folder / "metrics.jsonl").write_text(text(LINES))
         (folder / "checkpoints" / "arrays.npz").write_bytes(b"\x00\x01")
+        (folder / "starts").mkdir()
+        for second, code in ((1, 75), (2, 0)):
+            began = f"20261128T0{len(side)}000{second}000"
+            (folder / "starts" / f"{began}-main.json").write_text(json.dumps({"began": began, "end": {"code": code}}))
     return tmp_path / "base", tmp_path / "current"
 
 
