@@ -5,6 +5,7 @@ are the same.  Numbers are compared exactly: both sides ran on the same machine.
 Does not own: which commands run, or where.
 """
 
+import collections
 import csv
 import dataclasses
 import io
@@ -193,11 +194,12 @@ def _content(path: Path, roots: Sequence[str]) -> bytes:
 def _files(folder: Path, only: Sequence[str]) -> dict[str, Path]:
     paths = [path for path in folder.rglob("*") if path.is_file() and (not only or path.name in only)]
     named = {}
+    starts: collections.Counter[str] = collections.Counter()
     for path in sorted(paths):
         name = _EVENTS.sub("events", path.relative_to(folder).as_posix())
-        # The first start of a process, its second one, and so on.
-        numbers = (_BEGAN.sub(str(number), name) for number in itertools.count(1))
-        named[next(each for each in numbers if each == name or each not in named)] = path
+        process = _BEGAN.sub("", name)
+        starts[process] += 1
+        named[_BEGAN.sub(str(starts[process]), name)] = path
     return named
 
 

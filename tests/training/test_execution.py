@@ -26,6 +26,7 @@ from tests.helpers.jobs import (
 from tests.training.test_train_step import random_batch, strategy_of, trainer_of
 from trainer.core.config import DataConfig
 from trainer.distributed import strategy as strategy_lib
+from trainer.training import transfers
 from trainer.training.device_rows import DeviceRows
 from trainer.training.distributed_input import DistributedInput
 from trainer.training.execution import Execution
@@ -34,14 +35,19 @@ from trainer.training.frozen.phase import PhasedStep
 JOB = {"model": "tests.helpers.networks:tiny", "image_size": 46, "lr_schedule": "cosine", "epochs": 2}
 
 
-def on_devices(strategy, elements, *, ahead=1):
-    """Return batches of elements, one for each replica, as a job gets them."""
+def inputs_of(strategy, *, ahead=1):
+    """Return the input of a job on a strategy, without splits."""
     devices = strategy.num_replicas_in_sync
     runtime = strategy_lib.Runtime(strategy, "float32", "CPU", devices, devices, 0, 1, tf.float32)
     config = DataConfig(batch_size=4)
     return DistributedInput(
         runtime, config, 0, None, None, train=None, validation=None, augmentation=None, ahead=ahead
-    ).on_devices(elements)
+    )  # fmt: skip
+
+
+def on_devices(strategy, elements, *, ahead=1):
+    """Return batches of elements, one for each replica, as a job gets them."""
+    return inputs_of(strategy, ahead=ahead).on_devices(elements)
 
 
 def dataset_of(batches):
@@ -135,6 +141,15 @@ def test_a_batch_is_on_its_device_before_the_step_that_needs_it(devices):
     assert len(made) >= 4 * devices
     values = [int(part) for part in strategy.experimental_local_results(next(batches)["image"])]
     assert values == list(range(devices, 2 * devices))
+
+
+def test_copies_are_traced_once_for_all_passes():
+    """Validation is a pass of its own in each epoch, and TensorFlow keeps what it has traced."""
+    inputs, batches = inputs_of(strategy_of(1), ahead=2), dataset_of([random_batch(4, seed=seed) for seed in range(4)])
+    with mock.patch.object(transfers, "_on_this_device", wraps=transfers._on_this_device) as traced:
+        for _ in range(3):
+            assert len(list(inputs.on_devices(batches))) == 4
+    assert traced.call_count == 1
 
 
 @pytest.mark.slow

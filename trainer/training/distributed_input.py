@@ -46,8 +46,6 @@ class DistributedInput:
         ``ahead`` is the number of batches that lie on the devices before they are needed.
         """
         self._augmentation = augmentation
-        self._ahead = ahead
-        self._has_transfers = runtime.device_kind == "GPU" or ahead > 1
         self._strategy = runtime.strategy
         self._config = config
         self._seed = seed
@@ -58,6 +56,9 @@ class DistributedInput:
         self._images: dict[tuple[Split, bool], ImageSource] = {}
         self._health = ServiceHealth()
         self.share = pipeline.ReplicaShare(runtime.num_devices, runtime.first_device, runtime.local_devices)
+        # One for all passes, because its graphs are traced once.
+        has_transfers = runtime.device_kind == "GPU" or ahead > 1
+        self._transfers = Transfers(runtime.strategy, runtime.local_devices, ahead) if has_transfers else None
 
     @property
     def train_order(self) -> Order:
@@ -94,8 +95,8 @@ class DistributedInput:
         wide = elements.map(tf.autograph.experimental.do_not_convert(_with_wide_labels)).with_options(
             elements.options()
         )
-        if self._has_transfers:
-            return Transfers(self._strategy, self.share.local, self._ahead).batches(wide)
+        if self._transfers is not None:
+            return self._transfers.batches(wide)
         batches: Iterable[pipeline.Batch] = self._strategy.distribute_datasets_from_function(lambda _: wide)
         return batches
 

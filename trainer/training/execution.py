@@ -65,7 +65,7 @@ class Execution:
     ) -> tf.Tensor:
         """Return what ``train`` does; ``failed`` is that of the step's compilation, whose change is traced anew."""
         # Once, here: in the loop they would come from the host in each step, and wait for the one before.
-        steps, rates, count = *_made_there(ends, rates), tf.identity(count)
+        steps, rates, count = *_made_on_device(ends, rates), tf.identity(count)
         if self._most == 1:
             return self._train(batches[0], steps[0], rates[0])[None]
         return self._loop(self._strategy.run(_stacked, (batches,)), steps, rates, count)
@@ -85,11 +85,11 @@ class Execution:
         return self._step.train(batch, step)
 
 
-def _made_there(ends: tf.Tensor, rates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _made_on_device(ends: tf.Tensor, rates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the steps between two ends, and the rates, which are in the host's memory, without a copy to the device.
 
-    A range's start, limit and delta are arguments of a kernel that makes it on a GPU.  One that begins with a rate and
-    ends after half its delta is the rate.
+    A range's start, limit and delta are arguments of the kernel that makes it on a GPU.  One that starts at a rate and
+    ends half a delta behind it holds the rate alone.
     """
     with tf.device("CPU:0"):
         first, stop = tf.unstack(ends)

@@ -15,8 +15,6 @@ import tensorflow as tf
 
 from trainer.data.pipeline import Batch
 
-Element = dict[str, tf.Tensor]
-
 
 class Transfers:
     """Brings batches to the devices in groups: all of the next call of the graph while this one is computed."""
@@ -46,7 +44,7 @@ class Transfers:
                 yield from group
 
     def _begin(
-        self, pool: concurrent.futures.ThreadPoolExecutor, iterator: Iterator[Element]
+        self, pool: concurrent.futures.ThreadPoolExecutor, iterator: Iterator[Batch]
     ) -> "concurrent.futures.Future[list[Batch]] | None":
         """Read a group and begin to copy it; None at the end.  Errors of reading are raised here."""
         count = self._local_devices
@@ -64,7 +62,7 @@ class Transfers:
         copied: list[Batch] = self._on_devices(group)
         return copied
 
-    def _per_replica(self, elements: list[Element]) -> Batch:
+    def _per_replica(self, elements: list[Batch]) -> Batch:
         """Return the elements of the local replicas as one batch of the strategy, still in the host's memory."""
         if self._local_devices == 1:
             return elements[0]
