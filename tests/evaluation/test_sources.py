@@ -25,6 +25,24 @@ VIDEOS = [f"v{number}" for number in range(12)]
         (names_of("a_frame1") + names_of("a_frame2", folder="Test/Real"), None, "do not tell"),
         (names_of("0001", "0002", "0003"), None, "do not tell"),
         (names_of("face_0001", "face_0002", "face_0003"), None, "do not tell"),  # No ten sources.
+        # One name and one video: the classes of a public set of retouched faces, and of one that counts its images.
+        (
+            names_of("real_00001", "real_00002", folder="Test/Real") + names_of(*[f"easy_{i}_0110" for i in range(12)]),
+            None,
+            "do not tell",
+        ),
+        (
+            names_of("fake_1", "fake_2", "photo_1", "photo_2") + names_of(*map(str, range(12)), folder="Test/Real"),
+            None,
+            "do not tell",
+        ),
+        # Videos of one class beside the numbered images of the other.
+        (
+            names_of("real_1", "real_2", folder="Test/Real")
+            + names_of(*[f"{v}_{i:04d}" for v in VIDEOS for i in (3, 4)]),
+            [0, 1, *np.repeat(range(2, 14), 2)],
+            "video_0012",
+        ),
         (names_of("hiking/tom", "hiking/sue"), None, "do not tell"),
     ],
 )

@@ -3,6 +3,7 @@
 Imports no TensorFlow.
 """
 
+import collections
 import dataclasses
 import posixpath
 import re
@@ -15,6 +16,8 @@ from trainer.data.layouts.split import SOURCE, Split
 
 # For the rule by number: in "face_0001.jpg" the number counts faces, not frames of a video "face".
 FEWEST_SOURCES = 10
+# Of several images each, in a class: "Real/real_0001.jpg" beside "Fake/easy_12_0110.jpg" is one name, not one video.
+_FEWEST_IN_A_CLASS = 3
 NO_SOURCES = "each image by itself (file names do not tell sources)"
 IN_COLUMN = "column source of the data"
 
@@ -83,12 +86,25 @@ def keys_by_name(names: Sequence[str], *, above: int = 2, fewest: int = 1) -> tu
         ("file names: numbered images of a video (video_0012.png)", _numbered_source),
     ):
         keys = [of_name(name, above) for name in names]
+        if of_name is _numbered_source:
+            keys = _without_names_of_classes(keys, above)
         alone = keys.count("")
         count = len(set(keys)) - (alone > 0) + alone
         least = max(fewest, FEWEST_SOURCES) if of_name is _numbered_source else fewest
         if least <= count < len(names):
             return keys, rule
     return [], NO_SOURCES
+
+
+def _without_names_of_classes(keys: list[str], above: int) -> list[str]:
+    """Return the keys, but "" in classes with so few sources of several images that they only name the class."""
+    images = collections.Counter(key for key in keys if key)
+    several = collections.Counter(_class(key, above) for key, count in images.items() if count > 1)
+    return [key if several[_class(key, above)] >= _FEWEST_IN_A_CLASS else "" for key in keys]
+
+
+def _class(key: str, above: int) -> str:
+    return "/".join(key.split("/")[:above])
 
 
 def number(keys: Sequence[str]) -> npt.NDArray[np.int64]:
