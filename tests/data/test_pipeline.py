@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -170,6 +172,24 @@ def test_nothing_that_a_strategy_iterates_over_has_autotune(split, monkeypatch):
         assert len(list(strategy.distribute_datasets_from_function(lambda _: datasets[0]))) == 2
     assert len(datasets) >= 3
     assert [dataset.options().autotune.enabled for dataset in datasets] == [False] * len(datasets)
+
+
+@pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs a second thread of TensorFlow's")
+def test_the_cores_go_on_while_a_slow_batch_is_waited_for(split, monkeypatch):
+    """Two cores: the first batch takes until three others have been made, one more than a call for each core allows."""
+    others, load = threading.Semaphore(0), ImageSource.load
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    first = Order(30, 8).slots(tf.constant(0, tf.int64), 0, 8)[1].numpy()
+
+    def slow(self, index, draws=None):
+        if np.array_equal(index, first):
+            assert all(others.acquire(timeout=20) for _ in range(3)), "too few were begun"
+        else:
+            others.release()
+        return load(self, index, draws)
+
+    monkeypatch.setattr(ImageSource, "load", slow)
+    assert len(elements(split, Order(30, 8))) == 4
 
 
 def test_images_are_resized_on_the_way(split):

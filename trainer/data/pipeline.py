@@ -1,8 +1,9 @@
 """Batches of tensors for the replicas of one process, starting at any step.
 
 The step number determines the examples (``order.py``), so earlier steps leave no state.  A replica's batch is read,
-decoded and augmented in one call; as many calls as there are cores run at once, and their results keep a fixed order
-(``deterministic=True``).  Prefetch comes last, to overlap all of it with the device.
+decoded and augmented in one call; as many calls as there are cores run at once, some more have ended or wait for a
+core, and their results keep a fixed order (``deterministic=True``).  Prefetch comes last, to overlap all of it with the
+device.
 Owns: the elements and their order.  Does not own: reading (``image_source.py``), augmentations (``augmentations/``).
 """
 
@@ -86,7 +87,7 @@ def batches(
         start_step: first step, counted over the whole job.
         stop_step: step after the last.
         remote: decodes instead of this process; None: decode here.
-        calls: elements that are made at once; 0: as many as there are cores.
+        calls: elements that are begun and not yet taken; 0: as many as keep all cores busy.
     """
     labels = tf.constant(split.labels, tf.int32)  # Outside the graph, which must not grow with the set.
     sequence = augment.load(augmentation, settings.config)
@@ -94,8 +95,17 @@ def batches(
     elements = tf.data.Dataset.range(start_step * share.local, stop_step * share.local)
     # No AutoGraph: there is no Python control flow on tensors here, and conversion costs seconds at every start.
     make_element = tf.autograph.experimental.do_not_convert(source.element)
-    loaded = elements.map(make_element, num_parallel_calls=calls or joblib.cpu_count(), deterministic=True)
+    loaded = elements.map(make_element, num_parallel_calls=calls or _calls(joblib.cpu_count()), deterministic=True)
     return loaded.prefetch(2 * share.local).with_options(options())
+
+
+def _calls(cores: int) -> int:
+    """Return how many elements to begin.
+
+    They are taken in order, so those that are ready wait for the slowest before them, and with one call a core their
+    cores would wait too.
+    """
+    return cores + (cores + 1) // 2
 
 
 def examples(
@@ -287,9 +297,7 @@ def options() -> tf.data.Options:
     """Return how batches are made: in order, and by each process for itself."""
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = (
-        False  # It would arrive at one call per core as well; for its cost see docs/decisions.md.
-    )
+    options.autotune.enabled = False  # For its cost see docs/decisions.md.
     # Every process makes its own slots only, so TensorFlow must not divide the elements again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
