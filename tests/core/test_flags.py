@@ -57,6 +57,7 @@ SURFACE = {
     "adam_beta_2": 0.999,
     "adam_epsilon": 1e-7,
     "clip_norm": 0.0,
+    "gradient_centralization": True,
     "ema_decay": 0.0,
     "accumulate_steps": 1,
     "scale_learning_rate": False,

@@ -47,6 +47,26 @@ def test_a_stop_and_a_second_device_change_nothing(image_set, tmp_path, family):
     assert len(set(losses[0])) == 6 + 2, "nothing was trained"
 
 
+@pytest.mark.slow
+def test_only_the_gradient_of_the_hidden_layer_is_centred(image_set, tmp_path):
+    settings = {**JOB, "optimizer": "sgd", "steps_per_epoch": 1, "epochs": 1, "lr_warmup_steps": 0}
+    kernels = []
+    for name, centred in (("with", True), ("without", False)):
+        assert run_job(image_set, tmp_path / name, **settings, gradient_centralization=centred) == 0
+        arrays = dict(CheckpointStore(str(tmp_path / name / "checkpoints"), keep=1).newest().arrays)
+        moved = [arrays.pop(key) for key in sorted(arrays) if "hidden" in key and "kernel" in key]
+        kernels.append((moved, arrays))
+    (with_, others), (without, same_others) = kernels
+    assert others.keys() == same_others.keys()
+    for key, array in others.items():
+        np.testing.assert_array_equal(array, same_others[key], err_msg=key)
+    assert len(with_) == 2, "weights and momentum"
+    for one, two in zip(with_, without, strict=True):
+        mean = (two - one).mean(axis=0)
+        assert np.abs(mean).max() > 1e-7
+        np.testing.assert_allclose(two - one, np.broadcast_to(mean, one.shape), atol=1e-7)
+
+
 @pytest.mark.thorough
 def test_float16_trains_alike_after_a_stop(image_set, tmp_path):
     settings = {**JOB, **FAMILIES["lion"], "ema_decay": 0.5, "clip_norm": 1.0, "precision": "mixed_float16"}

@@ -49,7 +49,7 @@ OTHER = {
     "data_service": "grpc://other:5050", "weights": "other.h5", "sampling": "balanced", "lr_warmup_steps": 7,
     "plateau_waits_for_learning": False,
     "weight_decay": 0.0, "decay_biases": True, "momentum": 0.5, "adam_beta_1": 0.5, "adam_beta_2": 0.5,
-    "adam_epsilon": 1e-3, "clip_norm": 1.0, "ema_decay": 0.9, "accumulate_steps": 2,
+    "adam_epsilon": 1e-3, "clip_norm": 1.0, "gradient_centralization": False, "ema_decay": 0.9, "accumulate_steps": 2,
     "scale_learning_rate": True, "loss": "focal", "focal_gamma": 1.0, "label_smoothing": 0.1,
     "class_weights": "balanced", "seeds": 3, "require_auc": 0.6,
     "notify": "mailto:jo@example.com", "freeze_backbone_epochs": 2, "backbone_lr_factor": 0.5,

@@ -80,17 +80,23 @@ def settled(image_set, job_dir, before=None, **request):
     return settle.settle(config, train, SingleProcess(), JobPaths(str(job_dir))).optim
 
 
-def test_a_new_job_warms_up_and_waits_and_an_old_one_goes_on_as_it_began(image_set, tmp_path):
+ADDED = ("lr_warmup_steps", "plateau_waits_for_learning", "gradient_centralization")
+
+
+def added(optim):
+    return tuple(getattr(optim, name) for name in ADDED)
+
+
+def test_a_new_job_learns_by_the_settings_of_now_and_an_old_one_goes_on_as_it_began(image_set, tmp_path):
     new = settled(image_set, tmp_path / "new", epochs=10)
-    assert (new.lr_warmup_steps, new.plateau_waits_for_learning) == (2, True)
-    old = settled(image_set, tmp_path / "old", before={"seed": 0}, epochs=10)
-    assert (old.lr_warmup_steps, old.plateau_waits_for_learning) == (0, False)
+    assert added(new) == (2, True, True)
+    assert added(settled(image_set, tmp_path / "old", before={"seed": 0}, epochs=10)) == (0, False, False)
     over = settled(image_set, tmp_path / "over", before={"seed": 0}, epochs=10, resume="never")
     assert over == new
     # What the job itself says, a default does not change.
-    says = {"lr_warmup_steps": 7, "plateau_waits_for_learning": False}
+    says = dict(zip(ADDED, (7, False, True), strict=True))
     begun = settled(image_set, tmp_path / "begun", before=says)
-    assert (begun.lr_warmup_steps, begun.plateau_waits_for_learning) == (7, True)  # Refused later, by name.
+    assert added(begun) == (7, True, True)  # The second is refused later, by name.
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ def trainer_of(
     slow=None,
     slow_factor=1.0,
     clip_norm=0.0,
+    centered=lambda model: (),
     ema_decay=0.0,
     **options,
 ) -> Trainer:
@@ -102,7 +103,7 @@ def trainer_of(
         loss_scale = LossScale() if policy == "mixed_float16" else None
         average = WeightAverage(model, ema_decay) if ema_decay else None
     batching = Batching(batch_size, shards, accumulate_steps)
-    rules = Rules(average, clip_norm, slow(model) if slow else (), slow_factor)
+    rules = Rules(average, clip_norm, centered(model), slow(model) if slow else (), slow_factor)
     settings = {"seed": 5, "augmentation": "none", **options}
     steps = TrainStep(strategy, model, optimizer, loss_scale, batching, rules=rules, **settings)
     return Trainer(strategy, model, optimizer, loss_scale, steps, average)
@@ -284,6 +285,26 @@ def test_the_norm_of_the_whole_gradient_is_reported_and_limited(devices, limit):
         np.testing.assert_allclose(old - new.numpy(), gradient * factor, rtol=1e-3, atol=1e-7)
     assert trainer.train(batch, step=NORM_STEPS - 1).gradient_norm is None
     assert trainer.train(batch, step=NORM_STEPS).gradient_norm > 0
+
+
+@pytest.mark.parametrize("limit", [0, 1e-3])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_centred_gradient_has_no_mean_over_the_inputs_and_is_limited_after_that(devices, limit):
+    trainer = trainer_of(
+        devices, batch_size=8, optimizer=lambda: keras.optimizers.SGD(1.0), clip_norm=limit,
+        centered=lambda model: [model.get_layer("hidden").kernel],
+    )  # fmt: skip
+    batch = random_batch(8)
+    gradients, _ = reference_gradients(trainer.model, batch)
+    whole_norm = np.sqrt(sum(np.square(gradient).sum() for gradient in gradients))
+    gradients[0] = gradients[0] - gradients[0].mean(axis=0)
+    norm = np.sqrt(sum(np.square(gradient).sum() for gradient in gradients))
+    assert norm < 0.9 * whole_norm, "the difference would not be seen"
+    before = [variable.numpy() for variable in trainer.model.trainable_variables]
+    np.testing.assert_allclose(trainer.train(batch).gradient_norm, whole_norm, rtol=1e-5)
+    factor = min(1, limit / norm) if limit else 1
+    for gradient, old, new in zip(gradients, before, trainer.model.trainable_variables, strict=True):
+        np.testing.assert_allclose(old - new.numpy(), gradient * factor, rtol=1e-3, atol=1e-7)
 
 
 def test_the_norm_is_the_same_without_a_condition_which_a_gpu_would_wait_for(monkeypatch):

@@ -266,6 +266,11 @@ def trained_batch_norms(model: keras.Model) -> list[ShardBatchNorm]:
     return [layer for layer in batch_norms(model) if layer.trainable]
 
 
+def dense_kernels(model: keras.Model) -> list[keras.Variable]:
+    """Return the kernels ``[inputs, units]`` of a model's dense layers that are not frozen."""
+    return [layer.kernel for layer in all_layers(model) if isinstance(layer, keras.layers.Dense) and layer.trainable]
+
+
 def _walk(layer: keras.layers.Layer, seen: set[int]) -> Iterator[keras.layers.Layer]:
     if id(layer) in seen:
         return

@@ -192,7 +192,10 @@ def _steps_and_input(
         dataclasses.replace(batching, accumulate_steps=_accumulate_steps(config, runtime)),
         augmentation=config.data.augment,
         rules=dataclasses.replace(
-            rules, slow=parts.backbone.trainable_variables, slow_factor=config.optim.backbone_lr_factor
+            rules,
+            centered=layers.dense_kernels(parts.backbone) if config.optim.gradient_centralization else (),
+            slow=parts.backbone.trainable_variables,
+            slow_factor=config.optim.backbone_lr_factor,
         ),
         **options,
     )  # fmt: skip

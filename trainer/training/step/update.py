@@ -31,12 +31,14 @@ class Rules:
     Attributes:
         average: moves after each update; None: there is none.
         clip_norm: largest norm of the whole gradient; 0: no limit.
+        centered: kernels ``[inputs, units]`` of the model whose gradients lose their mean over the inputs.
         slow: variables of the model that get only a part of each update.
         slow_factor: this part, of whatever the optimizer does to them (weight decay, too).
     """
 
     average: WeightAverage | None = None
     clip_norm: float = 0.0
+    centered: Sequence[keras.Variable] = ()
     slow: Sequence[keras.Variable] = ()
     slow_factor: float = 1.0
 
@@ -65,6 +67,7 @@ class Update:
         self._average = rules.average
         self._norms = layers.trained_batch_norms(model)
         self._clip_norm = rules.clip_norm
+        self._centered = {id(variable) for variable in rules.centered}
         self._device = strategy.extended.worker_devices[0]
         self._slow = rules.slow if rules.slow_factor != 1.0 else []
         self._slow_factor = rules.slow_factor
@@ -98,6 +101,9 @@ class Update:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         gradients = _gradients(columns, factor)
         norm = self._norm(columns, factor, step)
+        for number, variable in enumerate(self._model.trainable_variables):
+            if id(variable) in self._centered:
+                gradients[number] = _without_mean(gradients[number])
         if self._clip_norm:
             gradients = _clipped(gradients, self._clip_norm)
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
@@ -194,6 +200,15 @@ def _global_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
 def _sum_of_squares(gradients: list[tf.Tensor]) -> tf.Tensor:
     """Return it in float64, where squares of float32 fit."""
     return tf.add_n([tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64))) for gradient in gradients])
+
+
+def _without_mean(gradient: tf.Tensor) -> tf.Tensor:
+    """Return the gradient ``[inputs, units]`` of a kernel minus its mean over the inputs.
+
+    Gradient centralization: Yong et al. 2020, arXiv:2004.01461, section 3.2.  Where all inputs of a unit are positive,
+    as behind a ReLU, this mean moves the unit for all images alike, and Adam adds it up over thousands of inputs.
+    """
+    return gradient - tf.reduce_mean(gradient, axis=0, keepdims=True)
 
 
 def _clipped(gradients: list[tf.Tensor], limit: float) -> list[tf.Tensor]:

@@ -38,6 +38,12 @@ class OptimConfig:
         "Largest norm of the gradient of all weights together; larger ones are scaled down. 0: no limit.",
         minimum=0.0,
     )
+    gradient_centralization: bool = setting(
+        True,
+        "Take from the gradient of each hidden dense layer's kernel its mean over the unit's inputs. Without it the "
+        "units of cnn move together, and in some jobs most of them die in the first steps.",
+        before=False,
+    )
     ema_decay: float = setting(
         0.0,
         "Decay of an exponential moving average of the weights, which Validation and exports then use; 0: off. 0.999 "
