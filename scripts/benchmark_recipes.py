@@ -27,6 +27,7 @@ from PIL import Image
 
 JPEG_QUALITY = 60
 BEGIN, END = "<!-- table: scripts/benchmark.py recipes -->", "<!-- end of the table -->"
+DEFAULTS = "defaults"
 HEAD = ("recipe", "Test AUC", "of each seed", "95% interval", "EER", "AUC after JPEG 60", "parameters", "CPU minutes")
 
 
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     names = ",".join(sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
-    add("--recipes", default=names, help=f"(default {names})")
+    add("--recipes", default=names, help=f"(default {names}); {DEFAULTS} is a job without any")
     add("--data_dir", default="", help="Train, Validation and Test (default: drawn faces)")
     add("--out", default="", help="keep jobs and results here, and continue from them (default: a temporary folder)")
     add("--seeds", type=int, default=3, help="(default 3)")
@@ -109,7 +110,8 @@ def _runs(recipe: str, data: Path, recompressed: Path, out: Path, seeds: int, ep
     """Yield the runs of one recipe; ``epochs`` 0 means its own number."""
     for seed in range(seeds):
         job = out / (f"{recipe}-{epochs}-epochs-{seed}" if epochs else f"{recipe}-{seed}")
-        flags = [f"--config={ROOT / 'recipes' / recipe}.yaml", f"--data_dir={data}", f"--seed={seed}"]
+        config = [] if recipe == DEFAULTS else [f"--config={ROOT / 'recipes' / recipe}.yaml"]
+        flags = [*config, f"--data_dir={data}", f"--seed={seed}"]
         if epochs:
             flags.append(f"--epochs={epochs}")
         file = Path(f"{job}.json")
