@@ -205,8 +205,8 @@ def _sum_of_squares(gradients: list[tf.Tensor]) -> tf.Tensor:
 def _without_mean(gradient: tf.Tensor) -> tf.Tensor:
     """Return the gradient ``[inputs, units]`` of a kernel minus its mean over the inputs.
 
-    Gradient centralization: Yong et al. 2020, arXiv:2004.01461, section 3.2.  Where all inputs of a unit are positive,
-    as behind a ReLU, this mean moves the unit for all images alike, and Adam adds it up over thousands of inputs.
+    Gradient centralization: Yong et al. 2020, arXiv:2004.01461, section 3.2.  Where no input of a unit is negative, as
+    behind a ReLU, this mean moves the unit for all images alike, and Adam adds it up over thousands of inputs.
     """
     return gradient - tf.reduce_mean(gradient, axis=0, keepdims=True)
 
