@@ -208,6 +208,13 @@ def test_wrong_requests(exports, three, images, capsys, words, said):
     assert said in refusal(capsys, predict.main, *filled)
 
 
+def test_a_job_is_told_where_its_export_is(exports, images, capsys, tmp_path):
+    (tmp_path / "job/export").mkdir(parents=True)
+    (tmp_path / "job/export/best").symlink_to(exports)
+    said = refusal(capsys, predict.main, str(images / "0.png"), f"--model_dir={tmp_path}/job")
+    assert f"received a job; did you mean '{tmp_path}/job/export/best'?" in said
+
+
 def test_damaged_exports(exports, tmp_path):
     broken = tmp_path / "1"
     broken.mkdir()

@@ -15,7 +15,7 @@ from trainer.core import checked_json
 from trainer.core.checked_json import CLASSES, COUNT, OBJECT, POSITIVE, PROBABILITY, TEXT, nullable, optional
 from trainer.core.config import MAX_IMAGE_PIXELS
 from trainer.core.errors import RequestError
-from trainer.core.job_dir import EXPORT_METADATA, MODEL_FILE
+from trainer.core.job_dir import EXPORT_METADATA, MODEL_FILE, JobPaths
 from trainer.core.storage import files
 from trainer.data import input_rule
 from trainer.data.input_rule import InputRule
@@ -82,17 +82,25 @@ def find_export(model_dir: str) -> ExportedModel:
     """
     if not model_dir:
         raise RequestError("expected --model_dir, received none; give a job's export/best folder")
-    if files.exists(files.join(model_dir, MODEL_FILE)):
-        return _describe(model_dir)
-    versions = [name for name in files.list_names(model_dir) if name.isdecimal()]
-    for name in sorted(versions, key=int, reverse=True):
-        if files.exists(files.join(model_dir, name, MODEL_FILE)):
-            return _describe(files.join(model_dir, name))
+    if folder := _newest_version(model_dir):
+        return _describe(folder)
+    best = JobPaths(model_dir).exports("best")
+    if _newest_version(best):
+        raise RequestError(f"--model_dir: expected an exported model, received a job; did you mean {best!r}?")
     finding = "a folder without either" if files.is_dir(model_dir) else "no such folder"
     raise RequestError(
         f"--model_dir: expected an exported model ({MODEL_FILE}) or a folder of numbered ones, such as "
         f"J/export/best, received {model_dir!r} ({finding}); train first, or check the path"
     )
+
+
+def _newest_version(model_dir: str) -> str:
+    """Return the folder itself if it is an export, or its newest version; empty if it is neither."""
+    if files.exists(files.join(model_dir, MODEL_FILE)):
+        return model_dir
+    versions = sorted((name for name in files.list_names(model_dir) if name.isdecimal()), key=int, reverse=True)
+    folders = (files.join(model_dir, name) for name in versions)
+    return next((folder for folder in folders if files.exists(files.join(folder, MODEL_FILE))), "")
 
 
 def require_loadable(folder: str, flag: str) -> None:
