@@ -76,11 +76,7 @@ def test_a_stop_and_other_devices_give_the_same_weights(job, data, tmp_path):
         assert run_job(data, tmp_path / "job", **JOB) == 75
     assert run_job(data, tmp_path / "job", **JOB, num_devices=2, resume="required") == 0
     assert result_of(tmp_path / "job")["weights_sha256"] == result_of(job)["weights_sha256"]
-    assert values_of(tmp_path / "job", "train") == values_of(job, "train")
-    # A device's forward pass of half as many windows rounds otherwise on some CPUs.
-    for line, expected in zip(values_of(tmp_path / "job", "validation"), values_of(job, "validation"), strict=True):
-        assert line.pop("val_loss") == pytest.approx(expected.pop("val_loss"), rel=1e-5)
-        assert line == expected
+    assert values_of(tmp_path / "job") == values_of(job)
 
 
 def test_a_job_trains_on_random_windows_and_validates_on_the_views(data):

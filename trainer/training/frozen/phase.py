@@ -8,6 +8,7 @@ afresh when the backbone is released (``train_state.py``).
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,7 +46,8 @@ class HeadStep(TrainStep):
 
     def _evaluate_replica(self, batch: Batch, compiled: bool) -> tf.Tensor:
         del compiled  # A layer or two.
-        return tf.concat([self._model(batch["features"], training=False), batch["weight"][:, None]], axis=1)
+        rows = self._in_pieces(functools.partial(self._model, training=False), batch["features"])
+        return tf.concat([rows, batch["weight"][:, None]], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

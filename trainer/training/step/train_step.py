@@ -7,7 +7,7 @@ alike (skip an overflow) is decided on an all-reduced value, and no collective i
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -102,7 +102,6 @@ class TrainStep:
         self._seed = seed
         self._batch_size = batching.batch_size
         self._per_replica = batching.batch_size // strategy.num_replicas_in_sync
-        self._accumulate_steps = batching.accumulate_steps
         self._augmentation = augment.load(augmentation)
         self._allreduce_dtype = allreduce_dtype if strategy.num_replicas_in_sync > 1 else None
         self._loss = loss or loss_lib.Loss(LossConfig())
@@ -163,15 +162,19 @@ class TrainStep:
         return registry.logits_of(model)
 
     def _evaluate_replica(self, batch: Batch, compiled: bool) -> tf.Tensor:
-        images = batch["image"]
         forward = self._compiled_probabilities if compiled else self._probabilities
-        if self._accumulate_steps == 1:
-            probabilities = forward(images)
-        else:
-            parts = tf.reshape(images, [self._accumulate_steps, -1, *images.shape[1:]])
-            rows = tf.map_fn(forward, parts, fn_output_signature=tf.float32, parallel_iterations=1)
-            probabilities = tf.reshape(rows, [self._per_replica, -1])
-        return tf.concat([probabilities, batch["weight"][:, None]], axis=1)
+        return tf.concat([self._in_pieces(forward, batch["image"]), batch["weight"][:, None]], axis=1)
+
+    def _in_pieces(self, forward: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
+        """Return the rows of a replica's batch, computed in the pieces of a train step.
+
+        A product's last bits may depend on the size of its batch, which thereby does not follow the number of replicas.
+        """
+        if self._gradients.pieces == 1:
+            return forward(inputs)
+        pieces = tf.reshape(inputs, [self._gradients.pieces, -1, *inputs.shape[1:]])
+        rows = tf.map_fn(forward, pieces, fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.reshape(rows, [self._per_replica, -1])
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
         return preprocess.probabilities(self._model, images)
