@@ -44,7 +44,7 @@ def test_units_that_never_fire_are_counted(split, name):
 def test_a_dead_network_answers_a_constant(split):
     found = scores.of_split(network("cnn", np.full(256, -1e3, np.float32)), split, DATA)
     assert found.dead == 1.0
-    assert found.spread < 1e-6  # Some CPUs round a softmax by its place in the batch.
+    assert found.spread <= np.finfo(np.float32).eps  # Some CPUs round a softmax by its place in the batch.
     assessment = chance.assess(chance.measured(None, 15, 15, spread=found.spread, dead=found.dead), "Validation")
     assert not assessment.learned
     assert "answers a constant" in assessment.because

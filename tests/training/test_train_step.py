@@ -461,9 +461,10 @@ def test_a_compiled_update_is_the_same_on_one_and_two_devices(policy, monkeypatc
     plain, one, two = states
     assert_equal_state(one, two)
     for name, parts in plain.items():
-        # The gradient of a bias in front of a normalisation is rounding alone, which Adam makes as large as others.
-        if not name.endswith("conv/bias"):
-            np.testing.assert_allclose(one[name][0], parts[0], rtol=1e-3, atol=1e-5, err_msg=name)
+        # The gradient of a bias in front of a normalisation is rounding alone, which Adam makes as large as others: in
+        # four steps half of four learning rates.
+        most = 0.02 if name.endswith("conv/bias") else 1e-5
+        np.testing.assert_allclose(one[name][0], parts[0], rtol=1e-3, atol=most, err_msg=name)
     assert any((one[name][0] != parts[0]).any() for name, parts in plain.items()), "nothing was compiled"
 
 

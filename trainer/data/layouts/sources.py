@@ -85,12 +85,11 @@ def keys_by_name(names: Sequence[str], *, above: int = 2, fewest: int = 1) -> tu
         ("file names: frames of a video (video_frame12.jpg)", _frame_source),
         ("file names: numbered images of a video (video_0012.png)", _numbered_source),
     ):
-        keys = [of_name(name, above) for name in names]
+        keys, least = [of_name(name, above) for name in names], fewest
         if of_name is _numbered_source:
-            keys = _without_names_of_classes(keys, above)
+            keys, least = _without_names_of_classes(keys, above), max(fewest, FEWEST_SOURCES)
         alone = keys.count("")
         count = len(set(keys)) - (alone > 0) + alone
-        least = max(fewest, FEWEST_SOURCES) if of_name is _numbered_source else fewest
         if least <= count < len(names):
             return keys, rule
     return [], NO_SOURCES

@@ -101,9 +101,11 @@ class Update:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         gradients = _gradients(columns, factor)
         norm = self._norm(columns, factor, step)
-        for number, variable in enumerate(self._model.trainable_variables):
-            if id(variable) in self._centered:
-                gradients[number] = _without_mean(gradients[number])
+        trained = self._model.trainable_variables
+        gradients = [
+            _without_mean(gradient) if id(variable) in self._centered else gradient
+            for gradient, variable in zip(gradients, trained, strict=True)
+        ]
         if self._clip_norm:
             gradients = _clipped(gradients, self._clip_norm)
         gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
