@@ -54,7 +54,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     A wrong request becomes one line on stderr and code 2, never a traceback; so does a signal, with code 75.  Any other
     exception stays loud.
     """
-    with streams.unbreakable(), keras_environment.safe():
+    with streams.unbreakable(), keras_environment.safe(), keras_environment.lean():
         _show_log()
         quiet_start.install()
         try:

@@ -1,19 +1,60 @@
-"""What Keras and TensorFlow read of the user's while they are imported: ``keras.json`` and ``KERAS_BACKEND``.
+"""What Keras and TensorFlow find while they are imported: ``keras.json``, ``KERAS_BACKEND``, and optional packages.
 
 Owns: the values that this program computes with.  Does not own: setting them in a process that has loaded Keras
 (``models/keras_settings.py``).  Imports neither.
 """
 
 import contextlib
+import importlib.abc
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 BACKEND = "tensorflow"
 FLOATX = "float32"
 EPSILON = 1e-7
 DATA_FORMAT = "channels_last"
+
+# Keras imports them if they are installed, for wrappers and drawings that no command uses: nearly half of the time that
+# TensorFlow's import takes.
+_OPTIONAL = ("sklearn", "matplotlib")
+
+
+@contextlib.contextmanager
+def lean() -> Iterator[None]:
+    """Let Keras, and nobody else, miss its optional packages in the block; for a process that runs a command only.
+
+    A notebook may want Keras's wrappers for scikit-learn.
+    """
+    finder = _NotForKeras()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _NotForKeras(importlib.abc.MetaPathFinder):
+    """Finds nothing, and says so at once if Keras asks for a package of ``_OPTIONAL``."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> "ModuleSpec | None":
+        if name in _OPTIONAL and _importer().startswith("keras."):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+
+def _importer() -> str:
+    """Return the name of the module that imports: the first frame outside the import system."""
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("importlib"):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))
 
 
 @contextlib.contextmanager

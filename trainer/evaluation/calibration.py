@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from trainer.core.config import ExportConfig
 from trainer.evaluation import metrics
@@ -110,6 +109,8 @@ def _log_loss(labels: Ints, probabilities: Floats) -> float | None:
 
 def _temperature(labels: Ints, probabilities: Floats) -> tuple[float, str]:
     """Return the temperature with the lowest log loss and "", or 1 and why it was not fitted."""
+    from scipy import optimize  # Late: it is slow to import, and few jobs calibrate.
+
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     if counts.min() < FEWEST_OF_A_CLASS:
         return 1.0, _too_few(int(counts.min()))

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy import stats
-from sklearn import metrics as sk
+from scipy import special
 
 from trainer.evaluation.metrics import calibration_error
+from trainer.evaluation.metrics.scikit import sk
 from trainer.evaluation.predictions import Predictions
 from trainer.reports import plots
 
@@ -29,7 +29,7 @@ def roc(predictions: Predictions, eer: float) -> Figure:
     positive = predictions.class_names[predictions.positive]
     figure = plots.new_figure()
     axes = plots.new_axes(figure, title="ROC", x="false positive rate", y=f"true positive rate ({positive})")
-    false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake)
+    false_alarms, detected, _ = sk().roc_curve(predictions.is_positive, predictions.p_fake)
     axes.plot(false_alarms, detected, color=plots.WARM, linewidth=2, label="this model")
     axes.plot([0, 1], [0, 1], color=plots.MUTED, linestyle=":", label="chance")
     axes.plot([eer], [1 - eer], "o", color=plots.INK, markersize=8, fillstyle="none", label="equal error rate")
@@ -50,7 +50,7 @@ def det(predictions: Predictions, eer: float) -> Figure:
     figure = plots.new_figure()
     x, y = "false positive rate", f"miss rate ({positive})"
     axes = plots.new_axes(figure, title="DET", x=x, y=y)
-    false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake, drop_intermediate=False)
+    false_alarms, detected, _ = sk().roc_curve(predictions.is_positive, predictions.p_fake, drop_intermediate=False)
     floors = _det_floors(predictions)
     place = functools.partial(det_places, predictions)
     axes.plot(*place(false_alarms, 1.0 - detected), color=plots.WARM, linewidth=2, label="this model")
@@ -59,8 +59,8 @@ def det(predictions: Predictions, eer: float) -> Figure:
     alarmed, missed = called[~predictions.is_positive].mean(), 1.0 - called[predictions.is_positive].mean()
     axes.plot(*place([alarmed], [missed]), "D", color=plots.INK, label=_rule(predictions))
     for axis, limit, low in ((axes.xaxis, axes.set_xlim, floors[0]), (axes.yaxis, axes.set_ylim, floors[1])):
-        axis.set_ticks(stats.norm.ppf(_RATES), [f"{rate:g}".removesuffix(".0") for rate in np.multiply(_RATES, 100)])
-        limit(*stats.norm.ppf([min(low, 0.01) * 0.9, 0.995]))
+        axis.set_ticks(special.ndtri(_RATES), [f"{rate:g}".removesuffix(".0") for rate in np.multiply(_RATES, 100)])
+        limit(*special.ndtri([min(low, 0.01) * 0.9, 0.995]))
     axes.set_xlabel(f"{x} (%)")
     axes.set_ylabel(f"{y} (%)")
     plots.legend(axes, "upper right")
@@ -75,7 +75,7 @@ def _det_floors(predictions: Predictions) -> list[float]:
 def det_places(predictions: Predictions, alarms: npt.ArrayLike, misses: npt.ArrayLike) -> list[npt.NDArray[np.float64]]:
     """Return where rates of false alarms and misses lie on the axes of ``det``."""
     rates = zip((alarms, misses), _det_floors(predictions), strict=True)
-    return [stats.norm.ppf(np.clip(np.asarray(rate, np.float64), low, 1.0 - low)) for rate, low in rates]
+    return [special.ndtri(np.clip(np.asarray(rate, np.float64), low, 1.0 - low)) for rate, low in rates]
 
 
 def reliability(predictions: Predictions) -> Figure:
@@ -124,7 +124,7 @@ def rocs(curves: Mapping[str, Predictions]) -> Figure:
     figure = plots.new_figure((plots.SIZE[0], plots.SIZE[1] + 0.6))
     axes = plots.new_axes(figure, title="ROC", x="false positive rate", y=f"true positive rate ({positive})")
     for number, (name, predictions) in enumerate(curves.items()):
-        false_alarms, detected, _ = sk.roc_curve(predictions.is_positive, predictions.p_fake)
+        false_alarms, detected, _ = sk().roc_curve(predictions.is_positive, predictions.p_fake)
         axes.plot(
             false_alarms, detected, color=(plots.WARM, plots.COOL, plots.INK)[number % 3],
             linestyle=("-", "--", "-.", (0, (1, 1)))[number % 4], marker="osdv^x+*"[number % 8], markevery=0.13,
@@ -142,7 +142,7 @@ def precision_recall(predictions: Predictions) -> Figure:
     figure = plots.new_figure()
     x, y = f"recall ({positive})", f"precision ({positive})"
     axes = plots.new_axes(figure, title="Precision and recall", x=x, y=y)
-    precision, recall, _ = sk.precision_recall_curve(predictions.is_positive, predictions.p_fake)
+    precision, recall, _ = sk().precision_recall_curve(predictions.is_positive, predictions.p_fake)
     axes.plot(recall, precision, color=plots.WARM, linewidth=2, drawstyle="steps-post", label="this model")
     share = float(predictions.is_positive.mean())
     axes.plot([0, 1], [share, share], color=plots.MUTED, linestyle=":", label=f"chance ({share:.0%})")

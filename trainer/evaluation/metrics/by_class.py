@@ -6,9 +6,9 @@ Does not own: metrics with an interval (the files with ``METRICS``).
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as sk
 
 from trainer.evaluation.metrics.metric import Floats
+from trainer.evaluation.metrics.scikit import sk
 from trainer.evaluation.predictions import Predictions
 
 _REASONS = {
@@ -20,7 +20,7 @@ _REASONS = {
 
 def columns(predictions: Predictions) -> dict[str, Floats]:
     """Return ``precision``, ``recall``, ``f1`` and ``n`` of the classes, ``[C]`` each; NaN where undefined."""
-    values = sk.precision_recall_fscore_support(
+    values = sk().precision_recall_fscore_support(
         predictions.labels,
         predictions.predicted,
         labels=list(range(len(predictions.class_names))),

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sk
 
 from trainer.evaluation.metrics import by_class
 from trainer.evaluation.metrics.metric import SHARE, Floats, Metric, Resamples, Undefined
+from trainer.evaluation.metrics.scikit import sk
 from trainer.evaluation.predictions import Predictions
 
 Bools = npt.NDArray[np.bool_]
@@ -42,7 +42,7 @@ def equal_error_rate(is_positive: Bools, scores: Floats) -> float:
     between two neighbouring thresholds the rates of a detector that chooses at random between the two
     (Fawcett 2006, "An introduction to ROC analysis", section 10).
     """
-    false_positive, true_positive, _ = sk.roc_curve(is_positive, scores)
+    false_positive, true_positive, _ = sk().roc_curve(is_positive, scores)
     gap = (1.0 - true_positive) - false_positive  # Falls from 1 to -1.
     after = int(np.argmax(gap <= 0))
     share = gap[after - 1] / (gap[after - 1] - gap[after])
@@ -51,7 +51,7 @@ def equal_error_rate(is_positive: Bools, scores: Floats) -> float:
 
 def detection_rate(is_positive: Bools, scores: Floats, limit: float) -> float:
     """Return the largest true positive rate of scikit-learn's ``roc_curve`` whose false positive rate is <= limit."""
-    false_positive, true_positive, _ = sk.roc_curve(is_positive, scores, drop_intermediate=False)
+    false_positive, true_positive, _ = sk().roc_curve(is_positive, scores, drop_intermediate=False)
     return float(true_positive[false_positive <= limit].max())
 
 
@@ -107,6 +107,14 @@ def _of_ranking(function: Callable[[Bools, Floats], float], predictions: Predict
     return Undefined(reason) if reason else float(function(predictions.is_positive, predictions.p_fake))
 
 
+def _auc(is_positive: Bools, scores: Floats) -> float:
+    return float(sk().roc_auc_score(is_positive, scores))
+
+
+def _average_precision(is_positive: Bools, scores: Floats) -> float:
+    return float(sk().average_precision_score(is_positive, scores))
+
+
 def _detection(limit: float, predictions: Predictions) -> float | Undefined:
     """Return the detection rate at a false positive rate; one false alarm must not exceed the limit."""
     negatives = int((~predictions.is_positive).sum())
@@ -126,7 +134,7 @@ def _macro_auc(predictions: Predictions) -> float | Undefined:
         if reason:
             return Undefined(f"the AUC of {name} is: {reason}")
     truth = np.eye(len(predictions.class_names))[labels]
-    return float(sk.roc_auc_score(truth, probabilities, average="macro"))
+    return float(sk().roc_auc_score(truth, probabilities, average="macro"))
 
 
 def _columns(resamples: Resamples) -> Floats:
@@ -151,7 +159,7 @@ def _resampled_macro_auc(resamples: Resamples) -> Floats:
 METRICS = (
     Metric(
         name="auc",
-        value=functools.partial(_of_ranking, sk.roc_auc_score),
+        value=functools.partial(_of_ranking, _auc),
         resampled=_column("auc"),
         title="AUC",
         meaning="Chance that a {positive} image outscores one of {rest}; 0.5 is guessing.",
@@ -160,7 +168,7 @@ METRICS = (
     ),
     Metric(
         name="average_precision",
-        value=functools.partial(_of_ranking, sk.average_precision_score),
+        value=functools.partial(_of_ranking, _average_precision),
         resampled=_column("average_precision"),
         title="Average precision",
         meaning="Area under the precision-recall curve.",

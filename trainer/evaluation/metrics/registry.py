@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from trainer.evaluation.metrics.metric import Metric
 
 _PACKAGE = __name__.rpartition(".")[0]
-_HELPERS = frozenset({"by_class", "metric", "registry", "summary"})  # Modules that define no metric.
+_HELPERS = frozenset({"by_class", "metric", "registry", "scikit", "summary"})  # Modules that define no metric.
 
 # The orders of the first metrics, which files and pages keep.  Metrics that an order does not name follow by name.
 IN_TABLES = (

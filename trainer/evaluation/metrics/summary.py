@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sk
 
 from trainer.evaluation import bootstrap
 from trainer.evaluation.metrics import by_class, ranking, registry
 from trainer.evaluation.metrics.metric import Floats, Resamples, Undefined
 from trainer.evaluation.metrics.probability_scores import cross_entropy
+from trainer.evaluation.metrics.scikit import sk
 from trainer.evaluation.predictions import Predictions
 
 Ints = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ def validation_summary(
     return {
         "loss": float(cross_entropy(truth, scores).mean()),
         "accuracy": float((scores.argmax(axis=1) == truth).mean()),
-        "auc": None if undefined else float(sk.roc_auc_score(is_positive, scores[:, positive])),
+        "auc": None if undefined else float(sk().roc_auc_score(is_positive, scores[:, positive])),
     }
 
 
@@ -68,7 +68,7 @@ def measure(predictions: Predictions, *, resamples: int, seed: int, sources: Int
     figures: dict[str, Any] = {}
     _put(figures, values, (name for name in registry.ABOVE_CLASSES if name in values), undefined)
     figures["threshold"] = predictions.threshold
-    matrix = sk.confusion_matrix(predictions.labels, predictions.predicted, labels=list(range(classes)))
+    matrix = sk().confusion_matrix(predictions.labels, predictions.predicted, labels=list(range(classes)))
     figures["confusion_matrix"] = matrix.tolist()
     figures["per_class"], figures["macro"] = by_class.measure(predictions, undefined)
     _put(figures, values, (name for name in values if name not in registry.ABOVE_CLASSES), undefined)
