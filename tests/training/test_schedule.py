@@ -47,6 +47,15 @@ def test_a_rollback_halves_the_warm_up_too():
 
 @pytest.mark.parametrize(
     ("settings", "examples", "steps"),
+    [({}, 96, 3), ({}, 97, 4), ({"steps_per_epoch": 6}, 97, 6)],
+)
+def test_an_epoch_is_one_pass_unless_steps_are_set(settings, examples, steps):
+    config = from_flat(settings)
+    assert config.loop.steps_of_epoch(examples, config.data.batch_size) == steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "examples", "steps"),
     [
         ({"epochs": 5}, 3200, 25),  # 5% of 500 steps.
         ({"epochs": 40}, 3200, 100),  # An epoch is shorter.
@@ -100,11 +109,12 @@ def test_a_new_job_learns_by_the_settings_of_now_and_an_old_one_goes_on_as_it_be
 
 
 @pytest.mark.slow
-def test_a_stopped_job_keeps_the_warm_up_of_its_first_start(image_set, tmp_path):
-    """Two epochs of twenty steps: two of warm-up. With three epochs it would be three."""
-    settings = {"steps_per_epoch": 20, "batch_size": 4, "image_size": 46, "lr_schedule": "constant"}
+def test_a_stopped_job_keeps_the_warm_up_of_its_first_start(image_set, tmp_path, capsys):
+    """Two epochs of twenty steps, where a pass has 13: two of warm-up. With three epochs it would be three."""
+    settings = {"steps_per_epoch": 20, "batch_size": 8, "image_size": 46, "lr_schedule": "constant"}
     with sigterm_after(1):
         assert run_job(image_set, tmp_path, **settings, epochs=2) == 75
+    assert "20 steps an epoch (1.5 passes over them), 2 epochs, 40 steps" in capsys.readouterr().err
     assert run_job(image_set, tmp_path, **settings, epochs=3) == 0
     assert [line["learning_rate"] for line in lines_of(tmp_path, "train")] == [0.0005, *[0.001] * 59]
 

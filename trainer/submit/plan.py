@@ -148,7 +148,7 @@ def summary(request: Request, accelerator: Accelerator, table: Table, images: in
 def _steps(request: Request, images: int) -> tuple[int, int]:
     """Return the steps of a run, and of an epoch."""
     loop = request.config.loop
-    per_epoch = loop.steps_per_epoch or math.ceil(images / request.config.data.batch_size)
+    per_epoch = loop.steps_of_epoch(images, request.config.data.batch_size)
     return per_epoch * loop.epochs, per_epoch
 
 

@@ -183,6 +183,11 @@ class Job:
         return earlier.images_per_second if earlier else 0.0
 
 
+def _passes(passes: float) -> str:
+    """Return in words how often an epoch sees an image, if that is more than once."""
+    return f" ({passes:.1f} passes over them)" if passes > 1 else ""
+
+
 def _log_devices_and_batch(request: Request, runtime: strategy_lib.Runtime) -> None:
     data, plan = request.config.data, request.plan
     log.info(
@@ -191,8 +196,9 @@ def _log_devices_and_batch(request: Request, runtime: strategy_lib.Runtime) -> N
         ", XLA" if runtime.xla else "",
     )  # fmt: skip
     log.info(
-        "batch: %d images = %d device%s x %d; %d train images; %d steps an epoch, %d epoch%s, %d steps",
+        "batch: %d images = %d device%s x %d; %d train images; %d steps an epoch%s, %d epoch%s, %d steps",
         data.batch_size, runtime.num_devices, "s" * (runtime.num_devices > 1),
         data.batch_size // runtime.num_devices, len(request.train),
-        plan.steps_per_epoch, plan.epochs, "s" * (plan.epochs > 1), plan.total_steps,
+        plan.steps_per_epoch, _passes(plan.steps_per_epoch / -(-len(request.train) // data.batch_size)),
+        plan.epochs, "s" * (plan.epochs > 1), plan.total_steps,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from trainer.distributed import consistency, process_group, xla_cache
 from trainer.models import keras_settings
 from trainer.models.weights.published import NONE
 from trainer.serving import exported_model
-from trainer.training import resume, schedule, settle, trackers
+from trainer.training import resume, settle, trackers
 from trainer.training.loop import Plan, Pruner, StopReason
 from trainer.training.observers import Observer
 from trainer.training.start import initial_weights
@@ -191,7 +191,7 @@ def make_plan(config: Config, examples: int) -> Plan:
     Raises:
         RequestError: if the steps to profile lie after the last one.
     """
-    per_epoch = schedule.steps_per_epoch(config, examples)
+    per_epoch = config.loop.steps_of_epoch(examples, config.data.batch_size)
     profiled = config.loop.profiled
     if profiled and profiled[1] > config.loop.epochs * per_epoch:
         raise RequestError(

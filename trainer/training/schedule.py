@@ -15,14 +15,9 @@ from trainer.training.early_stopping import Plateau
 _WARMUP_PART = 20
 
 
-def steps_per_epoch(config: Config, examples: int) -> int:
-    """Return the steps of an epoch of a job with this many training images."""
-    return config.loop.steps_per_epoch or -(-examples // config.data.batch_size)
-
-
 def automatic_warmup(config: Config, examples: int) -> int:
     """Return the steps of ``--lr_warmup_steps=auto``: one epoch or 5% of the job, whichever is shorter."""
-    per_epoch = steps_per_epoch(config, examples)
+    per_epoch = config.loop.steps_of_epoch(examples, config.data.batch_size)
     return min(per_epoch, config.loop.epochs * per_epoch // _WARMUP_PART)
 
 

@@ -106,3 +106,7 @@ class LoopConfig:
                 f"{self.profile_steps!r}"
             )
         return numbers[0], numbers[1]
+
+    def steps_of_epoch(self, examples: int, batch_size: int) -> int:
+        """Return the steps of an epoch with this many training images."""
+        return self.steps_per_epoch or -(-examples // batch_size)
