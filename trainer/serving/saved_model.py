@@ -65,7 +65,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Score encoded images of any format that ``decode`` supports."""
-        return self._score(decode.decode_batch(image_bytes, self._rule, self.max_pixels))
+        return self._score(self._decoded(image_bytes))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")], autograph=False)
     def serve_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -78,11 +78,16 @@ class ServingModel(tf.Module):  # type: ignore[misc]
 
         Of several views, the map is of the centre.
         """
-        images = decode.decode_batch(image_bytes, self._rule, self.max_pixels)
+        images = self._decoded(image_bytes)
         answers = self._score(images)
         of = tf.argmax(tf.equal(answers["label"][:, tf.newaxis], self._names), axis=1)
         pixels = preprocess.to_unit_range(images if self._rule.views == 1 else images[:, 0])
         return {**answers, "heatmap": grad_cam.grad_cam(self.model, self._looked_at, pixels, of, self._rule.size)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def _decoded(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Return the model input of encoded images; a function of its own, so that its many operations are there once."""
+        return decode.decode_batch(image_bytes, self._rule, self.max_pixels)
 
     def of_pixels(self) -> Any:
         """Return a function of one view of each image, ``images [N, S, S, 3] uint8``, that returns probabilities."""
