@@ -86,7 +86,7 @@ class ServingModel(tf.Module):  # type: ignore[misc]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def _decoded(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """Return the model input of encoded images; a function of its own, so that its many operations are there once."""
+        """Return the model input of encoded images; a function of its own, so that exports hold its operations once."""
         return decode.decode_batch(image_bytes, self._rule, self.max_pixels)
 
     def of_pixels(self) -> Any:
