@@ -28,7 +28,7 @@ _OPTIONAL = ("sklearn", "matplotlib")
 
 @contextlib.contextmanager
 def lean() -> Iterator[None]:
-    """Let Keras, and nobody else, miss its optional packages in the block; for a process that runs a command only.
+    """Let Keras, and nobody else, miss its optional packages in the block; for processes of a command only.
 
     A notebook may want Keras's wrappers for scikit-learn.
     """

@@ -6,6 +6,7 @@ Imports no TensorFlow, but for interpolations that need it (``resample.py``).
 """
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import mmap
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.core import quiet_start
+from trainer.core import keras_environment, quiet_start
 from trainer.data import image_files, tfrecord
 from trainer.data.input_rule import Draws, InputRule
 from trainer.data.pixels import Pixels
@@ -91,15 +92,14 @@ def main(socket: int, memory: int) -> None:
     """Work until the other end of the socket is closed; both arguments are descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM):  # A terminal sends them to all; the training process decides.
         signal.signal(number, signal.SIG_IGN)
-    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # For the interpolations.
+    # For the interpolations.
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     quiet_start.install()
     room = np.frombuffer(mmap.mmap(memory, 2 * ROOM_BYTES), np.uint8)
     connection, shards = Connection(socket), Shards()
-    while True:
-        try:
+    with keras_environment.lean(), contextlib.suppress(EOFError, OSError):
+        while True:
             connection.send(work(connection.recv(), room, shards))
-        except (EOFError, OSError):
-            return
 
 
 def work(task: Task, room: Pixels, shards: "Shards") -> Answer:
