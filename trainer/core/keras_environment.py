@@ -6,6 +6,7 @@ Owns: the values that this program computes with.  Does not own: setting them in
 
 import contextlib
 import importlib.abc
+import inspect
 import json
 import os
 import sys
@@ -51,10 +52,10 @@ class _NotForKeras(importlib.abc.MetaPathFinder):
 
 def _importer() -> str:
     """Return the name of the module that imports: the first frame outside the import system."""
-    frame = sys._getframe(2)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("importlib"):
+    frame = inspect.currentframe()
+    while frame and frame.f_globals.get("__name__", "").startswith((__name__, "importlib")):
         frame = frame.f_back
-    return str(frame.f_globals.get("__name__", ""))
+    return str(frame.f_globals.get("__name__", "")) if frame else ""
 
 
 @contextlib.contextmanager
