@@ -20,6 +20,7 @@ from trainer.core.storage import files, transient
 from trainer.data import interruptible
 from trainer.data.bad_images import BadImages
 from trainer.data.manifest import Split
+from trainer.data.order import Order
 from trainer.data.positive_class import positive_class_index
 from trainer.distributed import strategy as strategy_lib
 from trainer.distributed.cluster import Cluster
@@ -190,6 +191,7 @@ def _passes(passes: float) -> str:
 
 def _log_devices_and_batch(request: Request, runtime: strategy_lib.Runtime) -> None:
     data, plan = request.config.data, request.plan
+    one_pass = Order(len(request.train), data.batch_size).steps_per_pass
     log.info(
         "devices: %d x %s, %s, precision %s%s",
         runtime.num_devices, runtime.device_kind, type(runtime.strategy).__name__, runtime.precision,
@@ -199,6 +201,6 @@ def _log_devices_and_batch(request: Request, runtime: strategy_lib.Runtime) -> N
         "batch: %d images = %d device%s x %d; %d train images; %d steps an epoch%s, %d epoch%s, %d steps",
         data.batch_size, runtime.num_devices, "s" * (runtime.num_devices > 1),
         data.batch_size // runtime.num_devices, len(request.train),
-        plan.steps_per_epoch, _passes(plan.steps_per_epoch / -(-len(request.train) // data.batch_size)),
+        plan.steps_per_epoch, _passes(plan.steps_per_epoch / one_pass),
         plan.epochs, "s" * (plan.epochs > 1), plan.total_steps,
     )  # fmt: skip
