@@ -180,6 +180,27 @@ def test_a_service_that_is_away_costs_one_thread_and_not_one_per_validation(data
     assert stream._thread is not None
 
 
+def test_bad_images_count_as_decoded_neither_there_nor_here(data, monkeypatch, told):
+    monkeypatch.setattr(service_client, "_PATIENCE_SECONDS", 0.0)
+    split = manifest.read_split(str(data), "Train", ["Fake", "Real"])
+    images, order, every = ImageSource(split, DataConfig(image_size=64)), Order(20, 20, shuffle=False), np.arange(20)
+    slots = functools.partial(ReplicaShare().slots, order)
+    late, arrived = ServiceHealth(), ServiceHealth()
+    stream = service_client.DataServiceClient("grpc://localhost:1", late, split, images, slots, 20, 1)
+    monkeypatch.setattr(stream, "_is_receiving", lambda number: False)
+    assert len(stream.load(0, every).errors) == 2
+    stream.close()
+    assert decoded(told.pop()) == [0, 18]
+    # An element that arrives with three images missing, of which one can be read here.
+    stream = service_client.DataServiceClient("grpc://localhost:1", arrived, split, images, slots, 20, 1)
+    bad = [*images.load(every).errors, 0]
+    monkeypatch.setattr(stream, "_is_receiving", lambda number: True)
+    stream._buffer.put(0, (images.load(every).images, ~np.isin(every, bad)))
+    assert len(stream.load(0, every).errors) == 2
+    stream.close()
+    assert decoded(told.pop()) == [17, 1]
+
+
 @pytest.mark.thorough
 def test_features_of_a_frozen_backbone_come_through_the_service(data, service, tmp_path, told):
     changes = {**JOB, "freeze_backbone_epochs": 1}

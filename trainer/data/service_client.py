@@ -86,8 +86,8 @@ class DataServiceClient:
         self._buffer: ReorderBuffer[Pixels] = ReorderBuffer(capacity, _PATIENCE_SECONDS, health)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._decoded_there = 0  # Images.
-        self._decoded_here = 0
+        self._counting = threading.Lock()  # Batches are loaded on several threads.
+        self._decoded_there = self._decoded_here = 0  # Images, without the bad ones.
         self._warned_unreadable = False
 
     def load(self, number: int, index: Array) -> DecodedBatch:
@@ -98,15 +98,17 @@ class DataServiceClient:
             if self._health.silent and not was_silent:
                 log.warning("--data_service: %s has sent nothing for %.0f s; decoding here until it does",
                             self._address, _PATIENCE_SECONDS)  # fmt: skip
-            self._decoded_here += len(index)
-            return self._images.load(index)
+            batch = self._images.load(index)
+            self._count_decoded(here=len(index) - len(batch.errors))
+            return batch
         pixels, good = (part[: len(index)] for part in element)
         missing = np.flatnonzero(~good)
-        self._decoded_there += len(index) - len(missing)
+        self._count_decoded(there=len(index) - len(missing))
         if not len(missing):
             return DecodedBatch(pixels, {})
         # What failed there is tried here: either it is bad, which gives the reason, or the workers cannot see it.
         local = self._images.load(index[missing])
+        self._count_decoded(here=len(missing) - len(local.errors))
         self._warn_unreadable([i for place, i in enumerate(index[missing].tolist()) if place not in local.errors])
         pixels = aligned_copy(pixels)
         pixels[missing] = local.images
@@ -133,9 +135,13 @@ class DataServiceClient:
             log.info("--data_service: %s: %d images decoded there, %d here", self._split.name, self._decoded_there,
                      self._decoded_here)  # fmt: skip
 
+    def _count_decoded(self, *, there: int = 0, here: int = 0) -> None:
+        with self._counting:
+            self._decoded_there += there
+            self._decoded_here += here
+
     def _warn_unreadable(self, examples: list[int]) -> None:
         """Warn once about images that this process can read and the workers cannot."""
-        self._decoded_here += len(examples)
         if examples and not self._warned_unreadable:
             self._warned_unreadable = True
             log.warning("--data_service: %s cannot be read there, but here; its workers must see data_dir at the same "
