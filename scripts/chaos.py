@@ -11,6 +11,7 @@ seconds of the import.
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -29,7 +30,6 @@ from PIL import Image
 
 from trainer import train
 from trainer.core import cli
-from trainer.training import trainer as _tensorflow_is_loaded_here  # noqa: F401
 
 VARYING = ("images_per_second", "data_wait", "memory_bytes", "time", "seconds", "path")
 
@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=5, help="of 9 steps (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills (default 0)")
     arguments = parser.parse_args()
+    importlib.import_module("trainer.training.trainer")  # TensorFlow, before the forks and not for --help.
     moments = random.Random(arguments.seed)
     print(
         "| devices | precision | kills | after steps | weights_sha256 | weights | metrics lines |\n" + "|---" * 7 + "|"

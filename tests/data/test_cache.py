@@ -1,8 +1,11 @@
 """Cached pixels are the decoded ones, now and after a restart, and damage or a full disk costs time, not truth."""
 
 import errno
+import gc
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,6 +131,26 @@ def test_a_bad_image_is_never_cached(data_dir, tmp_path):
             loaded = cached.load(ALL)
             assert list(loaded.errors) == [2]
             assert not loaded.images[2].any()
+
+
+def test_its_files_are_closed_with_it_and_not_a_word_at_the_end_of_the_process(data_dir, tmp_path):
+    def open_files():
+        links = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        return sum(link.startswith(str(tmp_path / "cache")) for link in links)
+
+    cached = images(data_dir, tmp_path / "cache")
+    assert open_files() == 2
+    del cached
+    gc.collect()
+    assert open_files() == 0
+    script = f"""
+import os  # A module that is torn down late keeps the cache until then.
+from pathlib import Path
+from trainer.data import cache
+os.kept = cache._Disk(Path({str(tmp_path / "late")!r}), 1, 8)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_full_disk_ends_the_caching_only(data_dir, plain, tmp_path, monkeypatch, package_log):

@@ -1,10 +1,14 @@
 """The documentation is true where a program can tell: links, anchors, flags, modules and paths exist."""
 
+import atexit
 import functools
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -100,11 +104,21 @@ def inline_commands(text):
 
 
 @functools.cache
+def without_tensorflow():
+    """Return an environment where TensorFlow, which takes seconds to load, cannot be loaded."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    (folder / "tensorflow.py").write_text("raise SystemExit('--help loads TensorFlow')\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@functools.cache
 def flags_of(*words):
     """Return the flags that a command's ``--help`` names, with the forms that switch a bool off."""
     done = subprocess.run(
-        [sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+        [sys.executable, *words, "--help"], cwd=ROOT, env=without_tensorflow(), capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, (words, done.stderr)
     names = set(FLAG.findall(done.stdout))
     return names | {f"no{name}" for name in re.findall(r"--no(\w+) switches it off", done.stdout)} | {"help"}

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,7 @@ class _Disk(Cache):
     def __init__(self, folder: Path, count: int, size: int) -> None:
         super().__init__(count, size)
         transient.retry(str(folder), lambda: folder.mkdir(parents=True, exist_ok=True))
-        self._pixels = os.open(folder / "pixels", os.O_RDWR | os.O_CREAT, 0o644)
-        self._table = os.open(folder / "table", os.O_RDWR | os.O_CREAT, 0o644)
+        self._pixels, self._table = self._open(folder / "pixels"), self._open(folder / "table")
         table = os.pread(self._table, 8 * count, 0).ljust(8 * count, b"\0")[: 8 * count]
         self._sums = np.frombuffer(table, "<u8").copy()
         self._has = self._sums != 0
@@ -103,6 +103,12 @@ class _Disk(Cache):
         self._bytes = int(np.prod(self._shape))
         self._full = threading.Event()
         self._unreadable = threading.Event()
+
+    def _open(self, path: Path) -> int:
+        """Return a descriptor that is closed when this object goes; the end of the process closes it by itself."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, descriptor).atexit = False
+        return descriptor
 
     def _load_all(self, index: Array, images: Array) -> Array:
         return np.fromiter(map(self._load, index.tolist(), images), bool, len(index))
@@ -134,11 +140,6 @@ class _Disk(Cache):
             return False
         self._sums[i], self._verified[i] = total, True
         return True
-
-    def __del__(self) -> None:
-        for name in ("_pixels", "_table"):
-            if hasattr(self, name):
-                os.close(getattr(self, name))
 
 
 def _write(descriptor: int, content: bytes, offset: int) -> None:
