@@ -87,6 +87,7 @@ BOUNDS = {
     "backbone_lr_factor": ([0.0, -0.1, 1.01], [1e-3, 1.0]),
     "epochs": ([0, -1], [1, 10_000]),
     "steps_per_epoch": ([-1], [0, 10_000_000]),
+    "min_steps_per_epoch": ([-1], [0, 10_000_000]),
     "seed": ([-1, 2**31], [0, 2**31 - 1]),
     "seeds": ([0, -1], [1, 10]),
     "early_stopping_patience": ([-1], [0, 100]),

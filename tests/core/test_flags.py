@@ -77,6 +77,7 @@ SURFACE = {
     "job_dir": "",
     "epochs": 5,
     "steps_per_epoch": 0,
+    "min_steps_per_epoch": 0,
     "seed": 0,
     "seeds": 1,
     "monitor": "auto",
@@ -208,6 +209,7 @@ def test_help_tells_each_flag_with_unit_default_choices_and_meaning():
 
 UNITS = {
     "image_size": "pixels", "batch_size": "images", "plateau_patience": "epochs", "steps_per_epoch": "steps",
+    "min_steps_per_epoch": "steps",
     "early_stopping_patience": "epochs", "log_every_steps": "steps", "checkpoint_every_steps": "steps",
     "checkpoint_every_seconds": "seconds", "max_seconds": "seconds", "max_image_pixels": "pixels",
     "lr_warmup_steps": "steps", "steps_per_execution": "steps", "decode_processes": "processes",

@@ -36,7 +36,7 @@ OTHER = {
     "augment": "none", "dropout": 0.5, "front_end": "srm", "optimizer": "sgd", "learning_rate": 0.1,
     "lr_schedule": "constant",
     "plateau_monitor": "val_auc", "plateau_patience": 9, "plateau_factor": 0.5, "min_learning_rate": 1e-6,
-    "job_dir": "other", "epochs": 50, "steps_per_epoch": 3, "seed": 1, "monitor": "val_auc",
+    "job_dir": "other", "epochs": 50, "steps_per_epoch": 3, "min_steps_per_epoch": 3, "seed": 1, "monitor": "val_auc",
     "early_stopping_patience": 3, "log_every_steps": 7, "precision": "float32", "strategy": "mirrored",
     "num_devices": 2, "require_gpu": True,
     "xla": True, "xla_cache_dir": "none", "deterministic": True, "checkpoint_every_steps": 5,

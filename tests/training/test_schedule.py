@@ -47,9 +47,16 @@ def test_a_rollback_halves_the_warm_up_too():
 
 @pytest.mark.parametrize(
     ("settings", "examples", "steps"),
-    [({}, 96, 3), ({}, 97, 4), ({"steps_per_epoch": 6}, 97, 6)],
+    [
+        ({}, 96, 3),
+        ({}, 97, 4),
+        ({"steps_per_epoch": 6}, 97, 6),
+        ({"min_steps_per_epoch": 3}, 97, 4),
+        ({"min_steps_per_epoch": 5}, 97, 5),
+        ({"min_steps_per_epoch": 5, "steps_per_epoch": 2}, 97, 2),
+    ],
 )
-def test_an_epoch_is_one_pass_unless_steps_are_set(settings, examples, steps):
+def test_an_epoch_is_one_pass_unless_steps_are_set_or_it_would_be_too_short(settings, examples, steps):
     config = from_flat(settings)
     assert config.loop.steps_of_epoch(examples, config.data.batch_size) == steps
 

@@ -15,6 +15,13 @@ class LoopConfig:
     )
     epochs: int = setting(5, "Epochs to train; raise it to continue a finished job.", minimum=1, fixed=False)
     steps_per_epoch: int = setting(0, "Steps between validations; 0: one pass over Train.", unit="steps", minimum=0)
+    min_steps_per_epoch: int = setting(
+        0,
+        "With fewer steps in a pass over Train, an epoch goes on into further passes up to this many, so that few "
+        "images, too, train a network long enough. Without effect if --steps_per_epoch is set.",
+        unit="steps",
+        minimum=0,
+    )
     seed: int = setting(
         0,
         "Determines order, augmentation, dropout, initial weights and the held-out share.",
@@ -109,4 +116,4 @@ class LoopConfig:
 
     def steps_of_epoch(self, examples: int, batch_size: int) -> int:
         """Return the steps of an epoch with this many training images."""
-        return self.steps_per_epoch or -(-examples // batch_size)
+        return self.steps_per_epoch or max(-(-examples // batch_size), self.min_steps_per_epoch)
