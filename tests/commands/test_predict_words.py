@@ -107,6 +107,7 @@ def test_rows_are_printed_and_flushed_as_they_come(monkeypatch):
     assert stdout.getvalue().count("\n") == 3
 
 
+@pytest.mark.slow
 def test_the_first_rows_come_before_the_last_images_are_read(model, tmp_path, monkeypatch):
     for number in range(12):
         write_image(tmp_path / f"{number:02}.png", (number, 0, 0))

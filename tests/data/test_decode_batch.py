@@ -18,6 +18,7 @@ from trainer.data.formats import rescue
 from trainer.data.input_rule import InputRule
 
 
+@pytest.mark.slow
 def test_a_batch_is_decoded_in_order():
     pixels = [noise(48, 48, 3, seed=seed) for seed in range(9)]
     contents = [encoded(image, "PNG") for image in pixels]

@@ -58,6 +58,7 @@ def test_a_class_comes_whole_before_any_of_its_examples_comes_again():
     assert len({tuple(row) for row in small.tolist()}) > 30  # Of 40 passes of 120 orders each.
 
 
+@pytest.mark.slow
 def test_steps_are_the_same_from_any_start_in_any_share_and_in_a_graph():
     whole = drawn(order(), 0, 20)
     for start in (1, 7, 19):

@@ -288,6 +288,7 @@ def test_classes_in_another_order_are_relabelled(folder, packed_set):
     assert contents == readers.open_reader(one).read(np.arange(len(one)))
 
 
+@pytest.mark.slow
 def test_a_held_out_share_is_the_same(folder, packed_set):
     for one, other in zip(
         manifest.hold_out(manifest.read_split(folder, "Train"), 0.3, 7),

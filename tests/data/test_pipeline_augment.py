@@ -108,6 +108,7 @@ def test_an_image_whose_partner_cannot_be_decoded_stays_alone(tmp_path):
         assert mixed[example]["target"].tolist() == np.eye(2)[plain[example]["label"]].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_no_augmentation_but_sbi_looks_at_labels(split, name):
     turned = dataclasses.replace(split, labels=1 - split.labels)

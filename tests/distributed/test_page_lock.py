@@ -68,6 +68,7 @@ def driver(monkeypatch):
     assert driver.depth == 0
 
 
+@pytest.mark.slow
 def test_each_batch_is_locked_as_long_as_its_memory_lives(driver):
     many = [pixels.aligned_empty(SHAPE) for _ in range(pixels._MOST_FREE + 3)]
     assert {one.ctypes.data for one in many} == set(driver.locked)
@@ -78,6 +79,7 @@ def test_each_batch_is_locked_as_long_as_its_memory_lives(driver):
     assert again.ctypes.data in driver.locked
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_process_share_one_lock(driver, caplog):
     caplog.set_level("INFO")
     driver.refuses = True
@@ -88,11 +90,13 @@ def test_the_jobs_of_a_process_share_one_lock(driver, caplog):
     assert caplog.text.count("ordinary memory") == 1
 
 
+@pytest.mark.slow
 def test_small_arrays_are_left_alone(driver):
     pixels.aligned_empty((4, 4, 3))
     assert driver.locked == {}
 
 
+@pytest.mark.slow
 def test_a_driver_that_refuses_is_mentioned_once(driver, caplog):
     caplog.set_level("INFO")
     driver.refuses = True

@@ -121,6 +121,7 @@ def resized(case: Case) -> np.ndarray:
     return decode.resize(tf.constant(decode_batch.decode_image(case.content)), SIZE).numpy()
 
 
+@pytest.mark.slow
 def test_training_reads_all_of_them_in_batches(folder):
     split = manifest.read_split(str(folder), "Train")
     loaded = ImageSource(split, DataConfig(image_size=SIZE)).load(np.arange(len(split)))

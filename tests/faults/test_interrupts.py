@@ -96,6 +96,7 @@ def test_a_table_shows_what_is_done(capsys, data, model):
     assert out == "" or out.splitlines()[0].split() == ["label", "p_fake", "path"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 7, 13])
 def test_evaluate_leaves_nothing_half_written(capsys, data, model, tmp_path, first):
     out = tmp_path / "out"

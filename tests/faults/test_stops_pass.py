@@ -38,6 +38,7 @@ def test_a_network_while_it_is_imported(monkeypatch, error):
     assert caught.value is error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [StoppedEarly("SIGTERM"), OSError(errno.ESTALE, "Stale file handle")], ids=repr)
 def test_a_trial(monkeypatch, error):
     monkeypatch.setattr(training_run, "run", raising(error))

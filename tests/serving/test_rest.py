@@ -32,6 +32,7 @@ def encoded(path):
     return {"b64": base64.b64encode(path.read_bytes()).decode()}
 
 
+@pytest.mark.slow
 def test_the_documented_body(model, photos):
     (prediction,) = rest.predict(model, rest.documented_body(photos[0]))["predictions"]
     assert set(prediction) == {"probabilities", "label", "p_fake"}
@@ -53,6 +54,7 @@ def test_all_forms_give_the_same_answers(model, photos):
     assert {name: [row[name] for row in named["predictions"]] for name in columns["outputs"]} == columns["outputs"]
 
 
+@pytest.mark.slow
 def test_the_documented_heat_map(model, photos):
     (words,) = re.findall(r'`("signature_name": "explain")`', rest.documented_section())
     request = {**json.loads(rest.documented_body(photos[1])), **json.loads(f"{{{words}}}")}

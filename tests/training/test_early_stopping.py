@@ -134,6 +134,7 @@ def test_early_stopping_is_kerass(monitor, patience):
         assert our_stop_epoch(monitor, patience, values) == keras_stop_epoch(monitor, patience, values), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("monitor", "patience"),
     [("val_loss", 0), ("val_loss", 2), ("val_accuracy", 1), ("val_accuracy", 2), ("val_auc", 3)],
@@ -143,6 +144,7 @@ def test_the_plateau_is_kerass(monitor, patience):
         assert our_rates(monitor, patience, values) == keras_rates(monitor, patience, values), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [

@@ -69,6 +69,7 @@ def test_a_step_keeps_neither_its_number_nor_its_rate():
         train(range(10_000, 10_400))
 
 
+@pytest.mark.slow
 def test_windows_of_any_number_of_steps_share_a_kernel():
     statistics, step = StepStatistics(Plan(total_steps=10_000, steps_per_epoch=10_000)), 0
     row = tf.constant([[1.0, 5.0, 10.0, 1.0, 1.0, 0.5]])
@@ -86,6 +87,7 @@ def test_windows_of_any_number_of_steps_share_a_kernel():
             window(steps)
 
 
+@pytest.mark.slow
 def test_events_keep_neither_their_steps_nor_their_values(tmp_path):
     writer = SummaryWriter(str(tmp_path), write=True)
 

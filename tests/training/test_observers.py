@@ -119,6 +119,7 @@ def alone(data, tmp_path_factory):
     return job_dir
 
 
+@pytest.mark.slow
 def test_an_observer_from_outside_sees_all_eight_events_in_order(watched):
     job_dir, tracker, _ = watched
     epoch = ["Step", "Step", "Validating", "Validating", "Validation"]
