@@ -57,7 +57,7 @@ def require_installed() -> None:
     """Skip a test where the daemons cannot run."""
     absent = [name for name in _PROGRAMS if not shutil.which(name)]
     if absent:
-        pytest.skip(f"Slurm is not installed ({', '.join(absent)}); scripts/install_slurm.sh installs it")
+        pytest.skip(f"Slurm is not installed ({', '.join(absent)}); scripts/install_programs.sh installs it")
     if os.geteuid():
         pytest.skip("Slurm's daemons need root here")
 

@@ -134,7 +134,7 @@ needs_chromium = pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is no
 @needs_chromium
 def test_the_gallery_of_an_evaluation(pages, tmp_path):
     script = """
-      const captions = () => all(".gallery .thumb").map(thumb => thumb.closest("li").textContent);
+      const captions = () => all("#errors .thumb").map(thumb => thumb.closest("li").textContent);
       const [kinds, method, sorting] = all("#errors select");
       out.push(captions());
       choose(kinds, "0");
@@ -143,10 +143,10 @@ def test_the_gallery_of_an_evaluation(pages, tmp_path):
       out.push(captions());
       choose(method, "");
       choose(sorting, "3");
-      out.push(all(".thumb").map(thumb => thumb.closest("li").querySelector("a").textContent));
+      out.push(all("#errors .thumb").map(thumb => thumb.closest("li").querySelector("a").textContent));
       out.push(all("#errors output")[0].textContent);
-      all(".thumb")[1].focus();
-      all(".thumb")[1].click();
+      all("#errors .thumb")[1].focus();
+      all("#errors .thumb")[1].click();
       out.push($("dialog").matches(":modal"), $("dialog").contains(document.activeElement));
       press("ArrowRight");
       const picture = $("dialog img").src;
@@ -159,16 +159,19 @@ def test_the_gallery_of_an_evaluation(pages, tmp_path):
       const scripts = all("script:not([type])").filter(script => script.textContent.includes("taken'"));
       out.push($("dialog").open, document.title, scripts.length);
       $("dialog").dispatchEvent(new Event("close"));
-      out.push(all(".thumb").indexOf(document.activeElement));
+      out.push(all("#errors .thumb").indexOf(document.activeElement));
       const head = $("#groups th button");
       head.click();
       const column = () => all("#groups tbody th").map(cell => cell.textContent);
       out.push(column(), head.closest("th").getAttribute("aria-sort"));
       head.click();
-      out.push(column(), head.closest("th").getAttribute("aria-sort"));"""
+      out.push(column(), head.closest("th").getAttribute("aria-sort"));
+      all("#samples .thumb")[1].click();
+      const samples = all("dialog").find(dialog => dialog.open), file = samples.querySelector("a");
+      out.push(samples.querySelector("p").textContent, file.textContent, new URL(file.href).pathname);"""
     (
         wrong, missed, of_group, names, count, is_modal, is_inside, has_map, title, link, first, is_open, page_title,
-        scripts, back, rising, up, falling, down,
+        scripts, back, rising, up, falling, down, sample, sample_name, sample_file,
     ) = seen(pages / "out" / "report.html", tmp_path, script)  # fmt: skip
     rows = [line.rsplit(",", 2) for line in (pages / "out" / "predictions.csv").read_text().splitlines()[1:]]
     mistakes = sum((row[1] == "Fake") != (float(row[2]) >= 0.5) for row in rows if len(row) == 3)
@@ -184,6 +187,8 @@ def test_the_gallery_of_an_evaluation(pages, tmp_path):
     assert (is_open, page_title, back) == (False, "Fake detector on Test", 1)
     assert scripts == 1  # The probe itself; names are text.
     assert (rising, up) == (["<i>swap", "draw"], "ascending")
+    assert "(2 of 12)" in sample
+    assert sample_file.endswith(f"/data/{sample_name}")
     assert (falling, down) == (["draw", "<i>swap"], "descending")
 
 

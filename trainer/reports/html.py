@@ -25,7 +25,8 @@ class Picture:
     """An image of a gallery: a data URI, the path relative to data_dir, and a caption.
 
     ``heat`` is the data URI of the image with its heat map, and ``heat_says`` what the map explains; both are empty
-    without a map.  ``item`` is its number in the page's ``gallery_items``; -1: it is not among them.
+    without a map.  ``item`` is its number in the page's ``gallery_items``; -1: it is not among them.  ``file`` is the
+    address of its file; empty: a browser cannot open it.
     """
 
     uri: str
@@ -34,6 +35,7 @@ class Picture:
     heat: str = ""
     heat_says: str = ""
     item: int = -1
+    file: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
