@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.core.config import DataConfig, RuntimeConfig
 from trainer.core.errors import JobFailed, RequestError
-from trainer.distributed import gpu_promise, page_lock, shared_card, tf_private
+from trainer.distributed import gpu_promise, malloc, page_lock, shared_card, tf_private
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.process_group import SingleProcess
 
@@ -95,8 +95,10 @@ def setup(
     keras.config.set_dtype_policy(precision)
     exact = kind == "CPU" or config.deterministic
     allreduce_dtype = {"auto": "float64" if exact else "float32"}.get(config.allreduce_dtype, config.allreduce_dtype)
+    strategy = _multi_worker(cluster, tuple(devices)) if cluster.num_workers > 1 else _strategy(config, devices)
+    malloc.keep_freed_blocks()
     return Runtime(
-        strategy=_multi_worker(cluster, tuple(devices)) if cluster.num_workers > 1 else _strategy(config, devices),
+        strategy=strategy,
         precision=precision,
         device_kind=kind,
         num_devices=replicas,
