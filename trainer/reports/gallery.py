@@ -75,11 +75,11 @@ def build(
     extra = np.array([position for position in embedded if position not in elsewhere], np.int64)
     thumbnails = dict(zip(extra.tolist(), pictures(split, predictions, extra), strict=True)) if len(extra) else {}
     items = [dataclasses.replace(describe(position), picture=thumbnails.get(position)) for position in order]
-    right_and_wrong = zip(pictures(split, predictions, samples, numbers=number_of), samples.tolist(), strict=True)
+    shown = zip(pictures(split, predictions, samples, numbers=number_of), samples.tolist(), strict=True)
     return Gallery(
         mistakes=pictures(split, predictions, first, maps, number_of),
         no_heat_maps=maps.why_not,
-        samples=[dataclasses.replace(picture, file=describe(position).link) for picture, position in right_and_wrong],
+        samples=[dataclasses.replace(picture, file=describe(position).link) for picture, position in shown],
         data=gallery_items.as_json(
             items, list(columns), names=list(predictions.class_names), positive=predictions.positive,
             kinds=describe.kinds, sorts=_SORTS,
